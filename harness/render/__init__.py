@@ -1,0 +1,183 @@
+"""Views of a run. In: the record and its taps. Out: text, HTML, JUnit, Model Explorer files.
+
+A renderer lays out what the record says and computes no number and no verdict of its own. What
+several renderers say in the same words stands here: numbers, groups of missing taps, the headline.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.record import Hop, Record, Worst
+from harness.taps import split_tap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# C0 and C1 controls (ANSI escapes among them), surrogates, bidirectional overrides and the two
+# non-characters of the plane: in a prompt they could rewrite the terminal or break XML.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+_WORST_FIRST = ("fail", "missing", "pass")
+
+
+@dataclass(frozen=True)
+class MissingGroup:
+    """Taps that are missing for one reason. `patterns` are names with `*` for the block number."""
+
+    count: int
+    patterns: tuple[str, ...]
+    why: str
+
+
+def clean(text: object) -> str:
+    """Text without control characters, so that a prompt or a path cannot act on what shows it."""
+    return _UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def one_line(text: object, limit: int = 0) -> str:
+    """Cleaned text on one line, cut to `limit` characters when `limit` is positive."""
+    line = " ".join(clean(text).split())
+    return line[: limit - 3] + "..." if limit and len(line) > limit else line
+
+
+def number(value: object) -> str:
+    """Three significant digits, as an engineer writes them; `-` for nothing, `NaN` and `inf` as they are."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    real = float(value)  # type: ignore[arg-type]
+    if math.isnan(real):
+        return "NaN"
+    if math.isinf(real):
+        return "inf" if real > 0 else "-inf"
+    if real == int(real) and abs(real) < 1e6:
+        return str(int(real))
+    if 1e-2 <= abs(real) < 999.5:
+        return f"{real:#.3g}".rstrip(".")
+    return f"{real:.2e}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, cut and not rounded: 99.98 % of the taps is not `100 %`."""
+    if share is None or math.isnan(share):
+        return "-"
+    tenths = math.floor(share * 1000 + 1e-9)
+    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+
+
+def is_nothing(value: object) -> bool:
+    """True for None and for NaN, which a parquet column makes of it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
+    """A number of a tap row, honest about what is not one.
+
+    A missing tap has no numbers: None. A tap that was compared and holds NaN or Inf, or that failed
+    without a finite excess, says `NaN`.
+    """
+    value = row[column]
+    if row["verdict"] == "missing":
+        return None
+    if not is_nothing(value):
+        return float(value)
+    not_finite = any(not is_nothing(row[name]) and row[name] > 0 for name in ("nan_count", "inf_count"))
+    if not_finite or (column in ("excess", "rel_l2", "max_abs_err") and row["verdict"] == "fail"):
+        return "NaN"
+    return None
+
+
+def sort_key(row: Mapping[str, Any], column: str = "excess") -> float:
+    """Worst first under `reverse=True`: NaN of a compared tap above everything, a missing one below."""
+    value = tap_value(row, column)
+    if value is None:
+        return -math.inf
+    return math.inf if isinstance(value, str) else value
+
+
+def rows_of(frame: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
+    """Tap rows whose columns have the wanted values, in execution order."""
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    rows = [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
+    return sorted(rows, key=lambda row: int(row["order"]))
+
+
+def worst_per_tap(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The worst row of each tap over its inputs: a failing one before a missing one before a pass."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        other = chosen.get(row["tap"])
+        if other is None or _badness(row) > _badness(other):
+            chosen[row["tap"]] = row
+    return chosen
+
+
+def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
+    return -_WORST_FIRST.index(row["verdict"]), sort_key(row)
+
+
+def worst_excess(worst: Worst | None) -> str:
+    """The excess of a hop's worst tap. A compared tap without a finite one can only be NaN or Inf."""
+    if worst is None:
+        return "-"
+    return "NaN" if is_nothing(worst.excess) else number(worst.excess)
+
+
+def missing_groups(hop: Hop) -> list[MissingGroup]:
+    """A hop's missing taps by reason, the largest group first."""
+    by_why: dict[str, list[str]] = {}
+    for missing in hop.missing:
+        by_why.setdefault(missing.why, []).append(missing.tap)
+    everything = hop.taps_compared == 0 and len(by_why) == 1
+    groups = [
+        MissingGroup(len(taps), ("every tap",) if everything else _patterns(taps), why) for why, taps in by_why.items()
+    ]
+    unnamed = hop.taps_missing - len(hop.missing)
+    if unnamed > 0:
+        groups.append(MissingGroup(unnamed, (), "the record does not say why"))
+    return sorted(groups, key=lambda group: -group.count)
+
+
+def _patterns(taps: Sequence[str]) -> tuple[str, ...]:
+    found: dict[str, list[str]] = {}
+    for tap in taps:
+        block, point = split_tap(tap)
+        found.setdefault(tap if block is None else f"block.*.{point}", []).append(tap)
+    return tuple(pattern if len(names) > 1 else names[0] for pattern, names in found.items())
+
+
+def module_of(record: Record, tap: str, stage: str) -> str | None:
+    """What a tap is called in a stage: an HF module, a re-authored module or a flatbuffer tensor."""
+    version = "tflite" if stage.startswith("tflite") else "hf" if stage == "oracle" else stage
+    return record.taps.get(tap, {}).get(version)
+
+
+def headline(record: Record) -> str:
+    """The verdict in one sentence."""
+    if record.verdict == "pass":
+        missing = sum(hop.taps_missing for hop in record.hops)
+        hops = f"{len(record.hops)} of {len(record.hops)} hops pass"
+        if missing:
+            return f"Parity holds on every compared tap: {hops}; {missing} taps could not be compared."
+        return f"Parity holds: {hops}, and every tap was compared."
+    parts = [f"stage {s.name} {_ENDED[s.status]}" for s in record.stages if s.status in _ENDED]
+    fault = record.first_fault
+    if fault is not None:
+        parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
+    if not parts:
+        parts = [f"{hop.name} fails: {hop.reasons[0]}" for hop in record.hops if hop.verdict == "fail"][:1]
+    if not parts:
+        parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
+    sentence = "; ".join(parts)
+    return clean(sentence[:1].upper() + sentence[1:] + ".")
+
+
+_ENDED = {"crashed": "crashed", "timeout": "timed out"}

@@ -1,0 +1,353 @@
+"""A run in the terminal. In: record and taps. Out: lines on a rich console, the same words without one.
+
+Everything is printed as `Text`, never as markup: names, prompts and reasons come from outside.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record import FirstFault, Hop, Record, Worst
+from harness.render import (
+    clean,
+    headline,
+    missing_groups,
+    module_of,
+    number,
+    one_line,
+    percent,
+    rows_of,
+    sort_key,
+    tap_value,
+    worst_excess,
+    worst_per_tap,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.diff import Comparison, TapChange
+
+WORST_TAPS = 3
+TAPS_BEFORE, TAPS_AFTER = 4, 4
+DIFF_TAPS = 10
+_STYLES = {"pass": "green", "ok": "green", "fail": "bold red", "crashed": "bold red", "timeout": "bold red"}
+
+
+def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Console) -> None:
+    """What a run found, for somebody who has half a minute."""
+    _title(record, console)
+    tables = [_stage_table(record), _hop_table(record)]
+    if any(hop.logits for hop in record.hops):
+        tables.append(_logits_table(record))
+    for table in tables:
+        console.print(table)
+        _line(console, "")
+    for hop in record.hops:
+        _worst_taps(hop, frame, console)
+    for hop in record.hops:
+        _missing_line(hop, console)
+    _fault_lines(record, frame, console)
+    _findings(record, console)
+    _line(console, "")
+    _line(console, f"report  {folder / 'report.html'}")
+    if record.verdict == "fail":
+        _line(console, f"next    edge-parity explain {shlex.quote(str(folder))}")
+
+
+def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None:
+    """The first failing tap in depth: where, in which step, and what the taps around it say."""
+    _title(record, console)
+    fault = record.first_fault
+    if fault is None:
+        if record.verdict == "pass":
+            _line(console, "Nothing to explain: the run passed, no tap fails.")
+        else:
+            _line(console, "No tap fails, so there is no first fault. What failed instead:")
+            for reason in _other_reasons(record):
+                _line(console, f"  {reason}")
+        _findings(record, console)
+        return
+    given = fault.input or _failing_input(fault, frame)
+    rows = rows_of(frame, hop=fault.hop, input=given)
+    at = next((i for i, row in enumerate(rows) if row["tap"] == fault.tap), None)
+    _fault_lines(record, frame, console)
+    _line(console, "")
+    if at is None:
+        _line(console, f"The taps hold no row for {fault.tap} on input {given}.")
+    else:
+        console.print(_around_table(rows, at, given))
+    _other_hops(record, frame, fault, given, console)
+    for diagnosis in record.diagnosis:
+        _line(console, f"diagnosis: {diagnosis.hypothesis} explains {percent(diagnosis.explains)}: {diagnosis.detail}")
+    _findings(record, console)
+
+
+def print_diff(comparison: Comparison, console: Console) -> None:
+    """What got better or worse from run A to run B."""
+    before, after = comparison.run_ids
+    _line(console, f"{comparison.model}: {before} (A) -> {after} (B)", style="bold")
+    _line(console, f"verdict: {_change(*comparison.verdict)}", style=_STYLES.get(comparison.verdict[1], ""))
+    if comparison.uncompared_inputs:
+        names = _some(comparison.uncompared_inputs)
+        _line(console, f"inputs that differ, left out of the tap comparison: {names}")
+    if not comparison.common_inputs:
+        _line(console, "The runs have no input in common: no tap was compared.", style="yellow")
+    _line(console, "")
+    console.print(_diff_hops(comparison))
+    _line(console, "")
+    for title, style, changes in (
+        ("newly failing", "bold red", comparison.newly_failing),
+        ("newly missing", "yellow", comparison.newly_missing),
+        ("newly passing", "green", comparison.newly_passing),
+    ):
+        _line(console, f"{title}: {len(changes) or 'none'}", style=style if changes else "")
+        _tap_changes(changes, console)
+    _line(console, f"excess changed more than twofold: {comparison.changed_total or 'none'}")
+    _tap_changes([change for change in comparison.changed if change.verdict[0] == change.verdict[1]], console)
+    for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if keys:
+            _line(console, f"taps only in {name}: {_some([f'{hop} {tap}' for hop, tap in keys])}")
+    seconds = comparison.stage_seconds.items()
+    _line(console, "seconds: " + ", ".join(f"{stage} {_change(number(a), number(b))}" for stage, (a, b) in seconds))
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """One line, whole: a path or a command that is wrapped cannot be copied."""
+    from rich.text import Text
+
+    console.print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def _wrapped(console: Console, text: str, indent: int = 2, style: str = "") -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding.indent(Text(one_line(text), style=style), indent))
+
+
+def _table(title: str, columns: Sequence[tuple[str, bool]], min_first: int = 0) -> Table:
+    """A table; a column is a heading and whether its values are numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(clean(title), style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for heading, is_number in columns:
+        table.add_column(Text(heading), justify="right" if is_number else "left", overflow="fold")
+    table.columns[0].min_width = min_first
+    return table
+
+
+def _cells(*values: str | tuple[str, str]) -> list[Text]:
+    from rich.text import Text
+
+    return [Text(clean(v)) if isinstance(v, str) else Text(clean(v[0]), style=v[1]) for v in values]
+
+
+def _verdict(verdict: str) -> tuple[str, str]:
+    return verdict.upper() if verdict == "fail" else verdict, _STYLES.get(verdict, "yellow")
+
+
+def _title(record: Record, console: Console) -> None:
+    _line(console, f"{record.verdict.upper()}  {record.model}", style=_STYLES[record.verdict])
+    _wrapped(console, headline(record), indent=0)
+    _line(console, "")
+
+
+def _stage_table(record: Record) -> Table:
+    table = _table("stages", [("stage", False), ("status", False), ("seconds", True), ("peak MB", True), ("", False)])
+    for stage in record.stages:
+        status = (stage.status, _STYLES.get(stage.status, "yellow"))
+        peak = number(round(stage.peak_rss_mb)) if stage.peak_rss_mb else "-"
+        table.add_row(*_cells(stage.name, status, f"{stage.seconds:.1f}", peak, one_line(stage.detail)))
+    return table
+
+
+def _hop_name(hop: Hop) -> str:
+    return f"{hop.from_}\n->{hop.to}"
+
+
+def _where(worst: Worst | None) -> str:
+    return "-" if worst is None else f"{worst_excess(worst)}\n{one_line(worst.tap, 30)}\n{one_line(worst.input, 24)}"
+
+
+def _hop_table(record: Record) -> Table:
+    columns = [("hop", False), ("verdict", False), ("worst excess", False), ("worst position", False)]
+    table = _table("hops (excess = error over the float32 noise floor)", [*columns, ("coverage", True)])
+    for hop in record.hops:
+        coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
+        worst = (_where(hop.worst), _where(hop.worst_position))
+        table.add_row(*_cells(_hop_name(hop), _verdict(hop.verdict), *worst, coverage))
+    return table
+
+
+def _logits_table(record: Record) -> Table:
+    names = ("max abs err", "KL max", "top-1", "flips", "above noise")
+    table = _table("logits", [("hop", False), *((name, True) for name in names)])
+    for hop in record.hops:
+        logits = hop.logits
+        if logits is None:
+            table.add_row(*_cells(_hop_name(hop), ("missing", "yellow"), *["-"] * 4))
+            continue
+        flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if logits.flips_above_noise else ""))
+        top1 = percent(logits.top1_agreement)
+        table.add_row(*_cells(_hop_name(hop), number(logits.max_abs_err), number(logits.kl_max), top1, *flips))
+    return table
+
+
+def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
+    worst = worst_per_tap(rows_of(frame, hop=hop.name))
+    compared = [row for row in worst.values() if row["verdict"] != "missing"]
+    top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
+    if top:
+        taps = ", ".join(f"{row['tap']} {number(tap_value(row, 'excess'))}" for row in top)
+        _wrapped(console, f"{hop.name} worst: {taps}", indent=0)
+    for reason in hop.reasons:
+        _wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
+
+
+def _missing_line(hop: Hop, console: Console) -> None:
+    groups = missing_groups(hop)
+    if groups:
+        said = "; ".join(
+            f"{group.count} {'tap' if group.count == 1 else 'taps'} missing: "
+            f"{_some(group.patterns) + ' - ' if group.patterns else ''}{group.why}"
+            for group in groups
+        )
+        _wrapped(console, f"{hop.name}: {said}", indent=0, style="yellow")
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(one_line(name, 60) for name in names[:most]) + more
+
+
+def _failing_input(fault: FirstFault, frame: pd.DataFrame) -> str:
+    rows = rows_of(frame, hop=fault.hop, tap=fault.tap)
+    failing = [row for row in rows if row["verdict"] == "fail"] or rows
+    return str(failing[0]["input"]) if failing else ""
+
+
+def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
+    fault = record.first_fault
+    if fault is None:
+        return
+    given = fault.input or _failing_input(fault, frame)
+    rows = rows_of(frame, hop=fault.hop, tap=fault.tap, input=given)
+    _line(console, "")
+    _line(console, f"first fault  {fault.tap}", style="bold red")
+    facts = [
+        ("step", fault.hop),
+        ("block", "outside the blocks" if fault.block is None else str(fault.block)),
+        ("input", given),
+        ("excess", _fault_excess(fault, rows)),
+        ("judged by", rows[0]["rule"] if rows else "-"),
+        ("because", fault.reason or (rows[0]["why"] if rows else "")),
+        ("hf", fault.modules.get("hf")),
+        ("reauthored", fault.modules.get("reauthored")),
+        ("tflite", fault.modules.get("tflite")),
+        ("op", fault.op),
+    ]
+    for name, fact in facts:
+        if fact:
+            _line(console, f"  {name:<11}{one_line(fact)}")
+
+
+def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
+    excess = number(tap_value(rows[0], "excess")) if rows else number(fault.excess)
+    position = f", at its worst position {number(fault.position_excess)}" if fault.position_excess is not None else ""
+    return excess + position
+
+
+def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
+    names = ("excess", "local", "rel_l2", "noise floor")
+    title = f"around it, in execution order, on input {one_line(given, 40)}"
+    table = _table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
+    for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
+        values = [number(tap_value(row, name)) for name in ("excess", "local_excess", "rel_l2", "noise_floor")]
+        table.add_row(*_cells(">" if i == at else "", row["tap"], _verdict(row["verdict"]), *values))
+    return table
+
+
+def _other_hops(record: Record, frame: pd.DataFrame, fault: FirstFault, given: str, console: Console) -> None:
+    _line(console, "")
+    _line(console, f"owned by the step {fault.hop}; the same tap in the other steps:")
+    for hop in record.hops:
+        if hop.name == fault.hop:
+            continue
+        rows = rows_of(frame, hop=hop.name, tap=fault.tap, input=given)
+        if not rows:
+            _line(console, f"  {hop.name}: not in this run")
+            continue
+        said = f"excess {number(tap_value(rows[0], 'excess'))}" if rows[0]["verdict"] != "missing" else rows[0]["why"]
+        module = module_of(record, fault.tap, hop.to)
+        _line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}{f' ({module})' if module else ''}")
+
+
+def _other_reasons(record: Record) -> Iterable[str]:
+    for stage in record.stages:
+        if stage.status in ("crashed", "timeout"):
+            yield f"stage {stage.name} {stage.status}: {stage.detail or 'see run.log'}"
+    for hop in record.hops:
+        for reason in hop.reasons:
+            yield f"{hop.name}: {reason}"
+
+
+def _findings(record: Record, console: Console) -> None:
+    for finding in record.findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        _wrapped(console, f"{finding.severity} ({finding.kind}): {finding.what}", indent=0, style=style)
+
+
+def _change(before: object, after: object) -> str:
+    a, b = ("absent" if value is None else str(value) for value in (before, after))
+    return a if a == b else f"{a} -> {b}"
+
+
+def _diff_hops(comparison: Comparison) -> Table:
+    names = ("verdict", "worst excess", "coverage", "logits err", "KL max", "flips")
+    table = _table("hops, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
+    for hop in comparison.hops:
+        logits = [
+            [number(side and getattr(side, name)) for side in hop.logits]
+            for name in ("max_abs_err", "kl_max", "flips_above_noise")
+        ]
+        cells = [
+            hop.verdict,
+            [_excess(value) for value in hop.worst_excess],
+            [percent(value) for value in hop.coverage],
+            *logits,
+        ]
+        changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in cells]
+        style = _STYLES.get(hop.verdict[1] or "", "yellow")
+        table.add_row(*_cells(hop.hop.replace("->", "\n->"), (changes[0], style), *changes[1:]))
+    return table
+
+
+def _excess(value: float | None) -> str:
+    """A comparison holds inf where a tap has NaN or Inf."""
+    return "NaN/inf" if value == math.inf else number(value)
+
+
+def _tap_changes(changes: Sequence[TapChange], console: Console) -> None:
+    for change in changes[:DIFF_TAPS]:
+        excess = _change(*(_excess(value) for value in change.excess))
+        verdict = f"{_change(*change.verdict)}, " if change.verdict[0] != change.verdict[1] else ""
+        _line(console, f"  {change.hop}  {change.tap}  {verdict}excess {excess}")
+    if len(changes) > DIFF_TAPS:
+        _line(console, f"  and {len(changes) - DIFF_TAPS} more")
