@@ -1,0 +1,193 @@
+"""Compiled inner loops of `harness.metrics`: C-contiguous `[rows, elements]` arrays in, sums out.
+
+Kept apart so that importing `harness.metrics` does not import numba. Two decisions carry the speed:
+
+- Everything is accumulated in float64 from the first product on. Squares of float32 errors of 1e-22 would
+  vanish in float32 and those of 1e25 would overflow; in float64 neither can happen. The loops are still
+  bound by memory, not by arithmetic.
+- The largest error is found by comparing bit patterns as integers. For non-negative IEEE 754 numbers both
+  orders agree, LLVM vectorises an integer maximum without being told that there are no NaNs, and NaN sorts
+  above infinity above everything else, so that a non-finite element cannot be overlooked and the finite
+  case pays nothing for the check.
+
+The loops release the GIL, and `harness.metrics` spreads them over plain threads: numba's own threading layers
+are either not safe to enter from two threads (workqueue) or not safe to fork after (OpenMP).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+# `nnan` and `ninf` are left out on purpose: NaN and infinity are results here.
+_FASTMATH = {"reassoc", "contract", "nsz"}
+_INF_BITS = np.int64(0x7FF0000000000000)
+
+# Where exp(u) - 1 - u is taken from its series; beyond, the plain difference loses less than two digits.
+_SERIES_BELOW = 0.25
+# Its coefficients over u^2, highest power first: 1/12!, 1/11!, ... 1/2!. The next would add less than 1e-16.
+_SERIES = tuple(1.0 / math.factorial(power) for power in range(12, 1, -1))
+# Past this exponent sums of exp() are taken relative to their largest term.
+_EXP_SAFE = 300.0
+
+NO_TOP1_REFERENCE = -1
+NO_TOP1_CANDIDATE = -2  # another number, so that two rows without an answer do not agree
+
+
+def _compile(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Any:
+    """`function` compiled at its first call, from the disk cache if numba finds a place for one."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package folder nor the user's cache folder can be written
+        return numba.njit(**options)(function)
+
+
+def _sums(reference: Any, candidate: Any) -> Any:
+    """Of two `[elements]` arrays: sums of e^2, r^2, c^2, r*c and |e|, and the bits of the largest |e|, e = c - r."""
+    squared_error = squared_reference = squared_candidate = dot = sum_abs = 0.0
+    worst = np.int64(0)
+    for i in range(reference.size):
+        r = np.float64(reference[i])
+        c = np.float64(candidate[i])
+        e = abs(c - r)
+        squared_error += e * e
+        squared_reference += r * r
+        squared_candidate += c * c
+        dot += r * c
+        sum_abs += e
+        worst = max(worst, np.float64(e).view(np.int64))
+    return squared_error, squared_reference, squared_candidate, dot, sum_abs, worst
+
+
+sums = _compile(_sums, _FASTMATH)
+
+
+def _accumulate(reference: Any, candidate: Any, chunk: int, first: int, last: int, out: Any, counts: Any) -> None:
+    """Chunks `first:last` of `[rows, elements]`; a row has `out.shape[2]` chunks of `chunk` elements.
+
+    `out` `[6, rows, chunks]` takes the sums in the order of `sums`, then the largest |e|; `counts`
+    `[2, rows, chunks]` elements with a NaN, and with an infinity, on either side.
+    """
+    elements = reference.shape[1]
+    chunks = out.shape[2]
+    for index in range(first, last):
+        row, column = index // chunks, index % chunks
+        start = column * chunk
+        stop = min(elements, start + chunk)
+        r, c = reference[row, start:stop], candidate[row, start:stop]
+        squared_error, squared_reference, squared_candidate, dot, sum_abs, worst = sums(r, c)
+        out[0, row, column] = squared_error
+        out[1, row, column] = squared_reference
+        out[2, row, column] = squared_candidate
+        out[3, row, column] = dot
+        out[4, row, column] = sum_abs
+        out[5, row, column] = np.int64(worst).view(np.float64)
+        nans = infs = 0
+        if worst >= _INF_BITS:  # c - r is finite unless r or c is not (or it overflows, which counts as neither)
+            for i in range(r.size):
+                nans += math.isnan(r[i]) or math.isnan(c[i])
+                infs += math.isinf(r[i]) or math.isinf(c[i])
+        counts[0, row, column] = nans
+        counts[1, row, column] = infs
+
+
+accumulate = _compile(_accumulate)
+
+
+def _top(logits: Any) -> tuple[int, float]:
+    """Index of the largest of `[vocab]` (the first of equals) and its lead; (-1, nan) with a NaN or infinity."""
+    index = -1
+    best = second = -np.inf
+    for i in range(logits.size):
+        value = np.float64(logits[i])
+        if not math.isfinite(value):
+            return -1, np.nan
+        if value > best:
+            second = best
+            best = value
+            index = i
+        elif value > second:
+            second = value
+    return index, best - second
+
+
+top = _compile(_top)
+
+
+def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> float:
+    """KL(softmax(reference) || softmax(candidate)) of finite `[vocab]` logits, in nats.
+
+    `best` is where the reference is largest; `weights` `[vocab]` is scratch space.
+
+    With p = softmax(reference), d = candidate - reference, m = E_p[d] and u = d - m,
+
+        KL = log E_p[e^d] - E_p[d] = log E_p[e^u] = log1p(E_p[e^u - 1 - u])
+
+    since E_p[u] = 0. Every term e^u - 1 - u is >= 0, so nothing cancels in the sum, the result cannot be negative,
+    and it keeps its relative accuracy however small it is. A rounding error in m enters squared only.
+    """
+    largest = np.float64(reference[best])
+    shift = np.float64(candidate[best]) - largest  # taken out first: a constant added to all logits is no divergence
+    total = mean = 0.0
+    for i in range(reference.size):
+        r = np.float64(reference[i])
+        weight = math.exp(r - largest)
+        weights[i] = weight
+        total += weight
+        mean += weight * (np.float64(candidate[i]) - r - shift)
+    mean = mean / total
+    log_total = largest + math.log(total)
+
+    excess = 0.0
+    steepest = -np.inf  # the largest log(p) + u among the terms that are not small
+    for i in range(reference.size):
+        r = np.float64(reference[i])
+        u = np.float64(candidate[i]) - r - shift - mean
+        if abs(u) < _SERIES_BELOW:
+            series = 0.0
+            for coefficient in _SERIES:
+                series = series * u + coefficient
+            excess += weights[i] * series * u * u
+        else:
+            power = r - log_total + u  # p may underflow where p * e^u does not
+            steepest = max(steepest, power)
+            if power < _EXP_SAFE:
+                excess += total * math.exp(power) - weights[i] * (1 + u)
+    if steepest < _EXP_SAFE:
+        return math.log1p(max(excess, 0.0) / total)
+    scaled = 0.0
+    for i in range(reference.size):
+        scaled += math.exp(np.float64(candidate[i]) - shift - mean - log_total - steepest)
+    return steepest + math.log(scaled)
+
+
+kl = _compile(_kl)
+
+
+def _compare_logits(reference: Any, candidate: Any, first: int, last: int, out: Any, tops: Any) -> None:
+    """Rows `first:last` of `[rows, vocab]`.
+
+    `out` `[5, rows]` takes the KL divergence, the reference's lead, the largest |e|, and the sums of e^2 and r^2;
+    `tops` `[2, rows]` the top-1 of the reference and of the candidate.
+    """
+    weights = np.empty(reference.shape[1], dtype=np.float64)
+    for row in range(first, last):
+        r, c = reference[row], candidate[row]
+        squared_error, squared_reference, _, _, _, worst = sums(r, c)
+        top_reference, margin = top(r)
+        top_candidate, _ = top(c)
+        tops[0, row] = top_reference if top_reference >= 0 else NO_TOP1_REFERENCE
+        tops[1, row] = top_candidate if top_candidate >= 0 else NO_TOP1_CANDIDATE
+        out[0, row] = kl(r, c, top_reference, weights) if worst < _INF_BITS else np.nan
+        out[1, row] = margin
+        out[2, row] = np.int64(worst).view(np.float64)
+        out[3, row] = squared_error
+        out[4, row] = squared_reference
+
+
+compare_logits = _compile(_compare_logits)
