@@ -27,8 +27,10 @@ HIDDEN = 128
 INTERMEDIATE = 256
 LARGEST_HEAD_DIM = 128
 LARGEST_GQA_RATIO = 8
-# Default inputs are longer than twice this, so that the window really cuts something off.
+# Short enough that an input of one prefill (32 tokens) is twice as long, so that the window really cuts something off.
 WINDOW = 16
+# How much wider queries and keys are than usual: otherwise attention is all but uniform, and hides its faults.
+SHARPNESS = 1.5
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,19 @@ def _small_sizes(config: Any, before: Sizes) -> Sizes:
         vocab=min(VOCAB, before.vocab),
         layers=_layers_needed(config, before.layers),
         # Where the family derives head_dim from the hidden size, the two cannot be chosen apart.
-        hidden=HIDDEN if _takes_head_dim(config) else heads * head_dim,
+        hidden=_hidden_for(heads) if _takes_head_dim(config) else heads * head_dim,
         intermediate=INTERMEDIATE,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         window=min(WINDOW, before.window),
     )
+
+
+def _hidden_for(heads: int) -> int:
+    """A multiple of 32, for the quantisation recipes' blocks, and of the heads, which Llama's config insists on."""
+    step = math.lcm(32, heads)
+    return step * math.ceil(HIDDEN / step)
 
 
 def _takes_head_dim(config: Any) -> bool:
@@ -248,11 +256,12 @@ def _distribution(name: str, shape: tuple[int, ...], config: Any, zero_centred: 
         return 0.0, 0.1
     if _is_norm(name):
         # Gemma's norms multiply by 1 + w, which transformers starts at w = 0.
-        return (0.0 if name in zero_centred else 1.0), 0.2
+        # Normalised queries and keys are as wide as these weights make them.
+        gain = SHARPNESS if ".q_norm." in name or ".k_norm." in name else 1.0
+        return (gain - 1.0 if name in zero_centred else gain), 0.2
     fan_in = shape[-1]
     if len(shape) != 2 or shape[0] == config.vocab_size:
         # Larger embeddings would drown the blocks' errors in tied logits.
         return 0.0, config.hidden_size**-0.5
-    # Wider queries and keys: with the usual width attention is all but uniform, and a fault in it does not show.
     sharp = any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value"))
-    return 0.0, (2.0 if sharp else 1.0) * fan_in**-0.5
+    return 0.0, (SHARPNESS if sharp else 1.0) * fan_in**-0.5

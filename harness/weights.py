@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
+from harness.record import Finding
+from harness.spec import GenerativeModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.checkpoints import Checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+LM_HEAD = "lm_head.weight"
+# Tables that old checkpoints store and every implementation computes for itself.
+COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
@@ -115,6 +128,302 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             f"{file} is {what}: it has {size} bytes, its header describes {8 + length + end}; download it again"
         )
     return tensors
+
+
+def account_for_keys(model: GenerativeModel, checkpoint: Checkpoint, model_config: Any) -> list[Finding]:
+    """What the re-authored loader loses or lacks; empty when every key and every parameter has its place.
+
+    Reads the files' headers and runs the loader on tensors without memory (torch's meta device), so it costs no
+    weights. Only a matrix that two keys claim is read, to see whether they agree.
+    """
+    import torch
+
+    stored = stored_tensors(checkpoint.folder)
+    with torch.device("meta"):
+        state = {name: torch.empty(tensor.shape) for name, tensor in stored.items()}
+        source = {id(tensor): name for name, tensor in state.items()}
+        network = model.model_class(model_config, 0)
+        taken = _run_loader(model, model_config, state)
+    accounts = _Accounts(checkpoint.folder, taken, network.state_dict(), source, stored)
+    if taken.failure:
+        return [*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")]
+    return [
+        *accounts.lacking_keys(),
+        *accounts.unused_keys(),
+        *accounts.homeless_values(),
+        *accounts.defaulted_parameters(),
+        *accounts.clashes(),
+    ]
+
+
+@dataclass
+class _Taken:
+    """What the loader did: `converted` by re-authored name, keys it asked for in vain, keys it left."""
+
+    converted: dict[str, torch.Tensor] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    failure: str = ""
+
+
+class _Receiver:
+    """Stands in for the model, so that litert-torch's loader hands over what it would load."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.converted: dict[str, torch.Tensor] = {}
+
+    def load_state_dict(self, converted: dict[str, torch.Tensor], strict: bool = True) -> None:
+        self.converted = converted
+
+
+class _Ledger(dict[str, Any]):
+    """A state dict that goes on after a key it lacks, so that one pass finds them all.
+
+    The stand-in is complex: concatenation with real tensors stays complex, which marks what was made from it.
+    """
+
+    lacking: list[str]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        import torch
+
+        if key in self or default:
+            return super().pop(key, *default)
+        self.lacking.append(key)
+        return torch.empty(0, dtype=torch.complex64)
+
+
+def _run_loader(model: GenerativeModel, config: Any, state: Mapping[str, torch.Tensor]) -> _Taken:
+    from litert_torch.generative.utilities.loader import ModelLoader
+
+    ledger, receiver = _Ledger(state), _Receiver(config)
+    ledger.lacking = []
+    loader: Any = ModelLoader("", model.tensor_names, lambda _: ledger)
+    failure = ""
+    try:
+        loader.load(receiver, strict=False)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    return _Taken(receiver.converted, ledger.lacking, sorted(ledger), failure)
+
+
+@dataclass(frozen=True)
+class _Accounts:
+    """The books of one checkpoint against one model.
+
+    own: the re-authored model's parameters by name, without memory. source: id of a stored tensor -> its key.
+    """
+
+    folder: Path
+    taken: _Taken
+    own: Mapping[str, torch.Tensor]
+    source: Mapping[int, str]
+    stored: Mapping[str, StoredTensor]
+
+    def lacking_keys(self) -> list[Finding]:
+        findings = []
+        for key in self.taken.lacking:
+            hint = "loading it stops with a KeyError"
+            if key == LM_HEAD and self._hf_ties():
+                hint += "; the config ties lm_head to the embedding, so tensor_names must not name it"
+            findings.append(_error(f"the re-authored loader asks for {key}, which the checkpoint lacks: {hint}"))
+        return findings
+
+    def unused_keys(self) -> list[Finding]:
+        findings = []
+        for key in self.taken.left:
+            if key.endswith(COMPUTED):
+                continue
+            if key == LM_HEAD and self._tied_to(LM_HEAD) is not None:
+                findings += self._dropped_head()
+                continue
+            findings.append(_error(f"{key} of the checkpoint is loaded nowhere: the re-authored model runs without it"))
+        return findings
+
+    def homeless_values(self) -> list[Finding]:
+        """Values for a parameter that is not there, or that has another shape."""
+        findings = []
+        for name, value in self.taken.converted.items():
+            key = self.source.get(id(value), "")
+            named = f"{key} (to {name})" if key else name
+            if name not in self.own:
+                findings.append(_error(f"{named} has no place in the re-authored model: its values are dropped"))
+            elif not value.is_complex() and value.shape != self.own[name].shape:
+                wanted, given = shape_text(tuple(self.own[name].shape)), shape_text(tuple(value.shape))
+                findings.append(
+                    _error(f"{named}: the checkpoint has shape {given}, the re-authored model {wanted}: it cannot load")
+                )
+        return findings
+
+    def defaulted_parameters(self) -> list[Finding]:
+        return [
+            _error(f"{name} of the re-authored model receives no value: it keeps the one it was built with")
+            for name in self.own
+            if name not in self.taken.converted and self._tied_to(name) is None
+        ]
+
+    def clashes(self) -> list[Finding]:
+        """Two keys for one matrix: the later one wins, for both names."""
+        findings = []
+        for name, value in self.taken.converted.items():
+            other = self._tied_to(name)
+            if name != LM_HEAD or other is None or id(value) not in self.source:
+                continue
+            first, second = self.source.get(id(self.taken.converted[other]), ""), self.source[id(value)]
+            if first and not self._same_values(first, second):
+                findings.append(_error(f"{second} overwrites {first}: the re-authored model ties them, they differ"))
+        return findings
+
+    def _dropped_head(self) -> list[Finding]:
+        """A tied model leaves the checkpoint's own lm_head.
+
+        transformers ties only where the config says so and the values agree (or one is absent): where they differ it
+        keeps them apart, whatever the config says.
+        """
+        embedding = self._tied_to(LM_HEAD)
+        key = self.source.get(id(self.taken.converted[embedding]), "") if embedding else ""
+        what = f"{LM_HEAD} of the checkpoint is dropped: the re-authored model ties it to {key or embedding}"
+        if not key or not self._same_values(key, LM_HEAD):
+            return [_error(f"{what}, which holds other values")]
+        if self._hf_ties():
+            return []
+        return [
+            Finding(kind="weights", severity="warning", what=f"{what}; the values agree, but the config keeps both")
+        ]
+
+    def _tied_to(self, name: str) -> str | None:
+        """Another parameter with the same storage that receives a value. Storages have identity on meta too."""
+        if name not in self.own:
+            return None
+        storage = _storage(self.own[name])
+        others = (other for other in self.own if other != name and _storage(self.own[other]) == storage)
+        return next((other for other in others if other in self.taken.converted), None)
+
+    def _hf_ties(self) -> bool:
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        if "tie_word_embeddings" in config:
+            return bool(config["tie_word_embeddings"])
+        from harness.checkpoints import hf_config
+
+        return bool(hf_config(self.folder).tie_word_embeddings)
+
+    def _same_values(self, one: str, two: str) -> bool:
+        import torch
+
+        if self.stored[one].shape != self.stored[two].shape:
+            return False
+        values = _mapped(self.folder, [one, two])
+        return torch.equal(values[one], values[two])
+
+
+def load_reauthored(model: GenerativeModel, checkpoint_folder: Path, model_config: Any, mask_cache_size: int) -> Any:
+    """The re-authored `torch.nn.Module` with the checkpoint's weights in float32, in eval mode.
+
+    Equal to litert-torch's own `build_decoder_only_model` bit for bit, at about half its peak of memory: the weights
+    stay mapped from the file where they need no change. It is lenient where `account_for_keys` reports.
+    Raises UsageError for a key that the loader needs and the checkpoint lacks, and for a shape that does not fit.
+    """
+    import torch
+
+    taken = _run_loader(model, model_config, _mapped(checkpoint_folder))
+    if taken.failure or taken.lacking:
+        what = f"lacks {taken.lacking[0]}" if taken.lacking else f"cannot be loaded ({taken.failure})"
+        raise UsageError(
+            f"{checkpoint_folder} {what}, which {model.name}'s tensor_names ask for; "
+            "complete the checkpoint or mend tensor_names in the spec"
+        )
+    values = {
+        name: value.to(torch.float32) if value.is_floating_point() else value for name, value in taken.converted.items()
+    }
+    network = _assembled(model, model_config, mask_cache_size, values, checkpoint_folder)
+    if network is None:
+        network = model.model_class(model_config, mask_cache_size)
+        _check_shapes(checkpoint_folder, network, values)
+        network.load_state_dict(values, strict=False)
+    return network.eval()
+
+
+def _assembled(
+    model: GenerativeModel, config: Any, mask_cache_size: int, values: dict[str, torch.Tensor], folder: Path
+) -> Any | None:
+    """The model around the given tensors, without a second copy of them; None where that cannot be done faithfully."""
+    import torch
+
+    with torch.device("meta"):
+        network = model.model_class(config, 0)
+    ties = _ties(network)
+    # One matrix with two sources, or parameters that keep what they were built with: only a real model has that.
+    if any(name in values and other in values for name, other in ties.items()) or not hasattr(
+        network, "build_mask_cache"
+    ):
+        return None
+    _check_shapes(folder, network, values)
+    network.load_state_dict(values, strict=False, assign=True)
+    for name, other in ties.items():
+        if name in values or other in values:
+            given, taking = (name, other) if name in values else (other, name)
+            owner, _, attribute = taking.rpartition(".")
+            # Two Parameters over one storage, as litert-torch's own builder leaves them.
+            data = network.get_parameter(given).data
+            setattr(network.get_submodule(owner), attribute, torch.nn.Parameter(data))
+    if any(_meta_tensors(network)):
+        return None
+    network.build_mask_cache(mask_cache_size)
+    return network
+
+
+def _ties(network: Any) -> dict[str, str]:
+    """Parameter -> the earlier one whose storage it shares."""
+    first: dict[int, str] = {}
+    ties: dict[str, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        other = first.setdefault(_storage(parameter), name)
+        if other != name:
+            ties[name] = other
+    return ties
+
+
+def _meta_tensors(network: Any) -> list[str]:
+    """Tensors still without memory: parameters, buffers and plain attributes."""
+    import torch
+
+    found = []
+    for path, module in network.named_modules():
+        held = {**module._parameters, **module._buffers, **vars(module)}
+        found += [f"{path}.{name}" for name, value in held.items() if isinstance(value, torch.Tensor) and value.is_meta]
+    return found
+
+
+def _check_shapes(folder: Path, network: Any, values: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in network.state_dict().items():
+        if name in values and values[name].shape != parameter.shape:
+            given, wanted = shape_text(tuple(values[name].shape)), shape_text(tuple(parameter.shape))
+            raise UsageError(
+                f"{folder}: {name} has shape {given} in the checkpoint and {wanted} in the re-authored model; "
+                "use the weights of this model, or mend the config in its spec"
+            )
+
+
+def _mapped(folder: Path, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint, mapped from its files rather than read."""
+    from safetensors import safe_open
+
+    tensors: dict[str, Any] = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a dict: it cannot be iterated
+                if names is None or name in names:
+                    tensors[name] = opened.get_tensor(name)
+    return tensors
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _error(what: str) -> Finding:
+    return Finding(kind="weights", severity="error", what=what)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
