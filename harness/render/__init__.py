@@ -80,18 +80,17 @@ def is_nothing(value: object) -> bool:
 def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
     """A number of a tap row, honest about what is not one.
 
-    A missing tap has no numbers: None. A tap that was compared and holds NaN or Inf, or that failed
-    without a finite excess, says `NaN`.
+    A missing tap has no numbers: None. A tap that was compared and holds NaN or Inf says `NaN`. Every
+    compared tap has a `max_abs_err`, so where that is nothing it was NaN before a file made it null;
+    any other number may be undefined there (no excess without a noise floor): None.
     """
     value = row[column]
     if row["verdict"] == "missing":
         return None
     if not is_nothing(value):
         return float(value)
-    not_finite = any(not is_nothing(row[name]) and row[name] > 0 for name in ("nan_count", "inf_count"))
-    if not_finite or (column in ("excess", "rel_l2", "max_abs_err") and row["verdict"] == "fail"):
-        return "NaN"
-    return None
+    holds_nan = any(not is_nothing(row[name]) and row[name] > 0 for name in ("nan_count", "inf_count"))
+    return "NaN" if holds_nan or is_nothing(row["max_abs_err"]) else None
 
 
 def sort_key(row: Mapping[str, Any], column: str = "excess") -> float:
@@ -125,10 +124,15 @@ def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def worst_excess(worst: Worst | None) -> str:
-    """The excess of a hop's worst tap. A compared tap without a finite one can only be NaN or Inf."""
+    """The excess of a hop's worst tap; without one it is NaN if the error is, and undefined otherwise."""
     if worst is None:
         return "-"
-    return "NaN" if is_nothing(worst.excess) else number(worst.excess)
+    return compared(worst.max_abs_err) if is_nothing(worst.max_abs_err) else number(worst.excess)
+
+
+def compared(value: float | None) -> str:
+    """A number of what was compared: where the record has none, JSON could not hold the NaN or Inf."""
+    return "NaN" if is_nothing(value) else number(value)
 
 
 def missing_groups(hop: Hop) -> list[MissingGroup]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.record import FirstFault, Hop, Record, Worst
 from harness.render import (
     clean,
+    compared,
     headline,
     missing_groups,
     module_of,
@@ -206,7 +207,7 @@ def _logits_table(record: Record) -> Table:
             continue
         flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if logits.flips_above_noise else ""))
         top1 = percent(logits.top1_agreement)
-        table.add_row(*_cells(_hop_name(hop), number(logits.max_abs_err), number(logits.kl_max), top1, *flips))
+        table.add_row(*_cells(_hop_name(hop), compared(logits.max_abs_err), compared(logits.kl_max), top1, *flips))
     return table
 
 
@@ -269,9 +270,10 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
 
 
 def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
-    excess = number(tap_value(rows[0], "excess")) if rows else number(fault.excess)
-    position = f", at its worst position {number(fault.position_excess)}" if fault.position_excess is not None else ""
-    return excess + position
+    if not rows:
+        return number(fault.excess)
+    excess, position = (number(tap_value(rows[0], column)) for column in ("excess", "position_excess"))
+    return f"{excess}, at its worst position {position}"
 
 
 def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:

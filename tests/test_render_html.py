@@ -1,0 +1,160 @@
+"""What the HTML report promises: one safe file, every verdict visible, nothing missing shown as a number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_factory import FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_run
+
+from harness.record import Record, read_record, read_taps, write_record
+from harness.render import clean
+from harness.render.html import chain, write_report
+
+QUIET = "--disable-background-networking --disable-component-update --virtual-time-budget=3000"
+
+
+class Page(HTMLParser):
+    """Texts, tags and script bodies of a report, as a browser would split them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script" and self.cdata_elem == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return json.loads(self.scripts[0])
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("reports")
+    written = {}
+    for kind in KINDS:
+        (folder / kind).mkdir()
+        written[kind] = write_report(folder / kind, *make_run(kind)).read_text(encoding="utf-8")
+    return written
+
+
+def rows(data: dict[str, Any], **wanted: str) -> list[dict[str, Any]]:
+    """Rows of the embedded data as dicts."""
+    found = []
+    for row in data["rows"]:
+        named = dict(zip(data["columns"], row, strict=True))
+        named |= {column: index[named[column]] for column, index in data["texts"].items()}
+        named["verdict"] = data["verdicts"][named["verdict"]]
+        if all(named[column] == value for column, value in wanted.items()):
+            found.append(named)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_reaches_for_nothing_outside_itself_and_stays_small(pages: dict[str, str], kind: str) -> None:
+    page = Page(pages[kind])
+    assert len(pages[kind].encode()) < 2_000_000
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    for _, attrs in page.tags:
+        assert not attrs.get("src")
+        assert (attrs.get("href") or "data:").startswith("data:")
+
+
+def test_the_verdict_stands_in_words_at_the_top(pages: dict[str, str]) -> None:
+    assert "Parity holds on every compared tap: 3 of 3 hops pass" in Page(pages["pass"]).text
+    assert f"Parity is lost in hf->reauthored, first at {FAULTY_TAP}." in Page(pages["fail"]).text
+    assert "Stage tflite-xnnpack crashed." in Page(pages["crash"]).text
+
+
+def test_a_missing_tap_has_its_reason_and_no_numbers(pages: dict[str, str]) -> None:
+    page = Page(pages["pass"])
+    missing = rows(page.data, verdict="missing")
+    assert len(missing) == 30 * 6
+    for row in missing:
+        assert row["why"] == WHY_MISSING
+        assert [row[name] for name in ("excess", "rel_l2", "noise_floor", "max_abs_err")] == [None] * 4
+    assert WHY_MISSING in page.text
+
+
+def test_a_hop_whose_stage_crashed_is_not_shown_as_compared(pages: dict[str, str]) -> None:
+    page = Page(pages["crash"])
+    assert {row["verdict"] for row in rows(page.data, hop="reauthored->tflite-xnnpack")} == {"missing"}
+    assert "nothing compared" in page.text
+    assert "SIGSEGV" in page.text
+
+
+def test_nan_of_a_failing_tap_stays_nan(pages: dict[str, str]) -> None:
+    page = Page(pages["nan"])
+    failing = rows(page.data, verdict="fail")
+    assert failing
+    assert {row["excess"] for row in failing} == {"NaN"}
+    assert "excess NaN" in page.text
+
+
+def test_numbers_survive_with_three_digits(pages: dict[str, str]) -> None:
+    frame = make_run("fail")[1]
+    wanted = frame[(frame["tap"] == FAULTY_TAP) & (frame["hop"] == "hf->reauthored") & (frame["input"] == "prompt")]
+    (row,) = rows(Page(pages["fail"]).data, tap=FAULTY_TAP, hop="hf->reauthored", input="prompt")
+    for column in ("excess", "rel_l2", "noise_floor", "max_abs_err"):
+        assert row[column] == pytest.approx(wanted[column].item(), rel=5e-3)
+    assert len(Page(pages["fail"]).data["rows"]) == len(frame)
+
+
+def test_hostile_strings_neither_leave_their_element_nor_get_lost(pages: dict[str, str]) -> None:
+    page = Page(pages["hostile"])
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert clean(HOSTILE) in page.data["texts"]["input"]
+    assert clean(HOSTILE) in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert not set(pages["hostile"]) & {"\x1b", "\x00", "\u202e"}
+
+
+def test_a_report_made_again_from_the_folder_says_the_same(tmp_path: Path) -> None:
+    record, frame = make_run("nan")
+    write_record(tmp_path, record, frame)
+    first = write_report(tmp_path, record, frame).read_text(encoding="utf-8")
+    again = write_report(tmp_path, read_record(tmp_path), read_taps(tmp_path)).read_text(encoding="utf-8")
+    assert Page(first).data == Page(again).data
+    assert Page(first).text == Page(again).text
+
+
+def test_the_pipeline_is_drawn_as_the_hops_chain_it_and_a_loop_ends() -> None:
+    record, _ = make_run("pass")
+    (root,) = chain(record)
+    assert root.name == "hf"
+    assert [hop.name for hop, _ in root.hops[0][1].hops] == ["reauthored->tflite-xnnpack", "reauthored->tflite-builtin"]
+    quantised = record.hops[1].model_copy(update={"from_": "tflite-xnnpack", "to": "tflite-xnnpack[dynamic_int8]"})
+    back = record.hops[0].model_copy(update={"from_": "tflite-xnnpack[dynamic_int8]", "to": "reauthored"})
+    looped = Record.model_construct(**{**dict(record), "hops": [*record.hops, quantised, back]})
+    assert [node.name for node in chain(looped)] == ["hf"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_report_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
+    for kind, charts in (("crash", 2), ("hostile", 3), ("nan", 3)):
+        report = write_report(tmp_path, *make_run(kind))
+        options = f"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync {QUIET}"
+        own = (f"--user-data-dir={tmp_path / kind}", "--enable-logging=stderr", "--dump-dom", report.as_uri())
+        opened = subprocess.run(["chromium", *options.split(), *own], capture_output=True, text=True, timeout=60)
+        assert "CONSOLE" not in opened.stderr
+        assert opened.stdout.count("<svg") == charts
+        assert opened.stdout.count('<span class="verdict') > 30
