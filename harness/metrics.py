@@ -24,8 +24,6 @@ Array = np.ndarray[Any, Any]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Elements summed by one call of the inner loop. Longer rows are cut, so that both cores have work at time 1.
-_CHUNK = 1 << 16
 # Elements copied at a time where an array has to be copied at all (strided, byte-swapped, other dtypes).
 _SLAB = 1 << 18
 # Below this many elements starting threads costs more than they save.
@@ -204,13 +202,14 @@ def _accumulate(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
     from harness import kernels
 
     rows, elements = reference.shape
-    chunks = -(-elements // _CHUNK)
-    out, counts = np.empty((6, rows, chunks)), np.empty((2, rows, chunks), np.int64)
-    _spread(kernels.accumulate, (reference, candidate, _CHUNK), rows * chunks, reference.size, (out, counts))
+    chunks = -(-elements // kernels.CHUNK)
+    kernel = kernels.accumulate_short if elements < kernels.SHORT else kernels.accumulate
+    out, counts = np.empty((rows, chunks, 6)), np.empty((rows, chunks, 2), np.int64)
+    _spread(kernel, (reference, candidate), rows * chunks, reference.size, (out, counts))
     if chunks == 1:
-        return out[:, :, 0], counts[:, :, 0]
+        return out[:, 0].T, counts[:, 0].T
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.vstack([out[:5].sum(axis=2), out[5:].max(axis=2)]), counts.sum(axis=2)
+        return np.vstack([out[..., :5].sum(axis=1).T, out[..., 5].max(axis=1)]), counts.sum(axis=1).T
 
 
 def _assemble(sums: Floats, counts: Ints, elements: int) -> PositionStats:

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from harness import metrics
+from harness import kernels, metrics
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -150,7 +150,7 @@ def test_one_flipped_bit_in_one_element_is_seen(
     assert figures.snr_db != math.inf
 
 
-@pytest.mark.parametrize("elements", [metrics._CHUNK - 1, metrics._CHUNK, 3 * metrics._CHUNK + 17, 700_001])
+@pytest.mark.parametrize("elements", [kernels.CHUNK - 1, kernels.CHUNK, 3 * kernels.CHUNK + 17, 700_001])
 def test_rows_longer_than_a_chunk_and_work_on_threads_give_the_same_sums(elements: int) -> None:
     rng = np.random.default_rng(elements)
     reference = rng.standard_normal((1, 2, elements)).astype(np.float32)
@@ -385,8 +385,6 @@ def test_what_is_not_logits_is_refused() -> None:
 
 
 def test_kernels_compile_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import kernels
-
     real = kernels.numba.njit
 
     def no_cache(cache: bool = False, **options: Any) -> Any:
