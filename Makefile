@@ -1,0 +1,42 @@
+# `make` lists the targets. `make PYTHON=python3.12 venv` selects another Python (3.11 to 3.13).
+PYTHON ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv parity test check bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+# The stamp is written last, so an interrupted install is never taken for a whole one.
+$(STAMP): requirements/lock.txt requirements/install.sh pyproject.toml
+	@rm -f $@
+	@PYTHON="$(PYTHON)" sh requirements/install.sh $(VENV)
+	@touch $@
+
+venv: $(STAMP) ## build .venv from the pinned lock (about 2 minutes, 5 GB)
+
+parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" passes options on
+	@$(BIN)/edge-parity run smollm2 $(ARGS)
+
+test: $(STAMP) ## all tests, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
+	@$(BIN)/python -m pytest tests suites $(ARGS)
+
+check: $(STAMP) ## format, lint, types and the fast tests: under a minute
+	@$(BIN)/ruff format --check --quiet . || { echo "mend it with: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+
+bench: $(STAMP) ## measure what benchmarks/ promises
+	@set -e; for file in benchmarks/[!_]*.py; do \
+		if [ ! -e "$$file" ]; then echo "no benchmarks yet"; break; fi; \
+		echo "== $$file"; $(BIN)/python "$$file"; \
+	done
+
+clean: ## remove .venv, builds and tool caches; runs in reports/ and the cache of conversions stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find harness models suites tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
