@@ -79,12 +79,24 @@ def published_config(model: GenerativeModel) -> Any:
 
 
 def reauthored_config(model: GenerativeModel, checkpoint: Checkpoint) -> Any:
-    """The litert-torch `ModelConfig` that fits a checkpoint: the example's own, shrunk for a miniature."""
-    if checkpoint.kind != "miniature":
+    """The litert-torch `ModelConfig` that fits a checkpoint: the example's own, or shrunk for a miniature.
+
+    A folder whose config has the miniature's sizes counts as one, so that a miniature can be handed around.
+    """
+    if checkpoint.kind == "gguf" or (checkpoint.kind != "miniature" and not _as_small(model, checkpoint.folder)):
         return full_reauthored_config(model)
     from harness.miniature import shrink
 
     return shrink(model)[1]
+
+
+def _as_small(model: GenerativeModel, folder: Path) -> bool:
+    from harness.miniature import shrunk_hf_config, sizes_of
+
+    try:
+        return sizes_of(hf_config(folder)) == sizes_of(shrunk_hf_config(model))
+    except AttributeError:  # a config of another family, which lacks the sizes this one has
+        return False
 
 
 def full_reauthored_config(model: GenerativeModel) -> Any:
@@ -231,7 +243,7 @@ def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
             "transformers": importlib.metadata.version("transformers"),
         }
     )
-    folder = cache.build("weights", key, lambda made: convert_gguf(file, made), lambda made: _verify(made))
+    folder = cache.build("weights", key, lambda made: convert_gguf(file, made), _verify)
     return _cached(folder, "gguf", f"{weights.distribution} {version}: {weights.file}", None, cache)
 
 
@@ -246,7 +258,7 @@ def _miniature_checkpoint(model: GenerativeModel, seed: int, cache: Cache) -> Ch
             "torch": importlib.metadata.version("torch"),
         }
     )
-    folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made), lambda made: _verify(made))
+    folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made), _verify)
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 
 

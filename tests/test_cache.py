@@ -135,6 +135,25 @@ def test_what_an_interrupted_run_left_is_swept(tmp_path: Path) -> None:
     assert names_in(tmp_path / "thing") == ["k1"]
 
 
+def test_what_another_run_is_making_is_not_swept(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    partial = tmp_path / "thing" / ".k0.partial"
+    partial.mkdir(parents=True)
+    with FileLock(tmp_path / "thing" / ".k0.lock"):
+        Cache(tmp_path).build("thing", "k1", write_payload)
+        assert partial.is_dir()
+
+
+def test_an_interrupted_run_does_not_stop_the_next_one(tmp_path: Path) -> None:
+    left = tmp_path / "thing" / ".k1.partial"
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    folder = Cache(tmp_path).build("thing", "k1", write_payload)
+    assert not (folder / "half").exists()
+    assert names_in(tmp_path / "thing") == ["k1"]
+
+
 def test_a_key_does_not_depend_on_the_order_of_its_parts() -> None:
     assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})
