@@ -1,0 +1,192 @@
+"""Model Explorer files. In: record and taps. Out: `explorer/`, a graph and three overlays per hop.
+
+The graph has one node per tap, and the same node ids on both sides of a hop: that is what keeps
+two panes together. An op-level graph of thirty blocks is a thin line that nobody reads.
+Formats: https://github.com/google-ai-edge/model-explorer/wiki (JSON graph; custom node data).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record import Hop, Record, write_text
+from harness.render import clean, module_of, number, rows_of, tap_value, worst_per_tap
+from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "explorer"
+OVERLAYS = ("excess", "rel_l2", "verdict")
+_BLOCK_INPUT = "the block's input"
+
+# What a point is computed from. A point that a model lacks is replaced by what it is computed from.
+_SOURCES: Mapping[str, tuple[str, ...]] = {
+    "attn.norm": (_BLOCK_INPUT,),
+    "attn.q": ("attn.norm",),
+    "attn.k": ("attn.norm",),
+    "attn.v": ("attn.norm",),
+    "attn.q_rope": ("attn.q",),
+    "attn.k_rope": ("attn.k",),
+    "cache.k": ("attn.k_rope",),
+    "cache.v": ("attn.v",),
+    "attn.probs": ("attn.q_rope", "cache.k"),
+    "attn.context": ("attn.probs", "cache.v"),
+    "attn.out": ("attn.context",),
+    "residual": ("attn.out", _BLOCK_INPUT),
+    "mlp.norm": ("residual",),
+    "mlp.gate": ("mlp.norm",),
+    "mlp.up": ("mlp.norm",),
+    "mlp.act": ("mlp.gate", "mlp.up"),
+    "mlp.out": ("mlp.act",),
+    "out": ("mlp.out", "residual"),
+}
+_COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
+# Upper bounds. A scale to see where error grows, not a verdict: that is an overlay of its own.
+_SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
+    "excess": ((1.5, "#e8f3ec"), (3, "#cfead8"), (10, "#f5e1a4"), (100, "#f2b98b"), (1e30, "#e8776d")),
+    "rel_l2": ((1e-6, "#e8f3ec"), (1e-5, "#cfead8"), (1e-4, "#f5e1a4"), (1e-2, "#f2b98b"), (1e30, "#e8776d")),
+}
+
+
+def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Path]:
+    """Write `explorer/` into the run folder: per hop `<hop>.graph.json` and `<hop>.<overlay>.json`.
+
+    A graph file holds the graphs of both stages, with the ids of `graph_id`; the label of its
+    collection is the hop's name. Returns the paths, each hop's graph file before its overlays.
+    """
+    target = folder / FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for hop in record.hops:
+        worst = worst_per_tap(rows_of(frame, hop=hop.name))
+        files: dict[str, object] = {"graph": graph_collection(record, hop, worst)}
+        files |= {overlay: node_data(hop, worst, overlay) for overlay in OVERLAYS}
+        for kind, content in files.items():
+            path = target / f"{file_stem(hop)}.{kind}.json"
+            write_text(path, json.dumps(content, separators=(",", ":"), allow_nan=False))
+            written.append(path)
+    return written
+
+
+def file_stem(hop: Hop) -> str:
+    """`hf-to-reauthored`: a hop's name as a file name. Brackets of a recipe become dots."""
+    return "-to-".join(re.sub(r"[^A-Za-z0-9_-]+", ".", stage).strip(".") for stage in (hop.from_, hop.to))
+
+
+def graph_id(hop: Hop, stage: str) -> str:
+    """`hf->reauthored/hf`: unique over every file of a run."""
+    return f"{hop.name}/{stage}"
+
+
+def graph_collection(record: Record, hop: Hop, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Both stages of a hop as graphs with the same nodes."""
+    edges = dataflow(worst)
+    sides = [
+        {
+            "id": graph_id(hop, stage),
+            "nodes": [_node(record, stage, tap, sources, worst[tap]) for tap, sources in edges.items()],
+        }
+        for stage in (hop.from_, hop.to)
+    ]
+    return {"label": hop.name, "graphs": sides}
+
+
+def dataflow(taps: Iterable[str]) -> dict[str, list[str]]:
+    """Tap -> the taps it is computed from, for the taps a model has (in execution order)."""
+    present = list(taps)
+    have = set(present)
+    blocks = sorted({block for block, _ in map(split_tap, present) if block is not None})
+    sources: dict[str, list[str]] = {}
+    for tap in present:
+        block, point = split_tap(tap)
+        if block is not None:
+            found = [source for origin in _SOURCES.get(point, ()) for source in _resolve(block, origin, have)]
+            sources[tap] = list(dict.fromkeys(found))
+        elif tap == FINAL_NORM:
+            sources[tap] = _block_output(blocks[-1], have) if blocks else [EMBED] if EMBED in have else []
+        elif tap == LOGITS:
+            sources[tap] = [FINAL_NORM] if FINAL_NORM in have else _block_output(blocks[-1], have) if blocks else []
+        else:
+            sources[tap] = []
+    return sources
+
+
+def _resolve(block: int, origin: str, have: set[str]) -> list[str]:
+    if origin == _BLOCK_INPUT:
+        return _block_output(block - 1, have) if block > 0 else [EMBED] if EMBED in have else []
+    tap = block_tap(block, origin)
+    if tap in have:
+        return [tap]
+    return [source for further in _SOURCES[origin] for source in _resolve(block, further, have)]
+
+
+def _block_output(block: int, have: set[str]) -> list[str]:
+    return list(dict.fromkeys(_resolve(block, "out", have)))
+
+
+def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
+    block, point = split_tap(tap)
+    group = {"attn": "attn", "cache": "attn", "mlp": "mlp"}.get(point.split(".")[0]) if "." in point else None
+    shape, dtype = str(row["shape"] or ""), str(row["dtype"] or "")
+    node: dict[str, Any] = {
+        "id": tap,
+        "label": point,
+        "namespace": "" if block is None else f"block_{block}" + (f"/{group}" if group else ""),
+        "attrs": [{"key": key, "value": clean(value)} for key, value in _attributes(record, stage, tap, row)],
+        "incomingEdges": [
+            {"sourceNodeId": source, "sourceNodeOutputId": "0", "targetNodeInputId": str(i)}
+            for i, source in enumerate(sources)
+        ],
+    }
+    if shape:
+        described = [{"key": "shape", "value": clean(shape)}, {"key": "dtype", "value": clean(dtype)}]
+        node["outputsMetadata"] = [{"id": "0", "attrs": described}]
+    return node
+
+
+def _attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "module", module_of(record, tap, stage) or "-"
+    yield "verdict", str(row["verdict"])
+    if row["verdict"] == "missing":
+        yield "why", str(row["why"])
+        return
+    yield "worst input", str(row["input"])
+    yield "shape", str(row["shape"])
+    yield "dtype", str(row["dtype"])
+    for column in ("excess", "position_excess", "local_excess", "total_excess", "rel_l2", "noise_floor", "max_abs_err"):
+        yield column, number(tap_value(row, column))
+    yield "judged by", str(row["rule"])
+    if row["why"]:
+        yield "why", str(row["why"])
+
+
+def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
+    """One overlay for both graphs of a hop, worst over inputs.
+
+    A file with NaN or Infinity does not open, and a number in its place would be a lie: such a tap
+    has no colour in the number overlays and says `fail, not finite` in the verdict overlay.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for tap, row in worst.items():
+        if overlay == "verdict":
+            results[tap] = {"value": _verdict(row), "bgColor": _COLOURS[row["verdict"]]}
+            continue
+        value = tap_value(row, overlay)
+        if isinstance(value, float) and math.isfinite(value):
+            results[tap] = {"value": float(f"{value:.4g}")}
+    data: dict[str, Any] = {"name": f"{overlay} ({hop.name})", "results": results}
+    if overlay in _SCALES:
+        data["thresholds"] = [{"value": bound, "bgColor": colour} for bound, colour in _SCALES[overlay]]
+    return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    value = tap_value(row, "excess")
+    finite = value is None or (isinstance(value, float) and math.isfinite(value))
+    return str(row["verdict"]) if finite else f"{row['verdict']}, not finite"

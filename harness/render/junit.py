@@ -1,0 +1,106 @@
+"""The gate for a CI server. In: the record. Out: `junit.xml`, one case per input and hop.
+
+A case that fails is a failure, one that could not be compared an error: neither is ever a pass.
+What fails a run without failing any case (coverage, a config finding, a stage outside every hop)
+becomes a case of its own, so that a red run is never a green file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+from harness.record import Case, Hop, Record, write_text
+from harness.render import clean, headline, number, one_line
+
+JUNIT_FILE = "junit.xml"
+
+
+def write_junit(folder: Path, record: Record) -> Path:
+    """Write `junit.xml` into the run folder and return its path."""
+    root = ElementTree.Element("testsuites", name=clean(f"edge-parity {record.model}"))
+    seconds = {stage.name: stage.seconds for stage in record.stages}
+    for hop in record.hops:
+        cases = [case for case in record.cases if case.hop == hop.name]
+        # A stage runs all its inputs at once: its time belongs to the suite, and to no single case.
+        _suite(root, record, hop.name, _hop_cases(record, hop, cases), seconds.get(hop.to))
+    known = {hop.name for hop in record.hops}
+    others = [_case_element(record, case) for case in record.cases if case.hop not in known]
+    _suite(root, record, "run", [*others, *_run_cases(record)])
+    for attribute in ("tests", "failures", "errors"):
+        root.set(attribute, str(sum(int(suite.get(attribute, "0")) for suite in root)))
+    if root.get("failures") == root.get("errors") == "0" and record.verdict == "fail":
+        raise ValueError(f"run {record.run_id} fails and its junit.xml would not")
+    ElementTree.indent(root)
+    path = folder / JUNIT_FILE
+    write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n")
+    return path
+
+
+def _suite(
+    root: ElementTree.Element,
+    record: Record,
+    name: str,
+    cases: list[ElementTree.Element],
+    seconds: float | None = None,
+) -> None:
+    if not cases:
+        return
+    counts = {
+        "tests": len(cases),
+        "failures": sum(case.find("failure") is not None for case in cases),
+        "errors": sum(case.find("error") is not None for case in cases),
+    }
+    suite = ElementTree.SubElement(root, "testsuite", name=clean(f"{record.model} {name}"))
+    for key, count in counts.items():
+        suite.set(key, str(count))
+    if record.created:
+        suite.set("timestamp", clean(record.created))
+    if seconds is not None:
+        suite.set("time", f"{seconds:.3f}")
+    suite.extend(cases)
+
+
+def _hop_cases(record: Record, hop: Hop, cases: list[Case]) -> list[ElementTree.Element]:
+    elements = [_case_element(record, case) for case in cases]
+    if hop.verdict == "fail" and all(case.verdict == "pass" for case in cases):
+        elements.append(_problem(record, hop.name, "all inputs", "failure", "; ".join(hop.reasons)))
+    return elements
+
+
+def _case_element(record: Record, case: Case) -> ElementTree.Element:
+    if case.verdict == "pass":
+        return _element(record, case.hop, case.input)
+    if case.verdict == "missing":
+        return _problem(record, case.hop, case.input, "error", case.message or "not compared")
+    said = case.message or f"{case.first_failing_tap or 'a tap'} fails"
+    detail = [
+        f"first failing tap: {case.first_failing_tap or '-'}",
+        f"worst excess: {number(case.excess)}",
+        f"worst position excess: {number(case.position_excess)}",
+    ]
+    return _problem(record, case.hop, case.input, "failure", said, detail)
+
+
+def _run_cases(record: Record) -> Iterable[ElementTree.Element]:
+    for stage in record.stages:
+        if stage.status in ("crashed", "timeout"):
+            said = f"stage {stage.name} {stage.status}: {stage.detail or 'see run.log'}"
+            yield _problem(record, "run", f"stage {stage.name}", "error", said)
+    for i, finding in enumerate(f for f in record.findings if f.severity == "error"):
+        yield _problem(record, "run", f"{finding.kind} finding {i + 1}", "failure", finding.what)
+
+
+def _element(record: Record, hop: str, name: str) -> ElementTree.Element:
+    # Dots nest packages in most viewers: a hop's name must stay one level.
+    return ElementTree.Element("testcase", classname=f"{one_line(record.model)}.{one_line(hop)}", name=one_line(name))
+
+
+def _problem(
+    record: Record, hop: str, name: str, kind: str, message: str, detail: Iterable[str] = ()
+) -> ElementTree.Element:
+    element = _element(record, hop, name)
+    problem = ElementTree.SubElement(element, kind, message=one_line(message))
+    problem.text = clean("\n".join([message, *detail, headline(record), f"run {record.run_id}"]))
+    return element

@@ -1,0 +1,125 @@
+"""What the Model Explorer files promise: they open, both panes share node ids, nothing missing has a value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_factory import FAULTY_TAP, KINDS, NAN_TAP, make_run
+
+from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, write_explorer
+from harness.taps import BLOCK_POINTS, block_tap, tap_order
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} does not open in Model Explorer")
+
+
+def load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, Any]]]:
+    target = tmp_path_factory.mktemp("runs")
+    found = {}
+    for kind in KINDS:
+        (target / kind).mkdir()
+        found[kind] = {path.name: load(path) for path in write_explorer(target / kind, *make_run(kind))}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["crash", "hostile"])
+def test_the_files_fit_the_dataclasses_of_model_explorer(folders: dict[str, Any], kind: str) -> None:
+    dacite = pytest.importorskip("dacite")
+    graph_builder = pytest.importorskip("model_explorer.graph_builder")
+    node_data_builder = pytest.importorskip("model_explorer.node_data_builder")
+    strict = dacite.Config(strict=True)
+    for name, content in folders[kind].items():
+        if name.endswith(".graph.json"):
+            for graph in content["graphs"]:  # two blocks stand for all: the check is slow
+                some = {**graph, "nodes": graph["nodes"][:40]}
+                dacite.from_dict(graph_builder.GraphCollection, {**content, "graphs": [some]}, config=strict)
+            continue
+        for overlay in content.values():
+            overlay = {**overlay, "results": dict(list(overlay["results"].items())[:40])}
+            if name.endswith(".verdict.json"):  # strings work in the viewer, though its dataclass says numbers
+                overlay["results"] = {tap: {**result, "value": 0} for tap, result in overlay["results"].items()}
+            dacite.from_dict(node_data_builder.GraphNodeData, overlay, config=strict)
+
+
+def test_both_sides_have_the_same_nodes_and_ids_are_unique_over_all_files(folders: dict[str, Any]) -> None:
+    ids = []
+    for name, content in folders["fail"].items():
+        if name.endswith(".graph.json"):
+            left, right = content["graphs"]
+            assert [node["id"] for node in left["nodes"]] == [node["id"] for node in right["nodes"]] == tap_order(30)
+            ids += [left["id"], right["id"]]
+    assert len(ids) == len(set(ids)) == 6
+    assert "hf->reauthored/hf" in ids
+
+
+def test_every_hop_has_a_graph_and_each_overlay_and_overlays_name_its_graphs(folders: dict[str, Any]) -> None:
+    record, _ = make_run("fail")
+    for hop in record.hops:
+        for overlay in OVERLAYS:
+            content = folders["fail"][f"{file_stem(hop)}.{overlay}.json"]
+            assert set(content) == {graph_id(hop, hop.from_), graph_id(hop, hop.to)}
+    assert len(folders["fail"]) == 3 * 4
+
+
+def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[str, Any]) -> None:
+    sides = folders["fail"]["hf-to-reauthored.graph.json"]["graphs"]
+    for side, module in zip(sides, ("model.layers.7.mlp.out", "transformer_blocks.7.mlp.out"), strict=True):
+        node = next(node for node in side["nodes"] if node["id"] == FAULTY_TAP)
+        attributes = {pair["key"]: pair["value"] for pair in node["attrs"]}
+        assert node["namespace"] == "block_7/mlp"
+        assert attributes["module"] == module
+        assert attributes["verdict"] == "fail"
+
+
+def test_the_overlay_shows_the_worst_input() -> None:
+    record, frame = make_run("fail")
+    worst = frame[(frame["hop"] == "hf->reauthored") & (frame["tap"] == FAULTY_TAP)]["excess"].max()
+    rows = frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)].to_dict("records")
+    data = node_data(record.hops[0], {row["tap"]: row for row in rows}, "excess")
+    assert data["hf->reauthored/hf"]["results"][FAULTY_TAP]["value"] == pytest.approx(worst, rel=1e-3)
+
+
+def test_a_missing_tap_has_no_number_and_says_missing(folders: dict[str, Any]) -> None:
+    tap = "block.3.attn.probs"
+    side = "reauthored->tflite-xnnpack/tflite-xnnpack"
+    for overlay in ("excess", "rel_l2"):
+        assert tap not in folders["pass"][f"reauthored-to-tflite-xnnpack.{overlay}.json"][side]["results"]
+    verdicts = folders["pass"]["reauthored-to-tflite-xnnpack.verdict.json"][side]["results"]
+    assert verdicts[tap]["value"] == "missing"
+
+
+def test_nan_is_named_in_the_verdict_and_has_no_number(folders: dict[str, Any]) -> None:
+    side = "reauthored->tflite-builtin/tflite-builtin"
+    assert NAN_TAP not in folders["nan"]["reauthored-to-tflite-builtin.excess.json"][side]["results"]
+    verdicts = folders["nan"]["reauthored-to-tflite-builtin.verdict.json"][side]["results"]
+    assert verdicts[NAN_TAP]["value"] == "fail, not finite"
+
+
+def test_edges_follow_the_dataflow_of_a_block() -> None:
+    edges = dataflow(tap_order(2))
+    assert edges["block.0.attn.norm"] == ["embed"]
+    assert edges["block.1.attn.norm"] == ["block.0.out"]
+    assert edges["block.1.residual"] == ["block.1.attn.out", "block.0.out"]
+    assert edges["block.1.attn.probs"] == ["block.1.attn.q_rope", "block.1.cache.k"]
+    assert edges["block.1.out"] == ["block.1.mlp.out", "block.1.residual"]
+    assert edges["final_norm"] == ["block.1.out"]
+    assert edges["logits"] == ["final_norm"]
+
+
+@pytest.mark.parametrize("point", BLOCK_POINTS)
+def test_a_point_that_a_model_lacks_leaves_no_dangling_edge_and_no_island(point: str) -> None:
+    edges = dataflow(tap_order(3, [other for other in BLOCK_POINTS if other != point]))
+    for tap, sources in edges.items():
+        assert set(sources) <= set(edges)
+        assert sources or tap == "embed"
+        assert tap not in sources
+    assert block_tap(1, point) not in edges
