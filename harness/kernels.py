@@ -32,11 +32,14 @@ _LINE = 64  # bytes of a cache line
 SHORT = 2 * _BLOCK  # elements below which a row is not worth prefetching
 CHUNK = 1 << 16  # elements of a task: longer rows are cut, so that every core has work at time 1
 _INF_BITS = np.int64(0x7FF0000000000000)
+_MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)  # all bits but the sign
 
 # Where exp(u) - 1 - u is taken from its series; beyond, the plain difference loses less than two digits.
 _SERIES_BELOW = 0.25
 # Its coefficients over u^2, highest power first: 1/12!, 1/11!, ... 1/2!. The next would add less than 1e-16.
 _SERIES = tuple(1.0 / math.factorial(power) for power in range(12, 1, -1))
+# 1/14!, ... 1/0!: to the last digit where |x| <= log(2) / 2.
+_EXP_SERIES = tuple(1.0 / math.factorial(power) for power in range(14, -1, -1))
 # Past this exponent sums of exp() are taken relative to their largest term.
 _EXP_SAFE = 300.0
 
@@ -172,31 +175,114 @@ def _accumulate_short(reference: Any, candidate: Any, first: int, last: int, out
 accumulate_short = _compile(_accumulate_short)
 
 
-def _top(logits: Any) -> tuple[int, float]:
+def _extremes(logits: Any) -> Any:
+    """(largest value, largest magnitude) of `[elements]`, both exact; NaN or infinity shows in the magnitude."""
+    largest = np.int64(-(2**63) + 1)
+    magnitude = np.int64(0)
+    for i in range(logits.size):
+        bits = np.float64(logits[i]).view(np.int64)
+        magnitude = max(magnitude, bits & _MAGNITUDE)
+        largest = max(largest, bits ^ ((bits >> 63) & _MAGNITUDE))  # integers in the order of the floats
+    largest = largest ^ ((largest >> 63) & _MAGNITUDE)
+    return np.int64(largest).view(np.float64), np.int64(magnitude).view(np.float64)
+
+
+extremes = _compile(_extremes)
+
+
+def _top(logits: Any) -> Any:
     """Index of the largest of `[vocab]` (the first of equals) and its lead; (-1, nan) with a NaN or infinity."""
     index = -1
     best = second = -np.inf
-    for i in range(logits.size):
-        value = np.float64(logits[i])
-        if not math.isfinite(value):
+    for start in range(0, logits.size, _BLOCK):
+        stop = min(start + _BLOCK, logits.size)
+        largest, magnitude = extremes(logits[start:stop])
+        if not math.isfinite(magnitude):
             return -1, np.nan
-        if value > best:
-            second = best
-            best = value
-            index = i
-        elif value > second:
-            second = value
+        if largest <= second:
+            continue
+        for i in range(start, stop):
+            value = np.float64(logits[i])
+            if value > best:
+                second = best
+                best = value
+                index = i
+            elif value > second:
+                second = value
     return index, best - second
 
 
 top = _compile(_top)
 
 
-def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> float:
+def _exp(x: Any) -> Any:
+    """e^x for x <= `_EXP_SAFE`, to the last digit or two; 0 below e^-708. Unlike the C library's it vectorises."""
+    x = max(x, -745.0)
+    turns = np.floor(x * 1.4426950408889634 + 0.5)
+    rest = x - turns * 6.93147180369123816490e-01 - turns * 1.90821492927058770002e-10  # log(2) in two parts
+    value = 0.0
+    for coefficient in _EXP_SERIES:
+        value = value * rest + coefficient
+    exponent = np.int64(max(turns, -1023.0)) + 1023
+    return value * np.int64(exponent << 52).view(np.float64)
+
+
+def _expm1_less_u(u: Any) -> Any:
+    """e^u - 1 - u for |u| < `_SERIES_BELOW`."""
+    value = 0.0
+    for coefficient in _SERIES:
+        value = value * u + coefficient
+    return value * u * u
+
+
+def _deviation(reference: Any, candidate: Any, shift: Any, mean: Any) -> Any:
+    """candidate - reference - shift - mean, in this order: the first difference is exact or nearly so."""
+    return candidate - reference - shift - mean
+
+
+# Compiled without `reassoc`, which they keep when they are inlined where it holds: their order is their accuracy.
+exp = _compile(_exp, {"contract"}, forceinline=True)
+expm1_less_u = _compile(_expm1_less_u, {"contract"}, forceinline=True)
+deviation = _compile(_deviation, forceinline=True)
+
+
+def _weigh(reference: Any, candidate: Any, largest: Any, shift: Any, weights: Any) -> Any:
+    """Fills `weights` with e^(r - largest); returns their total and the weighted mean of c - r - shift."""
+    total = mean = 0.0
+    for i in range(reference.size):
+        r = np.float64(reference[i])
+        weight = exp(r - largest)
+        weights[i] = weight
+        total += weight
+        mean += weight * deviation(r, np.float64(candidate[i]), shift, 0.0)
+    return total, mean / total
+
+
+weigh = _compile(_weigh, _FASTMATH)
+
+
+def _excess(reference: Any, candidate: Any, largest: Any, shift: Any, mean: Any, weights: Any) -> Any:
+    """The sum of weight * (e^u - 1 - u), and the largest positive log(weight * e^u), both as `_kl` names them."""
+    excess = 0.0
+    steepest = np.int64(0)
+    for i in range(reference.size):
+        r = np.float64(reference[i])
+        u = deviation(r, np.float64(candidate[i]), shift, mean)
+        power = r - largest + u  # the weight may underflow where weight * e^u does not
+        steepest = max(steepest, np.float64(max(power, 0.0)).view(np.int64))
+        far = exp(min(power, _EXP_SAFE)) - weights[i] * (1.0 + u)
+        near = weights[i] * expm1_less_u(u)
+        excess += near if abs(u) < _SERIES_BELOW else far
+    return excess, np.int64(steepest).view(np.float64)
+
+
+excess_over = _compile(_excess, _FASTMATH)
+
+
+def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> Any:
     """KL(softmax(reference) || softmax(candidate)) of finite `[vocab]` logits, in nats.
 
     `best` is where the reference is largest; `weights` `[vocab]` is scratch space.
-
     With p = softmax(reference), d = candidate - reference, m = E_p[d] and u = d - m,
 
         KL = log E_p[e^d] - E_p[d] = log E_p[e^u] = log1p(E_p[e^u - 1 - u])
@@ -206,37 +292,15 @@ def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> float:
     """
     largest = np.float64(reference[best])
     shift = np.float64(candidate[best]) - largest  # taken out first: a constant added to all logits is no divergence
-    total = mean = 0.0
-    for i in range(reference.size):
-        r = np.float64(reference[i])
-        weight = math.exp(r - largest)
-        weights[i] = weight
-        total += weight
-        mean += weight * (np.float64(candidate[i]) - r - shift)
-    mean = mean / total
-    log_total = largest + math.log(total)
-
-    excess = 0.0
-    steepest = -np.inf  # the largest log(p) + u among the terms that are not small
-    for i in range(reference.size):
-        r = np.float64(reference[i])
-        u = np.float64(candidate[i]) - r - shift - mean
-        if abs(u) < _SERIES_BELOW:
-            series = 0.0
-            for coefficient in _SERIES:
-                series = series * u + coefficient
-            excess += weights[i] * series * u * u
-        else:
-            power = r - log_total + u  # p may underflow where p * e^u does not
-            steepest = max(steepest, power)
-            if power < _EXP_SAFE:
-                excess += total * math.exp(power) - weights[i] * (1 + u)
+    total, mean = weigh(reference, candidate, largest, shift, weights)
+    excess, steepest = excess_over(reference, candidate, largest, shift, mean, weights)
     if steepest < _EXP_SAFE:
         return math.log1p(max(excess, 0.0) / total)
     scaled = 0.0
     for i in range(reference.size):
-        scaled += math.exp(np.float64(candidate[i]) - shift - mean - log_total - steepest)
-    return steepest + math.log(scaled)
+        r = np.float64(reference[i])
+        scaled += math.exp(r - largest + deviation(r, np.float64(candidate[i]), shift, mean) - steepest)
+    return steepest + math.log(scaled) - math.log(total)
 
 
 kl = _compile(_kl)
