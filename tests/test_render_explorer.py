@@ -51,29 +51,29 @@ def test_the_files_fit_the_dataclasses_of_model_explorer(folders: dict[str, Any]
 
 
 def test_both_sides_have_the_same_nodes_and_ids_are_unique_over_all_files(folders: dict[str, Any]) -> None:
-    ids = []
-    for name, content in folders["fail"].items():
-        if name.endswith(".graph.json"):
-            left, right = content["graphs"]
-            assert [node["id"] for node in left["nodes"]] == [node["id"] for node in right["nodes"]] == tap_order(30)
-            ids += [left["id"], right["id"]]
-    assert len(ids) == len(set(ids)) == 6
+    graphs = [content for name, content in folders["fail"].items() if name.endswith(".graph.json")]
+    for content in graphs:
+        (graph,) = content["graphs"]
+        assert graph["id"] == content["label"]
+        assert [node["id"] for node in graph["nodes"]] == tap_order(30)
+    ids = {content["label"] for content in graphs}
+    assert len(ids) == len(graphs) == 6
     assert "hf->reauthored/hf" in ids
 
 
-def test_every_hop_has_a_graph_and_each_overlay_and_overlays_name_its_graphs(folders: dict[str, Any]) -> None:
+def test_every_hop_has_two_graphs_and_each_overlay_and_overlays_name_its_graphs(folders: dict[str, Any]) -> None:
     record, _ = make_run("fail")
     for hop in record.hops:
         for overlay in OVERLAYS:
             content = folders["fail"][f"{file_stem(hop)}.{overlay}.json"]
             assert set(content) == {graph_id(hop, hop.from_), graph_id(hop, hop.to)}
-    assert len(folders["fail"]) == 3 * 4
+    assert len(folders["fail"]) == 3 * 5
 
 
 def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[str, Any]) -> None:
-    sides = folders["fail"]["hf-to-reauthored.graph.json"]["graphs"]
-    for side, module in zip(sides, ("model.layers.7.mlp.out", "transformer_blocks.7.mlp.out"), strict=True):
-        node = next(node for node in side["nodes"] if node["id"] == FAULTY_TAP)
+    for side, module in (("from", "model.layers.7.mlp.out"), ("to", "transformer_blocks.7.mlp.out")):
+        (graph,) = folders["fail"][f"hf-to-reauthored.{side}.graph.json"]["graphs"]
+        node = next(node for node in graph["nodes"] if node["id"] == FAULTY_TAP)
         attributes = {pair["key"]: pair["value"] for pair in node["attrs"]}
         assert node["namespace"] == "block_7/mlp"
         assert attributes["module"] == module

@@ -1,4 +1,4 @@
-"""Model Explorer files. In: record and taps. Out: `explorer/`, a graph and three overlays per hop.
+"""Model Explorer files. In: record and taps. Out: `explorer/`, two graphs and three overlays per hop.
 
 The graph has one node per tap, and the same node ids on both sides of a hop: that is what keeps
 two panes together. An op-level graph of thirty blocks is a thin line that nobody reads.
@@ -55,17 +55,22 @@ _SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
 
 
 def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Path]:
-    """Write `explorer/` into the run folder: per hop `<hop>.graph.json` and `<hop>.<overlay>.json`.
+    """Write `explorer/` into the run folder, per hop: two graphs and, for both of them, the overlays.
 
-    A graph file holds the graphs of both stages, with the ids of `graph_id`; the label of its
-    collection is the hop's name. Returns the paths, each hop's graph file before its overlays.
+    The graph files are `<hop>.from.graph.json` and `<hop>.to.graph.json`, one collection each: Model
+    Explorer binds an overlay to a collection and colours one graph of it, so two panes need two.
+    The overlays are `<hop>.<overlay>.json`; bind each once per side, with `graph_id` as model name.
+    Returns the paths, each hop's graph files before its overlays.
     """
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for hop in record.hops:
         worst = worst_per_tap(rows_of(frame, hop=hop.name))
-        files: dict[str, object] = {"graph": graph_collection(record, hop, worst)}
+        files: dict[str, object] = {
+            f"{side}.graph": graph_collection(record, hop, stage, worst)
+            for side, stage in (("from", hop.from_), ("to", hop.to))
+        }
         files |= {overlay: node_data(hop, worst, overlay) for overlay in OVERLAYS}
         for kind, content in files.items():
             path = target / f"{file_stem(hop)}.{kind}.json"
@@ -84,17 +89,11 @@ def graph_id(hop: Hop, stage: str) -> str:
     return f"{hop.name}/{stage}"
 
 
-def graph_collection(record: Record, hop: Hop, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Both stages of a hop as graphs with the same nodes."""
-    edges = dataflow(worst)
-    sides = [
-        {
-            "id": graph_id(hop, stage),
-            "nodes": [_node(record, stage, tap, sources, worst[tap]) for tap, sources in edges.items()],
-        }
-        for stage in (hop.from_, hop.to)
-    ]
-    return {"label": hop.name, "graphs": sides}
+def graph_collection(record: Record, hop: Hop, stage: str, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One stage of a hop as a graph; the other stage's has the same nodes. Label and id are `graph_id`."""
+    nodes = [_node(record, stage, tap, sources, worst[tap]) for tap, sources in dataflow(worst).items()]
+    identity = graph_id(hop, stage)
+    return {"label": identity, "graphs": [{"id": identity, "nodes": nodes}]}
 
 
 def dataflow(taps: Iterable[str]) -> dict[str, list[str]]:
@@ -180,7 +179,7 @@ def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) ->
         value = tap_value(row, overlay)
         if isinstance(value, float) and math.isfinite(value):
             results[tap] = {"value": float(f"{value:.4g}")}
-    data: dict[str, Any] = {"name": f"{overlay} ({hop.name})", "results": results}
+    data: dict[str, Any] = {"name": overlay, "results": results}
     if overlay in _SCALES:
         data["thresholds"] = [{"value": bound, "bgColor": colour} for bound, colour in _SCALES[overlay]]
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
