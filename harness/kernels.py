@@ -32,6 +32,7 @@ _LINE = 64  # bytes of a cache line
 SHORT = 2 * _BLOCK  # elements below which a row is not worth prefetching
 CHUNK = 1 << 16  # elements of a task: longer rows are cut, so that every core has work at time 1
 _INF_BITS = np.int64(0x7FF0000000000000)
+_TINIEST = 5e-324  # the smallest positive float64
 _MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)  # all bits but the sign
 
 # Where exp(u) - 1 - u is taken from its series; beyond, the plain difference loses less than two digits.
@@ -126,10 +127,18 @@ def _streamed_sums(reference: Any, candidate: Any) -> Any:
 streamed_sums = _compile(_streamed_sums)
 
 
+def _visible(squared_error: Any, worst: Any) -> Any:
+    """`squared_error`, but not zero where there is an error whose square float64 cannot write."""
+    return _TINIEST if squared_error == 0.0 and worst > 0 else squared_error
+
+
+visible = _compile(_visible, forceinline=True)
+
+
 def _store(r: Any, c: Any, result: Any, out: Any, counts: Any) -> None:
     """`result` of the sums of `r` and `c` `[elements]` into `out` `[6]` and `counts` `[2]`."""
     squared_error, squared_reference, squared_candidate, dot, sum_abs, worst = result
-    out[0] = squared_error
+    out[0] = visible(squared_error, worst)
     out[1] = squared_reference
     out[2] = squared_candidate
     out[3] = dot
@@ -323,7 +332,7 @@ def _compare_logits(reference: Any, candidate: Any, first: int, last: int, out: 
         out[0, row] = kl(r, c, top_reference, weights) if worst < _INF_BITS else np.nan
         out[1, row] = margin
         out[2, row] = np.int64(worst).view(np.float64)
-        out[3, row] = squared_error
+        out[3, row] = visible(squared_error, worst)
         out[4, row] = squared_reference
 
 

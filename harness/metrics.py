@@ -28,8 +28,6 @@ Ints = NDArray[np.int64]
 _SLAB = 1 << 18
 # Below this many elements starting threads costs more than they save.
 _THREADS_FROM = 1 << 19
-# The smallest positive float64: what a sum of squares reads when it is positive but too small to be written.
-_TINIEST = 5e-324
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,20 @@ def position_stats(reference: Array, candidate: Array) -> PositionStats:
     _check(reference, candidate)
     time = reference.shape[1]
     elements = math.prod(reference.shape[2:])
-    sums, counts = np.zeros((6, time)), np.zeros((2, time), np.int64)
-    for start, r, c in _slabs(reference, candidate):
-        part, part_counts = _accumulate(r, c)
-        here = slice(start, start + r.shape[0])
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums[:5, here] += part[:5]
-        sums[5, here] = np.maximum(sums[5, here], part[5])  # keeps NaN
-        counts[:, here] += part_counts
-    return _assemble(sums, counts, elements)
+    parts = [(start, *_accumulate(r, c)) for start, r, c in _slabs(reference, candidate)]
+    if len(parts) == 1:
+        sums, counts = parts[0][1:]
+    else:
+        sums, counts = np.zeros((time, 6)), np.zeros((time, 2), np.int64)
+        for start, part, part_counts in parts:
+            here = slice(start, start + len(part))
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums[here, :5] += part[:, :5]
+            sums[here, 5] = np.maximum(sums[here, 5], part[:, 5])  # keeps NaN
+            counts[here] += part_counts
+    error, squared_reference, squared_candidate, dot, sum_abs, worst = sums.T
+    nans, infs = counts.T
+    return PositionStats(error, squared_reference, squared_candidate, dot, worst, sum_abs, nans, infs, elements)
 
 
 def concat(parts: Sequence[PositionStats]) -> PositionStats:
@@ -170,7 +173,6 @@ def logit_stats(reference: Array, candidate: Array) -> LogitStats:
     for start, stop, r, c in _row_slabs(reference, candidate):
         here = slice(start, stop)
         _spread(kernels.compare_logits, (r, c), stop - start, r.size, (out[:, here], tops[:, here]))
-    out[3] = _visible(out[3], out[2])
     return LogitStats(out[0], tops[0], tops[1], out[1], out[2], out[3], out[4])
 
 
@@ -198,7 +200,7 @@ def _check(reference: Array, candidate: Array) -> None:
 
 
 def _accumulate(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
-    """Sums `[6, rows]` and counts `[2, rows]` of `[rows, elements]` arrays the kernels can read."""
+    """Sums `[rows, 6]` and counts `[rows, 2]` of `[rows, elements]` arrays the kernels can read."""
     from harness import kernels
 
     rows, elements = reference.shape
@@ -207,20 +209,9 @@ def _accumulate(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
     out, counts = np.empty((rows, chunks, 6)), np.empty((rows, chunks, 2), np.int64)
     _spread(kernel, (reference, candidate), rows * chunks, reference.size, (out, counts))
     if chunks == 1:
-        return out[:, 0].T, counts[:, 0].T
+        return out[:, 0], counts[:, 0]
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.vstack([out[..., :5].sum(axis=1).T, out[..., 5].max(axis=1)]), counts.sum(axis=1).T
-
-
-def _assemble(sums: Floats, counts: Ints, elements: int) -> PositionStats:
-    error, reference, candidate, dot, sum_abs, worst = sums
-    error = _visible(error, worst)
-    return PositionStats(error, reference, candidate, dot, worst, sum_abs, counts[0], counts[1], elements)
-
-
-def _visible(squared_error: Floats, max_abs_err: Floats) -> Floats:
-    """`squared_error`, but not zero where there is an error whose square float64 cannot write."""
-    return np.where((squared_error == 0.0) & (max_abs_err > 0.0), _TINIEST, squared_error)
+        return np.hstack([out[..., :5].sum(axis=1), out[..., 5:].max(axis=1)]), counts.sum(axis=1)
 
 
 def _spread(
