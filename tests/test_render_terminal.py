@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from record_factory import CRASHED, FAULTY_TAP, KINDS, NAN_TAP, WHY_MISSING, make_run
+from record_factory import CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
 from rich.console import Console
 
 from harness.diff import compare_runs
@@ -18,20 +19,22 @@ from harness.render.terminal import print_diff, print_explain, print_summary
 FOLDER = Path("reports/smollm2/20261114-093012-a1b2")
 
 
-def summary(kind: str, width: int = 100) -> str:
+@functools.cache
+def summary(kind: str, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     print_summary(*make_run(kind), FOLDER, console)
     return console.file.getvalue()
 
 
+@functools.cache
 def explanation(kind: str) -> str:
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=80)
     print_explain(*make_run(kind), console)
     return console.file.getvalue()
 
 
 def test_a_passing_run_says_so_and_names_what_was_not_compared() -> None:
-    text = summary("pass")
+    text = summary("pass", 120)
     assert text.startswith("PASS  smollm2")
     assert f"30 taps missing: block.*.attn.probs - {WHY_MISSING}" in text
     assert "30 taps could not be compared" in text
@@ -73,7 +76,7 @@ def test_explain_of_a_passing_run_says_that_nothing_fails() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fail", "crash", "nan"])
 def test_tables_fit_the_width_and_no_stage_name_is_broken(kind: str, width: int) -> None:
     text = summary(kind, width)
     tables = [line for line in text.splitlines() if line.startswith(("->", "─"))]

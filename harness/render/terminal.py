@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,9 @@ def _line(console: Console, text: str, style: str = "") -> None:
 
 
 def _wrapped(console: Console, text: str, indent: int = 2, style: str = "") -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console.print(Padding.indent(Text(one_line(text), style=style), indent))
+    """Prose, broken at spaces only."""
+    for line in textwrap.wrap(one_line(text), max(20, console.width - indent), break_long_words=False):
+        _line(console, " " * indent + line, style=style)
 
 
 def _table(title: str, columns: Sequence[tuple[str, bool]], min_first: int = 0) -> Table:
