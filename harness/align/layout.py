@@ -1,0 +1,42 @@
+"""How heads lie in a fused projection. Pure; works on NumPy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """interleaved: `[Q Q Q K V]` per KV group (litert-torch's default) instead of plain `[Q | K | V]`."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    interleaved: bool = True
+
+    @property
+    def group(self) -> int:
+        """Query heads per KV head (GQA)."""
+        return self.heads // self.kv_heads
+
+
+def split_heads(qkv: Any, part: str, layout: HeadLayout) -> Any:
+    """The q, k or v of a fused projection.
+
+    qkv: `[1, time, (heads + 2 * kv_heads) * head_dim]`.
+    Returns `[1, time, heads or kv_heads, head_dim]`. Raises KeyError for another part.
+    """
+    time = qkv.shape[1]
+    g, kv, d = layout.group, layout.kv_heads, layout.head_dim
+    if layout.interleaved:
+        grouped = qkv.reshape(1, time, kv, g + 2, d)
+        stretch = {"q": slice(0, g), "k": slice(g, g + 1), "v": slice(g + 1, g + 2)}[part]
+        return grouped[:, :, :, stretch].reshape(1, time, -1, d)
+    plain = qkv.reshape(1, time, layout.heads + 2 * kv, d)
+    stretch = {
+        "q": slice(0, layout.heads),
+        "k": slice(layout.heads, layout.heads + kv),
+        "v": slice(layout.heads + kv, None),
+    }[part]
+    return plain[:, :, stretch]

@@ -1,0 +1,114 @@
+"""Align the two PyTorch versions with the taps: which module's input or output is `mlp.gate`.
+
+In: litert-torch's `TensorNames`, the map from HF weight names to re-authored ones that every model
+declares. Out: a `ModuleTap` per point. The re-authored side is the Generative API's own naming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Side = Literal["input", "output"]
+View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v"]
+
+
+@dataclass(frozen=True)
+class ModuleTap:
+    """A point read off a module. `path` holds `{}` where the block's number goes."""
+
+    point: str
+    path: str
+    side: Side = "output"
+    view: View = "plain"
+
+
+@dataclass(frozen=True)
+class ModuleMap:
+    """How to read one PyTorch version. `layer`: path of a block; its input is what `embed` is for block 0."""
+
+    layer: str
+    block: tuple[ModuleTap, ...]
+    final_norm: str
+
+    @property
+    def points(self) -> frozenset[str]:
+        return frozenset(tap.point for tap in self.block)
+
+    def describe(self, block: int | None, point: str) -> str | None:
+        """The module a person should look at for a tap."""
+        if block is None:
+            return {"embed": self.layer.format(0), "final_norm": self.final_norm}.get(point)
+        for tap in self.block:
+            if tap.point == point:
+                return tap.path.format(block)
+        return f"{self.layer.format(block)} (attention)" if point.startswith(("attn", "cache")) else None
+
+
+def hf_modules(names: Any) -> ModuleMap:
+    """Module paths of the HF model, from the weight names that the re-authored loader reads.
+
+    names: `ModelLoader.TensorNames`. Raises ValueError when no per-block name is declared.
+    """
+    taps: list[ModuleTap] = []
+
+    def add(point: str, path: str | None, side: Side = "output", view: View = "plain") -> None:
+        if path:
+            taps.append(ModuleTap(point, path, side, view))
+
+    add("attn.norm", names.pre_attn_norm)
+    if names.attn_fused_qkv_proj:
+        for part in ("q", "k", "v"):
+            add(f"attn.{part}", names.attn_fused_qkv_proj, view=f"split_{part}")  # type: ignore[arg-type]
+    else:
+        add("attn.q", names.attn_query_proj, view="heads")
+        add("attn.k", names.attn_key_proj, view="kv_heads")
+        add("attn.v", names.attn_value_proj, view="kv_heads")
+    add("attn.context", names.attn_output_proj, "input")
+    add("attn.out", names.attn_output_proj)
+    # Where the MLP has a norm of its own, the norm after attention stands before the residual (Gemma 2).
+    before_mlp = names.pre_ff_norm or names.post_attn_norm
+    add("residual", before_mlp, "input")
+    add("mlp.norm", before_mlp)
+    add("mlp.gate", names.ff_gate_proj)
+    add("mlp.up", names.ff_up_proj)
+    add("mlp.act", names.ff_down_proj, "input")
+    add("mlp.out", names.ff_down_proj)
+    layer = _layer_path(taps)
+    taps.append(ModuleTap("out", layer))
+    return ModuleMap(layer, tuple(taps), names.final_norm)
+
+
+def _layer_path(taps: list[ModuleTap]) -> str:
+    for tap in taps:
+        head, found, _ = tap.path.partition("{}")
+        if found:
+            return head + "{}"
+    raise ValueError("the tensor names have no per-block entry such as 'model.layers.{}.self_attn.o_proj'")
+
+
+def reauthored_modules(names: Any) -> ModuleMap:
+    """Module paths of a Generative API decoder; `names` says which of the optional modules it has."""
+    layer = "transformer_blocks.{}"
+    attention = f"{layer}.atten_func"
+    before_mlp = f"{layer}.ff.pre_ff_norm" if names.pre_ff_norm else f"{layer}.post_atten_norm"
+    taps = [ModuleTap("attn.norm", f"{layer}.pre_atten_norm")] if names.pre_attn_norm else []
+    taps += [
+        ModuleTap("attn.q", f"{attention}.qkv_projection", view="split_q"),
+        ModuleTap("attn.k", f"{attention}.qkv_projection", view="split_k"),
+        ModuleTap("attn.v", f"{attention}.qkv_projection", view="split_v"),
+        ModuleTap("attn.context", f"{attention}.output_projection", "input"),
+        ModuleTap("attn.out", f"{attention}.output_projection"),
+    ]
+    if names.pre_ff_norm or names.post_attn_norm:
+        taps += [ModuleTap("residual", before_mlp, "input"), ModuleTap("mlp.norm", before_mlp)]
+    if names.ff_gate_proj:
+        taps += [ModuleTap("mlp.gate", f"{layer}.ff.w1"), ModuleTap("mlp.up", f"{layer}.ff.w3")]
+    else:
+        taps += [ModuleTap("mlp.up", f"{layer}.ff.w1")]
+    taps += [
+        ModuleTap("mlp.act", f"{layer}.ff.w2", "input"),
+        ModuleTap("mlp.out", f"{layer}.ff.w2"),
+        ModuleTap("out", layer),
+    ]
+    return ModuleMap(layer, tuple(taps), "final_norm")

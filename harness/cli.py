@@ -1,0 +1,203 @@
+"""The command line. Parses, calls one function per command, prints; knows no metric and no framework.
+
+Exit codes: 0 parity holds; 1 it does not; 2 the command or an input is wrong; 3 a stage crashed or timed out;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.record import Record
+
+app = typer.Typer(
+    help="Numerical parity of a language model: Hugging Face, LiteRT-Torch re-authored and TFLite, layer by layer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, 'latest' or 'MODEL@latest'.")]
+REPORTS = Path("reports")
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+@app.command("list")
+def list_models(as_json: JsonFlag = False) -> None:
+    """Models, where their weights come from, and whether those are here."""
+    from harness.catalogue import entries, print_entries
+
+    found = entries()
+    if as_json:
+        print(json.dumps([entry.as_dict() for entry in found], indent=1))
+    else:
+        print_entries(found, _console())
+
+
+@app.command()
+def run(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")],
+    checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
+    tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
+    miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
+    stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
+    inputs: Annotated[Path | None, typer.Option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
+    tolerances: Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")] = None,
+    out: OutFolder = REPORTS,
+    keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Keep every tap as .npy.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that one stage may take.")] = 3600.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run all versions of a model on the same inputs, compare every layer, and write a report."""
+    from harness import pipeline
+    from harness.progress import watcher
+
+    if len(models) > 1 and (checkpoint or tflite):
+        raise UsageError("--checkpoint and --tflite belong to one model; name one model")
+    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else pipeline.STAGES
+    records: list[Record] = []
+    for model in models:
+        options = pipeline.Options(
+            model=model,
+            checkpoint=checkpoint,
+            tflite=tflite,
+            miniature=miniature,
+            stages=chosen,
+            prompts=tuple(prompt or ()),
+            inputs_file=inputs,
+            seed=seed,
+            tolerances=tolerances,
+            out=out,
+            keep_traces=keep_traces,
+            no_cache=no_cache,
+            timeout=timeout,
+        )
+        with watcher() as progress:
+            folder, record = pipeline.run(options, progress)
+        records.append(record)
+        if not as_json:
+            _summarise(folder)
+    if as_json:
+        texts = [record.to_json() for record in records]
+        print(texts[0] if len(texts) == 1 else "[" + ",\n".join(texts) + "]")
+    raise typer.Exit(_worst_exit(records))
+
+
+def _worst_exit(records: list[Record]) -> int:
+    """A crash says more than a failure, a failure more than a pass."""
+    return max(record.exit_code for record in records)
+
+
+def _summarise(folder: Path) -> None:
+    from harness.record import read_record, read_taps
+    from harness.render.terminal import print_summary
+
+    print_summary(read_record(folder), read_taps(folder), folder, _console())
+
+
+@app.command()
+def explain(run: RunName, out: OutFolder = REPORTS) -> None:
+    """The first failing tap of a run, with what stands before and behind it."""
+    from harness.record import read_record, read_taps
+    from harness.render.terminal import print_explain
+    from harness.runs import find_run
+
+    folder = find_run(run, out)
+    print_explain(read_record(folder), read_taps(folder), _console())
+
+
+@app.command()
+def report(run: RunName, out: OutFolder = REPORTS) -> None:
+    """Render a run's report, JUnit and Model Explorer files again from its record."""
+    from harness.record import read_record, read_taps
+    from harness.render.files import render_all
+    from harness.runs import find_run
+
+    folder = find_run(run, out)
+    for path in render_all(folder, read_record(folder), read_taps(folder)):
+        print(path)
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B")],
+    out: OutFolder = REPORTS,
+) -> None:
+    """What got better or worse from RUN_A to RUN_B."""
+    from harness.diff import compare_runs
+    from harness.record import read_record, read_taps
+    from harness.render.terminal import print_diff
+    from harness.runs import find_run
+
+    a, b = find_run(run_a, out), find_run(run_b, out)
+    print_diff(compare_runs(read_record(a), read_taps(a), read_record(b), read_taps(b)), _console())
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Versions, weights, disk and memory: what will and will not work here, and how to mend it."""
+    from harness import doctor as checks
+
+    found = checks.examine()
+    if as_json:
+        print(checks.as_json(found))
+    else:
+        checks.print_checks(found, _console())
+    raise typer.Exit(0 if checks.works(found) else 1)
+
+
+def main() -> None:
+    """Run the command line; every foreseen failure is one line on stderr and an exit code."""
+    # A terminated run cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("edge-parity: interrupted; stages ended, nothing written", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}; free some space or give another --out")
+    except Exception as error:
+        # Typer carries click's exceptions, wherever it takes them from; they know their message and exit code.
+        message, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if message is None or exit_code is None:
+            raise
+        _fail(f"{message()} See 'edge-parity --help'.", exit_code)
+    sys.exit(code or 0)
+
+
+_DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"edge-parity: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

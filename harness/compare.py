@@ -1,0 +1,234 @@
+"""Compare the traces of a run, hop by hop and tap by tap, one tap in memory at a time.
+
+In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, its logits figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.excess import Excess, NoiseFloor, excess, with_typical
+from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, summarise
+from harness.record import Logits
+from harness.taps import LOGITS, split_tap
+from harness.trace import Trace
+from harness.verdict import Rule, judge
+
+Row = dict[str, Any]
+Array = np.ndarray[Any, Any]
+STANDARD_HOPS: tuple[tuple[str, str], ...] = (
+    ("hf", "reauthored"),
+    ("reauthored", "tflite-xnnpack"),
+    ("reauthored", "tflite-builtin"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    rows: list[Row]
+    logits: dict[str, Logits]
+
+
+@dataclass
+class _LogitTally:
+    """Logits figures of one hop, gathered over inputs."""
+
+    kl: list[Array] = field(default_factory=list)
+    agree: list[Array] = field(default_factory=list)
+    above_noise: list[Array] = field(default_factory=list)
+    max_abs: list[Array] = field(default_factory=list)
+    error: float = 0.0
+    reference: float = 0.0
+
+    def add(self, stats: LogitStats, noise: Array) -> dict[str, float]:
+        """Take in one input; returns its figures as the tolerance rules name them."""
+        agree = stats.top1_reference == stats.top1_candidate
+        # Both sides may be off by the noise, in opposite directions. Written so that a NaN margin counts.
+        above = ~agree & ~(stats.margin_reference <= 2 * noise)
+        self.kl.append(stats.kl)
+        self.agree.append(agree)
+        self.above_noise.append(above)
+        self.max_abs.append(stats.max_abs_err)
+        self.error += float(stats.squared_error.sum())
+        self.reference += float(stats.squared_reference.sum())
+        return {
+            "kl_max": float(stats.kl.max()),
+            "kl_mean": float(stats.kl.mean()),
+            "flips": float((~agree).sum()),
+            "flips_above_noise": float(above.sum()),
+            "top1_agreement": float(agree.mean()),
+        }
+
+    def result(self) -> Logits:
+        kl, agree, above = (np.concatenate(part) for part in (self.kl, self.agree, self.above_noise))
+        return Logits(
+            max_abs_err=float(np.concatenate(self.max_abs).max()),
+            rel_l2=float(np.sqrt(self.error / self.reference)) if self.reference else float("nan"),
+            kl_max=float(kl.max()),
+            kl_mean=float(kl.mean()),
+            top1_agreement=float(agree.mean()),
+            flips=int((~agree).sum()),
+            flips_above_noise=int(above.sum()),
+            positions=int(kl.size),
+        )
+
+
+def compare_traces(
+    traces: Path,
+    stages: set[str],
+    inputs: list[str],
+    taps: list[str],
+    model: str,
+    rules: list[Rule],
+    why_missing: Callable[[str, str], str],
+    hops: tuple[tuple[str, str], ...] = STANDARD_HOPS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Every tap of every input on every hop whose stages ran.
+
+    traces: folder with `<stage>/<input>/`. why_missing: (hop's candidate stage, tap) -> reason, for taps
+    that a trace lacks. A tap that cannot be compared is a row with verdict `missing`.
+    """
+    present = [hop for hop in hops if set(hop) <= stages]
+    tallies = {hop: _LogitTally() for hop in present}
+    rows: list[Row] = []
+    opened = [{stage: _open(traces / stage / item) for stage in stages} for item in inputs]
+    for order, tap in enumerate(taps):
+        progress(order, len(taps))
+        floors = _noise(opened, tap)
+        for item, of_input, noise in zip(inputs, opened, floors, strict=True):
+            tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
+            rows.extend({"model": model, "input": item, "order": order, **row} for row in tap_rows)
+    rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
+    logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
+    return Comparison(rows, logits)
+
+
+def _open(folder: Path) -> Trace | None:
+    try:
+        return Trace.open(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _noise(opened: list[dict[str, Trace | None]], tap: str) -> list[NoiseFloor | None]:
+    """The noise floor of a tap on each input; None where `oracle` or `hf` lacks it."""
+    floors: dict[int, NoiseFloor] = {}
+    for number, traces in enumerate(opened):
+        oracle, hf = traces.get("oracle"), traces.get("hf")
+        if oracle is not None and hf is not None and tap in oracle and tap in hf:
+            floors[number] = NoiseFloor.of(position_stats(oracle.load(tap), hf.load(tap)))
+    known = dict(zip(floors, with_typical(list(floors.values())), strict=True)) if floors else {}
+    return [known.get(number) for number in range(len(opened))]
+
+
+def _compare_tap(
+    traces: dict[str, Trace | None],
+    noise: NoiseFloor | None,
+    hops: list[tuple[str, str]],
+    tap: str,
+    model: str,
+    rules: list[Rule],
+    tallies: dict[tuple[str, str], _LogitTally],
+    why_missing: Callable[[str, str], str],
+) -> Iterator[Row]:
+    hf = traces.get("hf")
+    for reference, candidate in hops:
+        hop = f"{reference}->{candidate}"
+        base = {"hop": hop, "tap": tap, "block": _block(tap)}
+        absent = next((s for s in (reference, candidate, "oracle") if not _has(traces.get(s), tap)), None)
+        if absent is not None or noise is None:
+            why = why_missing(absent or "hf", tap)
+            yield {**base, "verdict": "missing", "why": why, "rule": ""}
+            continue
+        a, b, truth = traces[reference], traces[candidate], traces["oracle"]
+        assert a is not None and b is not None and truth is not None
+        spans = _common(a.covered(tap), b.covered(tap))
+        if not spans:
+            yield {**base, "verdict": "missing", "why": "no position was computed by both stages", "rule": ""}
+            continue
+        row, figures = _figures(a, b, truth, tap, spans, noise, first=reference == "hf")
+        if tap == LOGITS:
+            figures |= _logit_figures(a, b, truth, hf, spans, tallies[reference, candidate])
+        judgement = judge(rules, model, hop, tap, sum(span.stop - span.start for span in spans), figures)
+        how = "derived" if "derived" in (a.how(tap), b.how(tap)) else "read"
+        yield {**base, **row, "how": how, "verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+
+
+def _has(trace: Trace | None, tap: str) -> bool:
+    return trace is not None and tap in trace
+
+
+def _block(tap: str) -> int:
+    block = split_tap(tap)[0]
+    return -1 if block is None else block
+
+
+def _common(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[slice]:
+    """Stretches of positions that both sides cover."""
+    spans = ((max(a, c), min(b, d)) for a, b in one for c, d in other)
+    return [slice(start, stop) for start, stop in sorted(spans) if start < stop]
+
+
+def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
+    return concat([position_stats(reference[:, span], candidate[:, span]) for span in spans])
+
+
+def _figures(
+    a: Trace, b: Trace, truth: Trace, tap: str, spans: list[slice], noise: NoiseFloor, *, first: bool
+) -> tuple[Row, dict[str, float]]:
+    """The row of a tap and its figures. On the first hop the excess is that of the error against the oracle."""
+    reference, candidate, oracle = a.load(tap), b.load(tap), truth.load(tap)
+    if reference.shape != candidate.shape:
+        raise ValueError(f"{tap}: {reference.shape} against {candidate.shape}; the alignment is wrong")
+    stats = _stats(reference, candidate, spans)
+    total = _stats(oracle, candidate, spans)
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    against = total if first else stats
+    over: Excess = excess(against.squared_error, noise, positions)
+    summary = summarise(stats)
+    truth_counts = summarise(total)
+    figures = {
+        "max_abs_err": summary.max_abs_err,
+        "mean_abs_err": summary.mean_abs_err,
+        "rel_l2": summary.rel_l2,
+        "cosine": summary.cosine,
+        "snr_db": summary.snr_db,
+        "excess": over.whole,
+        "position_excess": over.worst,
+        "total_excess": excess(total.squared_error, noise, positions).whole,
+        # NaN in the oracle would void the noise floor, so it counts as well.
+        "nan_count": max(summary.nan_count, truth_counts.nan_count),
+        "inf_count": max(summary.inf_count, truth_counts.inf_count),
+    }
+    row: Row = {
+        **figures,
+        "worst_position": int(positions[over.worst_position]),
+        "noise_floor": noise.whole,
+        "local_excess": float("nan"),
+        "shape": "x".join(map(str, candidate.shape)),
+        "dtype": candidate.dtype.name,
+    }
+    return row, figures
+
+
+def _logit_figures(
+    a: Trace, b: Trace, truth: Trace, hf: Trace | None, spans: list[slice], tally: _LogitTally
+) -> dict[str, float]:
+    assert hf is not None
+    figures: dict[str, float] = {}
+    reference, candidate, oracle, single = (trace.load(LOGITS) for trace in (a, b, truth, hf))
+    parts, noises = [], []
+    for span in spans:
+        parts.append(logit_stats(reference[:, span], candidate[:, span]))
+        noises.append(position_stats(oracle[:, span], single[:, span]).max_abs_err)
+    joined = LogitStats(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
+    )
+    figures |= tally.add(joined, np.concatenate(noises))
+    return figures

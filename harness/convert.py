@@ -1,0 +1,104 @@
+"""Convert a re-authored model to a flatbuffer with prefill and decode signatures, once per content.
+
+In: a model, a checkpoint and options. Out: the path of a float32 `.tflite` in the cache. The key covers all
+that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import inspect
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.cache import Cache, key_of
+
+CONVERSIONS = "conversions"
+FLATBUFFER = "model.tflite"
+_CONVERTER_PACKAGES = ("litert-torch", "litert-converter", "torch")
+
+
+def conversion_key(
+    weights_sha256: str, config: Any, model_class: Any, tensor_names: Any, prefill: list[int], kv_cache_len: int
+) -> str:
+    """The cache key of a conversion.
+
+    config: litert-torch `ModelConfig`; functions in it count by their source, as the model's class does.
+    """
+    return key_of(
+        {
+            "weights": weights_sha256,
+            "config": fingerprint(config),
+            "model": fingerprint(model_class),
+            "names": fingerprint(tensor_names),
+            "prefill": prefill,
+            "kv_cache_len": kv_cache_len,
+            "quantize": "none",
+            "prefill_logits": True,
+            "versions": {name: version(name) for name in _CONVERTER_PACKAGES},
+        }
+    )
+
+
+def fingerprint(value: Any) -> Any:
+    """JSON-able content of a config. Code counts by the file it stands in, so an edited model is converted again."""
+    if isinstance(value, enum.Enum):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: fingerprint(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): fingerprint(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fingerprint(item) for item in value]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return repr(value)
+    if isinstance(value, type):
+        return [_code(base) for base in value.__mro__ if base.__module__.split(".")[0] not in ("builtins", "torch")]
+    if callable(value):
+        return _code(value)
+    return repr(value)
+
+
+def _code(value: Any) -> list[str]:
+    # functools.partial and other callables without a source count by their text and what they wrap.
+    inner = getattr(value, "func", None)
+    if inner is not None:
+        return [repr(fingerprint(value.args)), repr(fingerprint(value.keywords)), *_code(inner)]
+    try:
+        source = Path(inspect.getsourcefile(value) or "").read_bytes()
+    except (TypeError, OSError):
+        source = repr(value).encode()
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+    return [name, hashlib.sha256(source).hexdigest()]
+
+
+def convert(cache: Cache, key: str, build: Callable[[], Any], prefill: list[int], kv_cache_len: int) -> Path:
+    """The flatbuffer for `key`, converted now if the cache has none. `build` makes the re-authored model."""
+
+    def make(folder: Path) -> None:
+        network = build()
+        _to_flatbuffer(network, folder, prefill, kv_cache_len)
+
+    return cache.build(CONVERSIONS, key, make) / FLATBUFFER
+
+
+def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len: int) -> None:
+    from litert_torch.generative.utilities import converter
+    from litert_torch.generative.utilities.export_config import ExportConfig
+
+    produced = converter.convert_to_tflite(
+        network,
+        output_path=str(folder),
+        output_name_prefix="model",
+        prefill_seq_len=prefill,
+        kv_cache_max_len=kv_cache_len,
+        quantize=converter.QuantizationName.NONE,
+        # Logits at every position, or only the last one could be compared.
+        export_config=ExportConfig(output_logits_on_prefill=True),
+    )
+    shutil.move(produced, folder / FLATBUFFER)

@@ -1,0 +1,180 @@
+"""Read a .tflite file: its signatures, and each subgraph as plain operators and tensors.
+
+In: a path. Out: a `FlatbufferModel`. The file is memory-mapped and weights are never copied.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+
+_IDENTIFIER = b"TFL3"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a subgraph, whose name is the module path of the torch module that made it.
+
+    Names look like `pkg.Model_module/pkg.Block_0/pkg.Linear_w2;1`: `;N` only makes them unique, and
+    the locations of merged tensors are joined by `;;`, the tensor's own first.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    buffer: int
+
+    @property
+    def paths(self) -> list[tuple[str, ...]]:
+        """A path per location: `("SmolLM2_module", "TransformerBlock_0", "Linear_w2")`, packages dropped."""
+        locations = [location.split(";")[0] for location in self.name.split(";;")]
+        return [tuple(part.rsplit(".", 1)[-1] for part in location.split("/") if part) for location in locations]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return self.paths[0]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator; `inputs` holds -1 where an optional input is absent."""
+
+    index: int
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    composite: str | None = None
+    decomposition: int | None = None  # subgraph of a composite
+
+
+@dataclass(frozen=True)
+class Signature:
+    name: str
+    subgraph: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    index: int
+    name: str
+    tensors: list[Tensor]
+    operators: list[Operator]
+
+    def producers(self) -> dict[int, Operator]:
+        """Tensor index -> the operator that writes it."""
+        return {output: op for op in self.operators for output in op.outputs}
+
+    def consumers(self) -> dict[int, list[Operator]]:
+        """Tensor index -> the operators that read it, in execution order."""
+        readers: dict[int, list[Operator]] = {}
+        for op in self.operators:
+            for index in op.inputs:
+                readers.setdefault(index, []).append(op)
+        return readers
+
+
+@cache
+def _schema() -> Any:
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+@cache
+def _enum_names(enum: str) -> dict[int, str]:
+    members = vars(getattr(_schema(), enum))
+    return {value: name for name, value in members.items() if isinstance(value, int)}
+
+
+class FlatbufferModel:
+    """A .tflite file, mapped. Raises UsageError for a file that is not a whole TFLite flatbuffer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._map = _map_file(path)
+        try:
+            self._root = _schema().Model.GetRootAs(self._map, 0)
+            self._codes = self._operator_codes()
+            self.signatures = self._read_signatures()
+            self._check_extent()
+        except UsageError:
+            raise
+        except Exception as error:  # the generated reader raises whatever garbage leads it to
+            raise UsageError(
+                f"{path} is damaged or truncated ({type(error).__name__} while reading its tables); convert it again"
+            ) from None
+
+    def _operator_codes(self) -> list[str]:
+        names = _enum_names("BuiltinOperator")
+        codes = (self._root.OperatorCodes(i) for i in range(self._root.OperatorCodesLength()))
+        return [names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
+
+    def _read_signatures(self) -> dict[str, Signature]:
+        found = {}
+        for i in range(self._root.SignatureDefsLength()):
+            entry = self._root.SignatureDefs(i)
+            name = entry.SignatureKey().decode()
+            inputs = {
+                entry.Inputs(j).Name().decode(): entry.Inputs(j).TensorIndex() for j in range(entry.InputsLength())
+            }
+            outputs = {
+                entry.Outputs(j).Name().decode(): entry.Outputs(j).TensorIndex() for j in range(entry.OutputsLength())
+            }
+            found[name] = Signature(name, entry.SubgraphIndex(), inputs, outputs)
+        return found
+
+    def _check_extent(self) -> None:
+        """Every buffer must lie inside the file; a cut file keeps its tables and loses its weights."""
+        size = len(self._map)
+        for i in range(self._root.BuffersLength()):
+            buffer = self._root.Buffers(i)
+            end = buffer.Offset() + buffer.Size() if buffer.Offset() > 1 else 0
+            if buffer.DataLength():
+                start = buffer._tab.Vector(buffer._tab.Offset(4))
+                end = start + buffer.DataLength()
+            if end > size:
+                raise UsageError(f"{self.path} is truncated: a weight ends at byte {end} of {size}; copy it again")
+
+    def subgraph(self, index: int) -> Subgraph:
+        graph = self._root.Subgraphs(index)
+        types = _enum_names("TensorType")
+        tensors = []
+        for i in range(graph.TensorsLength()):
+            tensor = graph.Tensors(i)
+            shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
+            name = (tensor.Name() or b"").decode(errors="replace")
+            tensors.append(Tensor(i, name, shape, types[tensor.Type()], tensor.Buffer()))
+        operators = [self._operator(graph.Operators(i), i) for i in range(graph.OperatorsLength())]
+        return Subgraph(index, (graph.Name() or b"").decode(), tensors, operators)
+
+    def _operator(self, op: Any, index: int) -> Operator:
+        kind = self._codes[op.OpcodeIndex()]
+        inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()
+        outputs = tuple(int(i) for i in op.OutputsAsNumpy()) if op.OutputsLength() else ()
+        if kind != "STABLEHLO_COMPOSITE":
+            return Operator(index, kind, inputs, outputs)
+        options = _schema().StableHLOCompositeOptions()
+        table = op.BuiltinOptions2()
+        options.Init(table.Bytes, table.Pos)
+        return Operator(index, kind, inputs, outputs, options.Name().decode(), options.DecompositionSubgraphIndex())
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < 8:
+                raise UsageError(f"{path} is empty; give the .tflite file that ships")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give the path of a .tflite file") from None
+    if mapped[4:8] != _IDENTIFIER:
+        raise UsageError(f"{path} is no TFLite flatbuffer (no TFL3 identifier); give a .tflite file")
+    return mapped

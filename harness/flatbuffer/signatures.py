@@ -1,0 +1,75 @@
+"""What a language model's flatbuffer can take: its prefill sizes, the length of its KV cache.
+
+In: a `FlatbufferModel`. Out: a `DeviceShape`, or a UsageError that says why it is not this model's file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+from harness.flatbuffer.reader import FlatbufferModel, Signature
+
+DECODE = "decode"
+_PREFILL = "prefill_"
+
+
+@dataclass(frozen=True)
+class DeviceShape:
+    """prefill: lengths of the prefill signatures, ascending. kv_cache_len: positions of the KV cache."""
+
+    prefill: list[int]
+    kv_cache_len: int
+
+
+def device_shape(
+    file: FlatbufferModel, blocks: int, kv_heads: int, head_dim: int, vocab: int, model: str
+) -> DeviceShape:
+    """Read the sizes, and check that the file can be `model`'s.
+
+    Raises UsageError when a signature is absent, or when layers, heads or vocabulary are another model's.
+    """
+    decode = file.signatures.get(DECODE)
+    prefill = {name: entry for name, entry in file.signatures.items() if name.startswith(_PREFILL)}
+    if decode is None or not prefill:
+        found = ", ".join(sorted(file.signatures)) or "none"
+        raise UsageError(
+            f"{file.path} has the signatures {found}; a language model needs 'decode' and 'prefill_N', "
+            "as litert-torch's Generative API converts them"
+        )
+    lengths = sorted(int(name.removeprefix(_PREFILL)) for name in prefill if name.removeprefix(_PREFILL).isdigit())
+    layers = sum(1 for name in decode.inputs if name.startswith("kv_cache_k_"))
+    if layers != blocks:
+        raise UsageError(
+            f"{file.path} has a KV cache of {layers} layers and {model} has {blocks}; give the flatbuffer of {model}"
+        )
+    length = _cache_length(file, decode, kv_heads, head_dim, model)
+    _check_vocabulary(file, decode, vocab, model)
+    return DeviceShape(lengths, length)
+
+
+def _cache_length(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> int:
+    shape = file.subgraph(decode.subgraph).tensors[decode.inputs["kv_cache_k_0"]].shape
+    if len(shape) == 4 and shape[2:] == (kv_heads, head_dim):
+        return shape[1]
+    text = "x".join(map(str, shape))
+    if len(shape) == 4 and shape[1] == kv_heads and shape[3] == head_dim:
+        raise UsageError(
+            f"{file.path} has a transposed KV cache ({text}), which is not supported yet; "
+            "convert it with the default KV layout"
+        )
+    raise UsageError(
+        f"{file.path} has a KV cache of {text} and {model} needs 1 x length x {kv_heads} x {head_dim}; "
+        f"give the flatbuffer of {model}"
+    )
+
+
+def _check_vocabulary(file: FlatbufferModel, decode: Signature, vocab: int, model: str) -> None:
+    index = decode.outputs.get("logits")
+    if index is None:
+        return
+    size = file.subgraph(decode.subgraph).tensors[index].shape[-1]
+    if size != vocab:
+        raise UsageError(
+            f"{file.path} gives logits over {size} tokens and {model} has {vocab}; give the flatbuffer of {model}"
+        )

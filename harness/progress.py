@@ -1,0 +1,91 @@
+"""What a person sees while a run is under way: bars on a terminal, plain lines elsewhere, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from harness.stages.process import TaskResult
+
+_PLAIN_EVERY = 10.0  # seconds between plain lines of one task
+
+
+class PlainProgress:
+    """Lines for logs and pipes: when a task starts, now and then while it works, and when it ends."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def started(self, name: str) -> None:
+        self._last[name] = time.monotonic()
+        print(f"{name}: started", file=sys.stderr, flush=True)
+
+    def progress(self, name: str, done: float, total: float, what: str) -> None:
+        now = time.monotonic()
+        if now - self._last.get(name, now) >= _PLAIN_EVERY:
+            self._last[name] = now
+            print(f"{name}: {what}, {done:g} of {total:g}", file=sys.stderr, flush=True)
+
+    def ended(self, result: TaskResult) -> None:
+        print(_ending(result), file=sys.stderr, flush=True)
+
+
+class BarProgress:
+    """A bar per task, with the time it has taken."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bars = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[name]:<15}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._ids: dict[str, Any] = {}
+
+    def __enter__(self) -> BarProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, name: str) -> None:
+        if name not in self._ids:
+            self._ids[name] = self._bars.add_task("starting", name=name, total=None)
+
+    def progress(self, name: str, done: float, total: float, what: str) -> None:
+        self.started(name)
+        # A task that has not said how far it is pulses; nobody is shown a bar that stands still.
+        self._bars.update(self._ids[name], completed=done, total=total if done else None, description=what)
+
+    def ended(self, result: TaskResult) -> None:
+        self.started(result.name)
+        text = "done" if result.status == "ok" else f"{result.status}: {result.detail}"
+        self._bars.update(self._ids[result.name], completed=1, total=1, description=text)
+
+
+def _ending(result: TaskResult) -> str:
+    if result.status == "ok":
+        return f"{result.name}: done in {result.seconds:.1f} s, {result.peak_rss_mb:.0f} MB"
+    return f"{result.name}: {result.status}: {result.detail}"
+
+
+def watcher() -> PlainProgress | BarProgress:
+    """Bars where stderr is a terminal, else lines."""
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()

@@ -1,0 +1,290 @@
+"""The record of a run: what `parity.json` and `taps.parquet` hold, and how they are read and written.
+
+In: results of the pipeline. Out: a run folder that every renderer reads and none computes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "parity.json"
+TAPS_FILE = "taps.parquet"
+
+Verdict = Literal["pass", "fail"]
+TapVerdict = Literal["pass", "fail", "missing"]
+
+# One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
+# `position_excess` is the largest excess of a single token position, `worst_position` where it is.
+TAP_COLUMNS: tuple[str, ...] = (
+    "model",
+    "input",
+    "hop",
+    "tap",
+    "block",
+    "order",
+    "shape",
+    "dtype",
+    "max_abs_err",
+    "mean_abs_err",
+    "rel_l2",
+    "cosine",
+    "snr_db",
+    "noise_floor",
+    "excess",
+    "position_excess",
+    "worst_position",
+    "total_excess",
+    "local_excess",
+    "nan_count",
+    "inf_count",
+    "how",
+    "verdict",
+    "rule",
+    "why",
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True, ser_json_inf_nan="null")
+
+
+class Source(_Part):
+    """Where the weights came from. `sha256` is over the safetensors that every stage loaded."""
+
+    kind: Literal["folder", "hub", "gguf", "miniature"]
+    name: str
+    sha256: str = ""
+    parameters: int = 0
+    seed: int | None = None
+
+
+class Input(_Part):
+    """One token sequence that every stage ran. `tokens` is its length."""
+
+    id: str
+    tokens: int
+    text: str | None = None
+    token_ids: list[int] = Field(default_factory=list)
+    schedule: str = ""  # how the device runs it, e.g. "prefill_32[0:32] prefill_32[32:47] decode[47]"
+
+
+class Stage(_Part):
+    """One way of running the model. `seconds` is wall time, `peak_rss_mb` of its process in MB (10^6 bytes)."""
+
+    name: str
+    status: Literal["ok", "crashed", "timeout", "skipped"]
+    seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+    detail: str = ""  # for a crash: what happened and where to read more
+    facts: dict[str, Any] = Field(default_factory=dict)  # e.g. {"runtime": "ai-edge-litert 2.3.0"}
+
+
+class Worst(_Part):
+    tap: str
+    input: str
+    excess: float | None
+    max_abs_err: float | None
+
+
+class Logits(_Part):
+    """Over all positions of all inputs. KL divergence in nats, KL(reference || candidate)."""
+
+    max_abs_err: float | None
+    rel_l2: float | None
+    kl_max: float | None
+    kl_mean: float | None
+    top1_agreement: float | None
+    flips: int
+    flips_above_noise: int
+    positions: int = 0
+
+
+class MissingTap(_Part):
+    tap: str
+    why: str
+
+
+class Hop(_Part):
+    """Two stages compared: `to` judged against `from`."""
+
+    from_: str = Field(alias="from")
+    to: str
+    verdict: Verdict
+    taps_compared: int
+    taps_missing: int
+    coverage: float
+    coverage_required: float = 0.0
+    worst: Worst | None = None
+    worst_position: Worst | None = None  # the largest excess of a single token position
+    logits: Logits | None = None
+    first_failing_tap: str | None = None
+    missing: list[MissingTap] = Field(default_factory=list)
+    reasons: list[str] = Field(default_factory=list)  # why it failed, in words; empty when it passed
+
+    @property
+    def name(self) -> str:
+        return f"{self.from_}->{self.to}"
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Hop:
+        total = self.taps_compared + self.taps_missing
+        if total and abs(self.coverage - self.taps_compared / total) > 1e-9:
+            raise ValueError(f"hop {self.name}: coverage {self.coverage} is not {self.taps_compared}/{total}")
+        if self.verdict == "fail" and not self.reasons:
+            raise ValueError(f"hop {self.name} fails without a reason")
+        if self.verdict == "pass" and (self.reasons or self.first_failing_tap):
+            raise ValueError(f"hop {self.name} passes although {self.reasons or self.first_failing_tap}")
+        return self
+
+
+class Case(_Part):
+    """One input on one hop: a line of the gate and of junit.xml."""
+
+    input: str
+    hop: str
+    verdict: TapVerdict
+    first_failing_tap: str | None = None
+    excess: float | None = None
+    position_excess: float | None = None
+    message: str = ""
+
+
+class FirstFault(_Part):
+    hop: str
+    tap: str
+    block: int | None
+    input: str = ""
+    modules: dict[str, str | None]
+    op: str | None = None
+    excess: float | None = None
+    position_excess: float | None = None
+    reason: str = ""
+
+
+class Diagnosis(_Part):
+    hypothesis: str
+    detail: str
+    explains: float
+
+
+class Finding(_Part):
+    kind: Literal["config", "weights", "numeric", "runtime"]
+    severity: Literal["error", "warning"]
+    what: str
+
+
+class Record(_Part):
+    """`parity.json`. Refuses to exist when its parts contradict each other."""
+
+    schema_: int = Field(SCHEMA_VERSION, alias="schema")
+    model: str
+    run_id: str
+    created: str = ""  # ISO 8601, UTC
+    verdict: Verdict
+    exit_code: int = 0
+    source: Source | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    inputs: list[Input]
+    stages: list[Stage]
+    hops: list[Hop]
+    cases: list[Case] = Field(default_factory=list)
+    first_fault: FirstFault | None = None
+    diagnosis: list[Diagnosis] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list)
+    # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order
+    taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+    timings: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Record:
+        bad = [hop.name for hop in self.hops if hop.verdict == "fail"]
+        bad += [f"stage {stage.name} {stage.status}" for stage in self.stages if stage.status in ("crashed", "timeout")]
+        bad += [finding.what for finding in self.findings if finding.severity == "error"]
+        if self.verdict == "pass" and bad:
+            raise ValueError(f"a run cannot pass with {bad[0]}")
+        if self.verdict == "pass" and not self.hops:
+            raise ValueError("a run that compared nothing cannot pass")
+        if self.verdict == "fail" and not bad:
+            raise ValueError("a run cannot fail without a failing hop, stage or finding")
+        return self
+
+    def hop(self, name: str) -> Hop:
+        for hop in self.hops:
+            if hop.name == name:
+                return hop
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """Strict JSON: NaN and Infinity become null."""
+        return json.dumps(_finite(self.model_dump(by_alias=True, mode="python")), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def taps_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a tidy frame with exactly `TAP_COLUMNS`, whatever order they came in."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=list(TAP_COLUMNS))
+
+
+def write_record(folder: Path, record: Record, rows: pd.DataFrame) -> None:
+    """Write taps first and the record last: a folder with a `parity.json` is a whole one."""
+    rows.to_parquet(folder / TAPS_FILE, index=False)
+    write_text(folder / RECORD_FILE, record.to_json())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a run folder. Raises UsageError when there is none or it is damaged."""
+    path = folder / RECORD_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise UsageError(f"no run in {folder}: it has no {RECORD_FILE}; 'edge-parity run MODEL' writes one") from None
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise UsageError(f"{path} is no run record ({where}: {first['msg']}); run the model again") from None
+
+
+def read_taps(folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    path = folder / TAPS_FILE
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); run the model again") from None

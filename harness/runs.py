@@ -1,0 +1,39 @@
+"""Find a run folder by what a person calls it.
+
+In: a path, `latest` or `MODEL@latest`. Out: the folder. Run ids begin with their time, so names sort by age.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.record import RECORD_FILE
+
+_LATEST = "latest"
+
+
+def find_run(run: str, out: Path) -> Path:
+    """The folder of a run. Raises UsageError when there is none."""
+    model, at, word = run.rpartition("@")
+    if word == _LATEST and (at or run == _LATEST):
+        found = all_runs(out, model or None)
+        if not found:
+            whose = f"of {model} " if model else ""
+            raise UsageError(
+                f"no run {whose}in {out}; 'edge-parity run {model or 'MODEL'}' makes one, --out finds others"
+            )
+        return found[-1]
+    folder = Path(run)
+    if (folder / RECORD_FILE).is_file():
+        return folder
+    if folder.name == RECORD_FILE and folder.is_file():
+        return folder.parent
+    raise UsageError(f"no run in {folder}: give a run folder (it holds a {RECORD_FILE}), 'latest' or 'MODEL@latest'")
+
+
+def all_runs(out: Path, model: str | None = None) -> list[Path]:
+    """Finished runs under `out`, oldest first."""
+    return sorted(
+        (path.parent for path in out.glob(f"{model or '*'}/[!.]*/{RECORD_FILE}")), key=lambda folder: folder.name
+    )

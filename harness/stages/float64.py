@@ -1,0 +1,65 @@
+"""A true float64 forward pass of code that hard-codes float32.
+
+In: any torch code. Out: the same, with every float32 that it names replaced by float64.
+
+`model.double()` is not enough: norms, rotary embeddings and softmax in transformers convert to
+float32 by name, and the result is as noisy as float32. Every function that torch runs passes
+through here, so no intermediate of lower precision can be made unseen: `narrow` counts those that
+were made all the same, and the oracle refuses to be one unless it is empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+class TrueFloat64(TorchFunctionMode):
+    """Within it, `x.float()`, `dtype=torch.float32` and the default dtype all mean float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow: Counter[str] = Counter()
+        self.calls = 0
+        self._default = torch.get_default_dtype()
+
+    def __enter__(self) -> TrueFloat64:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        torch.set_default_dtype(self._default)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+            func = torch.Tensor.double
+        result = func(*_widen(args), **_widen(kwargs or {}))
+        self.calls += 1
+        if isinstance(result, torch.Tensor) and result.dtype in _NARROW:
+            self.narrow[resolve_name(func) or getattr(func, "__name__", "?")] += 1
+        return result
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in _NARROW else value
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_widen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _widen(item) for key, item in value.items()}
+    return value

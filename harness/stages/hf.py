@@ -1,0 +1,106 @@
+"""The Hugging Face stages: `hf` (float32) and `oracle` (the same code in true float64).
+
+In: a job with a checkpoint folder. Out: a trace per input. One forward pass over the whole sequence,
+eager attention, so that probabilities are read and not derived.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from harness.align.modules import hf_modules
+from harness.spec import GenerativeModel
+from harness.stages.capture import Capture, module_taps
+from harness.stages.float64 import TrueFloat64
+from harness.stages.job import Job
+from harness.stages.report import Reporter
+from harness.taps import LOGITS, block_tap
+from harness.trace import TraceWriter
+
+_ATTENTION = "edge_parity_eager"
+
+
+def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+    """Trace every input. Returns facts about the stage. Raises RuntimeError if float64 is not true."""
+    torch.set_num_threads(job.threads)
+    mode = TrueFloat64() if job.stage == "oracle" else None
+    dtype = torch.float64 if mode else torch.float32
+    with mode or nullcontext(), torch.inference_mode():
+        network = load(job.checkpoint, dtype)
+        capture = Capture()
+        modules = hf_modules(model.tensor_names)
+        dims = job.dimensions
+        with (
+            module_taps(network, modules, dims.blocks, dims.hf_layout, capture) as absent,
+            attention_taps(capture),
+        ):
+            for number, item in enumerate(job.inputs):
+                report.progress(number, len(job.inputs), item.id)
+                with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+                    capture.trace = trace
+                    _forward(network, item.tokens, capture)
+    facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
+    if mode is not None:
+        facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow)}
+        if mode.narrow:
+            raise RuntimeError(f"the oracle is not float64 throughout: {dict(mode.narrow)} gave narrower results")
+    return facts
+
+
+def load(folder: Any, dtype: torch.dtype) -> Any:
+    """The model of an HF folder, from safetensors only, with eager attention that can be listened to."""
+    from transformers import AutoModelForCausalLM
+
+    _register_attention()
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=_ATTENTION, use_safetensors=True, trust_remote_code=False
+    )
+    return network.eval()
+
+
+def _forward(network: Any, tokens: list[int], capture: Capture) -> None:
+    output = network(torch.tensor([tokens], dtype=torch.long), use_cache=True)
+    capture.put(LOGITS, output.logits)
+    for block, layer in enumerate(output.past_key_values.layers):
+        # [1, kv_heads, time, head_dim] in the cache
+        capture.put(block_tap(block, "cache.k"), layer.keys.transpose(1, 2))
+        capture.put(block_tap(block, "cache.v"), layer.values.transpose(1, 2))
+
+
+_listeners: list[Capture] = []
+
+
+@contextmanager
+def attention_taps(capture: Capture) -> Iterator[None]:
+    """Within it, what goes into and comes out of every attention call is written to the trace."""
+    _listeners.append(capture)
+    try:
+        yield
+    finally:
+        _listeners.remove(capture)
+
+
+def _register_attention() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    AttentionInterface.register(_ATTENTION, _attention)
+    AttentionMaskInterface.register(_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """The model's own eager attention, overheard. query: `[1, heads, time, head_dim]`."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    context, weights = eager(module, query, key, value, *args, **kwargs)
+    for capture in _listeners:
+        capture.put(block_tap(module.layer_idx, "attn.q_rope"), query.transpose(1, 2))
+        capture.put(block_tap(module.layer_idx, "attn.k_rope"), key.transpose(1, 2))
+        capture.put(block_tap(module.layer_idx, "attn.probs"), weights.transpose(1, 2))
+    return context, weights

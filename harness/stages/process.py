@@ -1,0 +1,256 @@
+"""Run stages, each in a process of its own, side by side as far as memory and cores allow.
+
+In: tasks with what they need. Out: a `TaskResult` per task, whatever happened to it: a segmentation fault,
+a kill for memory or a hang costs that task and not the run.
+
+Tasks that need torch are forked from one server process that has imported the frameworks once (seven
+seconds of it); the others start a fresh interpreter in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from harness.errors import UsageError
+from harness.stages import worker
+
+Status = Literal["ok", "crashed", "timeout", "skipped"]
+Payload = dict[str, Any]
+Results = Mapping[str, "TaskResult"]
+
+_POLL = 0.2  # seconds between looks at memory and deadlines
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one process.
+
+    target: `module:function`, called as `function(payload, reporter)`; returns a JSON-able dict.
+    payload: its argument, or a function of the results so far that makes it.
+    needs: tasks that must have ended well before; if one did not, this one is skipped.
+    memory_mb: what it is expected to take at its peak; only a guide to what may run beside it.
+    alone: nothing may run beside it.
+    """
+
+    name: str
+    target: str
+    payload: Payload | Callable[[Results], Payload]
+    needs: tuple[str, ...] = ()
+    memory_mb: float = 500
+    torch: bool = False
+    timeout: float = 3600
+    alone: bool = False
+
+
+@dataclass
+class TaskResult:
+    name: str
+    status: Status
+    seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+    value: Payload = field(default_factory=dict)
+    detail: str = ""
+
+
+class Watcher(Protocol):
+    """Is told what goes on; draws progress bars, or plain lines."""
+
+    def started(self, name: str) -> None: ...
+    def progress(self, name: str, done: float, total: float, what: str) -> None: ...
+    def ended(self, result: TaskResult) -> None: ...
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: Any
+    pipe: Connection
+    began: float
+    peak_mb: float = 0.0
+    value: Payload | None = None
+    detail: str = ""
+    usage: str | None = None
+    timed_out: bool = False
+
+
+def run_tasks(
+    tasks: list[Task], log: Path, watcher: Watcher, *, cores: int = 2, memory_mb: float = 4000
+) -> dict[str, TaskResult]:
+    """Run every task once all it needs is done. At most `cores` at once, within `memory_mb` by their estimates;
+    a task that is larger than that runs alone.
+
+    Raises UsageError when a task found that an input is wrong. On any exception, Ctrl-C included,
+    every process is killed before it leaves.
+    """
+    results: dict[str, TaskResult] = {}
+    waiting = list(tasks)
+    running: list[_Running] = []
+    try:
+        while waiting or running:
+            _skip_hopeless(waiting, results, watcher)
+            for task in _startable(waiting, running, results, cores, memory_mb):
+                waiting.remove(task)
+                running.append(_start(task, results, log))
+                watcher.started(task.name)
+            if not running:
+                continue
+            _listen(running, watcher)
+            for entry in [entry for entry in running if _ended(entry)]:
+                running.remove(entry)
+                results[entry.task.name] = _result(entry, log)
+                watcher.ended(results[entry.task.name])
+    finally:
+        for entry in running:
+            _kill(entry.process)
+    return results
+
+
+def _skip_hopeless(waiting: list[Task], results: dict[str, TaskResult], watcher: Watcher) -> None:
+    for task in list(waiting):
+        failed = [need for need in task.needs if need in results and results[need].status != "ok"]
+        if failed:
+            waiting.remove(task)
+            results[task.name] = TaskResult(task.name, "skipped", detail=f"{failed[0]} did not finish")
+            watcher.ended(results[task.name])
+
+
+def _startable(
+    waiting: list[Task], running: list[_Running], results: Results, cores: int, memory_mb: float
+) -> list[Task]:
+    chosen: list[Task] = []
+    used = sum(entry.task.memory_mb for entry in running)
+    for task in waiting:
+        ready = all(need in results for need in task.needs)
+        beside = [entry.task for entry in running] + chosen
+        fits = len(beside) < cores and used + task.memory_mb <= memory_mb
+        if ready and (not beside or (fits and not task.alone and not any(other.alone for other in beside))):
+            chosen.append(task)
+            used += task.memory_mb
+    return chosen
+
+
+def _start(task: Task, results: Results, log: Path) -> _Running:
+    payload = task.payload(results) if callable(task.payload) else task.payload
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    context: Any = _torch_server(log) if task.torch else multiprocessing.get_context("spawn")
+    process = context.Process(
+        target=worker.main, args=(task.name, task.target, payload, theirs, str(log), os.getpid()), daemon=True
+    )
+    with _output_to(log):
+        process.start()
+    theirs.close()
+    return _Running(task, process, ours, time.monotonic())
+
+
+def _torch_server(log: Path) -> Any:
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.stages.preload"])
+    with _output_to(log):
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Any:
+    """What a starting process says before it can redirect itself goes to the log, not to the terminal."""
+    saved = [os.dup(1), os.dup(2)]
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        for number, copy in enumerate(saved, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(file)
+
+
+def _listen(running: list[_Running], watcher: Watcher) -> None:
+    handles: dict[Any, _Running] = {entry.pipe: entry for entry in running if not entry.pipe.closed}
+    ready = wait([*handles, *(entry.process.sentinel for entry in running)], timeout=_POLL)
+    for handle in ready:
+        entry = handles.get(handle)
+        if entry is not None:
+            _receive(entry, watcher)
+    for entry in running:
+        entry.peak_mb = max(entry.peak_mb, _rss_mb(entry.process.pid))
+        if time.monotonic() - entry.began > entry.task.timeout and entry.process.is_alive():
+            entry.timed_out = True
+            _kill(entry.process)
+
+
+def _receive(entry: _Running, watcher: Watcher) -> None:
+    try:
+        while entry.pipe.poll():
+            kind, content = entry.pipe.recv()
+            if kind == "progress":
+                watcher.progress(entry.task.name, *content)
+            elif kind == "done":
+                entry.value, entry.peak_mb = content["value"], max(entry.peak_mb, content["peak_rss_mb"])
+            elif kind == "usage":
+                entry.usage = content
+            else:
+                entry.detail = content
+    except (EOFError, OSError):
+        entry.pipe.close()
+
+
+def _ended(entry: _Running) -> bool:
+    return not entry.process.is_alive() and (entry.pipe.closed or not entry.pipe.poll())
+
+
+def _result(entry: _Running, log: Path) -> TaskResult:
+    entry.process.join()
+    seconds = time.monotonic() - entry.began
+    result = TaskResult(entry.task.name, "ok", round(seconds, 3), round(entry.peak_mb, 1))
+    if entry.usage is not None:
+        raise UsageError(entry.usage)
+    if entry.value is not None:
+        result.value = entry.value
+    elif entry.timed_out:
+        result.status, result.detail = "timeout", f"ended after its time limit of {entry.task.timeout:g} s"
+    else:
+        result.status, result.detail = "crashed", entry.detail or _exit_text(entry)
+    if result.status != "ok":
+        result.detail += f"; {log.name} has what it said"
+    return result
+
+
+def _exit_text(entry: _Running) -> str:
+    code = entry.process.exitcode
+    if code is None or code >= 0:
+        return f"ended with exit code {code} and gave no result"
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL:
+        return f"killed by {name} at {entry.peak_mb:.0f} MB, as the system does when memory runs out"
+    return f"killed by {name}"
+
+
+def _kill(process: Any) -> None:
+    with contextlib.suppress(ProcessLookupError, AttributeError, ValueError):
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(5)
+
+
+def _rss_mb(pid: int | None) -> float:
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return 0.0

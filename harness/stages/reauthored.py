@@ -1,0 +1,159 @@
+"""The re-authored stage: the litert-torch model in PyTorch, driven as a device drives the flatbuffer.
+
+In: a job with a checkpoint folder. Out: a trace per input. Prefill chunks, padding, KV cache and decode
+steps are those of the TFLite stages, so that a fault in any of them is charged to the step that made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from harness.align.modules import reauthored_modules
+from harness.inputs import schedule
+from harness.spec import GenerativeModel
+from harness.stages.capture import Capture, module_taps
+from harness.stages.job import Job, JobInput
+from harness.stages.report import Reporter
+from harness.taps import LOGITS, block_tap
+from harness.trace import TraceWriter
+
+
+def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+    """Trace every input. Returns facts about the stage."""
+    from harness.miniature import shrink
+    from harness.weights import load_reauthored
+
+    torch.set_num_threads(job.threads)
+    config = shrink(model)[1] if job.miniature else model.config()
+    network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
+    capture = Capture()
+    dims = job.dimensions
+    with (
+        module_taps(network, reauthored_modules(model.tensor_names), dims.blocks, dims.layout, capture) as absent,
+        attention_taps(network, capture),
+    ):
+        for number, item in enumerate(job.inputs):
+            report.progress(number, len(job.inputs), item.id)
+            with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+                capture.trace = trace
+                _drive(network, config, item, job, capture)
+    return {"dtype": "float32", "absent_modules": absent}
+
+
+def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
+    from litert_torch.generative.layers import kv_cache
+
+    cache = kv_cache.KVCache.from_model_config(job.kv_cache_len, config)
+    for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+        tokens = torch.zeros((1, step.size), dtype=torch.int)
+        tokens[0, : step.valid] = torch.tensor(item.tokens[step.start : step.start + step.valid])
+        positions = torch.arange(step.start, step.start + step.size, dtype=torch.int)
+        capture.start, capture.valid = step.start, step.valid
+        output = network(tokens, positions, cache)
+        capture.put(LOGITS, output["logits"])
+        cache = output["kv_cache"]
+    capture.start, capture.valid = 0, len(item.tokens)
+    for block, entry in enumerate(cache.caches):
+        capture.put(block_tap(block, "cache.k"), entry.k_cache)
+        capture.put(block_tap(block, "cache.v"), entry.v_cache)
+
+
+@contextmanager
+def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
+    """Overhear every attention: q and k after rope where it begins, probabilities where they are made.
+
+    The Generative API hands both to `sdpa_with_kv_update`. The probabilities exist as a tensor only in
+    models with a softcap; elsewhere they are derived from the very arguments of the fused call.
+    """
+    from litert_torch.generative.layers import sdpa_with_kv_update as attention
+
+    block = _BlockCounter(network)
+    original = attention.sdpa_with_kv_update
+
+    def overheard(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        capture.put(block_tap(block.current, "attn.q_rope"), query)
+        capture.put(block_tap(block.current, "attn.k_rope"), key)
+        with _Probabilities(block, capture):
+            return original(query, key, *args, **kwargs)
+
+    attention.sdpa_with_kv_update = overheard
+    try:
+        yield
+    finally:
+        attention.sdpa_with_kv_update = original
+        block.remove()
+
+
+class _BlockCounter:
+    """Which transformer block is running."""
+
+    def __init__(self, network: Any) -> None:
+        self.current = 0
+        self._handles = [
+            block.register_forward_pre_hook(self._entering(number))
+            for number, block in enumerate(network.transformer_blocks)
+        ]
+
+    def _entering(self, number: int) -> Any:
+        def enter(*_: Any) -> None:
+            self.current = number
+
+        return enter
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Probabilities(TorchFunctionMode):
+    def __init__(self, block: _BlockCounter, capture: Capture) -> None:
+        super().__init__()
+        self.block = block
+        self.capture = capture
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self._put(_probabilities(*args, **kwargs), "derived")
+        elif func is torch.nn.functional.softmax:
+            self._put(result, "read")
+        return result
+
+    def _put(self, values: torch.Tensor, how: str) -> None:
+        """values: `[1, heads, time, cache length]`; the device's cache is longer than the sequence so far."""
+        trace = self.capture.trace
+        length = trace.length if trace is not None else values.shape[-1]
+        self.capture.put(block_tap(self.block.current, "attn.probs"), values.transpose(1, 2)[..., :length], how)
+
+
+def _probabilities(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """softmax(q k^T * scale + mask), from the arguments of `F.scaled_dot_product_attention`."""
+    scores = query @ key.transpose(-1, -2) * (scale if scale is not None else 1 / math.sqrt(query.shape[-1]))
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    elif is_causal:
+        causal = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(~causal, -math.inf)
+    return torch.softmax(scores, dim=-1)

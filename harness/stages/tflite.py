@@ -1,0 +1,162 @@
+"""The TFLite stages: `tflite-xnnpack` (what ships) and `tflite-builtin` (no delegate).
+
+In: a job with a flatbuffer, its tapped copy and the alignment plan. Out: a trace per input, and the proof
+that the tapped copy computes what the untouched file computes: its own outputs, bit for bit, at every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.align.tflite import TapSource, view_tensor
+from harness.inputs import Step, schedule
+from harness.spec import GenerativeModel
+from harness.stages.job import Job, JobInput
+from harness.stages.report import Reporter
+from harness.trace import TraceWriter
+
+Array = np.ndarray[Any, Any]
+TAP_PREFIX = "edge_parity/"
+_CACHE = "kv_cache_"
+
+
+def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, Any]:
+    """Trace every input. Returns facts: the runtime, and the steps whose outputs differed from the untouched file's."""
+    assert job.flatbuffer and job.tapped and job.plan
+    plan = read_plan(job.plan)
+    rounds = 2 * len(job.inputs)
+    untouched: dict[str, list[str]] = {}
+    runner = Runner(job, job.flatbuffer, preserve=False)
+    for number, item in enumerate(job.inputs):
+        report.progress(number, rounds, f"{item.id}, untouched file")
+        untouched[item.id] = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
+    del runner
+
+    inner = job.stage == "tflite-builtin"
+    runner = Runner(job, job.tapped, preserve=inner)
+    differing: list[str] = []
+    steps = 0
+    for number, item in enumerate(job.inputs):
+        report.progress(len(job.inputs) + number, rounds, f"{item.id}, tapped copy")
+        with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+            outputs: dict[str, Array] = {}
+            for index, (step, outputs) in enumerate(runner.drive(item)):
+                own = [name for name in runner.own_outputs(step) if not name.startswith(TAP_PREFIX)]
+                if _digest(outputs, own) != untouched[item.id][index]:
+                    differing.append(f"{item.id}: {step.signature} at position {step.start}")
+                _write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
+                steps += 1
+            _write_cache(trace, plan[step.signature], outputs, job, len(item.tokens))
+    return {
+        "runtime": f"ai-edge-litert {version('ai-edge-litert')}",
+        "steps": steps,
+        "steps_differing_from_untouched_file": differing,
+    }
+
+
+def read_plan(path: Path) -> dict[str, dict[str, TapSource]]:
+    """signature -> tap -> where it is."""
+    content = json.loads(path.read_text())
+    return {
+        signature: {tap: TapSource(**source) for tap, source in sources.items()}
+        for signature, sources in content["sources"].items()
+    }
+
+
+class Runner:
+    """One interpreter, driven through the schedule that a device would use."""
+
+    def __init__(self, job: Job, path: Path, *, preserve: bool) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = (
+            OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if job.stage == "tflite-builtin" else OpResolverType.AUTO
+        )
+        self.job = job
+        self.interpreter = Interpreter(
+            str(path),
+            num_threads=job.threads,
+            experimental_op_resolver_type=resolver,
+            experimental_preserve_all_tensors=preserve,
+        )
+        self._runners: dict[str, Any] = {}
+
+    def signature(self, name: str) -> Any:
+        if name not in self._runners:
+            self._runners[name] = self.interpreter.get_signature_runner(name)
+        return self._runners[name]
+
+    def own_outputs(self, step: Step) -> list[str]:
+        names = self.signature(step.signature).get_output_details()
+        return sorted(name for name in names if not name.startswith(TAP_PREFIX))
+
+    def drive(self, item: JobInput) -> Iterator[tuple[Step, dict[str, Array]]]:
+        """Every step of an input with all outputs of its signature."""
+        cache: dict[str, Array] | None = None
+        for step in schedule(len(item.tokens), item.decode_tail, self.job.prefill, self.job.kv_cache_len):
+            run_signature = self.signature(step.signature)
+            details = run_signature.get_input_details()
+            if cache is None:
+                cache = {
+                    name: np.zeros(entry["shape"], entry["dtype"])
+                    for name, entry in details.items()
+                    if name.startswith(_CACHE)
+                }
+            outputs = run_signature(**_arguments(step, item, details, self.job.kv_cache_len), **cache)
+            yield step, outputs
+            cache = {name: outputs[name] for name in cache}
+
+    def inner_tensor(self, source: TapSource) -> Array:
+        return self.interpreter.get_tensor(source.tensor, source.subgraph)  # type: ignore[no-any-return]
+
+
+def _arguments(step: Step, item: JobInput, details: dict[str, Any], kv_cache_len: int) -> dict[str, Array]:
+    tokens = np.zeros((1, step.size), details["tokens"]["dtype"])
+    tokens[0, : step.valid] = item.tokens[step.start : step.start + step.valid]
+    positions = np.arange(step.start, step.start + step.size, dtype=details["input_pos"]["dtype"])
+    arguments = {"tokens": tokens, "input_pos": positions}
+    if "mask" in details:
+        hidden = np.arange(kv_cache_len)[None, :] > positions[:, None]
+        arguments["mask"] = np.where(hidden, -np.inf, 0).astype(np.float32)[None, None]
+    return arguments
+
+
+def _digest(outputs: dict[str, Array], names: list[str]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for name in names:
+        state.update(np.ascontiguousarray(outputs[name]).data)
+    return state.hexdigest()
+
+
+def _write_step(
+    trace: TraceWriter,
+    sources: dict[str, TapSource],
+    step: Step,
+    outputs: dict[str, Array],
+    runner: Runner,
+    job: Job,
+    inner: bool,
+) -> None:
+    for tap, source in sources.items():
+        if source.view == "cache" or (source.inner and not inner):
+            continue
+        tensor = runner.inner_tensor(source) if source.inner else outputs[f"{TAP_PREFIX}{source.tensor}"]
+        values = view_tensor(tensor, source.view, job.dimensions.layout)
+        if source.view == "probs":
+            values = values[..., : trace.length]  # the cache is longer than the sequence
+        trace.put(tap, values[:, : step.valid], step.start)
+
+
+def _write_cache(
+    trace: TraceWriter, sources: dict[str, TapSource], outputs: dict[str, Array], job: Job, length: int
+) -> None:
+    for tap, source in sources.items():
+        if source.view == "cache":
+            trace.put(tap, outputs[f"{TAP_PREFIX}{source.tensor}"][:, :length])

@@ -1,0 +1,68 @@
+"""The inside of a stage's process: redirect output, run the function, send back what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from harness.errors import UsageError
+
+_PR_SET_PDEATHSIG = 1
+_PROGRESS_EVERY = 0.1  # seconds
+
+
+class _PipeReporter:
+    """Sends progress, at most ten times a second."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._last = 0.0
+
+    def progress(self, done: float, total: float, what: str) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_EVERY or done == 0:
+            self._last = now
+            self._pipe.send(("progress", (done, total, what)))
+
+
+def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log: str, parent: int) -> None:
+    """Run `module:function` as a task. Everything the frameworks print goes to `log`."""
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    print(f"--- {name} ---", flush=True)
+    try:
+        module, function = target.split(":")
+        value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
+        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pipe.send(("done", {"value": value, "peak_rss_mb": peak_kb * 1024 / 1e6}))
+    except UsageError as error:
+        pipe.send(("usage", str(error)))
+    except BaseException as error:
+        traceback.print_exc()
+        last = str(error).strip().splitlines()[-1:] or [""]
+        pipe.send(("error", f"{type(error).__name__}: {last[0]}"))
+    finally:
+        pipe.close()
+        sys.stdout.flush()
+        # Native libraries can hang or crash while they are torn down, after the work is done and sent.
+        os._exit(0)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to end this process when the one that forked it ends, so that a killed run leaves nothing behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not os.path.exists(f"/proc/{parent}") and os.path.exists("/proc/self"):
+        os._exit(1)

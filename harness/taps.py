@@ -1,0 +1,73 @@
+"""The tap vocabulary: what a tensor is called, in every stage, and in which order it is computed.
+
+In: a number of blocks and the points a model has. Out: ordered tap names.
+A tap's array is `[batch, time, ...]` whatever layout its stage keeps it in, so that axis 1 is
+always the token position:
+
+| point | shape after batch and time |
+|---|---|
+| attn.q, attn.q_rope | [heads, head_dim] |
+| attn.k, attn.v, attn.k_rope, cache.k, cache.v | [kv_heads, head_dim] |
+| attn.probs | [heads, source positions] |
+| attn.context | [heads * head_dim] |
+| mlp.gate, mlp.up, mlp.act | [intermediate] |
+| logits | [vocabulary] |
+| everything else | [hidden] |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+EMBED = "embed"
+FINAL_NORM = "final_norm"
+LOGITS = "logits"
+
+# Execution order inside one block. A cache tap is what the KV cache holds at that position when the
+# run ends, so it stands behind the write (after k_rope and v) and before its first use.
+BLOCK_POINTS: tuple[str, ...] = (
+    "attn.norm",
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.q_rope",
+    "attn.k_rope",
+    "cache.k",
+    "cache.v",
+    "attn.probs",
+    "attn.context",
+    "attn.out",
+    "residual",
+    "mlp.norm",
+    "mlp.gate",
+    "mlp.up",
+    "mlp.act",
+    "mlp.out",
+    "out",
+)
+
+_BLOCK_TAP = re.compile(r"^block\.(\d+)\.(.+)$")
+
+
+def block_tap(block: int, point: str) -> str:
+    """`block_tap(3, "attn.q")` is `"block.3.attn.q"`."""
+    if point not in BLOCK_POINTS:
+        raise ValueError(f"unknown point {point!r}; the points of a block are {', '.join(BLOCK_POINTS)}")
+    return f"block.{block}.{point}"
+
+
+def split_tap(tap: str) -> tuple[int | None, str]:
+    """`"block.3.attn.q"` -> `(3, "attn.q")`; `"logits"` -> `(None, "logits")`."""
+    match = _BLOCK_TAP.match(tap)
+    return (int(match[1]), match[2]) if match else (None, tap)
+
+
+def tap_order(blocks: int, points: Iterable[str] = BLOCK_POINTS) -> list[str]:
+    """All taps of a model with `blocks` blocks, in execution order.
+
+    `points` are the points its blocks have: Phi-2, say, has no `mlp.gate`.
+    """
+    present = [point for point in BLOCK_POINTS if point in set(points)]
+    body = [block_tap(i, point) for i in range(blocks) for point in present]
+    return [EMBED, *body, FINAL_NORM, LOGITS]

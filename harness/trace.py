@@ -1,0 +1,123 @@
+"""Traces: the taps of one stage on one input, on disk, written in pieces and read by memory map.
+
+In: `[batch, time, ...]` arrays, whole or a stretch of positions at a time.
+Out: a folder with one `.npy` per tap and a `manifest.json`, which is written last: a folder without it
+is not a trace. Any tool that opens `.npy` opens a kept trace.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class _Open:
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    data_offset: int
+    covered: list[list[int]] = field(default_factory=list)
+    how: str = "read"
+
+
+class TraceWriter:
+    """Writes one trace of `length` positions; batch is 1. Use as a context manager.
+
+    A tap may come in stretches (`start`), as a chunked prefill gives them. Positions never written
+    are recorded as not covered, so that nobody compares zeros with zeros.
+    """
+
+    def __init__(self, folder: Path, length: int) -> None:
+        self.folder = folder
+        self.length = length
+        self._taps: dict[str, _Open] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, tap: str, values: np.ndarray[Any, Any], start: int = 0, how: str = "read") -> None:
+        """Store `values` `[1, t, ...]` at positions `start:start+t`. `how` is "read" or "derived"."""
+        if values.ndim < 2 or values.shape[0] != 1:
+            raise ValueError(f"{tap}: a tap is [1, time, ...], not {values.shape}")
+        stop = start + values.shape[1]
+        if stop > self.length:
+            raise ValueError(f"{tap}: positions {start}:{stop} lie outside 0:{self.length}")
+        shape = (1, self.length, *values.shape[2:])
+        entry = self._taps.get(tap)
+        if entry is None:
+            entry = self._create(tap, shape, values.dtype, how)
+        if entry.shape != shape or entry.dtype != values.dtype:
+            raise ValueError(f"{tap}: {values.dtype}{shape} does not continue {entry.dtype}{entry.shape}")
+        row_bytes = entry.dtype.itemsize * int(np.prod(shape[2:], dtype=np.int64))
+        with entry.path.open("r+b") as file:
+            file.seek(entry.data_offset + start * row_bytes)
+            file.write(np.ascontiguousarray(values).data)
+        if entry.covered and entry.covered[-1][1] == start:
+            entry.covered[-1][1] = stop
+        else:
+            entry.covered.append([start, stop])
+
+    def _create(self, tap: str, shape: tuple[int, ...], dtype: np.dtype[Any], how: str) -> _Open:
+        path = self.folder / f"{tap}.npy"
+        with path.open("wb") as file:
+            npy.write_array_header_1_0(
+                file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            )
+            offset = file.tell()
+            file.truncate(offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        self._taps[tap] = _Open(path, shape, dtype, offset, how=how)
+        return self._taps[tap]
+
+    def close(self) -> None:
+        manifest = {
+            "length": self.length,
+            "taps": {
+                tap: {"shape": entry.shape, "dtype": entry.dtype.name, "covered": entry.covered, "how": entry.how}
+                for tap, entry in self._taps.items()
+            },
+        }
+        partial = self.folder / f".{MANIFEST}"
+        partial.write_text(json.dumps(manifest))
+        partial.replace(self.folder / MANIFEST)
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace on disk. `load` maps a tap; nothing is read before it is touched."""
+
+    folder: Path
+    length: int
+    taps: dict[str, dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path) -> Trace:
+        """Raises FileNotFoundError when the stage did not finish this trace."""
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return cls(folder, manifest["length"], manifest["taps"])
+
+    def __contains__(self, tap: str) -> bool:
+        return tap in self.taps
+
+    def load(self, tap: str) -> np.ndarray[Any, Any]:
+        """`[1, time, ...]`, read-only."""
+        return np.load(self.folder / f"{tap}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def covered(self, tap: str) -> list[tuple[int, int]]:
+        """The stretches of positions that were written, in order."""
+        return sorted((start, stop) for start, stop in self.taps[tap]["covered"])
+
+    def how(self, tap: str) -> str:
+        return str(self.taps[tap]["how"])

@@ -1,0 +1,122 @@
+"""Why a tap was judged as it was: ordered tolerance rules, applied to its figures.
+
+In: a tap's figures and the rules of a TOML file. Out: a `Judgement` that names the rule and what it found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import UsageError
+
+DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
+
+LOGITS_ONLY = frozenset({"kl_max", "kl_mean", "flips", "flips_above_noise", "top1_agreement"})
+LOWER = frozenset({"cosine", "snr_db", "top1_agreement"})
+UPPER = (LOGITS_ONLY - LOWER) | {
+    "excess",
+    "position_excess",
+    "total_excess",
+    "max_abs_err",
+    "mean_abs_err",
+    "rel_l2",
+    "nan_count",
+    "inf_count",
+}
+_SELECTORS = frozenset({"name", "model", "hop", "tap"})
+_MAX_POSITIONS = "max_positions"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Globs that say what it judges, and a limit per figure.
+
+    max_positions: judges only inputs on which at most so many positions were compared.
+    """
+
+    name: str
+    limits: Mapping[str, float]
+    model: str = "*"
+    hop: str = "*"
+    tap: str = "*"
+    max_positions: float = math.inf
+
+    def matches(self, model: str, hop: str, tap: str, positions: int) -> bool:
+        # Hops hold brackets (`tflite-xnnpack[dynamic_int8]`) that a glob would read as a set of characters.
+        patterns = ((self.model, model), (self.hop, hop), (self.tap, tap))
+        named = all(pattern == text or fnmatchcase(text, pattern) for pattern, text in patterns)
+        return named and positions <= self.max_positions
+
+
+@dataclass(frozen=True)
+class Judgement:
+    verdict: Literal["pass", "fail"]
+    rule: str
+    why: str = ""
+
+
+def load_rules(path: Path | None = None) -> list[Rule]:
+    """The rules of a TOML file, or the shipped defaults. Raises UsageError naming the rule and what is wrong."""
+    path = path or DEFAULT_RULES
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"tolerances {path} cannot be read ({error}); give a TOML file with [[rule]] tables") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"tolerances {path} is not TOML ({error}); mend it") from None
+    tables = content.get("rule")
+    if not isinstance(tables, list) or not tables:
+        raise UsageError(f"tolerances {path} has no [[rule]]; harness/tolerances.toml shows the defaults")
+    return [_rule(path, number, table) for number, table in enumerate(tables, start=1)]
+
+
+def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
+    where = f"tolerances {path}, rule {table.get('name', number)!r}"
+    limits: dict[str, float] = {}
+    for key, value in table.items():
+        if key in _SELECTORS:
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: {key} must be text, not {value!r}")
+            continue
+        if key not in UPPER | LOWER and key != _MAX_POSITIONS:
+            near = difflib.get_close_matches(key, [*UPPER, *LOWER, *_SELECTORS, _MAX_POSITIONS], n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the metrics are {', '.join(sorted(UPPER | LOWER))}"
+            raise UsageError(f"{where}: unknown metric '{key}'; {hint}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            raise UsageError(f"{where}: {key} must be a number, not {value!r}")
+        if key in LOGITS_ONLY and table.get("tap") != "logits":
+            raise UsageError(f'{where}: {key} is a figure of the logits alone; put it in a rule with tap = "logits"')
+        limits[key] = float(value)
+    max_positions = limits.pop(_MAX_POSITIONS, math.inf)
+    if not limits:
+        raise UsageError(f"{where} has no limit, so it would pass anything; give it one, e.g. excess = 4.0")
+    selectors = {key: str(table[key]) for key in ("model", "hop", "tap") if key in table}
+    return Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
+
+
+def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]) -> Judgement:
+    """The verdict of the first rule that matches a tap of which `positions` positions were compared.
+
+    A figure that is NaN fails: not-a-number is under no limit. So does a figure that the tap lacks.
+    NaN or infinity in the tap's values fails whatever the limits are, unless the rule allows a count of them.
+    """
+    rule = next((rule for rule in rules if rule.matches(model, hop, tap, positions)), None)
+    if rule is None:
+        return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
+    limits = {"nan_count": 0.0, "inf_count": 0.0, **rule.limits}
+    broken = [text for name, limit in limits.items() if (text := _break(name, limit, figures.get(name, math.nan)))]
+    return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken))
+
+
+def _break(name: str, limit: float, value: float) -> str:
+    """How a figure breaks its limit, in words; empty when it does not. Written so that NaN breaks every limit."""
+    if name in LOWER:
+        return "" if value >= limit else f"{name} {value:.3g} < {limit:g}"
+    return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"
