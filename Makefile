@@ -17,7 +17,7 @@ $(STAMP): requirements/lock.txt requirements/install.sh pyproject.toml
 	@PYTHON="$(PYTHON)" sh requirements/install.sh $(VENV)
 	@touch $@
 
-venv: $(STAMP) ## build .venv from the pinned lock (about 2 minutes, 5 GB)
+venv: $(STAMP) ## build .venv from the pinned lock (2 to 3 minutes, 5 GB)
 
 parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" passes options on
 	@$(BIN)/edge-parity run smollm2 $(ARGS)
