@@ -197,6 +197,13 @@ def _asset(name: str) -> Any:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
+def _words(value: object) -> str:
+    """An option as a person writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return ", ".join(_words(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -211,6 +218,7 @@ def _environment() -> Environment:
     environment.tests["nothing"] = is_nothing
     environment.filters |= {
         "number": number,
+        "words": _words,
         "compared": compared,
         "percent": percent,
         "worst_excess": worst_excess,

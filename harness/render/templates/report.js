@@ -188,8 +188,8 @@
   // ---- tap table -----------------------------------------------------------------------------
   const PAGE = 30;
   const COLUMNS = [
-    ["tap", "tap"], ["input", "input"], ["hop", "hop"], ["verdict", "verdict"], ["excess", "excess"],
-    ["position_excess", "worst position"], ["local_excess", "local"], ["total_excess", "total"], ["rel_l2", "rel. L2"],
+    ["tap", "tap"], ["verdict", "verdict"], ["excess", "excess"], ["position_excess", "worst position"], ["input", "input"], ["hop", "hop"],
+    ["local_excess", "local"], ["total_excess", "total"], ["rel_l2", "rel. L2"],
     ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["nan_count", "NaN"], ["inf_count", "Inf"],
   ];
   const WORDS = new Set(["tap", "input", "hop", "verdict"]);
@@ -250,12 +250,11 @@
       if (name === "verdict") td.append(element("span", { class: "verdict " + verdict }, verdict === "fail" ? "FAIL" : verdict));
       else if (name === "tap") td.append(element("code", {}, get(row, name)));
       else if (WORDS.has(name)) td.textContent = get(row, name).length > 40 ? get(row, name).slice(0, 37) + "..." : get(row, name);
-      else if (verdict === "missing") td.textContent = "-";
+      else if (verdict === "missing") td.textContent = name === "excess" ? "missing" : "-";
       else if (name === "position_excess" && row[at.worst_position] >= 0) td.textContent = `${show(get(row, name))} @${row[at.worst_position]}`;
       else td.textContent = show(get(row, name));
       tr.append(td);
     }
-    if (verdict === "missing") tr.cells[4].textContent = "missing";
     tr.addEventListener("click", () => toggleDetail(tr, row));
     return tr;
   }
