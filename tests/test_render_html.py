@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -11,10 +13,14 @@ from typing import Any
 
 import pytest
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_run
+from rich.console import Console
 
-from harness.record import Record, read_record, read_taps, write_record
+from harness.record import Record, Stage, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
+from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report
+from harness.render.junit import write_junit
+from harness.render.terminal import print_explain, print_summary
 
 QUIET = "--disable-background-networking --disable-component-update --virtual-time-budget=3000"
 
@@ -145,6 +151,36 @@ def test_the_pipeline_is_drawn_as_the_hops_chain_it_and_a_loop_ends() -> None:
     back = record.hops[0].model_copy(update={"from_": "tflite-xnnpack[dynamic_int8]", "to": "reauthored"})
     looped = Record.model_construct(**{**dict(record), "hops": [*record.hops, quantised, back]})
     assert [node.name for node in chain(looped)] == ["hf"]
+
+
+def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
+    record, frame = make_run("pass")
+    words = ["edge-parity", "run", "smollm2", "--prompt", "it's <b>"]
+    noted = record.model_copy(update={"options": {"command": words, "seed": 0}})
+    text = Page(write_report(tmp_path, noted, frame).read_text(encoding="utf-8")).text
+    assert shlex.join(words) in text
+
+
+def test_a_step_that_broke_before_any_hop_stands_beside_the_chain(tmp_path: Path) -> None:
+    record, frame = make_run("fail")
+    convert = Stage(name="convert", status="timeout", seconds=600, detail="no answer for 600 s")
+    late = record.model_copy(update={"stages": [*record.stages, convert, Stage(name="tap", status="ok")]})
+    text = Page(write_report(tmp_path, late, frame).read_text(encoding="utf-8")).text
+    assert "no answer for 600 s" in text
+    assert text.count("not compared") == 1
+
+
+def test_a_run_that_compared_nothing_is_still_shown_by_every_renderer(tmp_path: Path) -> None:
+    lost = [Stage(name="hf", status="crashed", detail="killed: out of memory")]
+    record = Record(schema=1, model="phi2", run_id="r", verdict="fail", inputs=[], stages=lost, hops=[])
+    frame = taps_frame([])
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(record, frame, tmp_path, console)
+    print_explain(record, frame, console)
+    assert "out of memory" in console.file.getvalue()
+    assert "out of memory" in Page(write_report(tmp_path, record, frame).read_text(encoding="utf-8")).text
+    assert "<error" in write_junit(tmp_path, record).read_text(encoding="utf-8")
+    assert write_explorer(tmp_path, record, frame) == []
 
 
 @pytest.mark.slow

@@ -67,6 +67,8 @@ def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Pa
     written = []
     for hop in record.hops:
         worst = worst_per_tap(rows_of(frame, hop=hop.name))
+        if not worst:  # a graph without nodes does not open
+            continue
         files: dict[str, object] = {
             f"{side}.graph": graph_collection(record, hop, stage, worst)
             for side, stage in (("from", hop.from_), ("to", hop.to))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,6 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     template = _environment().get_template("report.html.j2")
     page = template.render(
         record=record,
-        folder=folder,
         headline=headline(record),
         chain=chain(record),
         lost_stages=[stage for stage in record.stages if stage.status in ("crashed", "timeout")],
@@ -73,6 +73,9 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         cases={(case.input, case.hop): case for case in record.cases},
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),
+        command=_command(record),
+        run=shlex.quote(str(folder)),
+        options={name: value for name, value in record.options.items() if name != "command"},
         data=_script_json(tap_data(record, frame)),
         style=_asset("report.css"),
         script=_asset("report.js"),
@@ -97,9 +100,16 @@ def _node(name: str, record: Record, stages: dict[str, Stage], above: frozenset[
 
 
 def _lone_stages(record: Record) -> list[Stage]:
-    """Stages that ran, or should have, and stand in no hop: the oracle, and what crashed before one."""
+    """What belongs beside the chain: the oracle, and whatever broke before it could stand in a hop."""
     placed = {name for hop in record.hops for name in (hop.from_, hop.to)}
-    return [stage for stage in record.stages if stage.name not in placed]
+    beside = [stage for stage in record.stages if stage.name not in placed]
+    return [stage for stage in beside if stage.name == "oracle" or stage.status != "ok"]
+
+
+def _command(record: Record) -> str:
+    """The command that made the run, if it noted one, as a shell takes it."""
+    command = record.options.get("command") or ["edge-parity", "run", record.model]
+    return command if isinstance(command, str) else shlex.join(str(word) for word in command)
 
 
 def _versions(record: Record) -> list[str]:
