@@ -5,7 +5,7 @@ In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def compare_traces(
     present = [hop for hop in hops if set(hop) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
     rows: list[Row] = []
-    opened = [{stage: _open(traces / stage / item) for stage in stages} for item in inputs]
+    opened = [_Taps({stage: _open(traces / stage / item) for stage in stages}) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = _noise(opened, tap)
@@ -109,6 +109,32 @@ def compare_traces(
     return Comparison(rows, logits)
 
 
+class _Taps:
+    """The traces of all stages on one input, and the tap that is looked at just now, each mapped once."""
+
+    def __init__(self, traces: Mapping[str, Trace | None]) -> None:
+        self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
+        self._tap = ""
+        self._values: dict[str, Array] = {}
+
+    def has(self, stage: str, tap: str) -> bool:
+        return stage in self._traces and tap in self._traces[stage]
+
+    def values(self, stage: str, tap: str) -> Array:
+        """`[1, time, ...]` of a tap; the tap before it is let go."""
+        if tap != self._tap:
+            self._tap, self._values = tap, {}
+        if stage not in self._values:
+            self._values[stage] = self._traces[stage].load(tap)
+        return self._values[stage]
+
+    def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
+        return self._traces[stage].covered(tap)
+
+    def derived(self, tap: str, *stages: str) -> bool:
+        return any(self._traces[stage].how(tap) == "derived" for stage in stages)
+
+
 def _open(folder: Path) -> Trace | None:
     try:
         return Trace.open(folder)
@@ -116,19 +142,19 @@ def _open(folder: Path) -> Trace | None:
         return None
 
 
-def _noise(opened: list[dict[str, Trace | None]], tap: str) -> list[NoiseFloor | None]:
+def _noise(opened: list[_Taps], tap: str) -> list[NoiseFloor | None]:
     """The noise floor of a tap on each input; None where `oracle` or `hf` lacks it."""
-    floors: dict[int, NoiseFloor] = {}
-    for number, traces in enumerate(opened):
-        oracle, hf = traces.get("oracle"), traces.get("hf")
-        if oracle is not None and hf is not None and tap in oracle and tap in hf:
-            floors[number] = NoiseFloor.of(position_stats(oracle.load(tap), hf.load(tap)))
+    floors = {
+        number: NoiseFloor.of(position_stats(taps.values("oracle", tap), taps.values("hf", tap)))
+        for number, taps in enumerate(opened)
+        if taps.has("oracle", tap) and taps.has("hf", tap)
+    }
     known = dict(zip(floors, with_typical(list(floors.values())), strict=True)) if floors else {}
     return [known.get(number) for number in range(len(opened))]
 
 
 def _compare_tap(
-    traces: dict[str, Trace | None],
+    taps: _Taps,
     noise: NoiseFloor | None,
     hops: list[tuple[str, str]],
     tap: str,
@@ -137,31 +163,25 @@ def _compare_tap(
     tallies: dict[tuple[str, str], _LogitTally],
     why_missing: Callable[[str, str], str],
 ) -> Iterator[Row]:
-    hf = traces.get("hf")
     for reference, candidate in hops:
         hop = f"{reference}->{candidate}"
         base = {"hop": hop, "tap": tap, "block": _block(tap)}
-        absent = next((s for s in (reference, candidate, "oracle") if not _has(traces.get(s), tap)), None)
+        absent = next((stage for stage in (reference, candidate, "oracle") if not taps.has(stage, tap)), None)
         if absent is not None or noise is None:
-            why = why_missing(absent or "hf", tap)
-            yield {**base, "verdict": "missing", "why": why, "rule": ""}
+            yield {**base, "verdict": "missing", "why": why_missing(absent or "hf", tap), "rule": ""}
             continue
-        a, b, truth = traces[reference], traces[candidate], traces["oracle"]
-        assert a is not None and b is not None and truth is not None
-        spans = _common(a.covered(tap), b.covered(tap))
+        spans = _common(taps.covered(reference, tap), taps.covered(candidate, tap))
         if not spans:
             yield {**base, "verdict": "missing", "why": "no position was computed by both stages", "rule": ""}
             continue
-        row, figures = _figures(a, b, truth, tap, spans, noise, first=reference == "hf")
+        pair = taps.values(reference, tap), taps.values(candidate, tap)
+        row, figures = _figures(*pair, taps.values("oracle", tap), spans, noise, first=reference == "hf")
         if tap == LOGITS:
-            figures |= _logit_figures(a, b, truth, hf, spans, tallies[reference, candidate])
-        judgement = judge(rules, model, hop, tap, sum(span.stop - span.start for span in spans), figures)
-        how = "derived" if "derived" in (a.how(tap), b.how(tap)) else "read"
+            figures |= _logit_figures(*pair, taps, spans, tallies[reference, candidate])
+        positions = sum(span.stop - span.start for span in spans)
+        judgement = judge(rules, model, hop, tap, positions, figures)
+        how = "derived" if taps.derived(tap, reference, candidate) else "read"
         yield {**base, **row, "how": how, "verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
-
-
-def _has(trace: Trace | None, tap: str) -> bool:
-    return trace is not None and tap in trace
 
 
 def _block(tap: str) -> int:
@@ -180,12 +200,11 @@ def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionSt
 
 
 def _figures(
-    a: Trace, b: Trace, truth: Trace, tap: str, spans: list[slice], noise: NoiseFloor, *, first: bool
+    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, first: bool
 ) -> tuple[Row, dict[str, float]]:
     """The row of a tap and its figures. On the first hop the excess is that of the error against the oracle."""
-    reference, candidate, oracle = a.load(tap), b.load(tap), truth.load(tap)
     if reference.shape != candidate.shape:
-        raise ValueError(f"{tap}: {reference.shape} against {candidate.shape}; the alignment is wrong")
+        raise ValueError(f"{reference.shape} against {candidate.shape}; the alignment is wrong")
     stats = _stats(reference, candidate, spans)
     total = _stats(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
@@ -218,17 +237,12 @@ def _figures(
 
 
 def _logit_figures(
-    a: Trace, b: Trace, truth: Trace, hf: Trace | None, spans: list[slice], tally: _LogitTally
+    reference: Array, candidate: Array, taps: _Taps, spans: list[slice], tally: _LogitTally
 ) -> dict[str, float]:
-    assert hf is not None
-    figures: dict[str, float] = {}
-    reference, candidate, oracle, single = (trace.load(LOGITS) for trace in (a, b, truth, hf))
-    parts, noises = [], []
-    for span in spans:
-        parts.append(logit_stats(reference[:, span], candidate[:, span]))
-        noises.append(position_stats(oracle[:, span], single[:, span]).max_abs_err)
+    oracle, single = taps.values("oracle", LOGITS), taps.values("hf", LOGITS)
+    parts = [logit_stats(reference[:, span], candidate[:, span]) for span in spans]
+    noise = np.concatenate([position_stats(oracle[:, span], single[:, span]).max_abs_err for span in spans])
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )
-    figures |= tally.add(joined, np.concatenate(noises))
-    return figures
+    return tally.add(joined, noise)

@@ -8,6 +8,7 @@ is not a trace. Any tool that opens `.npy` opens a kept trace.
 from __future__ import annotations
 
 import json
+import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,13 @@ class TraceWriter:
         manifest = {
             "length": self.length,
             "taps": {
-                tap: {"shape": entry.shape, "dtype": entry.dtype.name, "covered": entry.covered, "how": entry.how}
+                tap: {
+                    "shape": entry.shape,
+                    "dtype": entry.dtype.str,
+                    "offset": entry.data_offset,
+                    "covered": entry.covered,
+                    "how": entry.how,
+                }
                 for tap, entry in self._taps.items()
             },
         }
@@ -112,8 +119,12 @@ class Trace:
         return tap in self.taps
 
     def load(self, tap: str) -> np.ndarray[Any, Any]:
-        """`[1, time, ...]`, read-only."""
-        return np.load(self.folder / f"{tap}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        """`[1, time, ...]`, read-only and mapped: it costs memory only while it is looked at."""
+        entry = self.taps[tap]
+        # np.load would parse the header again; a run has tens of thousands of taps.
+        with open(f"{self.folder}/{tap}.npy", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(entry["shape"], entry["dtype"], mapped, entry["offset"])
 
     def covered(self, tap: str) -> list[tuple[int, int]]:
         """The stretches of positions that were written, in order."""

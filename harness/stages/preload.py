@@ -3,8 +3,17 @@
 It must start no thread and run no operator: a forked process inherits neither threads nor locks in use.
 """
 
+import importlib
 import os
 
-# Without these, transformers tries to import TensorFlow parts and to reach a hub at import time.
+# TensorFlow, which litert-torch imports, otherwise fills the log with notes about GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+for name in (
+    "torch",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "litert_torch.generative.utilities.converter",
+):
+    importlib.import_module(name)
