@@ -1,0 +1,26 @@
+"""The conversion gate: green means that every hop of every model holds on every default input.
+
+pytest suites/                                 all registered models
+pytest suites/ --model tiny_llama              one of them; may be repeated
+pytest suites/ --model path/to/my_model.py     a model that is not registered
+pytest suites/ --miniature -n 2                all as miniatures, in two workers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from suites.conftest import Runs
+
+
+def test_parity(model: str, hop: str, item: str, runs: Runs, record_property: Callable[[str, object], None]) -> None:
+    gated = runs.of(model)
+    for name, value in gated.properties.items():
+        record_property(name, value)
+    problem = gated.problem(hop, item)
+    if problem:
+        pytest.fail(problem, pytrace=False)

@@ -1,0 +1,126 @@
+"""`pytest suites/`: green only when every hop holds, red with a message that says where to look, one run per model."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.compare import STANDARD_HOPS
+from harness.inputs import DEFAULT_INPUT_IDS
+from harness.spec import registered
+
+ROOT = Path(__file__).parent.parent
+CASES = len(STANDARD_HOPS) * len(DEFAULT_INPUT_IDS)
+
+# Nothing of the run that this test is part of may reach the one it starts.
+OWN_PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "suites/"]
+
+
+def gate(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*OWN_PYTEST, *map(str, options)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def broken_rope(folder: Path) -> Path:
+    """A copy of models/tiny_llama.py whose re-authored config has another rope base than the published one."""
+    text = (ROOT / "models" / "tiny_llama.py").read_text()
+    factory = """
+
+def _wrong():
+    config = tiny_llama.get_model_config()
+    attention = config.block_configs.attn_config
+    attention.rotary_base = 2 * attention.rotary_base
+    return config
+
+
+TINY_LLAMA ="""
+    text = text.replace("\nTINY_LLAMA =", factory).replace("config=tiny_llama.get_model_config,", "config=_wrong,")
+    file = folder / "wrong_rope.py"
+    file.write_text(text.replace('name="tiny_llama"', 'name="wrong_rope"'))
+    return file
+
+
+def run_folders(out: Path) -> list[Path]:
+    return sorted(out.glob("*/*"))
+
+
+def test_every_registered_model_has_a_case_per_hop_and_input() -> None:
+    listed = gate("--collect-only", "-q").stdout
+    for model in registered():
+        for a, b in STANDARD_HOPS:
+            for item in DEFAULT_INPUT_IDS:
+                assert f"test_parity[{model}-{a}->{b}-{item}]" in listed
+
+
+def test_a_named_model_is_the_only_one_gated() -> None:
+    listed = gate("--collect-only", "-q", "--model", "tiny_llama").stdout
+    assert listed.count("::test_parity[tiny_llama-") == CASES
+    assert "smollm2" not in listed
+
+
+def test_a_model_named_twice_is_gated_once() -> None:
+    named = ("--model", "tiny_llama", "--model", ROOT / "models" / "tiny_llama.py")
+    assert gate("--collect-only", "-q", *named).stdout.count("::test_parity[") == CASES
+
+
+def test_an_unknown_model_is_one_line_with_the_nearest_name() -> None:
+    ended = gate("--model", "tiny_lama")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert ended.stderr.strip().splitlines() == [
+        "ERROR: --model: no model 'tiny_lama': did you mean 'tiny_llama'? 'edge-parity list' shows all"
+    ]
+
+
+def test_a_spec_file_that_is_absent_is_one_line(tmp_path: Path) -> None:
+    ended = gate("--model", tmp_path / "absent.py")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "absent.py" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_faithful_model_passes_with_one_run_for_all_workers(tmp_path: Path) -> None:
+    ended = gate("--model", "tiny_llama", "--parity-out", tmp_path, "-n", "2", "-q")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{CASES} passed" in ended.stdout
+    (folder,) = run_folders(tmp_path)
+    assert f"tiny_llama: pass {folder}/report.html" in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
+    ended = gate("--model", broken_rope(tmp_path), "--parity-out", tmp_path / "out")
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr
+    (folder,) = run_folders(tmp_path / "out")
+    record = json.loads((folder / "parity.json").read_text())
+    red = [case for case in record["cases"] if case["verdict"] != "pass"]
+    assert f"{len(red)} failed, {CASES - len(red)} passed" in ended.stdout
+    assert {case["hop"] for case in red} == {"hf->reauthored"}
+
+    told = re.findall(
+        r"^(hf->reauthored) on prompt: first failing tap (\S+), .*\bexcess ([\d.e+]+).*; report (.*)$",
+        ended.stdout,
+        re.MULTILINE,
+    )
+    assert [(hop, tap) for hop, tap, _, _ in told] == [("hf->reauthored", "block.0.attn.q_rope")]
+    assert float(told[0][2]) > 8
+    assert Path(told[0][3]).is_file()
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert not re.search(r"test_parity\.py:\d", ended.stdout)  # no source lines: the message is all there is to say
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_start_fails_each_case_with_its_one_line(tmp_path: Path) -> None:
+    text = (ROOT / "models" / "tiny_llama.py").read_text()
+    file = tmp_path / "no_import.py"
+    file.write_text("import no_such_module\n" + text)
+    ended = gate("--model", file, "--parity-out", tmp_path / "out")
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED
+    assert f"{CASES} failed" in ended.stdout
+    lines = re.findall(r"^.*no_such_module.*mend the spec file$", ended.stdout, re.MULTILINE)
+    assert len(lines) >= CASES
+    assert not (tmp_path / "out").exists()
