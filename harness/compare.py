@@ -196,7 +196,8 @@ def _common(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[sl
 
 
 def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
-    return concat([position_stats(reference[:, span], candidate[:, span]) for span in spans])
+    parts = [position_stats(reference[:, span], candidate[:, span]) for span in spans]
+    return parts[0] if len(parts) == 1 else concat(parts)
 
 
 def _figures(
@@ -208,10 +209,9 @@ def _figures(
     stats = _stats(reference, candidate, spans)
     total = _stats(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-    against = total if first else stats
-    over: Excess = excess(against.squared_error, noise, positions)
+    overall: Excess = excess(total.squared_error, noise, positions)
+    over = overall if first else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
-    truth_counts = summarise(total)
     figures = {
         "max_abs_err": summary.max_abs_err,
         "mean_abs_err": summary.mean_abs_err,
@@ -220,10 +220,10 @@ def _figures(
         "snr_db": summary.snr_db,
         "excess": over.whole,
         "position_excess": over.worst,
-        "total_excess": excess(total.squared_error, noise, positions).whole,
+        "total_excess": overall.whole,
         # NaN in the oracle would void the noise floor, so it counts as well.
-        "nan_count": max(summary.nan_count, truth_counts.nan_count),
-        "inf_count": max(summary.inf_count, truth_counts.inf_count),
+        "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
+        "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
     }
     row: Row = {
         **figures,

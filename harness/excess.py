@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,13 +53,13 @@ class NoiseFloor:
         norms = np.sqrt(hf_against_oracle.squared_reference)
         return cls(_relative(np.sqrt(hf_against_oracle.squared_error), norms), norms)
 
-    @property
+    @cached_property
     def floor(self) -> Floats:
         """The noise to divide by. At no position is it less than is typical of the tap: over the few
         numbers of one position float32 is now and then exact by luck. NaN stays NaN."""
         return np.maximum(self.relative, max(self.typical, UNIT_ROUNDOFF))
 
-    @property
+    @cached_property
     def whole(self) -> float:
         """The mean over positions."""
         return float(self.floor.mean())

@@ -88,7 +88,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
-    findings = account_for_keys(model, checkpoint, config)
+    findings = [*account_for_keys(model, checkpoint, config), *_unreached(inputs, dims, shape)]
     hf_map, own_map = hf_modules(model.tensor_names), reauthored_modules(model.tensor_names)
     points = [p for p in BLOCK_POINTS if p in hf_map.points | own_map.points | set(_ATTENTION_POINTS)]
     taps = tap_order(dims.blocks, points)
@@ -171,6 +171,18 @@ def _inputs(
         prompt=model.prompt,
         seed=request.seed,
     )
+
+
+def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:
+    """A sliding window that no input outgrows is not tested, and a run that is silent about it would mislead."""
+    longest = max(len(item.tokens) for item in inputs)
+    if dims.window is None or longest > dims.window:
+        return []
+    what = (
+        f"the sliding window of {dims.window} positions is not tested: the longest input has {longest}; "
+        f"give a longer one (the KV cache holds {shape.kv_cache_len})"
+    )
+    return [Finding(kind="numeric", severity="warning", what=what)]
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

@@ -1,0 +1,100 @@
+"""A warm `edge-parity run smollm2` against a bare script that runs the same forwards and compares nothing.
+
+    python benchmarks/warm_run.py [--rounds 3]
+
+Prints, per round and as medians: wall seconds of both and their ratio, and the peak memory of all
+processes together (sum of proportional set sizes, sampled five times a second). The conversion is cached
+by a first run, which is not counted; what it took is printed when it converted.
+
+Promise: ratio at most 1.5; peak of a warm run at most 4 GB, of a cold one at most 4.7 GB.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+FOLDER = Path(__file__).parent
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak memory in GB of a command and all it starts. Exits when the command fails."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, proportional_set_size(process.pid))
+        time.sleep(0.2)
+    seconds = time.monotonic() - began
+    assert process.stderr is not None
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}: {process.stderr.read()[-2000:]}")
+    return seconds, peak / 1e9
+
+
+def proportional_set_size(pid: int) -> float:
+    """Bytes of a process and its descendants; pages that several share count once, divided among them."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    for member in family:
+        try:
+            for line in Path(f"/proc/{member.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return float(total)
+
+
+def bare_job(out: Path, target: Path) -> None:
+    """The inputs of the newest run under `out`, and the files that it used, for the bare script."""
+    from harness.cache import Cache
+    from harness.stages.prepare import prepare
+
+    class Silent:
+        def progress(self, done: float, total: float, what: str) -> None:
+            pass
+
+    cache = Cache.standard()
+    models = Path(__file__).parent.parent / "models"
+    request = {"spec_file": str(models / "smollm2.py"), "spec_variable": "SMOLLM2", "cache_root": str(cache.root)}
+    prepared = prepare(request, Silent())
+    flatbuffer = cache.root / "conversions" / prepared["conversion_key"] / "model.tflite"
+    keys = ("checkpoint", "inputs", "prefill", "kv_cache_len")
+    job = {key: prepared[key] for key in keys} | {"flatbuffer": str(flatbuffer)}
+    target.write_text(json.dumps(job))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as temporary:
+        out, job = Path(temporary) / "reports", Path(temporary) / "job.json"
+        run = [sys.executable, "-m", "harness.cli", "run", "smollm2", "--out", str(out)]
+        seconds, peak = measured(run)
+        print(f"first run (converts if the cache is empty)  {seconds:6.1f} s  {peak:5.2f} GB")
+        bare_job(out, job)
+        ratios, walls = [], []
+        for number in range(rounds):
+            bare, _ = measured([sys.executable, str(FOLDER / "_bare.py"), str(job)])
+            ours, peak = measured(run)
+            ratios.append(ours / bare)
+            walls.append(ours)
+            print(f"round {number + 1}: bare {bare:6.1f} s  run {ours:6.1f} s  {peak:5.2f} GB  ratio {ours / bare:.2f}")
+        print(f"median: run {statistics.median(walls):.1f} s, ratio {statistics.median(ratios):.2f} (promised: 1.5)")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
