@@ -7,8 +7,11 @@ Exit codes: 0 parity holds; 1 it does not; 2 the command or an input is wrong; 3
 from __future__ import annotations
 
 import json
+import math
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,15 +172,16 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 def main() -> None:
     """Run the command line; every foreseen failure is one line on stderr and an exit code."""
-    # A terminated run cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminated run cleans up as an interrupted one does. SIGINT counts even where a script's `&` had it ignored.
+    interrupt = _Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("edge-parity: interrupted; stages ended, nothing written", file=sys.stderr)
-        sys.exit(130)
+        code = _INTERRUPTED
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -188,9 +192,31 @@ def main() -> None:
         if message is None or exit_code is None:
             raise
         _fail(f"{message()} See 'edge-parity --help'.", exit_code)
+    if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
+        print("edge-parity: interrupted; stages ended, nothing written", file=sys.stderr, flush=True)
+        # Not sys.exit: Python ends with SIGINT instead if the interrupt came while a string was being executed.
+        os._exit(_INTERRUPTED)
     sys.exit(code or 0)
 
 
+class _Interrupt:
+    """Raises KeyboardInterrupt, but not again while the first one is being cleaned up after.
+
+    A terminal and a supervisor often both send the signal.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, *_: object) -> None:
+        now = time.monotonic()
+        if now - self._last > _CLEANING_UP:
+            self._last = now
+            raise KeyboardInterrupt
+
+
+_INTERRUPTED = 130
+_CLEANING_UP = 5.0  # seconds
 _DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
 
 

@@ -12,8 +12,14 @@ from harness.stages.process import TaskResult
 _PLAIN_EVERY = 10.0  # seconds between plain lines of one task
 
 
+_QUIET = "prepare"  # checks the inputs: what is wrong with them is to be the only line on stderr
+
+
 class PlainProgress:
-    """Lines for logs and pipes: when a task starts, now and then while it works, and when it ends."""
+    """Lines for logs and pipes: when a task starts, now and then while it works, and when it ends.
+
+    Silent until the inputs have been checked.
+    """
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -25,8 +31,9 @@ class PlainProgress:
         pass
 
     def started(self, name: str) -> None:
-        self._last[name] = time.monotonic()
-        print(f"{name}: started", file=sys.stderr, flush=True)
+        if name != _QUIET:
+            self._last[name] = time.monotonic()
+            print(f"{name}: started", file=sys.stderr, flush=True)
 
     def progress(self, name: str, done: float, total: float, what: str) -> None:
         now = time.monotonic()
@@ -35,7 +42,8 @@ class PlainProgress:
             print(f"{name}: {what}, {done:g} of {total:g}", file=sys.stderr, flush=True)
 
     def ended(self, result: TaskResult) -> None:
-        print(_ending(result), file=sys.stderr, flush=True)
+        if result.name != _QUIET or result.status == "ok":
+            print(_ending(result), file=sys.stderr, flush=True)
 
 
 class BarProgress:

@@ -9,6 +9,7 @@ seconds of it); the others start a fresh interpreter in a tenth of a second.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -108,6 +109,9 @@ def run_tasks(
                 running.remove(entry)
                 results[entry.task.name] = _result(entry, log)
                 watcher.ended(results[entry.task.name])
+    except BaseException:
+        _end_server()
+        raise
     finally:
         for entry in running:
             _kill(entry.process)
@@ -154,11 +158,25 @@ def _start(task: Task, results: Results, log: Path) -> _Running:
 def _torch_server(log: Path) -> Any:
     from multiprocessing import forkserver
 
+    atexit.unregister(_end_server)
+    atexit.register(_end_server)  # left alone, it takes seconds to tear the frameworks down
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.stages.preload"])
     with _output_to(log):
         forkserver.ensure_running()
     return context
+
+
+def _end_server() -> None:
+    """End the server that forks torch stages, at once: while it imports frameworks it does not notice that we left."""
+    from multiprocessing import forkserver
+
+    server: Any = getattr(forkserver, "_forkserver", None)
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            server._stop()
 
 
 @contextlib.contextmanager
