@@ -5,6 +5,7 @@ In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,16 @@ def _compare_tap(
         positions = sum(span.stop - span.start for span in spans)
         judgement = judge(rules, model, hop, tap, positions, figures)
         how = "derived" if taps.derived(tap, reference, candidate) else "read"
-        yield {**base, **row, "how": how, "verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+        yield {
+            **base,
+            **row,
+            "how": how,
+            "verdict": judgement.verdict,
+            "rule": judgement.rule,
+            "excess_limit": judgement.limits.get("excess", math.nan),
+            "position_excess_limit": judgement.limits.get("position_excess", math.nan),
+            "why": judgement.why,
+        }
 
 
 def _block(tap: str) -> int:

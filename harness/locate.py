@@ -67,12 +67,17 @@ def _first(failing: pd.DataFrame) -> Any:
 
 
 def _worst(rows: pd.DataFrame, column: str) -> Worst | None:
+    """The row nearest to its limit: short inputs have wider limits, so the largest figure alone would mislead."""
     compared = rows[rows["verdict"] != "missing"]
     if compared.empty:
         return None
-    # NaN is worse than any number: it must not be lost in a maximum.
-    row: Any = compared.loc[cast("Any", compared[column].fillna(math.inf).idxmax())]
-    return Worst(tap=row["tap"], input=row["input"], excess=row[column], max_abs_err=row["max_abs_err"])
+    limit = f"{column}_limit"
+    # NaN is worse than any number: it must not be lost in a maximum. A rule without this limit counts as limit 1.
+    used = (compared[column] / compared[limit].fillna(1.0)).where(compared[column].notna(), math.inf)
+    row: Any = compared.loc[cast("Any", used.idxmax())]
+    return Worst(
+        tap=row["tap"], input=row["input"], excess=row[column], max_abs_err=row["max_abs_err"], limit=row[limit]
+    )
 
 
 def cases(hops: list[Hop], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:

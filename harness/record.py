@@ -27,6 +27,7 @@ TapVerdict = Literal["pass", "fail", "missing"]
 
 # One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
 # `position_excess` is the largest excess of a single token position, `worst_position` where it is.
+# The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
     "input",
@@ -52,6 +53,8 @@ TAP_COLUMNS: tuple[str, ...] = (
     "how",
     "verdict",
     "rule",
+    "excess_limit",
+    "position_excess_limit",
     "why",
 )
 
@@ -92,10 +95,13 @@ class Stage(_Part):
 
 
 class Worst(_Part):
+    """The tap that comes nearest to its limit, or goes furthest past it."""
+
     tap: str
     input: str
     excess: float | None
     max_abs_err: float | None
+    limit: float | None = None
 
 
 class Logits(_Part):

@@ -9,7 +9,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,7 @@ class Judgement:
     verdict: Literal["pass", "fail"]
     rule: str
     why: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_rules(path: Path | None = None) -> list[Rule]:
@@ -112,7 +113,7 @@ def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, fig
         return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
     limits = {"nan_count": 0.0, "inf_count": 0.0, **rule.limits}
     broken = [text for name, limit in limits.items() if (text := _break(name, limit, figures.get(name, math.nan)))]
-    return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken))
+    return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken), limits)
 
 
 def _break(name: str, limit: float, value: float) -> str:
