@@ -1,0 +1,97 @@
+"""Traces: pieces in, whole taps out, and nothing that was not written."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
+from harness.trace import MANIFEST, Trace, TraceWriter
+
+
+@given(st.integers(1, 30), st.data())
+def test_pieces_in_order_come_back_as_the_whole(tmp_path_factory, length, data):
+    folder = tmp_path_factory.mktemp("trace")
+    values = np.random.default_rng(length).standard_normal((1, length, 3, 2)).astype(np.float32)
+    cuts = sorted(data.draw(st.sets(st.integers(1, length - 1), max_size=4))) if length > 1 else []
+    with TraceWriter(folder, length) as trace:
+        for start, stop in zip([0, *cuts], [*cuts, length], strict=True):
+            trace.put("block.0.attn.q", values[:, start:stop], start)
+    read = Trace.open(folder)
+    assert np.array_equal(read.load("block.0.attn.q"), values)
+    assert read.covered("block.0.attn.q") == [(0, length)]
+
+
+def test_a_position_that_was_not_written_is_not_covered(tmp_path):
+    with TraceWriter(tmp_path, 10) as trace:
+        trace.put("logits", np.ones((1, 2, 4)), 0)
+        trace.put("logits", np.ones((1, 3, 4)), 7)
+    assert Trace.open(tmp_path).covered("logits") == [(0, 2), (7, 10)]
+
+
+def test_any_tool_that_reads_npy_reads_a_kept_trace(tmp_path):
+    values = np.arange(12, dtype=np.float64).reshape(1, 4, 3)
+    with TraceWriter(tmp_path, 4) as trace:
+        trace.put("embed", values)
+    assert np.array_equal(np.load(tmp_path / "embed.npy"), values)
+
+
+def test_a_trace_that_was_not_finished_does_not_open(tmp_path):
+    def stage() -> None:
+        with TraceWriter(tmp_path, 4) as trace:
+            trace.put("embed", np.ones((1, 4, 3)))
+            raise KeyError("the stage failed here")
+
+    with pytest.raises(KeyError):
+        stage()
+    with pytest.raises(FileNotFoundError):
+        Trace.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "start"),
+    [(np.ones((2, 4, 3)), 0), (np.ones(4), 0), (np.ones((1, 4, 3)), 1), (np.ones((1, 5, 3)), 0)],
+)
+def test_values_that_do_not_fit_the_sequence_are_refused(tmp_path, values, start):
+    with pytest.raises(ValueError, match="embed"):
+        TraceWriter(tmp_path, 4).put("embed", values, start)
+
+
+def test_a_piece_of_another_shape_or_dtype_is_refused(tmp_path):
+    trace = TraceWriter(tmp_path, 4)
+    trace.put("embed", np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match="does not continue"):
+        trace.put("embed", np.ones((1, 2, 4)), 2)
+    with pytest.raises(ValueError, match="does not continue"):
+        trace.put("embed", np.ones((1, 2, 3), np.float32), 2)
+
+
+def test_a_loaded_tap_cannot_be_written_to(tmp_path):
+    with TraceWriter(tmp_path, 1) as trace:
+        trace.put("embed", np.ones((1, 1, 3)))
+    with pytest.raises(ValueError, match="read-only"):
+        Trace.open(tmp_path).load("embed")[0, 0, 0] = 2
+
+
+def test_a_manifest_tells_read_from_derived(tmp_path):
+    with TraceWriter(tmp_path, 1) as trace:
+        trace.put("block.0.attn.probs", np.ones((1, 1, 3)), how="derived")
+    assert Trace.open(tmp_path).how("block.0.attn.probs") == "derived"
+    assert json.loads((tmp_path / MANIFEST).read_text())["length"] == 1
+
+
+def test_taps_come_in_execution_order_and_only_those_a_model_has():
+    taps = tap_order(2, [point for point in BLOCK_POINTS if point != "mlp.gate"])
+    assert taps[0] == "embed"
+    assert taps[-2:] == ["final_norm", "logits"]
+    assert taps.index("block.0.out") < taps.index("block.1.attn.norm")
+    assert not [tap for tap in taps if "gate" in tap]
+
+
+def test_a_tap_splits_into_block_and_point_and_back():
+    assert split_tap(block_tap(12, "attn.k_rope")) == (12, "attn.k_rope")
+    assert split_tap("logits") == (None, "logits")
+    with pytest.raises(ValueError, match="unknown point"):
+        block_tap(0, "attn.qq")
