@@ -1,0 +1,54 @@
+"""What a stage's process may do to us; run by test_process.py in processes of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from typing import Any
+
+from harness.errors import UsageError
+from harness.stages.report import Reporter
+
+
+def work(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    report.progress(0, 1, "working")
+    print("a framework speaks")
+    return {"pid": os.getpid(), **payload}
+
+
+def nap(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    began = time.time()
+    time.sleep(payload["seconds"])
+    return {"began": began, "ended": time.time()}
+
+
+def segfault(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    ctypes.string_at(0)
+    return {}
+
+
+def killed(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def hang(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1e6)
+    return {}
+
+
+def fail(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    raise RuntimeError("the model does not like this\nsecond line, the one that matters")
+
+
+def refuse(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    raise UsageError("no such thing; give another")
+
+
+def allocate(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    held = bytearray(os.urandom(1 << 20) * payload["mb"])
+    time.sleep(0.5)
+    return {"held": len(held)}

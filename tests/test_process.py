@@ -1,0 +1,114 @@
+"""Stages in processes: whatever happens to one, the run goes on and says what happened."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.stages.process import Task, TaskResult, run_tasks
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.ends: list[str] = []
+
+    def started(self, name: str) -> None:
+        pass
+
+    def progress(self, name: str, done: float, total: float, what: str) -> None:
+        self.said.append(what)
+
+    def ended(self, result: TaskResult) -> None:
+        self.ends.append(result.name)
+
+
+def task(name: str, function: str, payload: dict | None = None, **more: object) -> Task:
+    return Task(name, f"stage_targets:{function}", payload or {}, **more)
+
+
+def run(tmp_path: Path, *tasks: Task, **more: object) -> dict[str, TaskResult]:
+    return run_tasks(list(tasks), tmp_path / "run.log", Watcher(), **more)
+
+
+def test_a_stage_runs_in_a_process_of_its_own_and_gives_back_what_it_found(tmp_path):
+    watcher = Watcher()
+    results = run_tasks([task("a", "work", {"x": 1})], tmp_path / "run.log", watcher)
+    assert results["a"].status == "ok"
+    assert results["a"].value["x"] == 1
+    assert results["a"].value["pid"] != os.getpid()
+    assert results["a"].peak_rss_mb > 1
+    assert watcher.said == ["working"]
+    assert watcher.ends == ["a"]
+
+
+def test_what_a_framework_says_goes_to_the_log_and_not_to_the_terminal(tmp_path, capfd):
+    run(tmp_path, task("a", "work"))
+    assert capfd.readouterr() == ("", "")
+    assert "a framework speaks" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "says"),
+    [
+        ("segfault", "crashed", "SIGSEGV"),
+        ("killed", "crashed", "SIGKILL"),
+        ("hang", "timeout", "time limit of 1 s"),
+        ("fail", "crashed", "RuntimeError: second line, the one that matters"),
+    ],
+)
+def test_a_stage_that_ends_badly_is_reported_and_the_others_go_on(tmp_path, function, status, says):
+    results = run(tmp_path, task("bad", function, timeout=1.0), task("good", "work"))
+    assert results["bad"].status == status
+    assert says in results["bad"].detail
+    assert "run.log" in results["bad"].detail
+    assert results["good"].status == "ok"
+
+
+def test_what_needs_a_failed_stage_is_skipped_and_says_why(tmp_path):
+    results = run(tmp_path, task("a", "fail"), task("b", "work", needs=("a",)), task("c", "work", needs=("b",)))
+    assert results["b"].status == "skipped"
+    assert "a did not finish" in results["b"].detail
+    assert results["c"].status == "skipped"
+
+
+def test_a_payload_can_be_made_of_what_ran_before(tmp_path):
+    first = task("a", "work", {"x": 1})
+    second = Task("b", "stage_targets:work", lambda results: {"y": results["a"].value["x"] + 1}, needs=("a",))
+    assert run(tmp_path, first, second)["b"].value["y"] == 2
+
+
+def test_a_wrong_input_ends_the_run_with_its_one_line(tmp_path):
+    with pytest.raises(UsageError, match="no such thing; give another"):
+        run(tmp_path, task("a", "refuse"), task("b", "hang"))
+
+
+def test_stages_that_do_not_depend_on_each_other_overlap(tmp_path):
+    results = run(tmp_path, *(task(name, "nap", {"seconds": 1.0}) for name in "ab"), cores=2)
+    assert max(r.value["began"] for r in results.values()) < min(r.value["ended"] for r in results.values())
+
+
+@pytest.mark.parametrize("limit", [{"cores": 1}, {"memory_mb": 900}])
+def test_stages_wait_for_cores_and_memory(tmp_path, limit):
+    naps = [task(name, "nap", {"seconds": 0.3}, memory_mb=500) for name in "ab"]
+    results = run(tmp_path, *naps, **limit)
+    first, second = sorted(results.values(), key=lambda result: result.value["began"])
+    assert second.value["began"] >= first.value["ended"]
+
+
+def test_a_stage_larger_than_the_budget_runs_alone_and_not_never(tmp_path):
+    results = run(tmp_path, task("a", "nap", {"seconds": 0.1}, memory_mb=9000), task("b", "work"), memory_mb=1000)
+    assert [result.status for result in results.values()] == ["ok", "ok"]
+
+
+def test_a_stage_that_must_run_alone_does(tmp_path):
+    naps = [task("a", "nap", {"seconds": 0.3}, alone=True), task("b", "nap", {"seconds": 0.3})]
+    results = run(tmp_path, *naps, cores=2)
+    assert results["b"].value["began"] >= results["a"].value["ended"]
+
+
+def test_peak_memory_is_the_stages_own(tmp_path):
+    results = run(tmp_path, task("large", "allocate", {"mb": 300}), task("small", "allocate", {"mb": 1}), cores=1)
+    assert results["large"].peak_rss_mb > 300
+    assert results["small"].peak_rss_mb < 200
