@@ -14,19 +14,24 @@ import importlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.cache import Cache, key_of, sha256_of
+from harness.configs import (
+    CONFIG_FILE,
+    distinct_tensors,
+    first_line,
+    full_reauthored_config,
+    hf_config,
+    quiet_transformers,
+)
 from harness.errors import UsageError
 from harness.spec import GenerativeModel, WheelGGUF
-from harness.weights import WEIGHTS_FILE, StoredTensor, shape_text, stored_tensors, weight_files
+from harness.weight_files import WEIGHTS_FILE, StoredTensor, shape_text, stored_tensors, weight_files
 
-CONFIG_FILE = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja")
 # Part of the cache key: raise it when the conversion below writes something else than before.
@@ -64,18 +69,30 @@ def resolve(model: GenerativeModel, *, checkpoint: str | None, miniature: bool, 
 
     Raises UsageError, one line that names the thing and the remedy.
     """
-    if checkpoint is not None and miniature:
-        raise UsageError("--checkpoint and --miniature exclude each other; give one of them")
     if checkpoint is not None:
+        check_source(checkpoint, miniature)
         return _user_checkpoint(checkpoint, cache)
     if model.weights is not None and not miniature:
         return _gguf_checkpoint(model.weights, cache)
     return _miniature_checkpoint(model, seed, cache)
 
 
-def published_config(model: GenerativeModel) -> Any:
-    """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory fails."""
-    return _from_factory(model, "published")
+def check_source(checkpoint: str, miniature: bool = False) -> None:
+    """What can be known of `--checkpoint` without any framework. Raises UsageError."""
+    if miniature:
+        raise UsageError("--checkpoint and --miniature exclude each other; give one of them")
+    if not checkpoint.strip():
+        raise UsageError("--checkpoint is empty; give a folder or a hub id such as org/name")
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        if not (path / CONFIG_FILE).is_file():
+            raise UsageError(
+                f"{path} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
+            )
+    elif path.exists():
+        raise UsageError(f"--checkpoint {checkpoint} is a file; give the folder in Hugging Face format that holds it")
+    elif not _HUB_ID.fullmatch(checkpoint):
+        raise UsageError(f"--checkpoint {checkpoint}: no such folder; give a folder or a hub id such as org/name")
 
 
 def reauthored_config(model: GenerativeModel, checkpoint: Checkpoint) -> Any:
@@ -97,49 +114,6 @@ def _as_small(model: GenerativeModel, folder: Path) -> bool:
         return sizes_of(hf_config(folder)) == sizes_of(shrunk_hf_config(model))
     except AttributeError:  # a config of another family, which lacks the sizes this one has
         return False
-
-
-def full_reauthored_config(model: GenerativeModel) -> Any:
-    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory fails."""
-    return _from_factory(model, "config")
-
-
-def _from_factory(model: GenerativeModel, field: str) -> Any:
-    try:
-        return getattr(model, field)()
-    except Exception as error:
-        raise UsageError(
-            f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; mend the model's spec file"
-        ) from error
-
-
-def hf_config(folder: Path) -> Any:
-    """The folder's config as transformers reads it; code that a checkpoint brings is never run.
-
-    Raises UsageError when config.json is absent, broken or of a kind transformers does not know.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not valid JSON ({error}); download it again") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
-        raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
-    with quiet_transformers():
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except Exception as error:
-            kind = content["model_type"]
-            raise UsageError(
-                f"{path}: transformers cannot use model type '{kind}' ({_first_line(error)}); "
-                "use a checkpoint of an architecture it knows, code from checkpoints is not run"
-            ) from None
 
 
 def check_folder(folder: Path) -> dict[str, StoredTensor]:
@@ -178,7 +152,7 @@ def _expected_shapes(config: Any, folder: Path) -> dict[str, tuple[int, ...]]:
                 model = factory.from_config(config, trust_remote_code=False)
         except Exception as error:
             raise UsageError(
-                f"{folder / CONFIG_FILE} describes no model that transformers can build ({_first_line(error)}); "
+                f"{folder / CONFIG_FILE} describes no model that transformers can build ({first_line(error)}); "
                 "give the config.json of a causal language model"
             ) from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -188,10 +162,6 @@ def _user_checkpoint(checkpoint: str, cache: Cache) -> Checkpoint:
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         return _checked(path.resolve(), "folder", str(path), cache)
-    if path.exists():
-        raise UsageError(f"--checkpoint {checkpoint} is a file; give the folder in Hugging Face format that holds it")
-    if not _HUB_ID.fullmatch(checkpoint):
-        raise UsageError(f"--checkpoint {checkpoint}: no such folder; give a folder or a hub id such as org/name")
     return _checked(_download(checkpoint), "hub", checkpoint, cache)
 
 
@@ -219,7 +189,7 @@ def _download(hub_id: str) -> Path:
         except errors.LocalEntryNotFoundError:
             why = "it is not in the local hub cache and the hub cannot be reached;"
         except Exception as error:
-            why = f"{type(error).__name__}: {_first_line(error)};"
+            why = f"{type(error).__name__}: {first_line(error)};"
     raise UsageError(f"cannot get '{hub_id}' from the Hugging Face hub: {why} {remedy}")
 
 
@@ -311,7 +281,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
         except (ImportError, ValueError, KeyError, NotImplementedError) as error:
-            raise UsageError(f"{file} cannot be read ({_first_line(error)}); install the package again") from error
+            raise UsageError(f"{file} cannot be read ({first_line(error)}); install the package again") from error
         # The config says that the model is quantised, which transformers would act on when it loads the folder.
         config = type(model.config).from_dict(
             {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
@@ -320,41 +290,6 @@ def convert_gguf(file: Path, folder: Path) -> None:
         config.save_pretrained(folder)
         save_file(distinct_tensors(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
         tokenizer.save_pretrained(folder)
-
-
-def distinct_tensors(model: Any) -> dict[str, Any]:
-    """The state dict without the second name of a tied matrix, as a checkpoint stores it."""
-    tensors: dict[str, Any] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.contiguous()
-    return tensors
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice of transformers on the terminal, as long as this lasts."""
-    # Modules as Any: these switches are not among the names the two libraries export with types.
-    hub: Any = importlib.import_module("huggingface_hub.utils")
-    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    logging: Any = importlib.import_module("transformers.utils.logging")
-    verbosity, bar = logging.get_verbosity(), gguf.tqdm
-    hub_bars, bars = not hub.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    hub.disable_progress_bars()
-    gguf.tqdm = lambda items, **_: items  # this module takes its bar past transformers' own switch
-    try:
-        yield
-    finally:
-        gguf.tqdm = bar
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if hub_bars:
-            hub.enable_progress_bars()
 
 
 def _parameters(tensors: dict[str, StoredTensor]) -> int:
@@ -370,7 +305,3 @@ def _joint_sha256(hashes: dict[str, str]) -> str:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="ascii")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.configs import distinct_tensors, full_reauthored_config, published_config, quiet_transformers
 from harness.spec import GenerativeModel
+from harness.weight_files import WEIGHTS_FILE
 
 # Part of the cache key of a miniature: raise it when the rule or the weights below change.
 RULE = 1
@@ -49,8 +51,6 @@ class Sizes:
 
 def shrink(model: GenerativeModel) -> tuple[Any, Any]:
     """(Hugging Face config, litert-torch `ModelConfig`), both in small."""
-    from harness.checkpoints import published_config
-
     published = published_config(model)
     before = sizes_of(published)
     small = shrunk_hf_config(model)
@@ -82,8 +82,6 @@ def _kv_heads(config: Any, heads: int) -> int:
 
 def shrunk_hf_config(model: GenerativeModel) -> Any:
     """The published config in small: a fresh object of the same class."""
-    from harness.checkpoints import published_config
-
     config = published_config(model)
     before = sizes_of(config)
     after = _small_sizes(config, before)
@@ -150,8 +148,6 @@ def _layers_needed(config: Any, layers: int) -> int:
 
 def _shrunk_model_config(model: GenerativeModel, before: Sizes, after: Sizes) -> Any:
     """The example's `ModelConfig` in small, with its own mistakes kept."""
-    from harness.checkpoints import full_reauthored_config
-
     config = copy.deepcopy(full_reauthored_config(model))
     layers = max(1, after.layers + _sign(int(config.num_layers) - before.layers))
     config.vocab_size = _carried(int(config.vocab_size), before.vocab, after.vocab)
@@ -227,9 +223,6 @@ def write_miniature(model: GenerativeModel, seed: int, folder: Path) -> None:
     import torch
     import transformers
     from safetensors.torch import save_file
-
-    from harness.checkpoints import distinct_tensors, quiet_transformers
-    from harness.weights import WEIGHTS_FILE
 
     factory: Any = transformers.AutoModelForCausalLM
     config = shrunk_hf_config(model)

@@ -16,15 +16,14 @@ from harness.cache import Cache
 from harness.checkpoints import (
     Checkpoint,
     find_gguf,
-    full_reauthored_config,
-    published_config,
     reauthored_config,
     resolve,
 )
+from harness.configs import full_reauthored_config, published_config
 from harness.errors import UsageError
 from harness.miniature import shrink
 from harness.spec import GenerativeModel, WheelGGUF, find_spec, load_spec
-from harness.weights import read_header, stored_tensors
+from harness.weight_files import read_header, stored_tensors
 
 
 def published() -> Any:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 from harness.align.modules import hf_modules, reauthored_modules
 from harness.align.tflite import plan_signature
 from harness.cache import Cache, key_of, sha256_of
-from harness.checkpoints import Checkpoint, hf_config, reauthored_config, resolve
+from harness.checkpoints import Checkpoint, reauthored_config, resolve
+from harness.configs import hf_config
 from harness.convert import FLATBUFFER, conversion_key, convert
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel

@@ -203,7 +203,7 @@ def _listen(running: list[_Running], watcher: Watcher) -> None:
         if entry is not None:
             _receive(entry, watcher)
     for entry in running:
-        entry.peak_mb = max(entry.peak_mb, _rss_mb(entry.process.pid))
+        entry.peak_mb = max(entry.peak_mb, worker.peak_rss_mb(entry.process.pid))
         if time.monotonic() - entry.began > entry.task.timeout and entry.process.is_alive():
             entry.timed_out = True
             _kill(entry.process)
@@ -261,14 +261,3 @@ def _kill(process: Any) -> None:
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join(5)
-
-
-def _rss_mb(pid: int | None) -> float:
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    return 0.0

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import importlib
 import os
-import resource
 import signal
 import sys
 import time
@@ -45,8 +44,7 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     try:
         module, function = target.split(":")
         value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
-        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send(("done", {"value": value, "peak_rss_mb": peak_kb * 1024 / 1e6}))
+        pipe.send(("done", {"value": value, "peak_rss_mb": peak_rss_mb()}))
     except UsageError as error:
         pipe.send(("usage", str(error)))
     except BaseException as error:
@@ -58,6 +56,21 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
         sys.stdout.flush()
         # Native libraries can hang or crash while they are torn down, after the work is done and sent.
         os._exit(0)
+
+
+def peak_rss_mb(pid: int | str | None = "self") -> float:
+    """The largest resident set of a process so far, in MB (10^6 bytes); 0 once it is gone.
+
+    Not `ru_maxrss`, which a process inherits from the one that started it.
+    """
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return 0.0
 
 
 def _die_with_parent(parent: int) -> None:

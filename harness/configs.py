@@ -1,0 +1,105 @@
+"""The two configs of a model: the published Hugging Face one and the re-authored one, from a spec or a folder.
+
+In: a model's declaration or a checkpoint folder. Out: config objects, fresh each time. No weight is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.spec import GenerativeModel
+
+CONFIG_FILE = "config.json"
+
+
+def published_config(model: GenerativeModel) -> Any:
+    """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory fails."""
+    return _from_factory(model, "published")
+
+
+def full_reauthored_config(model: GenerativeModel) -> Any:
+    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory fails."""
+    return _from_factory(model, "config")
+
+
+def _from_factory(model: GenerativeModel, field: str) -> Any:
+    try:
+        return getattr(model, field)()
+    except Exception as error:
+        raise UsageError(
+            f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; mend the model's spec file"
+        ) from error
+
+
+def hf_config(folder: Path) -> Any:
+    """The folder's config as transformers reads it; code that a checkpoint brings is never run.
+
+    Raises UsageError when config.json is absent, broken or of a kind transformers does not know.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not valid JSON ({error}); download it again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            kind = content["model_type"]
+            raise UsageError(
+                f"{path}: transformers cannot use model type '{kind}' ({first_line(error)}); "
+                "use a checkpoint of an architecture it knows, code from checkpoints is not run"
+            ) from None
+
+
+def distinct_tensors(model: Any) -> dict[str, Any]:
+    """The state dict without the second name of a tied matrix, as a checkpoint stores it."""
+    tensors: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.contiguous()
+    return tensors
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice of transformers on the terminal, as long as this lasts."""
+    # Modules as Any: these switches are not among the names the two libraries export with types.
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    verbosity, bar = logging.get_verbosity(), gguf.tqdm
+    hub_bars, bars = not hub.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub.disable_progress_bars()
+    gguf.tqdm = lambda items, **_: items  # this module takes its bar past transformers' own switch
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            hub.enable_progress_bars()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
