@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Numerical parity of a language model: Hugging Face, LiteRT-Torch re-authored and TFLite, layer by layer.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -177,7 +176,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -189,7 +189,17 @@ def inputs_from_jsonl(path: Path, tokenizer: Tokenizer | None, vocab_size: int, 
     limit: positions in the KV cache.
     Raises UsageError that names the file, the line and the remedy.
     """
-    inputs: list[TokenInput] = []
+    return [_checked(name, entry, tokenizer, vocab_size, limit, where) for name, entry, where in _entries(path)]
+
+
+def check_jsonl(path: Path) -> None:
+    """What can be known of `--inputs FILE.jsonl` without the model. Raises UsageError as `inputs_from_jsonl` does."""
+    for _ in _entries(path):
+        pass
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(id, object, "file:line") of each line. Raises UsageError, also when there are none."""
     seen: dict[str, int] = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
@@ -199,10 +209,9 @@ def inputs_from_jsonl(path: Path, tokenizer: Tokenizer | None, vocab_size: int, 
         first = seen.setdefault(name.casefold(), number)
         if first != number:
             raise UsageError(f"{where}: id '{name}' is taken by line {first}; give each line an id of its own")
-        inputs.append(_checked(name, entry, tokenizer, vocab_size, limit, where))
-    if not inputs:
+        yield name, entry, where
+    if not seen:
         raise UsageError(f'{path} holds no inputs; write lines like {{"text": "The capital of France is"}}')
-    return inputs
 
 
 def _default_lengths(prefill: Sequence[int], cache: int, window: int | None) -> dict[str, tuple[int, int]]:

@@ -275,7 +275,7 @@ def read_record(folder: Path) -> Record:
     """The record of a run folder. Raises UsageError when there is none or it is damaged."""
     path = folder / RECORD_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError:
         raise UsageError(f"no run in {folder}: it has no {RECORD_FILE}; 'edge-parity run MODEL' writes one") from None
     try:

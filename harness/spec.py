@@ -95,9 +95,9 @@ def describe(file: Path) -> list[SpecRef]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except SyntaxError as error:
-        raise UsageError(f"{file}:{error.lineno}: syntax error: {error.msg}; mend the spec file") from None
+        raise UsageError(f"{file}:{error.lineno or 1}: syntax error: {error.msg}; mend the spec file") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read as a spec file: {error}") from None
+        raise UsageError(f"{file} cannot be read as a spec file ({error}); give a Python file, as UTF-8 text") from None
     found = []
     for node in tree.body:
         if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call)):

@@ -73,7 +73,7 @@ def load_rules(path: Path | None = None) -> list[Rule]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"tolerances {path} is not TOML ({error}); mend it") from None
     tables = content.get("rule")
-    if not isinstance(tables, list) or not tables:
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"tolerances {path} has no [[rule]]; harness/tolerances.toml shows the defaults")
     return [_rule(path, number, table) for number, table in enumerate(tables, start=1)]
 
