@@ -24,7 +24,9 @@ from typing import Any
 import psutil
 
 from harness.cache import Cache
+from harness.checkpoints import check_source
 from harness.errors import UsageError
+from harness.inputs import check_jsonl
 from harness.record import Finding, Input, Record, Stage, taps_frame, write_record
 from harness.spec import SpecRef, find_spec
 from harness.stages.job import Job
@@ -129,20 +131,24 @@ def _stages(options: Options) -> tuple[str, ...]:
     unknown = [name for name in options.stages if name not in STAGES]
     if unknown:
         raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(STAGES)}")
+    if "reauthored" not in options.stages:
+        raise UsageError(f"--stages {','.join(options.stages)} compares nothing: every hop needs 'reauthored'; add it")
     # Without these two there is no noise floor, and without a noise floor no verdict.
     return tuple(name for name in STAGES if name in options.stages or name in ("oracle", "hf"))
 
 
 def _check_files(options: Options) -> None:
     """Cheap checks first, so that a typing error costs no import of a framework."""
-    if options.timeout <= 0:
+    if not options.timeout > 0:  # NaN too
         raise UsageError(f"--timeout {options.timeout:g} is no time; give seconds, e.g. --timeout 600")
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
     if any(not prompt.strip() for prompt in options.prompts):
         raise UsageError("--prompt is empty; give some text")
-    if options.inputs_file is not None and not options.inputs_file.is_file():
-        raise UsageError(f"no inputs file {options.inputs_file}; give a JSONL file of {{'text'}} or {{'tokens'}} lines")
+    if options.inputs_file is not None:
+        check_jsonl(options.inputs_file)
+    if options.checkpoint is not None:
+        check_source(options.checkpoint, options.miniature)
     if options.tflite is not None:
         from harness.flatbuffer.reader import FlatbufferModel
 
