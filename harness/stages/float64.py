@@ -4,14 +4,14 @@ In: any torch code. Out: the same, with every float32 that it names replaced by 
 
 `model.double()` is not enough: norms, rotary embeddings and softmax in transformers convert to
 float32 by name, and the result is as noisy as float32. Every function that torch runs passes
-through here, so no intermediate of lower precision can be made unseen: `narrow` counts those that
-were made all the same, and the oracle refuses to be one unless it is empty.
+through here, so no intermediate of lower precision can be made or used unseen: `narrow` counts the
+calls that did so all the same, and the oracle refuses to be one unless it is empty.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -50,7 +50,9 @@ class TrueFloat64(TorchFunctionMode):
             func = torch.Tensor.double
         result = func(*_widen(args), **_widen(kwargs or {}))
         self.calls += 1
-        if isinstance(result, torch.Tensor) and result.dtype in _NARROW:
+        # Arguments too: a tensor can come from where torch does not call us, `torch.from_numpy` say, and a sum
+        # of it with a float64 one is float64.
+        if any(tensor.dtype in _NARROW for tensor in _tensors((args, kwargs, result))):
             self.narrow[resolve_name(func) or getattr(func, "__name__", "?")] += 1
         return result
 
@@ -63,3 +65,13 @@ def _widen(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _widen(item) for key, item in value.items()}
     return value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))

@@ -1,0 +1,426 @@
+"""A bench on which models are broken on purpose: the real stages and the real comparison, in one process.
+
+In: a model's name and, for one of its three versions, what to break. Out: an `Outcome`, the hops and the first
+fault as a run would record them. What is not broken is traced once and used by every case.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+import mmap
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+import harness.weights
+from harness.cache import Cache, sha256_of
+from harness.compare import STANDARD_HOPS, compare_traces
+from harness.locate import first_fault, summarise_hop
+from harness.miniature import write_miniature
+from harness.record import FirstFault, Hop, taps_frame
+from harness.spec import GenerativeModel, find_spec, load_spec
+from harness.stages import hf, prepare, reauthored, tflite
+from harness.stages.job import Job, JobInput
+from harness.stages.report import Silent
+from harness.verdict import load_rules
+
+DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
+STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
+FIRST, XNNPACK, BUILTIN = (f"{a}->{b}" for a, b in STANDARD_HOPS)
+_RUN = {"oracle": hf.run, "hf": hf.run, "reauthored": reauthored.run, **dict.fromkeys(DEVICE_STAGES, tflite.run)}
+
+# Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
+FEW = (("short", 6, 1), ("chunked", 45, 2))
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run would put into its record."""
+
+    frame: pd.DataFrame
+    hops: dict[str, Hop]
+    fault: FirstFault | None
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        return {name: hop.verdict for name, hop in self.hops.items()}
+
+    def worst(self, hop: str, column: str = "excess") -> float:
+        """The largest figure of a hop; a NaN counts as infinite."""
+        rows = self.frame[(self.frame["hop"] == hop) & (self.frame["verdict"] != "missing")]
+        return float(rows[column].fillna(math.inf).max())
+
+
+class Bench:
+    """One model with all its stages. Miniatures unless `real`; conversions come from the user's cache.
+
+    inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seed: int = 0,
+        inputs: Sequence[tuple[str, int, int]] = (),
+        token_seed: int = 0,
+        real: bool = False,
+        cache: Cache | None = None,
+    ) -> None:
+        self.ref = find_spec(name)
+        self.model: GenerativeModel = load_spec(self.ref)
+        self.cache = cache or Cache.standard()
+        self._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
+        self.folder = Path(self._temporary.name)
+        request = prepare.Request(
+            spec_file=str(self.ref.file),
+            spec_variable=self.ref.variable,
+            miniature=not real,
+            seed=seed,
+            cache_root=str(self.cache.root),
+        )
+        prepared = prepare.Prepared.model_validate(prepare.prepare(request.model_dump(), Silent()))
+        if inputs:
+            prepared.inputs = drawn(inputs, token_seed, prepared.dimensions.vocab)
+        self.prepared = prepared
+        self.checkpoint = Path(prepared.checkpoint)
+
+    @functools.cached_property
+    def flatbuffer(self) -> Path:
+        """The conversion of the unbroken model."""
+        return Path(prepare.convert_model(self._payload(), Silent())["flatbuffer"])
+
+    @functools.cached_property
+    def tapped(self) -> tuple[Path, Path]:
+        """(tapped copy, alignment plan) of the unbroken flatbuffer."""
+        made = prepare.tap_flatbuffer({**self._payload(), "flatbuffer": str(self.flatbuffer)}, Silent())
+        return Path(made["tapped"]), Path(made["plan"])
+
+    def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Bench:
+        """The same miniature with other weights and other tokens, and without a conversion of its own.
+
+        The weights of a flatbuffer are constants of the same shapes whatever their values are, so they are
+        written over those of the converted file, each found by its bytes.
+        """
+        other = Bench.__new__(Bench)
+        other.ref, other.model, other.cache = self.ref, self.model, self.cache
+        other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
+        other.folder = Path(other._temporary.name)
+        other.checkpoint = other.folder / "checkpoint"
+        other.checkpoint.mkdir()
+        write_miniature(self.model, seed, other.checkpoint)
+        other.prepared = self.prepared.model_copy(
+            update={"inputs": drawn(inputs, seed, self.prepared.dimensions.vocab)}
+        )
+        other.flatbuffer = other.folder / "reseeded.tflite"
+        shutil.copyfile(self.flatbuffer, other.flatbuffer)
+        for name in self.constants:
+            patch(other.flatbuffer, self.constant(name), other.constant(name))
+        other.tapped = other.tap(other.flatbuffer)
+        return other
+
+    def on_inputs(self, inputs: Sequence[JobInput]) -> Outcome:
+        """What a run of these inputs alone comes to; they are among those of the bench."""
+        alone = copy.copy(self)
+        alone.prepared = self.prepared.model_copy(update={"inputs": list(inputs)})
+        return alone._judge(self.sound, STAGES)
+
+    @property
+    def constants(self) -> list[str]:
+        """Names that `constant` takes, one for every weight of the model."""
+        names = [
+            name for name in self.tensors if not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
+        ]
+        return [*names, *(f"qkv.{block}" for block in range(self.prepared.dimensions.blocks))]
+
+    def _payload(self) -> dict[str, Any]:
+        return {
+            "prepared": self.prepared.model_dump(mode="json"),
+            "cache_root": str(self.cache.root),
+            "spec_file": str(self.ref.file),
+            "spec_variable": self.ref.variable,
+        }
+
+    def trace(
+        self,
+        stage: str,
+        folder: Path,
+        *,
+        checkpoint: Path | None = None,
+        flatbuffer: Path | None = None,
+        model: GenerativeModel | None = None,
+        tapped: tuple[Path, Path] | None = None,
+    ) -> dict[str, Any]:
+        """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped anew.
+
+        tapped: a tapped copy and its plan, which need not be those of the flatbuffer.
+        """
+        files: dict[str, Any] = {}
+        if stage.startswith("tflite"):
+            copy_and_plan = tapped or (self.tapped if flatbuffer is None else self.tap(flatbuffer))
+            files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
+            files["flatbuffer"] = flatbuffer or self.flatbuffer
+        job = Job(
+            stage=stage,
+            spec_file=str(self.ref.file),
+            spec_variable=self.ref.variable,
+            checkpoint=checkpoint or self.checkpoint,
+            dimensions=self.prepared.dimensions,
+            points=self.prepared.points,
+            inputs=self.prepared.inputs,
+            prefill=self.prepared.prefill,
+            kv_cache_len=self.prepared.kv_cache_len,
+            traces=folder / stage,
+            miniature=self.prepared.miniature,
+            threads=1,
+            **files,
+        )
+        return _RUN[stage](job, model or self.model, Silent())
+
+    def tap(self, flatbuffer: Path) -> tuple[Path, Path]:
+        """(tapped copy, alignment plan) of a file that is not in the cache, beside it."""
+        folder = flatbuffer.with_suffix(".tapped")
+        if not folder.exists():
+            folder.mkdir()
+            prepare._write_tapped_and_plan(flatbuffer, folder, self.prepared)
+        return folder / "model.tflite", folder / "plan.json"
+
+    @functools.cached_property
+    def sound(self) -> Path:
+        """Traces of all unbroken stages."""
+        folder = self.folder / "sound"
+        for stage in STAGES:
+            facts = self.trace(stage, folder)
+            assert not facts.get("steps_differing_from_untouched_file")
+        return folder
+
+    @functools.cached_property
+    def sound_without_builtin(self) -> Path:
+        """As `sound`, in a tenth of the time."""
+        folder = self.folder / "sound-without-builtin"
+        for stage in STAGES[:-1]:
+            self.trace(stage, folder)
+        return folder
+
+    @functools.cached_property
+    def unbroken(self) -> Outcome:
+        return self.judge(self.sound)
+
+    def judge(self, broken: Path, stages: Sequence[str] = STAGES) -> Outcome:
+        """Compare the traces in `broken`, and for stages that are not there the sound ones."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            joined = Path(temporary)
+            for stage in stages:
+                own = broken / stage
+                (joined / stage).symlink_to(own if own.is_dir() else self.sound / stage)
+            return self._judge(joined, stages)
+
+    def _judge(self, traces: Path, stages: Sequence[str]) -> Outcome:
+        prepared = self.prepared
+        inputs = [item.id for item in prepared.inputs]
+        compared = compare_traces(
+            traces,
+            set(stages),
+            inputs,
+            prepared.taps,
+            prepared.model,
+            load_rules(),
+            lambda stage, tap: f"not in {stage}",
+        )
+        frame = taps_frame(compared.rows)
+        present = [f"{a}->{b}" for a, b in STANDARD_HOPS if {a, b} <= set(stages)]
+        hops = {
+            name: summarise_hop(name, frame, prepared.taps, compared.logits.get(name), prepared.coverage[name])
+            for name in present
+        }
+        return Outcome(frame, hops, first_fault(list(hops.values()), frame, prepared.modules, {}))
+
+    def with_checkpoint(
+        self,
+        change: Callable[[Tensors], Any] = lambda tensors: None,
+        config: Callable[[dict[str, Any]], Any] = lambda config: None,
+        stages: Sequence[str] = ("oracle", "hf"),
+    ) -> Outcome:
+        """Break what Hugging Face loads: `change` gets the checkpoint's tensors, `config` its config.json."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            folder = Path(temporary)
+            checkpoint = folder / "checkpoint"
+            write_changed(self.checkpoint, checkpoint, change, config)
+            for stage in stages:
+                self.trace(stage, folder, checkpoint=checkpoint)
+            return self.judge(folder)
+
+    def with_reauthored(
+        self, change: Callable[[Any], Any] = lambda network: None, model: GenerativeModel | None = None
+    ) -> Outcome:
+        """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            folder = Path(temporary)
+            with changed_when_loaded(change):
+                self.trace("reauthored", folder, model=model)
+            return self.judge(folder)
+
+    def with_flatbuffer(self, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES) -> Outcome:
+        """Break a copy of the flatbuffer: `change` gets its path."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            folder = Path(temporary)
+            file = folder / "broken.tflite"
+            shutil.copyfile(self.flatbuffer, file)
+            change(file)
+            assert sha256_of(file) != sha256_of(self.flatbuffer), "nothing was broken"
+            for stage in stages:
+                self.trace(stage, folder, flatbuffer=file)
+            return self.judge(folder)
+
+    @functools.cached_property
+    def tensors(self) -> Tensors:
+        """The checkpoint's tensors by Hugging Face name."""
+        return load_file(self.checkpoint / "model.safetensors")
+
+    def constant(self, name: str) -> np.ndarray[Any, Any]:
+        """A weight of the checkpoint as the flatbuffer holds it; `qkv.{block}` is the fused projection."""
+        if not name.startswith("qkv."):
+            return self.tensors[name].numpy()
+        prefix = f"model.layers.{name.removeprefix('qkv.')}.self_attn"
+        dims = self.prepared.dimensions
+        q, k, v = (self.tensors[f"{prefix}.{part}_proj.weight"].numpy() for part in "qkv")
+        group = dims.heads // dims.kv_heads * dims.head_dim
+        rows = []
+        for kv in range(dims.kv_heads):
+            rows += [q[kv * group : (kv + 1) * group]]
+            rows += [part[kv * dims.head_dim : (kv + 1) * dims.head_dim] for part in (k, v)]
+        return np.concatenate(rows)
+
+
+def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list[JobInput]:
+    """Random tokens: (id, length, decode tail) each."""
+    random = np.random.default_rng(seed)
+    return [
+        JobInput(id=name, tokens=random.integers(3, vocab, length).tolist(), decode_tail=tail)
+        for name, length, tail in inputs
+    ]
+
+
+@functools.cache
+def bench(name: str, few: bool = True) -> Bench:
+    """The bench that all tests of a session share."""
+    return Bench(name, inputs=FEW if few else ())
+
+
+def write_changed(
+    source: Path,
+    target: Path,
+    change: Callable[[Tensors], Any] = lambda tensors: None,
+    config: Callable[[dict[str, Any]], Any] = lambda config: None,
+) -> None:
+    """A copy of a checkpoint folder with other tensors or another config."""
+    target.mkdir()
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    content = json.loads((source / "config.json").read_text())
+    config(content)
+    (target / "config.json").write_text(json.dumps(content))
+
+
+def changed_when_loaded(change: Callable[[Any], Any]) -> Any:
+    """Within it, whoever loads the re-authored model gets a changed one."""
+    load = harness.weights.load_reauthored
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        network = load(*args, **kwargs)
+        with torch.no_grad():
+            change(network)
+        return network
+
+    return mock.patch.object(harness.weights, "load_reauthored", loaded)
+
+
+def set_weight(module: Any, values: torch.Tensor) -> None:
+    # A parameter of its own: the loaded one may be mapped from the checkpoint's file.
+    module.weight = torch.nn.Parameter(values.clone(), requires_grad=False)
+
+
+def jiggled(values: torch.Tensor, relative: float = 1e-4, seed: int = 0) -> torch.Tensor:
+    """Every number a little off: times 1 + `relative`, or 1 - `relative`."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+    return values * (1 + relative * signs)
+
+
+def positions_of(file: Path, values: np.ndarray[Any, Any]) -> list[int]:
+    """Where in a flatbuffer a weight matrix stands, found by its bytes: no alignment, no schema, no names."""
+    needle = np.ascontiguousarray(values, np.float32).tobytes()
+    found = []
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(needle[:256])
+        while at >= 0:
+            if content[at : at + len(needle)] == needle:
+                found.append(at)
+            at = content.find(needle[:256], at + 4)
+    if not found:
+        raise AssertionError(f"{file} does not hold these {values.shape} weights")
+    return found
+
+
+def patch(file: Path, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> None:
+    """Overwrite a weight matrix in place, wherever the file holds it."""
+    assert old.shape == new.shape
+    content = np.ascontiguousarray(new, np.float32).tobytes()
+    places = positions_of(file, old)
+    with file.open("r+b") as stream:
+        for at in places:
+            stream.seek(at)
+            stream.write(content)
+
+
+def swap(file: Path, one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> None:
+    """Exchange two weight matrices of the same shape."""
+    places, others = positions_of(file, one), positions_of(file, other)
+    for at, values in [*((at, other) for at in places), *((at, one) for at in others)]:
+        with file.open("r+b") as stream:
+            stream.seek(at)
+            stream.write(np.ascontiguousarray(values, np.float32).tobytes())
+
+
+def flipped(value: float, bit: int = 23) -> np.float32:
+    """A float32 with one bit turned over; bit 23 is the lowest of the exponent, which doubles or halves it."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    return np.float32(struct.unpack("<f", struct.pack("<I", bits ^ (1 << bit)))[0])
+
+
+def typical_element(values: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """The element whose size is nearest to the matrix's root mean square."""
+    rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    return tuple(int(i) for i in np.unravel_index(np.abs(np.abs(values) - rms).argmin(), values.shape))
+
+
+def with_flip(values: np.ndarray[Any, Any], at: tuple[int, ...], bit: int = 23) -> np.ndarray[Any, Any]:
+    changed = values.copy()
+    changed[at] = flipped(float(values[at]), bit)
+    return changed
+
+
+def figures(outcome: Outcome, hop: str, tap: str) -> Mapping[str, float]:
+    """The largest excess and position excess of a tap on a hop."""
+    rows = outcome.frame[(outcome.frame["hop"] == hop) & (outcome.frame["tap"] == tap)]
+    return {name: float(rows[name].fillna(math.inf).max()) for name in ("excess", "position_excess")}
