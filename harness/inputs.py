@@ -137,10 +137,13 @@ def default_inputs(
     tokenizer: Tokenizer | None,
     prompt: str,
     seed: int,
+    prefill_logits: bool = True,
 ) -> list[TokenInput]:
     """The inputs of a run that names none: `DEFAULT_INPUT_IDS`, in that order.
 
     window: the model's sliding window in tokens; "long" then has at least 2 * window + 1, if the cache holds it.
+    prefill_logits: whether the prefill signatures give logits. Without them an input must end in a decode step, or
+        nothing behind the last block's cache could be compared; "prefill-exact" then has one token more.
     tokenizer: without one the tokens are drawn from `seed`, and the prompt stands for its length only.
 
     Raises UsageError for sizes no input fits, and for a tokenizer that is not this model's.
@@ -150,7 +153,7 @@ def default_inputs(
             f"a prefill of {min(prefill, default=0)} does not fit the KV cache of {kv_cache_len} positions; "
             "change prefill or kv_cache_len in the model's declaration"
         )
-    lengths = _default_lengths(prefill, kv_cache_len, window)
+    lengths = _default_lengths(prefill, kv_cache_len, window, prefill_logits)
     if tokenizer is None:
         draws = enumerate(lengths.items())
         return [TokenInput(name, _drawn(n, vocab_size, (seed, i)), None, tail) for i, (name, (n, tail)) in draws]
@@ -214,18 +217,21 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
         raise UsageError(f'{path} holds no inputs; write lines like {{"text": "The capital of France is"}}')
 
 
-def _default_lengths(prefill: Sequence[int], cache: int, window: int | None) -> dict[str, tuple[int, int]]:
+def _default_lengths(
+    prefill: Sequence[int], cache: int, window: int | None, prefill_logits: bool
+) -> dict[str, tuple[int, int]]:
     """(length, decode tail) of each default input, all within the cache."""
     smallest = min(prefill)
     part = max(1, smallest * 6 // 10)
     padded_tail = min(3, cache - part)
     chunked = max(1, _chunked_prefill(prefill, cache))
+    after = 0 if prefill_logits else min(1, cache - smallest)
     long = max(cache * 3 // 4, 2 * window + 1 if window else 1)
     lengths = {
         "one-token": (1, 1),
         "prompt": (max(1, min(6, smallest, cache)), 1),
         "padded": (part + padded_tail, padded_tail),
-        "prefill-exact": (smallest, 0),
+        "prefill-exact": (smallest + after, after),
         "chunked": (min(chunked + 1, cache), 1),
         "long": (min(long, cache), 1),
     }

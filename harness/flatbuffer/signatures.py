@@ -12,14 +12,19 @@ from harness.flatbuffer.reader import FlatbufferModel, Signature
 
 DECODE = "decode"
 _PREFILL = "prefill_"
+_NARROW = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "INT16", "FLOAT16", "BFLOAT16"})
 
 
 @dataclass(frozen=True)
 class DeviceShape:
-    """prefill: lengths of the prefill signatures, ascending. kv_cache_len: positions of the KV cache."""
+    """prefill: lengths of the prefill signatures, ascending. kv_cache_len: positions of the KV cache.
+
+    prefill_logits: whether prefill gives logits too, which a file that ships need not.
+    """
 
     prefill: list[int]
     kv_cache_len: int
+    prefill_logits: bool = True
 
 
 def device_shape(
@@ -45,7 +50,8 @@ def device_shape(
         )
     length = _cache_length(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
-    return DeviceShape(lengths, length)
+    _check_float32(file, decode)
+    return DeviceShape(lengths, length, all("logits" in entry.outputs for entry in prefill.values()))
 
 
 def _cache_length(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> int:
@@ -62,6 +68,17 @@ def _cache_length(file: FlatbufferModel, decode: Signature, kv_heads: int, head_
         f"{file.path} has a KV cache of {text} and {model} needs 1 x length x {kv_heads} x {head_dim}; "
         f"give the flatbuffer of {model}"
     )
+
+
+def _check_float32(file: FlatbufferModel, decode: Signature) -> None:
+    graph = file.subgraph(decode.subgraph)
+    for op in graph.operators:
+        for index in op.inputs:
+            if index >= 0 and graph.tensors[index].dtype in _NARROW:
+                raise UsageError(
+                    f"{file.path} is quantised ({op.kind} reads {graph.tensors[index].dtype}), which is not "
+                    "supported yet; give the float32 flatbuffer it was made of"
+                )
 
 
 def _check_vocabulary(file: FlatbufferModel, decode: Signature, vocab: int, model: str) -> None:

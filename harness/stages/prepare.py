@@ -171,6 +171,7 @@ def _inputs(
         tokenizer=tokenizer,
         prompt=model.prompt,
         seed=request.seed,
+        prefill_logits=shape.prefill_logits,
     )
 
 
