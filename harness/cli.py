@@ -73,10 +73,11 @@ def run(
     """Run all versions of a model on the same inputs, compare every layer, and write a report."""
     from harness import pipeline
     from harness.progress import watcher
+    from harness.tasks import STAGES
 
     if len(models) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
-    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else pipeline.STAGES
+    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
     records: list[Record] = []
     for model in models:
         options = pipeline.Options(

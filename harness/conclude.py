@@ -1,0 +1,186 @@
+"""From what the stages left behind to the record: compare, judge, locate, and say what was missing and why.
+
+In: task results and their traces. Out: a `Record` and the rows of its taps.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.align.tflite import FUSED
+from harness.compare import STANDARD_HOPS, compare_traces
+from harness.locate import cases, first_fault, summarise_hop
+from harness.record import Finding, Input, Record, Stage, taps_frame
+from harness.stages.prepare import Prepared
+from harness.stages.process import TaskResult
+from harness.tasks import DEVICE_STAGES
+from harness.verdict import Rule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_VERSIONS = (
+    "edge-parity",
+    "torch",
+    "torchao",
+    "transformers",
+    "litert-torch",
+    "litert-converter",
+    "ai-edge-litert",
+    "tensorflow",
+    "numpy",
+    "safetensors",
+)
+
+
+def conclude(
+    run_id: str,
+    prepared: Prepared,
+    results: dict[str, TaskResult],
+    stages: tuple[str, ...],
+    rules: list[Rule],
+    traces: Path,
+    options: dict[str, Any],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Record, pd.DataFrame]:
+    """Compare what the stages left in `traces`, judge it, find the first fault, and put it on record.
+
+    options: what the command line said, as the record shows it.
+    """
+    plan = _plan(results)
+    done = {name for name in stages if results[name].status == "ok"}
+    item_ids = [item.id for item in prepared.inputs]
+    comparison = compare_traces(
+        traces,
+        done,
+        item_ids,
+        prepared.taps,
+        prepared.model,
+        rules,
+        lambda stage, tap: _why_missing(stage, tap, plan, results),
+        progress=progress,
+    )
+    frame = taps_frame(comparison.rows)
+    hops = [
+        summarise_hop(
+            f"{a}->{b}",
+            frame,
+            prepared.taps,
+            comparison.logits.get(f"{a}->{b}"),
+            prepared.coverage.get(f"{a}->{b}", 0.0),
+            _blocked((a, b), results),
+        )
+        for a, b in STANDARD_HOPS
+        if a in stages and b in stages
+    ]
+    findings = [*prepared.findings, *_runtime_findings(results)]
+    crashed = any(result.status in ("crashed", "timeout") for result in results.values())
+    failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
+    modules = {tap: {**names, "tflite": plan["names"].get(tap)} for tap, names in prepared.modules.items()}
+    record = Record(
+        model=prepared.model,
+        run_id=run_id,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        verdict="fail" if failed or not hops else "pass",
+        exit_code=3 if crashed else int(failed),
+        source=prepared.source,
+        options={"prefill": prepared.prefill, "kv_cache_len": prepared.kv_cache_len, **options},
+        inputs=[
+            Input(
+                id=item.id,
+                tokens=len(item.tokens),
+                text=item.text,
+                token_ids=item.tokens,
+                schedule=prepared.schedules[item.id],
+            )
+            for item in prepared.inputs
+        ],
+        stages=[_stage(results[name]) for name in ("convert", "tap", *stages) if name in results],
+        hops=hops,
+        cases=cases(hops, frame, item_ids),
+        first_fault=first_fault(hops, frame, modules, plan["ops"]),
+        findings=findings,
+        taps=modules,
+        environment=environment(),
+    )
+    return record, frame
+
+
+def _plan(results: dict[str, TaskResult]) -> dict[str, Any]:
+    """Tensor names, operator kinds and what is missing, from the alignment plan; empty without a flatbuffer."""
+    tap = results.get("tap")
+    empty: dict[str, Any] = {"names": {}, "ops": {}, "inner": set(), "missing": {}}
+    if tap is None or tap.status != "ok":
+        return empty
+    content = json.loads(Path(tap.value["plan"]).read_text())
+    for signature, sources in content["sources"].items():
+        for name, source in sources.items():
+            empty["names"].setdefault(name, source["name"])
+            empty["ops"].setdefault(name, source["op"])
+            if source["inner"]:
+                empty["inner"].add(name)
+        empty["missing"] |= content["missing"][signature]
+    return empty
+
+
+def _why_missing(stage: str, tap: str, plan: dict[str, Any], results: dict[str, TaskResult]) -> str:
+    if stage in DEVICE_STAGES:
+        if tap in plan["inner"]:
+            return FUSED
+        return str(plan["missing"].get(tap, "no such tensor in the flatbuffer"))
+    absent = results[stage].value.get("absent_modules", []) if stage in results else []
+    return f"{stage} has no such tensor" + (f" (no module {absent[0]})" if absent else "")
+
+
+def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:
+    for name in (*hop, "oracle", "hf"):
+        if results[name].status != "ok":
+            return f"stage {name} {results[name].status}: {results[name].detail}"
+    return ""
+
+
+def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    found = []
+    for name in DEVICE_STAGES:
+        differing = results[name].value.get("steps_differing_from_untouched_file", []) if name in results else []
+        if differing:
+            what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
+            found.append(Finding(kind="runtime", severity="error", what=what))
+    return found
+
+
+def _stage(result: TaskResult) -> Stage:
+    facts = {key: value for key, value in result.value.items() if key not in ("flatbuffer", "tapped", "plan")}
+    return Stage(
+        name=result.name,
+        status=result.status,
+        seconds=result.seconds,
+        peak_rss_mb=result.peak_rss_mb,
+        detail=result.detail,
+        facts=facts,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions of what could change a number."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu()}
+    for name in _VERSIONS:
+        try:
+            found[name.replace("-", "_")] = version(name)
+        except PackageNotFoundError:
+            found[name.replace("-", "_")] = "not installed"
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,121 @@
+"""The processes of a run: which there are, what each needs, and what it is told.
+
+In: a prepared model. Out: tasks for `stages/process.py`; the stages' jobs are made when what they need is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.stages.job import Job
+from harness.stages.prepare import Prepared
+from harness.stages.process import Payload, Results, Task
+
+DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
+STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
+_RUNNERS = {
+    "oracle": "harness.stages.entry:hf",
+    "hf": "harness.stages.entry:hf",
+    "reauthored": "harness.stages.entry:reauthored",
+    "tflite-xnnpack": "harness.stages.entry:tflite",
+    "tflite-builtin": "harness.stages.entry:tflite",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads and writes; absolute paths. tflite: the user's own flatbuffer, if there is one."""
+
+    spec_file: str
+    spec_variable: str
+    cache_root: str
+    traces: Path
+    tflite: Path | None
+    timeout: float
+
+
+def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
+    """Stages in the order that keeps all cores busy: the slowest chain first."""
+    weights = prepared.source.parameters * 4 / 1e6
+    common: Payload = {
+        "prepared": prepared.model_dump(mode="json"),
+        "cache_root": place.cache_root,
+        "spec_file": place.spec_file,
+        "spec_variable": place.spec_variable,
+    }
+    timeout = place.timeout
+    tasks = []
+    if any(name in DEVICE_STAGES for name in stages):
+        if place.tflite is None:
+            convert = "harness.stages.prepare:convert_model"
+            # Measured: 3.2 times the weights and 2.1 GB of frameworks. Nothing else fits beside it.
+            memory = 3.2 * weights + 2100
+            tasks.append(Task("convert", convert, common, memory_mb=memory, torch=True, timeout=timeout, alone=True))
+        tasks.append(_tap_task(place, common, weights, timeout))
+    memory_of = {"oracle": 2 * weights + 700, "tflite-xnnpack": 2 * weights + 800}
+    for name in ("tflite-builtin", "oracle", "tflite-xnnpack", "reauthored", "hf"):
+        if name in stages:
+            device = name in DEVICE_STAGES
+            tasks.append(
+                Task(
+                    name,
+                    _RUNNERS[name],
+                    _job_maker(place, prepared, name),
+                    needs=("tap",) if device else (),
+                    memory_mb=memory_of.get(name, weights + 700),
+                    torch=not device,
+                    timeout=timeout,
+                )
+            )
+    return tasks
+
+
+def _tap_task(place: Place, common: Payload, weights: float, timeout: float) -> Task:
+    own = place.tflite
+
+    def payload(results: Results) -> Payload:
+        if own is not None:
+            return {**common, "flatbuffer": str(own)}
+        return {**common, **results["convert"].value}
+
+    return Task(
+        "tap",
+        "harness.stages.prepare:tap_flatbuffer",
+        payload,
+        needs=() if own is not None else ("convert",),
+        memory_mb=weights + 400,
+        timeout=timeout,
+    )
+
+
+def _job_maker(place: Place, prepared: Prepared, stage: str) -> Callable[[Results], Payload]:
+    def payload(results: Results) -> Payload:
+        flatbuffer: dict[str, Any] = {}
+        if stage in DEVICE_STAGES:
+            own = place.tflite
+            flatbuffer = {
+                "flatbuffer": own if own else results["convert"].value["flatbuffer"],
+                "tapped": results["tap"].value["tapped"],
+                "plan": results["tap"].value["plan"],
+            }
+        job = Job(
+            stage=stage,
+            spec_file=place.spec_file,
+            spec_variable=place.spec_variable,
+            checkpoint=Path(prepared.checkpoint),
+            dimensions=prepared.dimensions,
+            points=prepared.points,
+            inputs=prepared.inputs,
+            prefill=prepared.prefill,
+            kv_cache_len=prepared.kv_cache_len,
+            traces=place.traces / stage,
+            miniature=prepared.miniature,
+            threads=1,  # stages overlap: a core each is quicker than all cores for one after the other
+            **flatbuffer,
+        )
+        return job.model_dump(mode="json")
+
+    return payload
