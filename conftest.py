@@ -1,10 +1,18 @@
-"""Options of the conversion gate, `pytest suites/`. They stand here so that pytest knows them wherever it is started;
-what they mean is in suites/conftest.py.
+"""Options of the conversion gate, `pytest suites/`, and the miniature that slow tests share.
+
+The options stand here so that pytest knows them wherever it is started; what they mean is in suites/conftest.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+Prepare = Callable[..., dict[str, Any]]
+TINY_LLAMA = Path(__file__).parent / "models" / "tiny_llama.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,3 +26,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--miniature", action="store_true", help="gate miniatures: small seeded random weights")
     group.addoption("--parity-out", metavar="DIR", help="folder of the runs (default: reports)")
+
+
+class _Silent:
+    def progress(self, done: float, total: float, what: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Prepare:
+    """What a run does before its first stage, in this process, so that the frameworks are imported once for all."""
+    from harness.cache import Cache
+    from harness.spec import find_spec
+    from harness.stages import prepare as stage
+
+    def call(file: Path, **options: Any) -> dict[str, Any]:
+        ref = find_spec(str(file))
+        request = {"spec_file": str(ref.file), "spec_variable": ref.variable, "cache_root": str(Cache.standard().root)}
+        return stage.prepare(request | options, _Silent())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def miniature(prepare: Prepare) -> dict[str, Any]:
+    """TinyLlama's miniature, prepared."""
+    return prepare(TINY_LLAMA)
+
+
+@pytest.fixture(scope="session")
+def shipped(miniature: dict[str, Any]) -> Path:
+    """Its flatbuffer; from the cache, or converted now."""
+    from harness.cache import Cache
+    from harness.stages.prepare import convert_model
+
+    payload = {
+        "prepared": miniature,
+        "cache_root": str(Cache.standard().root),
+        "spec_file": str(TINY_LLAMA),
+        "spec_variable": "TINY_LLAMA",
+    }
+    return Path(convert_model(payload, _Silent())["flatbuffer"])

@@ -184,7 +184,7 @@ def load_spec(ref: SpecRef) -> GenerativeModel:
     try:
         module_spec.loader.exec_module(module)
         model = getattr(module, ref.variable)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{ref.file} cannot be run: {type(error).__name__}: {error}; mend the spec file") from error
     if not isinstance(model, GenerativeModel):
         raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")

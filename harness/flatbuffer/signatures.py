@@ -90,3 +90,17 @@ def _check_vocabulary(file: FlatbufferModel, decode: Signature, vocab: int, mode
         raise UsageError(
             f"{file.path} gives logits over {size} tokens and {model} has {vocab}; give the flatbuffer of {model}"
         )
+
+
+def check_width(file: FlatbufferModel, hidden: int, vocab: int, model: str) -> None:
+    """The matrix that gives the logits is vocabulary x hidden: its width tells models apart that share all cache sizes.
+
+    A file without such a matrix passes. Raises UsageError.
+    """
+    graph = file.subgraph(file.signatures[DECODE].subgraph)
+    widths = {tensor.shape[1] for tensor in graph.tensors if len(tensor.shape) == 2 and tensor.shape[0] == vocab}
+    if widths and hidden not in widths:
+        found = ", ".join(map(str, sorted(widths)))
+        raise UsageError(
+            f"{file.path} has a hidden size of {found} and {model} has {hidden}; give the flatbuffer of {model}"
+        )

@@ -20,7 +20,7 @@ from harness.configs import hf_config
 from harness.convert import FLATBUFFER, conversion_key, convert
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.flatbuffer.signatures import DeviceShape, device_shape
+from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
 from harness.flatbuffer.tap import write_tapped
 from harness.inputs import (
     TokenInput,
@@ -150,7 +150,9 @@ def _device_shape(request: Request, model: GenerativeModel, dims: Dimensions, co
     if request.tflite is None:
         return DeviceShape(sorted(model.prefill), min(model.kv_cache_len, config.max_seq_len))
     file = FlatbufferModel(Path(request.tflite))
-    return device_shape(file, dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, model.name)
+    shape = device_shape(file, dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, model.name)
+    check_width(file, dims.hidden, dims.vocab, model.name)
+    return shape
 
 
 def _inputs(
