@@ -7,6 +7,7 @@ order of the steps; each step is a file of its own.
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import secrets
 import shutil
@@ -31,6 +32,7 @@ from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.tasks import STAGES, Place, stage_tasks
 from harness.verdict import load_rules
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOG_FILE = "run.log"
 
 
@@ -159,6 +161,12 @@ def _working_folder(parent: Path, run_id: str) -> Iterator[Path]:
         raise UsageError(f"--out {parent.parent} cannot be written ({error.strerror}); give another folder") from None
     try:
         yield folder.resolve()
+    except OSError as error:
+        # Arrow words the system's error in its own way, and names no file.
+        if error.errno not in FULL_DISK:
+            raise
+        why = os.strerror(error.errno)
+        raise UsageError(f"--out {parent.parent}: {why}; free some space, or give another folder") from None
     finally:
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -40,22 +40,27 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    print(f"--- {name} ---", flush=True)
+    code = 1
     try:
+        with contextlib.suppress(OSError):  # a full disk: the task itself may need none of it
+            print(f"--- {name} ---", flush=True)
         module, function = target.split(":")
         value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
         pipe.send(("done", {"value": value, "peak_rss_mb": peak_rss_mb()}))
+        code = 0
     except UsageError as error:
         pipe.send(("usage", str(error)))
     except BaseException as error:
-        traceback.print_exc()
         last = str(error).strip().splitlines()[-1:] or [""]
         pipe.send(("error", f"{type(error).__name__}: {last[0]}"))
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
         pipe.close()
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # Native libraries can hang or crash while they are torn down, after the work is done and sent.
-        os._exit(0)
+        os._exit(code)
 
 
 def peak_rss_mb(pid: int | str | None = "self") -> float:
