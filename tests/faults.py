@@ -111,7 +111,7 @@ class Bench:
         made = prepare.tap_flatbuffer({**self._payload(), "flatbuffer": str(self.flatbuffer)}, Silent())
         return Path(made["tapped"]), Path(made["plan"])
 
-    def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Bench:
+    def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]], flatbuffer: bool = True) -> Bench:
         """The same miniature with other weights and other tokens, and without a conversion of its own.
 
         The weights of a flatbuffer are constants of the same shapes whatever their values are, so they are
@@ -127,6 +127,8 @@ class Bench:
         other.prepared = self.prepared.model_copy(
             update={"inputs": drawn(inputs, seed, self.prepared.dimensions.vocab)}
         )
+        if not flatbuffer:
+            return other
         other.flatbuffer = other.folder / "reseeded.tflite"
         shutil.copyfile(self.flatbuffer, other.flatbuffer)
         for name in self.constants:
@@ -207,14 +209,6 @@ class Bench:
         for stage in STAGES:
             facts = self.trace(stage, folder)
             assert not facts.get("steps_differing_from_untouched_file")
-        return folder
-
-    @functools.cached_property
-    def sound_without_builtin(self) -> Path:
-        """As `sound`, in a tenth of the time."""
-        folder = self.folder / "sound-without-builtin"
-        for stage in STAGES[:-1]:
-            self.trace(stage, folder)
         return folder
 
     @functools.cached_property
