@@ -100,11 +100,16 @@ def reauthored_config(model: GenerativeModel, checkpoint: Checkpoint) -> Any:
 
     A folder whose config has the miniature's sizes counts as one, so that a miniature can be handed around.
     """
-    if checkpoint.kind == "gguf" or (checkpoint.kind != "miniature" and not _as_small(model, checkpoint.folder)):
+    if not is_miniature(model, checkpoint):
         return full_reauthored_config(model)
     from harness.miniature import shrink
 
     return shrink(model)[1]
+
+
+def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:
+    """Whether the weights are of a miniature's sizes, wherever they came from."""
+    return checkpoint.kind == "miniature" or (checkpoint.kind != "gguf" and _as_small(model, checkpoint.folder))
 
 
 def _as_small(model: GenerativeModel, folder: Path) -> bool:

@@ -73,11 +73,14 @@ def run(
     """Run all versions of a model on the same inputs, compare every layer, and write a report."""
     from harness import pipeline
     from harness.progress import watcher
+    from harness.spec import find_spec
     from harness.tasks import STAGES
 
     if len(models) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
+    for model in models:  # before the first one runs for minutes
+        find_spec(model)
     records: list[Record] = []
     for model in models:
         options = pipeline.Options(

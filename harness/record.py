@@ -279,11 +279,17 @@ def read_record(folder: Path) -> Record:
     except OSError:
         raise UsageError(f"no run in {folder}: it has no {RECORD_FILE}; 'edge-parity run MODEL' writes one") from None
     try:
-        return Record.model_validate_json(text)
+        record = Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
         raise UsageError(f"{path} is no run record ({where}: {first['msg']}); run the model again") from None
+    if record.schema_ != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema {record.schema_} and this version reads {SCHEMA_VERSION}; "
+            "read it with the edge-parity that wrote it, or run the model again"
+        )
+    return record
 
 
 def read_taps(folder: Path) -> pd.DataFrame:

@@ -7,21 +7,23 @@ from typing import Any
 
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.job import Job
-from harness.stages.report import Reporter
+from harness.stages.report import Reporter, costs_only_this_stage
 
 
 def hf(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     from harness.stages import hf as stage
 
     job = Job.model_validate(payload)
-    return stage.run(job, _model(job), report)
+    with costs_only_this_stage():
+        return stage.run(job, _model(job), report)
 
 
 def reauthored(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     from harness.stages import reauthored as stage
 
     job = Job.model_validate(payload)
-    return stage.run(job, _model(job), report)
+    with costs_only_this_stage():
+        return stage.run(job, _model(job), report)
 
 
 def tflite(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:

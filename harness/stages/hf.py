@@ -67,9 +67,11 @@ def _forward(network: Any, tokens: list[int], capture: Capture) -> None:
     output = network(torch.tensor([tokens], dtype=torch.long), use_cache=True)
     capture.put(LOGITS, output.logits)
     for block, layer in enumerate(output.past_key_values.layers):
-        # [1, kv_heads, time, head_dim] in the cache
+        # [1, kv_heads, time, head_dim]; a layer with a sliding window keeps the last positions only
+        capture.start = len(tokens) - layer.keys.shape[2]
         capture.put(block_tap(block, "cache.k"), layer.keys.transpose(1, 2))
         capture.put(block_tap(block, "cache.v"), layer.values.transpose(1, 2))
+    capture.start = 0
 
 
 _listeners: list[Capture] = []

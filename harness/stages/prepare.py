@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from harness.align.modules import hf_modules, reauthored_modules
 from harness.align.tflite import plan_signature
 from harness.cache import Cache, key_of, sha256_of
-from harness.checkpoints import Checkpoint, reauthored_config, resolve
+from harness.checkpoints import Checkpoint, is_miniature, reauthored_config, resolve
 from harness.configs import hf_config
 from harness.convert import FLATBUFFER, conversion_key, convert
 from harness.errors import UsageError
@@ -33,7 +33,7 @@ from harness.inputs import (
 from harness.record import Finding, Source
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.job import Dimensions, JobInput
-from harness.stages.report import Reporter
+from harness.stages.report import Reporter, costs_only_this_stage
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
@@ -103,7 +103,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
             seed=checkpoint.seed,
         ),
         checkpoint=str(checkpoint.folder),
-        miniature=checkpoint.kind == "miniature",
+        miniature=is_miniature(model, checkpoint),
         dimensions=dims,
         points=points,
         taps=taps,
@@ -210,7 +210,8 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         report.progress(0, 1, "converting")
         model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
         config = shrink(model)[1] if prepared.miniature else model.config()
-        return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+        with costs_only_this_stage():
+            return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 
     known = cache.entry("conversions", prepared.conversion_key) is not None
     path = convert(cache, prepared.conversion_key, build, prepared.prefill, prepared.kv_cache_len)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
+
+from harness.errors import UsageError
 
 
 class Reporter(Protocol):
@@ -14,3 +18,13 @@ class Silent:
 
     def progress(self, done: float, total: float, what: str) -> None:
         pass
+
+
+@contextmanager
+def costs_only_this_stage() -> Iterator[None]:
+    """Weights that one version cannot take are what a run is there to report: the others go on, and the findings
+    of the audit stay on record. So a UsageError in here crashes the stage instead of ending the command."""
+    try:
+        yield
+    except UsageError as error:
+        raise RuntimeError(str(error)) from error
