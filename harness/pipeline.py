@@ -220,9 +220,15 @@ def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dic
 
 
 def _recorded(options: Options) -> dict[str, Any]:
+    """What was asked for, as the record shows it."""
     return {
         "command": ["edge-parity", *sys.argv[1:]],
-        "seed": options.seed,
+        "checkpoint": options.checkpoint,
+        "miniature": options.miniature,
         "tflite": str(options.tflite) if options.tflite else None,
+        "stages": list(options.stages),
+        "prompts": list(options.prompts),
+        "inputs": str(options.inputs_file) if options.inputs_file else None,
+        "seed": options.seed,
         "tolerances": str(options.tolerances) if options.tolerances else "defaults",
     }
