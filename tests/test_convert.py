@@ -1,0 +1,110 @@
+"""The conversion cache: what the key depends on, and that a conversion is made once."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import pytest
+
+from harness import convert as conversion
+from harness.cache import Cache
+from harness.convert import conversion_key, convert, fingerprint
+
+
+@dataclasses.dataclass
+class Config:
+    eps: float = 1e-5
+    layers: int = 2
+    rope: object = math.sin
+    blocks: tuple = ("a", "b")
+
+
+class Model:
+    pass
+
+
+def key(**changes: object) -> str:
+    values = {
+        "weights_sha256": "w",
+        "config": Config(),
+        "model_class": Model,
+        "tensor_names": {"q": "q_proj"},
+        "prefill": [32],
+        "kv_cache_len": 256,
+    }
+    return conversion_key(**(values | changes))
+
+
+def test_the_same_content_has_the_same_key():
+    assert key() == key(config=Config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights_sha256": "x"},
+        {"config": Config(eps=1.0000000000000002e-5)},
+        {"config": Config(layers=3)},
+        {"config": Config(rope=math.cos)},
+        {"config": Config(rope=functools.partial(math.pow, 2))},
+        {"config": Config(blocks=("b", "a"))},
+        {"tensor_names": {"q": "k_proj"}},
+        {"prefill": [32, 64]},
+        {"kv_cache_len": 128},
+    ],
+)
+def test_whatever_changes_the_bytes_changes_the_key(changes):
+    assert key(**changes) != key()
+
+
+def test_an_edited_model_class_changes_the_key(tmp_path, monkeypatch):
+    import importlib
+
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_model.py"
+    file.write_text("class Own:\n    scale = 1\n")
+    module = importlib.import_module("own_model")
+    before = key(model_class=module.Own)
+    file.write_text("class Own:\n    scale = 2\n")
+    assert key(model_class=module.Own) != before
+
+
+def test_another_converter_version_changes_the_key(monkeypatch):
+    before = key()
+    monkeypatch.setattr(conversion, "version", lambda name: "99")
+    assert key() != before
+
+
+def test_a_fingerprint_holds_no_address():
+    assert "0x" not in str(fingerprint([Config(), Model, functools.partial(math.pow, 2)]))
+
+
+def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path, monkeypatch):
+    built = []
+
+    def to_flatbuffer(network: object, folder: Path, prefill: list[int], kv_cache_len: int) -> None:
+        built.append(network)
+        (folder / conversion.FLATBUFFER).write_bytes(b"flatbuffer" * 1000)
+
+    monkeypatch.setattr(conversion, "_to_flatbuffer", to_flatbuffer)
+    said: list[str] = []
+    cache = Cache(tmp_path, said.append)
+    first = convert(cache, "a" * 40, lambda: "network", [32], 256)
+    assert convert(cache, "a" * 40, lambda: "network", [32], 256) == first
+    assert len(built) == 1
+    content = bytearray(first.read_bytes())
+    content[4321] ^= 1
+    first.write_bytes(content)
+    assert convert(cache, "a" * 40, lambda: "network", [32], 256).read_bytes() == b"flatbuffer" * 1000
+    assert len(built) == 2
+    assert "damaged" in said[0]
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path):
+    def build() -> object:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        convert(Cache(tmp_path), "b" * 40, build, [32], 256)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
