@@ -17,11 +17,12 @@ from harness.excess import Excess, NoiseFloor, excess, with_typical
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, summarise
 from harness.record import Logits
 from harness.taps import LOGITS, split_tap
-from harness.trace import Trace
+from harness.trace import Trace, let_go
 from harness.verdict import Rule, judge
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
+_BLOCK_BYTES = 1 << 24
 STANDARD_HOPS: tuple[tuple[str, str], ...] = (
     ("hf", "reauthored"),
     ("reauthored", "tflite-xnnpack"),
@@ -105,6 +106,7 @@ def compare_traces(
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
             tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
             rows.extend({"model": model, "input": item, "order": order, **row} for row in tap_rows)
+            of_input.let_go()
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
     logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
     return Comparison(rows, logits)
@@ -129,6 +131,9 @@ class _Taps:
             self._values[stage] = self._traces[stage].load(tap)
         return self._values[stage]
 
+    def let_go(self) -> None:
+        self._tap, self._values = "", {}
+
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
 
@@ -146,10 +151,12 @@ def _open(folder: Path) -> Trace | None:
 def _noise(opened: list[_Taps], tap: str) -> list[NoiseFloor | None]:
     """The noise floor of a tap on each input; None where `oracle` or `hf` lacks it."""
     floors = {
-        number: NoiseFloor.of(position_stats(taps.values("oracle", tap), taps.values("hf", tap)))
+        number: NoiseFloor.of(_whole_stats(taps.values("oracle", tap), taps.values("hf", tap)))
         for number, taps in enumerate(opened)
         if taps.has("oracle", tap) and taps.has("hf", tap)
     }
+    for taps in opened:
+        taps.let_go()
     known = dict(zip(floors, with_typical(list(floors.values())), strict=True)) if floors else {}
     return [known.get(number) for number in range(len(opened))]
 
@@ -213,8 +220,25 @@ def _common(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[sl
 
 
 def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
-    parts = [position_stats(reference[:, span], candidate[:, span]) for span in spans]
+    parts = [position_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
     return parts[0] if len(parts) == 1 else concat(parts)
+
+
+def _whole_stats(reference: Array, candidate: Array) -> PositionStats:
+    return _stats(reference, candidate, [slice(0, reference.shape[1])])
+
+
+def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
+    """The spans in pieces of bounded size. Behind each piece the arrays leave memory again, so that
+    logits over a large vocabulary and a long input cost no more of it than a short one."""
+    row_bytes = max(array[:, :1].nbytes for array in values)
+    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for span in spans:
+        for start in range(span.start, span.stop, rows):
+            yield slice(start, min(start + rows, span.stop))
+            if rows < span.stop - span.start:
+                for array in values:
+                    let_go(array)
 
 
 def _figures(
@@ -255,8 +279,8 @@ def _logit_figures(
     reference: Array, candidate: Array, taps: _Taps, spans: list[slice], tally: _LogitTally
 ) -> dict[str, float]:
     oracle, single = taps.values("oracle", LOGITS), taps.values("hf", LOGITS)
-    parts = [logit_stats(reference[:, span], candidate[:, span]) for span in spans]
-    noise = np.concatenate([position_stats(oracle[:, span], single[:, span]).max_abs_err for span in spans])
+    parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
+    noise = _stats(oracle, single, spans).max_abs_err
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )
