@@ -83,9 +83,6 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     Raises UsageError for bad input, before anything is written. Whatever is raised, no process and no
     half-written run is left behind.
     """
-    from harness.conclude import conclude
-    from harness.render.files import render_all
-
     ref = find_spec(options.model)
     rules = load_rules(options.tolerances)
     stages = _stages(options)
@@ -98,6 +95,10 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         with state.timed("total"):
             prepared = _prepare(state)
             results = _run_stages(state, prepared, stages)
+            # Here and not above: these import what computes, which a bad input should not wait for.
+            from harness.conclude import conclude
+            from harness.render.files import render_all
+
             with state.timed("compare"):
                 record, frame = conclude(
                     run_id,

@@ -14,6 +14,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -162,9 +163,28 @@ def _torch_server(log: Path) -> Any:
     atexit.register(_end_server)  # left alone, it takes seconds to tear the frameworks down
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.stages.preload"])
-    with _output_to(log):
+    with _output_to(log), _signals_held():  # between its start and our knowing its process id, nobody could end it
         forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _signals_held() -> Any:
+    """Ctrl-C and SIGTERM wait until this is over."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_charge = threading.current_thread() is threading.main_thread() and None not in before.values()
+    if in_charge:
+        for number in before:
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        if in_charge:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _end_server() -> None:
