@@ -271,12 +271,12 @@ CONSTANTS = {
 }
 
 
-def flip_one_bit(llama: Bench, weight: str, stages: Sequence[str]) -> Outcome:
+def flip_one_bit(llama: Bench, weight: str, stages: Sequence[str], retap: bool = False) -> Outcome:
     """In the weight that is nearest to its matrix's root mean square, which the bit doubles or halves."""
     values = llama.constant(weight)
     broken = with_flip(values, typical_element(values))
     assert np.count_nonzero(broken != values) == 1
-    return llama.with_flatbuffer(lambda file: patch(file, values, broken), stages)
+    return llama.with_flatbuffer(lambda file: patch(file, values, broken), stages, retap)
 
 
 @pytest.mark.parametrize("weight", CONSTANTS)
@@ -290,7 +290,7 @@ def test_one_exponent_bit_of_one_typical_weight_of_the_flatbuffer_is_seen(llama:
 )
 def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, weight: str) -> None:
     """What both TFLite stages share is the file's fault, and not that of a kernel."""
-    outcome = flip_one_bit(llama, weight, DEVICE_STAGES)
+    outcome = flip_one_bit(llama, weight, DEVICE_STAGES, retap=True)
     assert_first_fault(f"flatbuffer, an exponent bit of {weight}", outcome, XNNPACK, CONSTANTS[weight], "pff")
     assert outcome.hops[BUILTIN].first_failing_tap == CONSTANTS[weight]
 
