@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.record import Hop, Logits, Record
+from harness.record import Hop, Logits, Record, Worst
+from harness.render.limits import FIGURES, Figure, limit_of, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# An excess below this is within what float32 itself costs: a change there is not news, whatever its ratio.
+# A share of the limit below this, or an excess where there is no limit, is within what float32 itself
+# costs: a change there is not news, whatever its ratio.
+NEWSWORTHY_SHARE = 0.25
 NEWSWORTHY_EXCESS = 1.0
 RATIO = 2.0
 SHOWN = 20
@@ -26,7 +29,7 @@ class HopChange:
 
     hop: str
     verdict: tuple[str | None, str | None]
-    worst_excess: tuple[float | None, float | None]
+    worst: tuple[Worst | None, Worst | None]
     coverage: tuple[float | None, float | None]
     logits: tuple[Logits | None, Logits | None]
 
@@ -35,14 +38,15 @@ class HopChange:
 class TapChange:
     """One tap of one hop before and after, at its worst over the inputs both runs have.
 
-    `ratio` is after over before: above 1 is worse. An excess is inf where the tap holds NaN or Inf,
-    and None where it was not compared.
+    A figure is what uses up most of its limit there, None where nothing was compared. Short inputs have
+    wider limits, so `ratio` is of the shares of the limit, after over before: above 1 is worse. Both runs
+    are measured by the limits of B (of A where B has none): a changed rule is no changed number.
     """
 
     hop: str
     tap: str
     verdict: tuple[str, str]
-    excess: tuple[float | None, float | None]
+    figures: tuple[Figure | None, Figure | None]
     ratio: float
 
 
@@ -78,7 +82,10 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
             "give two runs of one model"
         )
     common, uncompared = _inputs(record_a, record_b)
-    taps_a, taps_b = _worst_rows(frame_a, common), _worst_rows(frame_b, common)
+    rows_a, rows_b = _rows(frame_a, common), _rows(frame_b, common)
+    limits = _limits(rows_a) | _limits(rows_b)
+    taps_a = _lost_taps(record_a) | _worst_rows(rows_a, limits)
+    taps_b = _lost_taps(record_b) | _worst_rows(rows_b, limits)
     changes = [_tap_change(key, taps_a[key], taps_b[key]) for key in taps_a if key in taps_b]
     moved = [change for change in changes if _moved(change)]
     moved.sort(key=_size, reverse=True)
@@ -112,45 +119,59 @@ def _inputs(a: Record, b: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return common, tuple(name for name in every if name not in common)
 
 
-def _worst_rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> dict[tuple[str, str], dict[str, Any]]:
-    """(hop, tap) -> verdict and excess at their worst over `inputs`, in execution order."""
-    columns = ["hop", "tap", "order", "verdict", "excess", "nan_count", "inf_count"]
-    rows = frame[frame["input"].isin(inputs)].sort_values(["hop", "order"], kind="stable")[columns]
-    worst: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows.to_dict("records"):
+def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> list[dict[Any, Any]]:
+    """The rows of `inputs`, hop by hop in execution order."""
+    wanted = ["hop", "input", "tap", "order", "verdict", "max_abs_err", "nan_count", "inf_count"]
+    wanted += [*FIGURES, *(f"{name}_limit" for name in FIGURES)]
+    rows = frame[frame["input"].isin(inputs)].sort_values(["hop", "order"], kind="stable")
+    return rows[[column for column in wanted if column in rows]].to_dict("records")
+
+
+def _lost_taps(record: Record) -> dict[tuple[str, str], tuple[str, Figure | None]]:
+    """The taps of hops that have no rows, because a stage did not finish: the record alone names them."""
+    lost = [hop for hop in record.hops if not hop.taps_compared]
+    return {(hop.name, missing.tap): ("missing", None) for hop in lost for missing in hop.missing}
+
+
+def _limits(rows: list[dict[Any, Any]]) -> dict[tuple[str, str, str], dict[str, float | None]]:
+    """(hop, input, tap) -> its limits, for the taps that have any."""
+    found = {}
+    for row in rows:
+        limits = {f"{name}_limit": limit_of(row, name) for name in FIGURES}
+        if any(limit is not None for limit in limits.values()):
+            found[row["hop"], row["input"], row["tap"]] = limits
+    return found
+
+
+def _worst_rows(
+    rows: list[dict[Any, Any]], limits: Mapping[tuple[str, str, str], Mapping[str, float | None]]
+) -> dict[tuple[str, str], tuple[str, Figure | None]]:
+    """(hop, tap) -> verdict and figure at their worst over the inputs, in execution order."""
+    worst: dict[tuple[str, str], tuple[str, Figure | None]] = {}
+    for row in rows:
         key = (str(row["hop"]), str(row["tap"]))
-        verdict, excess = str(row["verdict"]), _excess(row)
-        seen = worst.setdefault(key, {"verdict": verdict, "excess": excess})
-        if _SEVERITY[verdict] > _SEVERITY[seen["verdict"]]:
-            seen["verdict"] = verdict
-        if excess is not None and (seen["excess"] is None or excess > seen["excess"]):
-            seen["excess"] = excess
+        verdict = str(row["verdict"])
+        figure = nearest(row | dict(limits.get((row["hop"], row["input"], row["tap"]), {})))
+        seen_verdict, seen_figure = worst.get(key, (verdict, None))
+        if figure is None or (seen_figure is not None and seen_figure.share >= figure.share):
+            figure = seen_figure
+        worst[key] = (max(seen_verdict, verdict, key=_SEVERITY.__getitem__), figure)
     return worst
 
 
-def _excess(row: Mapping[Any, Any]) -> float | None:
-    """The excess, inf where NaN or Inf stands in the tap, None where it was not compared."""
-    if row["verdict"] == "missing":
-        return None
-    value = row["excess"]
-    return math.inf if value is None or math.isnan(value) else float(value)
+def _tap_change(key: tuple[str, str], a: tuple[str, Figure | None], b: tuple[str, Figure | None]) -> TapChange:
+    return TapChange(hop=key[0], tap=key[1], verdict=(a[0], b[0]), figures=(a[1], b[1]), ratio=_ratio(a[1], b[1]))
 
 
-def _tap_change(key: tuple[str, str], a: Mapping[str, Any], b: Mapping[str, Any]) -> TapChange:
-    return TapChange(
-        hop=key[0],
-        tap=key[1],
-        verdict=(a["verdict"], b["verdict"]),
-        excess=(a["excess"], b["excess"]),
-        ratio=_ratio(a["excess"], b["excess"]),
-    )
-
-
-def _ratio(before: float | None, after: float | None) -> float:
+def _ratio(before: Figure | None, after: Figure | None) -> float:
     """After over before, both raised to what counts as news: 0.01 -> 0.5 is no fiftyfold regression."""
-    if before is None or after is None or before == after:
+    if before is None or after is None or before.share == after.share:
         return 1.0
-    return max(after, NEWSWORTHY_EXCESS) / max(before, NEWSWORTHY_EXCESS)
+    return _news(after) / _news(before)
+
+
+def _news(figure: Figure) -> float:
+    return max(figure.share, NEWSWORTHY_EXCESS if figure.limit is None else NEWSWORTHY_SHARE)
 
 
 def _size(change: TapChange) -> float:
@@ -171,17 +192,10 @@ def _hop_change(name: str, a: Hop | None, b: Hop | None) -> HopChange:
     return HopChange(
         hop=name,
         verdict=(a.verdict if a else None, b.verdict if b else None),
-        worst_excess=(_worst_excess(a), _worst_excess(b)),
+        worst=(a.worst if a else None, b.worst if b else None),
         coverage=(a.coverage if a else None, b.coverage if b else None),
         logits=(a.logits if a else None, b.logits if b else None),
     )
-
-
-def _worst_excess(hop: Hop | None) -> float | None:
-    if hop is None or hop.worst is None:
-        return None
-    excess = hop.worst.excess
-    return math.inf if excess is None or math.isnan(excess) else excess
 
 
 def _stage_seconds(a: Record, b: Record) -> dict[str, tuple[float | None, float | None]]:

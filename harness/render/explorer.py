@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record import Hop, Record, write_text
-from harness.render import clean, module_of, number, rows_of, tap_value, worst_per_tap
+from harness.render import clean, is_nothing, module_of, number, rows_of, tap_figure, tap_value, worst_per_tap
+from harness.render.limits import nearest
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "explorer"
-OVERLAYS = ("excess", "rel_l2", "verdict")
+LIMIT_USED = "limit_used"
+OVERLAYS = (LIMIT_USED, "excess", "rel_l2", "verdict")
 _BLOCK_INPUT = "the block's input"
 
 # What a point is computed from. A point that a model lacks is replaced by what it is computed from.
@@ -49,6 +51,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
 _COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
 # Upper bounds. A scale to see where error grows, not a verdict: that is an overlay of its own.
 _SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
+    LIMIT_USED: ((0.25, "#e8f3ec"), (0.5, "#cfead8"), (1, "#f5e1a4"), (10, "#f2b98b"), (1e30, "#e8776d")),
     "excess": ((1.5, "#e8f3ec"), (3, "#cfead8"), (10, "#f5e1a4"), (100, "#f2b98b"), (1e30, "#e8776d")),
     "rel_l2": ((1e-6, "#e8f3ec"), (1e-5, "#cfead8"), (1e-4, "#f5e1a4"), (1e-2, "#f2b98b"), (1e30, "#e8776d")),
 }
@@ -134,7 +137,7 @@ def _block_output(block: int, have: set[str]) -> list[str]:
 def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
     block, point = split_tap(tap)
     group = {"attn": "attn", "cache": "attn", "mlp": "mlp"}.get(point.split(".")[0]) if "." in point else None
-    shape, dtype = str(row["shape"] or ""), str(row["dtype"] or "")
+    shape, dtype = ("" if is_nothing(row[column]) else str(row[column]) for column in ("shape", "dtype"))
     node: dict[str, Any] = {
         "id": tap,
         "label": point,
@@ -160,7 +163,9 @@ def _attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) ->
     yield "worst input", str(row["input"])
     yield "shape", str(row["shape"])
     yield "dtype", str(row["dtype"])
-    for column in ("excess", "position_excess", "local_excess", "total_excess", "rel_l2", "noise_floor", "max_abs_err"):
+    for column in ("excess", "position_excess"):
+        yield column, tap_figure(row, column)
+    for column in ("local_excess", "total_excess", "rel_l2", "noise_floor", "max_abs_err"):
         yield column, number(tap_value(row, column))
     yield "judged by", str(row["rule"])
     if row["why"]:
@@ -168,7 +173,7 @@ def _attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) ->
 
 
 def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
-    """One overlay for both graphs of a hop, worst over inputs.
+    """One overlay for both graphs of a hop, at the input that uses up most of its limit.
 
     A file with NaN or Infinity does not open, and a number in its place would be a lie: such a tap
     has no colour in the number overlays and says `fail, not finite` in the verdict overlay.
@@ -178,13 +183,18 @@ def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) ->
         if overlay == "verdict":
             results[tap] = {"value": _verdict(row), "bgColor": _COLOURS[row["verdict"]]}
             continue
-        value = tap_value(row, overlay)
+        value = _limit_used(row) if overlay == LIMIT_USED else tap_value(row, overlay)
         if isinstance(value, float) and math.isfinite(value):
             results[tap] = {"value": float(f"{value:.4g}")}
     data: dict[str, Any] = {"name": overlay, "results": results}
     if overlay in _SCALES:
         data["thresholds"] = [{"value": bound, "bgColor": colour} for bound, colour in _SCALES[overlay]]
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
+
+
+def _limit_used(row: Mapping[str, Any]) -> float | None:
+    figure = nearest(row)
+    return None if figure is None or figure.limit is None else figure.share
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -17,15 +17,20 @@ from harness.record import Hop, Record, Stage, write_text
 from harness.render import (
     clean,
     compared,
+    fault_words,
     headline,
     is_nothing,
     missing_groups,
+    nearest_to_limit,
     number,
     percent,
     rows_of,
+    suspicion,
+    tap_figure,
     tap_value,
     worst_excess,
 )
+from harness.render.limits import FIGURES, limit_of, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +53,9 @@ NUMBERS = (
     "cosine",
 )
 _TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
+# The limits of the two figures that have one, and the larger share of them that is used up.
+_LIMITS = tuple(f"{name}_limit" for name in FIGURES)
+_USED = "limit_used"
 _COUNTS = ("worst_position", "nan_count", "inf_count")
 
 
@@ -62,14 +70,21 @@ class Node:
 
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     """Write `report.html` into the run folder and return its path."""
+    fault_row = _fault_row(record, frame)
     template = _environment().get_template("report.html.j2")
     page = template.render(
         record=record,
         headline=headline(record),
+        nearest=nearest_to_limit(record),
+        suspicion=suspicion(record),
+        fault_words=fault_words(record, fault_row),
         chain=chain(record),
         lost_stages=[stage for stage in record.stages if stage.status in ("crashed", "timeout")],
+        other_failures=[
+            hop for hop in record.hops if hop.verdict == "fail" and hop.taps_compared and _no_tap_fails(hop)
+        ],
         lone_stages=_lone_stages(record),
-        fault_row=_fault_row(record, frame),
+        fault_row=fault_row,
         cases={(case.input, case.hop): case for case in record.cases},
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),
@@ -83,6 +98,10 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     path = folder / REPORT_FILE
     write_text(path, page)
     return path
+
+
+def _no_tap_fails(hop: Hop) -> bool:
+    return hop.first_failing_tap is None
 
 
 def chain(record: Record) -> list[Node]:
@@ -143,15 +162,16 @@ def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
         cells.append(VERDICTS.index(named["verdict"]))
         cells += [0 if is_nothing(named[column]) else int(named[column]) for column in _COUNTS]
         cells += [_compact(tap_value(named, column), column) for column in NUMBERS]
+        cells += [_compact(limit_of(named, column), column) for column in FIGURES]
+        cells.append(_compact(share(named), _USED))
         rows.append(cells)
     return {
-        "columns": [*_TEXTS, "verdict", *_COUNTS, *NUMBERS],
+        "columns": [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *_LIMITS, _USED],
         "texts": {column: [clean(text) for text in index] for column, index in texts.items()},
         "verdicts": VERDICTS,
         "blocks": _blocks(frame),
         "modules": [[clean(name or "") for name in record.taps.get(tap, {}).values()] for tap in order],
         "fault": _fault_index(record, texts),
-        "worst_input": [texts["input"].get(hop.worst.input, 0) if hop.worst else 0 for hop in record.hops],
         "rows": rows,
     }
 
@@ -214,6 +234,14 @@ def _words(value: object) -> str:
     return ", ".join(_words(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
+def _tail(name: str, limit: int = 90) -> str:
+    """The end of a flatbuffer's tensor name, a path of classes of several hundred characters."""
+    if len(name) <= limit:
+        return name
+    kept = name[-limit:]
+    return f".../{kept.split('/', 1)[-1]}"
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -232,6 +260,7 @@ def _environment() -> Environment:
         "compared": compared,
         "percent": percent,
         "worst_excess": worst_excess,
-        "tap_number": lambda row, column: number(tap_value(row, column)),
+        "tap_figure": tap_figure,
+        "tail": _tail,
     }
     return environment

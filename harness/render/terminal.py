@@ -5,7 +5,6 @@ Everything is printed as `Text`, never as markup: names, prompts and reasons com
 
 from __future__ import annotations
 
-import math
 import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -16,14 +15,19 @@ from harness.record import FirstFault, Hop, Record, Worst
 from harness.render import (
     clean,
     compared,
+    fault_words,
+    figure_text,
     headline,
     missing_groups,
-    module_of,
+    nearest_figure,
+    nearest_to_limit,
     number,
     one_line,
     percent,
     rows_of,
     sort_key,
+    suspicion,
+    tap_figure,
     tap_value,
     worst_excess,
     worst_per_tap,
@@ -112,7 +116,7 @@ def print_diff(comparison: Comparison, console: Console) -> None:
     ):
         _line(console, f"{title}: {len(changes) or 'none'}", style=style if changes else "")
         _tap_changes(changes, console)
-    _line(console, f"excess changed more than twofold: {comparison.changed_total or 'none'}")
+    _line(console, f"share of the limit changed more than twofold: {comparison.changed_total or 'none'}")
     _tap_changes([change for change in comparison.changed if change.verdict[0] == change.verdict[1]], console)
     for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
         if keys:
@@ -167,6 +171,8 @@ def _verdict(verdict: str) -> tuple[str, str]:
 def _title(record: Record, console: Console) -> None:
     _line(console, f"{record.verdict.upper()}  {record.model}", style=_STYLES[record.verdict])
     _wrapped(console, headline(record), indent=0)
+    if record.verdict == "pass":
+        _wrapped(console, nearest_to_limit(record), indent=0)
     _line(console, "")
 
 
@@ -189,7 +195,9 @@ def _where(worst: Worst | None) -> str:
 
 def _hop_table(record: Record) -> Table:
     columns = [("hop", False), ("verdict", False), ("worst excess", False), ("worst position", False)]
-    table = _table("hops (excess = error over the float32 noise floor)", [*columns, ("coverage", True)])
+    table = _table(
+        "hops (excess = error over the noise floor of float32, of its limit)", [*columns, ("coverage", True)]
+    )
     for hop in record.hops:
         coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
         worst = (_where(hop.worst), _where(hop.worst_position))
@@ -216,7 +224,7 @@ def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
     compared = [row for row in worst.values() if row["verdict"] != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
     if top:
-        taps = ", ".join(f"{row['tap']} {number(tap_value(row, 'excess'))}" for row in top)
+        taps = ", ".join(f"{row['tap']} {nearest_figure(row)}" for row in top)
         _wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
         _wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
@@ -252,8 +260,9 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     rows = rows_of(frame, hop=fault.hop, tap=fault.tap, input=given)
     _line(console, "")
     _line(console, f"first fault  {fault.tap}", style="bold red")
+    _wrapped(console, fault_words(record, rows[0] if rows else None))
     facts = [
-        ("step", fault.hop),
+        ("hop", fault.hop),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
         ("excess", _fault_excess(fault, rows)),
@@ -267,38 +276,41 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     for name, fact in facts:
         if fact:
             _line(console, f"  {name:<11}{one_line(fact)}")
+    _wrapped(console, suspicion(record))
 
 
 def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return number(fault.excess)
-    excess, position = (number(tap_value(rows[0], column)) for column in ("excess", "position_excess"))
+    excess, position = (tap_figure(rows[0], column) for column in ("excess", "position_excess"))
     return f"{excess}, at its worst position {position}"
 
 
 def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
-    names = ("excess", "local", "rel_l2", "noise floor")
+    names = ("excess", "worst position", "rel_l2", "noise floor")
     title = f"around it, in execution order, on input {one_line(given, 40)}"
     table = _table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
     for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
-        values = [number(tap_value(row, name)) for name in ("excess", "local_excess", "rel_l2", "noise_floor")]
-        table.add_row(*_cells(">" if i == at else "", row["tap"], _verdict(row["verdict"]), *values))
+        figures = [tap_figure(row, name) for name in ("excess", "position_excess")]
+        values = [number(tap_value(row, name)) for name in ("rel_l2", "noise_floor")]
+        table.add_row(*_cells(">" if i == at else "", row["tap"], _verdict(row["verdict"]), *figures, *values))
     return table
 
 
 def _other_hops(record: Record, frame: pd.DataFrame, fault: FirstFault, given: str, console: Console) -> None:
     _line(console, "")
+    others = [hop for hop in record.hops if hop.name != fault.hop]
+    if not others:
+        _line(console, f"owned by the step {fault.hop}, the only one in this run")
+        return
     _line(console, f"owned by the step {fault.hop}; the same tap in the other steps:")
-    for hop in record.hops:
-        if hop.name == fault.hop:
-            continue
+    for hop in others:
         rows = rows_of(frame, hop=hop.name, tap=fault.tap, input=given)
         if not rows:
             _line(console, f"  {hop.name}: not in this run")
             continue
-        said = f"excess {number(tap_value(rows[0], 'excess'))}" if rows[0]["verdict"] != "missing" else rows[0]["why"]
-        module = module_of(record, fault.tap, hop.to)
-        _line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}{f' ({module})' if module else ''}")
+        said = f"excess {tap_figure(rows[0], 'excess')}" if rows[0]["verdict"] != "missing" else rows[0]["why"]
+        _line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}")
 
 
 def _other_reasons(record: Record) -> Iterable[str]:
@@ -331,7 +343,7 @@ def _diff_hops(comparison: Comparison) -> Table:
         ]
         cells = [
             hop.verdict,
-            [_excess(value) for value in hop.worst_excess],
+            [worst and worst_excess(worst) for worst in hop.worst],
             [percent(value) for value in hop.coverage],
             *logits,
         ]
@@ -341,15 +353,10 @@ def _diff_hops(comparison: Comparison) -> Table:
     return table
 
 
-def _excess(value: float | None) -> str:
-    """A comparison holds inf where a tap has NaN or Inf."""
-    return "NaN/inf" if value == math.inf else number(value)
-
-
 def _tap_changes(changes: Sequence[TapChange], console: Console) -> None:
     for change in changes[:DIFF_TAPS]:
-        excess = _change(*(_excess(value) for value in change.excess))
+        figures = _change(*(figure and figure_text(figure) for figure in change.figures))
         verdict = f"{_change(*change.verdict)}, " if change.verdict[0] != change.verdict[1] else ""
-        _line(console, f"  {change.hop}  {change.tap}  {verdict}excess {excess}")
+        _line(console, f"  {change.hop}  {change.tap}  {verdict}{figures}")
     if len(changes) > DIFF_TAPS:
         _line(console, f"  and {len(changes) - DIFF_TAPS} more")

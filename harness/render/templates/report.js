@@ -17,6 +17,17 @@
   }
   // A number of a tap: a missing tap says so instead of looking like a small error.
   const cell = (row, name) => (verdictOf(row) === "missing" ? "missing" : show(get(row, name)));
+  // A figure beside its limit: "3.20 of 4".
+  function figure(row, name) {
+    const limit = name + "_limit" in at ? get(row, name + "_limit") : null;
+    const said = cell(row, name);
+    return limit === null || verdictOf(row) === "missing" || said === "-" ? said : `${said} of ${show(limit)}`;
+  }
+  function used(row) {
+    const value = get(row, "limit_used");
+    if (!isNumber(value)) return show(value);
+    return value < 1e4 ? Math.round(value * 100) + " %" : (value * 100).toExponential(1) + " %";
+  }
 
   function element(tag, attributes, content) {
     const made = document.createElement(tag);
@@ -49,7 +60,8 @@
   function decades(rows, metric) {
     const seen = [];
     for (const row of rows) {
-      for (const name of metric === "rel_l2" ? [metric, "noise_floor"] : [metric]) {
+      for (const name of metric === "rel_l2" ? [metric, "noise_floor"] : [metric, metric + "_limit"]) {
+        if (!(name in at)) continue;
         const value = get(row, name);
         if (isNumber(value) && value > 0) seen.push(Math.log10(value));
       }
@@ -93,6 +105,20 @@
     if (!points.length) return;
     const first = points[0][0], last = points[points.length - 1][0];
     draw(svg, "polygon", { class: "band", points: [[first, scale.bottom], ...points, [last, scale.bottom]].join(" ") });
+  }
+  // The limit belongs to a row: short inputs have a wider one. Drawn in steps.
+  function limits(svg, rows, metric, scale) {
+    let path = "", last = null;
+    for (const row of rows) {
+      const limit = get(row, metric + "_limit");
+      if (!isNumber(limit)) continue;
+      const x = scale.x(row[at.tap]), y = scale.y(limit);
+      path += last === null ? `M${x} ${y}` : `H${(last.x + x) / 2}V${y}H${x}`;
+      last = { x, y, limit };
+    }
+    if (last === null) return;
+    draw(svg, "path", { class: "limit", d: path });
+    draw(svg, "text", { class: "limit-label", x: last.x, y: last.y - 4, "text-anchor": "end" }, "limit " + show(last.limit));
   }
   function trend(svg, rows, metric, scale) {
     let run = [];
@@ -138,7 +164,7 @@
       ring.setAttribute("cy", isNumber(value) ? scale.y(value) : verdictOf(row) === "missing" ? scale.bottom : TOP);
       ring.setAttribute("visibility", "visible");
       tip.textContent = verdictOf(row) === "missing" ? `${get(row, "tap")}\nmissing: ${get(row, "why")}`
-        : `${get(row, "tap")}: ${verdictOf(row)}\nexcess ${cell(row, "excess")}, local ${cell(row, "local_excess")}\nrel. L2 ${cell(row, "rel_l2")}, noise floor ${cell(row, "noise_floor")}`;
+        : `${get(row, "tap")}: ${verdictOf(row)}\nexcess ${figure(row, "excess")}, worst position ${figure(row, "position_excess")}\nrel. L2 ${cell(row, "rel_l2")}, noise floor ${cell(row, "noise_floor")}`;
       tip.hidden = false;
       tip.style.left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8) + "px";
       tip.style.top = event.clientY + 14 + "px";
@@ -178,6 +204,7 @@
       const scale = scales(width, range);
       if (metric === "rel_l2") noise(svg, rows, scale);
       axes(svg, width, range, scale);
+      if (metric + "_limit" in at) limits(svg, rows, metric, scale);
       trend(svg, rows, metric, scale);
       firstFailing(svg, rows, width, scale);
       rows.forEach((row) => mark(svg, row, metric, scale));
@@ -187,11 +214,13 @@
 
   // ---- tap table -----------------------------------------------------------------------------
   const PAGE = 30;
-  const COLUMNS = [
-    ["tap", "tap"], ["verdict", "verdict"], ["excess", "excess"], ["position_excess", "worst position"], ["input", "input"], ["hop", "hop"],
+  const ALL_COLUMNS = [
+    ["tap", "tap"], ["verdict", "verdict"], ["limit_used", "limit used"], ["excess", "excess"], ["position_excess", "worst position"], ["input", "input"], ["hop", "hop"],
     ["local_excess", "local"], ["total_excess", "total"], ["rel_l2", "rel. L2"],
     ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["nan_count", "NaN"], ["inf_count", "Inf"],
   ];
+  const empty = (name) => name in at && !(name in text) && name !== "verdict" && data.rows.every((row) => get(row, name) === null);
+  const COLUMNS = ALL_COLUMNS.filter(([name]) => !empty(name));
   const WORDS = new Set(["tap", "input", "hop", "verdict"]);
   const filters = { hop: $("f-hop"), input: $("f-input"), verdict: $("f-verdict"), text: $("f-text") };
   let sorted = { name: "tap", down: false }, page = 0, found = [];
@@ -250,8 +279,10 @@
       if (name === "verdict") td.append(element("span", { class: "verdict " + verdict }, verdict === "fail" ? "FAIL" : verdict));
       else if (name === "tap") td.append(element("code", {}, get(row, name)));
       else if (WORDS.has(name)) td.textContent = get(row, name).length > 40 ? get(row, name).slice(0, 37) + "..." : get(row, name);
-      else if (verdict === "missing") td.textContent = name === "excess" ? "missing" : "-";
-      else if (name === "position_excess" && row[at.worst_position] >= 0) td.textContent = `${show(get(row, name))} @${row[at.worst_position]}`;
+      else if (verdict === "missing") td.textContent = name === "limit_used" ? "missing" : "-";
+      else if (name === "limit_used") td.textContent = used(row);
+      else if (name === "position_excess" && row[at.worst_position] >= 0) td.textContent = `${figure(row, name)} @${row[at.worst_position]}`;
+      else if (name === "excess") td.textContent = figure(row, name);
       else td.textContent = show(get(row, name));
       tr.append(td);
     }
@@ -276,11 +307,13 @@
 
   // ---- start ---------------------------------------------------------------------------------
   const fault = data.fault;
-  fill($("chart-input"), text.input, fault && fault.input !== null ? fault.input : data.worst_input[0]);
+  const worstRow = data.rows.reduce((best, row) => (best === null || rank(row, "limit_used") > rank(best, "limit_used") ? row : best), null);
+  for (const option of [...$("chart-metric").options]) if (empty(option.value)) option.remove();
+  fill($("chart-input"), text.input, fault && fault.input !== null ? fault.input : worstRow ? worstRow[at.input] : 0);
   fill(filters.hop, text.hop, fault ? fault.hop : null);
   fill(filters.input, text.input, fault ? fault.input : null);
   fill(filters.verdict, data.verdicts, fault ? data.verdicts.indexOf("fail") : null);
-  if (!fault) sorted = { name: "excess", down: true };
+  if (!fault) sorted = { name: "limit_used", down: true };
   for (const control of Object.values(filters)) control.addEventListener("input", refresh);
   $("previous").addEventListener("click", () => { page -= 1; drawTable(); });
   $("next").addEventListener("click", () => { page += 1; drawTable(); });

@@ -1,0 +1,74 @@
+"""How much of its limit a tap uses up. In: a tap row. Out: its share, and the figure that comes nearest to its limit.
+
+Short inputs have wider limits, so raw excess cannot be compared between rows; the share of the limit can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FIGURES = ("excess", "position_excess")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a tap and its limit.
+
+    value: NaN where the tap holds NaN, or where JSON could not hold it. limit: None where the rule sets none,
+    and in records from before limits were stored.
+    """
+
+    column: str
+    value: float
+    limit: float | None
+
+    @property
+    def share(self) -> float:
+        """Value over limit; without a limit the value itself, as if the limit were 1. NaN is worst of all: inf."""
+        if math.isnan(self.value) or math.isinf(self.value):
+            return math.inf
+        if self.limit is None:
+            return self.value
+        if self.limit <= 0:
+            return math.inf if self.value > self.limit else 0.0
+        return self.value / self.limit
+
+
+def limit_of(row: Mapping[Any, Any], column: str) -> float | None:
+    """The limit of a figure; None where there is none. Old taps files lack the columns."""
+    limit = row.get(f"{column}_limit")
+    return None if limit is None or math.isnan(limit) else float(limit)
+
+
+def nearest(row: Mapping[Any, Any]) -> Figure | None:
+    """The figure that uses up most of its limit; None for a tap that was not compared or has no figure.
+
+    A figure without a limit counts only where neither has one: then it is the excess.
+    """
+    if row["verdict"] == "missing":
+        return None
+    limited = [(column, limit_of(row, column)) for column in FIGURES]
+    limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]
+    figures = [Figure(column, _value(row[column]), limit) for column, limit in limited]
+    worst = max(figures, key=lambda figure: figure.share)
+    undefined = worst.limit is None and math.isnan(worst.value) and not _holds_nan(row)
+    return None if undefined else worst
+
+
+def share(row: Mapping[Any, Any]) -> float | None:
+    """The share of its limit that a tap uses up: above 1 it fails. None where it has no figure."""
+    figure = nearest(row)
+    return None if figure is None else figure.share
+
+
+def _value(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _holds_nan(row: Mapping[Any, Any]) -> bool:
+    """Every compared tap has a `max_abs_err`: where that is NaN, or NaN and Inf were counted, the tap holds some."""
+    counts = (_value(row.get(name)) for name in ("nan_count", "inf_count"))
+    return math.isnan(_value(row.get("max_abs_err"))) or any(count > 0 for count in counts)
