@@ -72,7 +72,7 @@ def with_figures(frame: pd.DataFrame, tap: str, given: str, **figures: float) ->
 
 
 def test_a_wide_limit_of_a_short_input_does_not_hide_a_change_on_a_long_one() -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 4)
     tap = "block.2.attn.q"
     before = with_figures(frame, tap, "one-token", excess=3.5, position_excess=3.5)
     after = with_figures(before, tap, "long", excess=3.4)
@@ -83,13 +83,13 @@ def test_a_wide_limit_of_a_short_input_does_not_hide_a_change_on_a_long_one() ->
 
 
 def test_a_changed_rule_is_no_changed_number_and_a_run_without_limits_is_compared_too() -> None:
-    record, frame = make_run("fail")
+    record, frame = make_run("fail", 8)
     loose = frame.assign(excess_limit=40.0, position_excess_limit=160.0)
     old = frame.drop(columns=["excess_limit", "position_excess_limit"])
     for other in (loose, old):
         assert compare_runs(record, other, record, frame).changed_total == 0
         assert compare_runs(record, frame, record, other).changed_total == 0
-    assert compare_runs(*make_run("pass"), record, old).newly_failing
+    assert compare_runs(*make_run("pass", 8), record, old).newly_failing
     assert compare_runs(record, old, record, old).changed_total == 0
 
 

@@ -91,7 +91,7 @@ def test_the_overlay_shows_the_worst_input() -> None:
 
 
 def test_the_overlay_shows_the_input_that_uses_up_most_of_its_limit_and_not_the_largest_figure(tmp_path: Path) -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 4)
     frame, tap = frame.copy(), "block.2.attn.q"
     mine = (frame["hop"] == "hf->reauthored") & (frame["tap"] == tap)
     frame.loc[mine & (frame["input"] == "one-token"), ["excess", "position_excess"]] = 6.0
@@ -105,7 +105,7 @@ def test_the_overlay_shows_the_input_that_uses_up_most_of_its_limit_and_not_the_
 
 
 def test_a_missing_tap_has_no_shape_instead_of_nan(tmp_path: Path) -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 4)
     write_explorer(tmp_path, record, frame)
     (graph,) = load(tmp_path / "explorer" / "reauthored-to-tflite-xnnpack.to.graph.json")["graphs"]
     node = next(node for node in graph["nodes"] if node["id"] == "block.3.attn.probs")

@@ -106,7 +106,7 @@ def test_a_passing_report_shows_its_worst_figures_beside_their_limits(pages: dic
 
 
 def test_a_run_from_before_limits_were_stored_is_still_shown(tmp_path: Path) -> None:
-    record, frame = make_run("fail")
+    record, frame = make_run("fail", 8)
     old = frame.drop(columns=["excess_limit", "position_excess_limit"])
     page = Page(write_report(tmp_path, record, old).read_text(encoding="utf-8"))
     assert {row["excess_limit"] for row in rows(page.data)} == {None}
