@@ -29,7 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dic
     found = {}
     for kind in WRITTEN:
         (target / kind).mkdir()
-        found[kind] = {path.name: load(path) for path in write_explorer(target / kind, *make_run(kind))}
+        run = make_run(kind, 8) if kind == "hostile" else make_run(kind)
+        found[kind] = {path.name: load(path) for path in write_explorer(target / kind, *run)}
     return found
 
 

@@ -57,7 +57,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     written = {}
     for kind in KINDS:
         (folder / kind).mkdir()
-        written[kind] = write_report(folder / kind, *make_run(kind)).read_text(encoding="utf-8")
+        run = make_run(kind, 8) if kind == "hostile" else make_run(kind)
+        written[kind] = write_report(folder / kind, *run).read_text(encoding="utf-8")
     return written
 
 
@@ -188,7 +189,7 @@ def test_the_pipeline_is_drawn_as_the_hops_chain_it_and_a_loop_ends() -> None:
 
 
 def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 8)
     words = ["edge-parity", "run", "smollm2", "--prompt", "it's <b>"]
     noted = record.model_copy(update={"options": {"command": words, "seed": 0}})
     text = Page(write_report(tmp_path, noted, frame).read_text(encoding="utf-8")).text
@@ -196,7 +197,7 @@ def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
 
 
 def test_a_step_that_broke_before_any_hop_stands_beside_the_chain(tmp_path: Path) -> None:
-    record, frame = make_run("fail")
+    record, frame = make_run("fail", 8)
     convert = Stage(name="convert", status="timeout", seconds=600, detail="no answer for 600 s")
     late = record.model_copy(update={"stages": [*record.stages, convert, Stage(name="tap", status="ok")]})
     text = Page(write_report(tmp_path, late, frame).read_text(encoding="utf-8")).text

@@ -65,7 +65,7 @@ def test_a_passing_run_shows_its_worst_figures_beside_their_limits_under_the_hea
 
 
 def test_the_worst_taps_are_those_nearest_to_their_limit_and_not_those_with_the_largest_figure() -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 4)
     frame = frame.copy()
     mine = frame["hop"] == "hf->reauthored"
     frame.loc[mine & (frame["tap"] == "block.1.attn.q") & (frame["input"] == "one-token"), "excess"] = 7.0
@@ -80,7 +80,7 @@ def test_the_worst_taps_are_those_nearest_to_their_limit_and_not_those_with_the_
 
 
 def test_the_one_hop_of_a_run_promises_no_other_hops() -> None:
-    record, frame = make_run("fail")
+    record, frame = make_run("fail", 8)
     alone = record.model_copy(update={"hops": record.hops[:1]})
     console = Console(file=io.StringIO(), width=80)
     print_explain(alone, frame[frame["hop"] == "hf->reauthored"], console)
@@ -109,7 +109,7 @@ def test_the_suspect_is_the_converter_only_where_both_flatbuffer_stages_fail_ali
 
 
 def test_a_run_from_before_limits_were_stored_is_still_shown() -> None:
-    record, frame = make_run("fail")
+    record, frame = make_run("fail", 8)
     old = frame.drop(columns=["excess_limit", "position_excess_limit"])
     console = Console(file=io.StringIO(), width=80)
     print_summary(record, old, FOLDER, console)
@@ -118,7 +118,7 @@ def test_a_run_from_before_limits_were_stored_is_still_shown() -> None:
 
 
 def test_shapes_that_differ_are_not_shown_as_nan() -> None:
-    record, frame = make_run("pass")
+    record, frame = make_run("pass", 4)
     frame = frame.copy()
     mine = (frame["hop"] == "hf->reauthored") & (frame["tap"] == "block.1.attn.q")
     figures = ["max_abs_err", "rel_l2", "excess", "position_excess", "nan_count", "inf_count"]

@@ -141,12 +141,12 @@ def rows_of(frame: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
 
 def worst_per_tap(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The worst row of each tap over its inputs: a failing one before a missing one before a pass."""
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, tuple[tuple[int, float], dict[str, Any]]] = {}
     for row in rows:
-        other = chosen.get(row["tap"])
-        if other is None or _badness(row) > _badness(other):
-            chosen[row["tap"]] = row
-    return chosen
+        badness, other = _badness(row), chosen.get(row["tap"])
+        if other is None or badness > other[0]:
+            chosen[row["tap"]] = badness, row
+    return {tap: row for tap, (_, row) in chosen.items()}
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[int, float]:

@@ -151,6 +151,7 @@ def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
     """The taps frame as small JSON: texts by index, numbers cut to what the page shows."""
     order = {tap: i for i, tap in enumerate(_tap_names(frame))}
     texts: dict[str, dict[str, int]] = {column: {} for column in _TEXTS}
+    texts["input"] = {item.id: i for i, item in enumerate(record.inputs)}
     texts["hop"] = {hop.name: i for i, hop in enumerate(record.hops)}
     texts["tap"] = order
     rows = []
