@@ -17,12 +17,13 @@ from harness.excess import Excess, NoiseFloor, excess, with_typical
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, summarise
 from harness.record import Logits
 from harness.taps import LOGITS, split_tap
-from harness.trace import Trace, let_go
+from harness.trace import NOISE_SAMPLES, Trace, let_go, sample
 from harness.verdict import Rule, judge
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
+FLOAT32_RUNS = tuple(sample(Path("hf"), order).name for order in range(NOISE_SAMPLES))
 STANDARD_HOPS: tuple[tuple[str, str], ...] = (
     ("hf", "reauthored"),
     ("reauthored", "tflite-xnnpack"),
@@ -99,7 +100,7 @@ def compare_traces(
     present = [hop for hop in hops if set(hop) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
     rows: list[Row] = []
-    opened = [_Taps({stage: _open(traces / stage / item) for stage in stages}) for item in inputs]
+    opened = [_Taps({name: _open(traces / name / item) for name in stages | set(FLOAT32_RUNS)}) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = _noise(opened, tap)
@@ -151,7 +152,7 @@ def _open(folder: Path) -> Trace | None:
 def _noise(opened: list[_Taps], tap: str) -> list[NoiseFloor | None]:
     """The noise floor of a tap on each input; None where `oracle` or `hf` lacks it."""
     floors = {
-        number: NoiseFloor.of(_whole_stats(taps.values("oracle", tap), taps.values("hf", tap)))
+        number: NoiseFloor.of(*_samples(taps, tap))
         for number, taps in enumerate(opened)
         if taps.has("oracle", tap) and taps.has("hf", tap)
     }
@@ -224,8 +225,11 @@ def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionSt
     return parts[0] if len(parts) == 1 else concat(parts)
 
 
-def _whole_stats(reference: Array, candidate: Array) -> PositionStats:
-    return _stats(reference, candidate, [slice(0, reference.shape[1])])
+def _samples(taps: _Taps, tap: str) -> list[PositionStats]:
+    """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
+    oracle = taps.values("oracle", tap)
+    runs = [stage for stage in FLOAT32_RUNS if taps.has(stage, tap)]
+    return [_stats(oracle, taps.values(stage, tap), [slice(0, oracle.shape[1])]) for stage in runs]
 
 
 def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
@@ -278,9 +282,10 @@ def _figures(
 def _logit_figures(
     reference: Array, candidate: Array, taps: _Taps, spans: list[slice], tally: _LogitTally
 ) -> dict[str, float]:
-    oracle, single = taps.values("oracle", LOGITS), taps.values("hf", LOGITS)
+    oracle = taps.values("oracle", LOGITS)
+    singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
     parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
-    noise = _stats(oracle, single, spans).max_abs_err
+    noise = np.max([_stats(oracle, values, spans).max_abs_err for values in singles], axis=0)
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )

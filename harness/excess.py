@@ -49,9 +49,11 @@ class NoiseFloor:
     typical: float = 0.0
 
     @classmethod
-    def of(cls, hf_against_oracle: PositionStats) -> NoiseFloor:
-        norms = np.sqrt(hf_against_oracle.squared_reference)
-        return cls(_relative(np.sqrt(hf_against_oracle.squared_error), norms), norms)
+    def of(cls, *samples: PositionStats) -> NoiseFloor:
+        """From `hf` and further float32 runs, each against `oracle`: the root mean square over runs."""
+        norms = np.sqrt(samples[0].squared_reference)
+        error = np.sqrt(np.mean([stats.squared_error for stats in samples], axis=0))
+        return cls(_relative(error, norms), norms)
 
     @cached_property
     def floor(self) -> Floats:

@@ -18,6 +18,14 @@ from numpy.lib import format as npy
 
 MANIFEST = "manifest.json"
 
+# How often `hf` is run for the noise floor: as it is, and with other orders of summation.
+NOISE_SAMPLES = 4
+
+
+def sample(traces: Path, order: int) -> Path:
+    """The folder of a further float32 run of the stage whose traces lie in `traces`; order 0 is the stage itself."""
+    return traces.with_name(f"{traces.name}.order{order}") if order else traces
+
 
 @dataclass
 class _Open:

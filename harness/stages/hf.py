@@ -1,7 +1,8 @@
 """The Hugging Face stages: `hf` (float32) and `oracle` (the same code in true float64).
 
 In: a job with a checkpoint folder. Out: a trace per input. One forward pass over the whole sequence,
-eager attention, so that probabilities are read and not derived.
+eager attention, so that probabilities are read and not derived. `hf` runs it several times, each with
+another order of summation, so that the noise floor does not rest on one draw of the rounding.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from harness.stages.capture import Capture, module_taps
 from harness.stages.float64 import TrueFloat64
 from harness.stages.job import Job
 from harness.stages.report import Reporter
+from harness.stages.summation import OtherSummation
 from harness.taps import LOGITS, block_tap
-from harness.trace import TraceWriter
+from harness.trace import NOISE_SAMPLES, TraceWriter, sample
 
 _ATTENTION = "edge_parity_eager"
 
@@ -39,11 +41,15 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
             module_taps(network, modules, dims.blocks, dims.hf_layout, capture) as absent,
             attention_taps(capture),
         ):
-            for number, item in enumerate(job.inputs):
-                report.progress(number, len(job.inputs), item.id)
-                with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
-                    capture.trace = trace
-                    _forward(network, item.tokens, capture)
+            orders = range(NOISE_SAMPLES) if mode is None else range(1)
+            for order in orders:
+                with OtherSummation(order) if order else nullcontext():
+                    for number, item in enumerate(job.inputs):
+                        done = order * len(job.inputs) + number
+                        report.progress(done, len(orders) * len(job.inputs), item.id)
+                        with TraceWriter(sample(job.traces, order) / item.id, len(item.tokens)) as trace:
+                            capture.trace = trace
+                            _forward(network, item.tokens, capture)
     facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
     if mode is not None:
         facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow)}
