@@ -264,6 +264,7 @@ def _figures(
         "excess": over.whole,
         "position_excess": over.worst,
         "total_excess": overall.whole,
+        "noise_floor": noise.whole,
         # NaN in the oracle would void the noise floor, so it counts as well.
         "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
         "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
@@ -271,7 +272,6 @@ def _figures(
     row: Row = {
         **figures,
         "worst_position": int(positions[over.worst_position]),
-        "noise_floor": noise.whole,
         "local_excess": float("nan"),
         "shape": "x".join(map(str, candidate.shape)),
         "dtype": candidate.dtype.name,

@@ -27,6 +27,7 @@ UPPER = (LOGITS_ONLY - LOWER) | {
     "max_abs_err",
     "mean_abs_err",
     "rel_l2",
+    "noise_floor",
     "nan_count",
     "inf_count",
 }

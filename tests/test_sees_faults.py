@@ -428,7 +428,6 @@ def write_element(folder: Path, tap: str, at: tuple[int, ...], value: float) -> 
     mapped.flush()
 
 
-@pytest.mark.xfail(strict=True, reason="no rule limits the noise floor; docs/how-it-works.md names it among the gaps")
 @pytest.mark.parametrize("stages", [("hf",), ("oracle",)], ids="+".join)
 def test_a_noise_floor_that_is_no_noise_passes_nothing(llama: Bench, stages: tuple[str, ...]) -> None:
     """Where `hf` is not what `oracle` is, the "noise" between them is an error, and would excuse every other error."""

@@ -11,6 +11,7 @@ from harness.verdict import Rule, judge, load_rules
 CLEAN = {
     "excess": 1.2,
     "position_excess": 3.0,
+    "noise_floor": 1e-6,
     "nan_count": 0,
     "inf_count": 0,
     "flips_above_noise": 0.0,
@@ -36,6 +37,7 @@ def test_the_shipped_rules_judge_every_tap_of_every_length(tap, positions):
     [
         {"excess": 4.1},
         {"position_excess": 16.1},
+        {"noise_floor": 0.01},
         {"excess": math.nan},
         {"position_excess": math.nan},
         {"excess": math.inf},
