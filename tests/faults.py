@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 import harness.weights
 from harness.cache import Cache, sha256_of
-from harness.compare import STANDARD_HOPS, compare_traces
+from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
 from harness.locate import first_fault, summarise_hop
 from harness.miniature import write_miniature
 from harness.record import FirstFault, Hop, taps_frame
@@ -219,7 +219,7 @@ class Bench:
         """Compare the traces in `broken`, and for stages that are not there the sound ones."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             joined = Path(temporary)
-            for stage in stages:
+            for stage in dict.fromkeys((*stages, *FLOAT32_RUNS)):
                 own = broken / stage
                 (joined / stage).symlink_to(own if own.is_dir() else self.sound / stage)
             return self._judge(joined, stages)
