@@ -25,11 +25,12 @@ from harness.cache import Cache
 from harness.checkpoints import check_source
 from harness.errors import UsageError
 from harness.inputs import check_jsonl
+from harness.recall import recall, recall_key, remember
 from harness.record import Record, write_record
 from harness.spec import SpecRef, find_spec
 from harness.stages.prepare import Prepared, Request
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
-from harness.tasks import STAGES, Place, stage_tasks
+from harness.tasks import STAGES, Place, conversion_mb, stage_tasks
 from harness.verdict import load_rules
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -189,13 +190,21 @@ def _prepare(state: _Run) -> Prepared:
         inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
         cache_root=str(state.cache.root),
     )
-    task = Task("prepare", "harness.stages.prepare:prepare", request.model_dump(), torch=True, timeout=options.timeout)
     with state.timed("prepare"):
+        key = recall_key(request)
+        known = recall(state.cache, key)
+        if known is not None:
+            return known
+        task = Task(
+            "prepare", "harness.stages.prepare:prepare", request.model_dump(), torch=True, timeout=options.timeout
+        )
         result = run_tasks([task], state.log, state.watcher)["prepare"]
-    if result.status != "ok":
-        tail = _tail(state.log)
-        raise UsageError(f"{state.ref.file}: could not be prepared: {result.detail.split(';')[0]} ({tail})")
-    return Prepared.model_validate(result.value)
+        if result.status != "ok":
+            tail = _tail(state.log)
+            raise UsageError(f"{state.ref.file}: could not be prepared: {result.detail.split(';')[0]} ({tail})")
+        prepared = Prepared.model_validate(result.value)
+        remember(state.cache, key, prepared)
+        return prepared
 
 
 def _tail(log: Path) -> str:
@@ -215,7 +224,8 @@ def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dic
         timeout=state.options.timeout,
     )
     tasks = stage_tasks(place, prepared, stages)
-    budget = 0.8 * psutil.virtual_memory().available / 1e6
+    # Whoever could convert the model has this much; stages that overlap take no more.
+    budget = min(0.8 * psutil.virtual_memory().available / 1e6, conversion_mb(prepared))
     with state.timed("stages"):
         return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 

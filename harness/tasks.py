@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.convert import CONVERSIONS
 from harness.stages.job import Job
 from harness.stages.prepare import Prepared
 from harness.stages.process import Payload, Results, Task
@@ -50,13 +51,11 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
     tasks = []
     if any(name in DEVICE_STAGES for name in stages):
         if place.tflite is None:
-            convert = "harness.stages.prepare:convert_model"
-            # Measured: 3.2 times the weights and 2.1 GB of frameworks. Nothing else fits beside it.
-            memory = 3.2 * weights + 2100
-            tasks.append(Task("convert", convert, common, memory_mb=memory, torch=True, timeout=timeout, alone=True))
+            tasks.append(_convert_task(place, prepared, common))
         tasks.append(_tap_task(place, common, weights, timeout))
-    memory_of = {"oracle": 2 * weights + 700, "tflite-xnnpack": 2 * weights + 800}
-    for name in ("tflite-builtin", "oracle", "tflite-xnnpack", "reauthored", "hf"):
+    memory_of = {"oracle": 3 * weights + 700, "tflite-xnnpack": 2 * weights + 800}
+    # The longest first, so that no core waits for a long one at the end.
+    for name in ("tflite-builtin", "hf", "tflite-xnnpack", "oracle", "reauthored"):
         if name in stages:
             device = name in DEVICE_STAGES
             tasks.append(
@@ -71,6 +70,25 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
                 )
             )
     return tasks
+
+
+def conversion_mb(prepared: Prepared) -> float:
+    """Peak memory of a conversion. Measured: 3.2 times the weights, and 2.1 GB of frameworks."""
+    return 3.2 * prepared.source.parameters * 4 / 1e6 + 2100
+
+
+def _convert_task(place: Place, prepared: Prepared, common: Payload) -> Task:
+    """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
+    cached = (Path(place.cache_root) / CONVERSIONS / prepared.conversion_key).is_dir()
+    return Task(
+        "convert",
+        "harness.stages.prepare:convert_model",
+        common,
+        memory_mb=100 if cached else conversion_mb(prepared),
+        torch=not cached,
+        timeout=place.timeout,
+        alone=not cached,
+    )
 
 
 def _tap_task(place: Place, common: Payload, weights: float, timeout: float) -> Task:

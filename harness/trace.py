@@ -18,8 +18,8 @@ from numpy.lib import format as npy
 
 MANIFEST = "manifest.json"
 
-# How often `hf` is run for the noise floor: as it is, and with other orders of summation.
-NOISE_SAMPLES = 4
+# How often `hf` is run for the noise floor: as it is, and with two other orders of summation.
+NOISE_SAMPLES = 3
 
 
 def sample(traces: Path, order: int) -> Path:

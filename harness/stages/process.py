@@ -96,6 +96,8 @@ def run_tasks(
     results: dict[str, TaskResult] = {}
     waiting = list(tasks)
     running: list[_Running] = []
+    if any(task.torch for task in tasks):
+        _warm_up(log)
     try:
         while waiting or running:
             _skip_hopeless(waiting, results, watcher)
@@ -104,6 +106,7 @@ def run_tasks(
                 running.append(_start(task, results, log))
                 watcher.started(task.name)
             if not running:
+                time.sleep(_POLL / 10)  # until the server that forks torch stages has imported the frameworks
                 continue
             _listen(running, watcher)
             for entry in [entry for entry in running if _ended(entry)]:
@@ -134,7 +137,7 @@ def _startable(
     chosen: list[Task] = []
     used = sum(entry.task.memory_mb for entry in running)
     for task in waiting:
-        ready = all(need in results for need in task.needs)
+        ready = all(need in results for need in task.needs) and (not task.torch or _server_ready.is_set())
         beside = [entry.task for entry in running] + chosen
         fits = len(beside) < cores and used + task.memory_mb <= memory_mb
         if ready and (not beside or (fits and not task.alone and not any(other.alone for other in beside))):
@@ -154,6 +157,30 @@ def _start(task: Task, results: Results, log: Path) -> _Running:
         process.start()
     theirs.close()
     return _Running(task, process, ours, time.monotonic())
+
+
+_server_ready = threading.Event()
+_warming = threading.Event()
+
+
+def _warm_up(log: Path) -> None:
+    """Have the server import the frameworks while stages that do not need them run already.
+
+    It answers once it has: starting a process through it earlier would block whoever asks.
+    """
+    if _warming.is_set():
+        return
+    _warming.set()
+    context = _torch_server(log)
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the server was ended while it imported
+            first = context.Process(target=worker.nothing, daemon=True)
+            first.start()
+            first.join()
+        _server_ready.set()
+
+    threading.Thread(target=ask, daemon=True).start()
 
 
 def _torch_server(log: Path) -> Any:
@@ -191,6 +218,8 @@ def _end_server() -> None:
     """End the server that forks torch stages, at once: while it imports frameworks it does not notice that we left."""
     from multiprocessing import forkserver
 
+    _server_ready.clear()
+    _warming.clear()
     server: Any = getattr(forkserver, "_forkserver", None)
     pid = getattr(server, "_forkserver_pid", None)
     if pid is not None:

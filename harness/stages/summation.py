@@ -29,7 +29,7 @@ class OtherSummation(TorchFunctionMode):
     """Within it, linear layers and means over the last axis add their terms otherwise: in pieces, and at positions
     where one number outweighs the rest (`PEAKED`) term by term.
 
-    order 1: all positions in pieces. order 2: peaked ones term by term, first to last. order 3: last to first.
+    order 1: term by term from the first to the last, and order 2: from the last to the first.
     Products of two activations (attention) are added in pieces under every order.
     """
 
@@ -63,7 +63,7 @@ class OtherSummation(TorchFunctionMode):
     def _sums(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`[..., terms]` by `[columns, terms]` -> `[..., columns]`."""
         total = _added(functional.linear(x[..., cut], weight[:, cut]) for cut in self._cuts(weight.shape[1]))
-        if self.order > 1 and x.dtype == torch.float32:
+        if x.dtype == torch.float32:
             flat, out = x.reshape(-1, x.shape[-1]), total.reshape(-1, total.shape[-1])
             peaked = (flat.abs().amax(-1) > PEAKED * flat.norm(dim=-1)).nonzero()[:, 0]
             if len(peaked):
@@ -74,11 +74,11 @@ class OtherSummation(TorchFunctionMode):
     def _term_by_term(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`[rows, terms]` by `[columns, terms]`, each sum in one float32 accumulator."""
         out = torch.empty(x.shape[0], weight.shape[0])
-        _kernel()(x.contiguous().numpy(), weight.contiguous().numpy(), out.numpy(), self.order == 3)
+        _kernel()(x.contiguous().numpy(), weight.contiguous().numpy(), out.numpy(), self.order == 2)
         return out
 
     def _cuts(self, terms: int) -> list[slice]:
-        pieces = PIECES + self.order - 1
+        pieces = PIECES + self.order
         bounds = sorted({terms * i // pieces for i in range(pieces + 1)})
         return [slice(a, b) for a, b in pairwise(bounds)][::-1]
 

@@ -63,6 +63,10 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
         os._exit(code)
 
 
+def nothing() -> None:
+    """Started and ended to learn that processes can be started."""
+
+
 def peak_rss_mb(pid: int | str | None = "self") -> float:
     """The largest resident set of a process so far, in MB (10^6 bytes); 0 once it is gone.
 
