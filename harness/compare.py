@@ -133,6 +133,8 @@ class _Taps:
         return self._values[stage]
 
     def let_go(self) -> None:
+        for values in self._values.values():
+            let_go(values)
         self._tap, self._values = "", {}
 
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ from harness.spec import SpecRef, find_spec
 from harness.stages.prepare import Prepared, Request
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.tasks import STAGES, Place, conversion_mb, stage_tasks
+from harness.trace import export_npy
 from harness.verdict import load_rules
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -114,6 +115,8 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         record.timings = state.timings
         write_record(folder, record, frame)
         render_all(folder, record, frame)
+        if options.keep_traces:
+            export_npy(folder / "traces")
         for leftover in [folder / "cache", *([] if options.keep_traces else [folder / "traces"])]:
             shutil.rmtree(leftover, ignore_errors=True)
         final = parent / run_id

@@ -1,22 +1,25 @@
 """Traces: the taps of one stage on one input, on disk, written in pieces and read by memory map.
 
 In: `[batch, time, ...]` arrays, whole or a stretch of positions at a time.
-Out: a folder with one `.npy` per tap and a `manifest.json`, which is written last: a folder without it
-is not a trace. Any tool that opens `.npy` opens a kept trace.
+Out: a folder with the taps one after the other in one file, which is quick to make and to delete, and a
+`manifest.json`, which is written last: a folder without it is not a trace. A kept trace has a `.npy` per tap.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 MANIFEST = "manifest.json"
+TAPS_FILE = "taps.bin"
+_ALIGNMENT = 64
 
 # How often `hf` is run for the noise floor: as it is, and with two other orders of summation.
 NOISE_SAMPLES = 3
@@ -29,10 +32,9 @@ def sample(traces: Path, order: int) -> Path:
 
 @dataclass
 class _Open:
-    path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    data_offset: int
+    offset: int
     covered: list[list[int]] = field(default_factory=list)
     how: str = "read"
 
@@ -49,6 +51,8 @@ class TraceWriter:
         self.length = length
         self._taps: dict[str, _Open] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / TAPS_FILE).open("wb")
+        self._end = 0
 
     def put(self, tap: str, values: np.ndarray[Any, Any], start: int = 0, how: str = "read") -> None:
         """Store `values` `[1, t, ...]` at positions `start:start+t`. `how` is "read" or "derived"."""
@@ -63,34 +67,30 @@ class TraceWriter:
             entry = self._create(tap, shape, values.dtype, how)
         if entry.shape != shape or entry.dtype != values.dtype:
             raise ValueError(f"{tap}: {values.dtype}{shape} does not continue {entry.dtype}{entry.shape}")
-        row_bytes = entry.dtype.itemsize * int(np.prod(shape[2:], dtype=np.int64))
-        with entry.path.open("r+b") as file:
-            file.seek(entry.data_offset + start * row_bytes)
-            file.write(np.ascontiguousarray(values).data)
+        row_bytes = entry.dtype.itemsize * math.prod(shape[2:])
+        self._file.seek(entry.offset + start * row_bytes)
+        self._file.write(np.ascontiguousarray(values).data)
         if entry.covered and entry.covered[-1][1] == start:
             entry.covered[-1][1] = stop
         else:
             entry.covered.append([start, stop])
 
     def _create(self, tap: str, shape: tuple[int, ...], dtype: np.dtype[Any], how: str) -> _Open:
-        path = self.folder / f"{tap}.npy"
-        with path.open("wb") as file:
-            npy.write_array_header_1_0(
-                file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            )
-            offset = file.tell()
-            file.truncate(offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
-        self._taps[tap] = _Open(path, shape, dtype, offset, how=how)
+        self._taps[tap] = _Open(shape, dtype, self._end, how=how)
+        size = dtype.itemsize * math.prod(shape)
+        self._end += -(-size // _ALIGNMENT) * _ALIGNMENT
         return self._taps[tap]
 
     def close(self) -> None:
+        self._file.truncate(self._end)
+        self._file.close()
         manifest = {
             "length": self.length,
             "taps": {
                 tap: {
                     "shape": entry.shape,
                     "dtype": entry.dtype.str,
-                    "offset": entry.data_offset,
+                    "offset": entry.offset,
                     "covered": entry.covered,
                     "how": entry.how,
                 }
@@ -107,6 +107,8 @@ class TraceWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
+        else:
+            self._file.close()
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,15 @@ class Trace:
     def __contains__(self, tap: str) -> bool:
         return tap in self.taps
 
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with (self.folder / TAPS_FILE).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
     def load(self, tap: str) -> np.ndarray[Any, Any]:
-        """`[1, time, ...]`, read-only and mapped: it costs memory only while it is looked at."""
+        """`[1, time, ...]`, read-only and mapped: it costs memory only while it is looked at, and until `let_go`."""
         entry = self.taps[tap]
-        # np.load would parse the header again; a run has tens of thousands of taps.
-        with open(f"{self.folder}/{tap}.npy", "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray(entry["shape"], entry["dtype"], mapped, entry["offset"])
+        return np.ndarray(entry["shape"], entry["dtype"], self._map, entry["offset"])
 
     def covered(self, tap: str) -> list[tuple[int, int]]:
         """The stretches of positions that were written, in order."""
@@ -149,3 +153,14 @@ def let_go(values: np.ndarray[Any, Any]) -> None:
         owner = owner.base
     if isinstance(owner, mmap.mmap):
         owner.madvise(mmap.MADV_DONTNEED)
+
+
+def export_npy(traces: Path) -> None:
+    """Give every trace under `traces` a `.npy` per tap in place of its one file, for tools that are not ours."""
+    for manifest in sorted(traces.rglob(MANIFEST)):
+        trace = Trace.open(manifest.parent)
+        for tap in trace.taps:
+            values = trace.load(tap)
+            np.save(trace.folder / f"{tap}.npy", values)
+            let_go(values)
+        (trace.folder / TAPS_FILE).unlink()

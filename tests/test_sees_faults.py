@@ -41,7 +41,7 @@ from faults import (
 )
 
 from harness.spec import GenerativeModel
-from harness.trace import Trace
+from harness.trace import TAPS_FILE, Trace
 
 LAYER = "model.layers.{}."
 GATE, UP, DOWN = (LAYER + f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
@@ -422,7 +422,7 @@ def write_element(folder: Path, tap: str, at: tuple[int, ...], value: float) -> 
     """Overwrite one number of a trace."""
     shape, dtype = (Trace.open(folder).taps[tap][key] for key in ("shape", "dtype"))
     mapped = np.memmap(
-        folder / f"{tap}.npy", dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
+        folder / TAPS_FILE, dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
     )
     mapped[at] = value
     mapped.flush()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
-from harness.trace import MANIFEST, Trace, TraceWriter
+from harness.trace import MANIFEST, TAPS_FILE, Trace, TraceWriter, export_npy
 
 
 @given(st.integers(1, 30), st.data())
@@ -35,7 +35,9 @@ def test_any_tool_that_reads_npy_reads_a_kept_trace(tmp_path):
     values = np.arange(12, dtype=np.float64).reshape(1, 4, 3)
     with TraceWriter(tmp_path, 4) as trace:
         trace.put("embed", values)
+    export_npy(tmp_path)
     assert np.array_equal(np.load(tmp_path / "embed.npy"), values)
+    assert not (tmp_path / TAPS_FILE).exists()
 
 
 def test_a_trace_that_was_not_finished_does_not_open(tmp_path):
