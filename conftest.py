@@ -58,7 +58,7 @@ def miniature(prepare: Prepare) -> dict[str, Any]:
 def shipped(miniature: dict[str, Any]) -> Path:
     """Its flatbuffer; from the cache, or converted now."""
     from harness.cache import Cache
-    from harness.stages.prepare import convert_model
+    from harness.stages.flatbuffer import convert_model
 
     payload = {
         "prepared": miniature,

@@ -24,7 +24,6 @@ from harness.configs import (
     CONFIG_FILE,
     distinct_tensors,
     first_line,
-    full_reauthored_config,
     hf_config,
     quiet_transformers,
 )
@@ -95,20 +94,11 @@ def check_source(checkpoint: str, miniature: bool = False) -> None:
         raise UsageError(f"--checkpoint {checkpoint}: no such folder; give a folder or a hub id such as org/name")
 
 
-def reauthored_config(model: GenerativeModel, checkpoint: Checkpoint) -> Any:
-    """The litert-torch `ModelConfig` that fits a checkpoint: the example's own, or shrunk for a miniature.
-
-    A folder whose config has the miniature's sizes counts as one, so that a miniature can be handed around.
-    """
-    if not is_miniature(model, checkpoint):
-        return full_reauthored_config(model)
-    from harness.miniature import shrink
-
-    return shrink(model)[1]
-
-
 def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:
-    """Whether the weights are of a miniature's sizes, wherever they came from."""
+    """Whether the weights are of a miniature's sizes, wherever they came from.
+
+    A folder whose config has those sizes counts as one, so that a miniature can be handed around.
+    """
     return checkpoint.kind == "miniature" or (checkpoint.kind != "gguf" and _as_small(model, checkpoint.folder))
 
 

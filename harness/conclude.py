@@ -17,8 +17,8 @@ from harness.align.tflite import FUSED
 from harness.compare import STANDARD_HOPS, compare_traces
 from harness.locate import cases, first_fault, summarise_hop
 from harness.record import Finding, Input, Record, Stage, taps_frame
-from harness.stages.prepare import Prepared
 from harness.stages.process import TaskResult
+from harness.stages.request import Prepared
 from harness.tasks import DEVICE_STAGES
 from harness.verdict import Rule
 

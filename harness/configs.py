@@ -28,6 +28,15 @@ def full_reauthored_config(model: GenerativeModel) -> Any:
     return _from_factory(model, "config")
 
 
+def reauthored_config(model: GenerativeModel, *, miniature: bool) -> Any:
+    """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes."""
+    if not miniature:
+        return full_reauthored_config(model)
+    from harness.miniature import shrink
+
+    return shrink(model)[1]
+
+
 def _from_factory(model: GenerativeModel, field: str) -> Any:
     try:
         return getattr(model, field)()

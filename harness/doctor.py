@@ -29,7 +29,8 @@ GB = 1_000_000_000
 # Measured on SmolLM2-135M: peak of its conversion; flatbuffer, tapped copy, weights and float64 traces in the cache.
 CONVERSION_BYTES = 4_700_000_000
 CACHE_BYTES = 3 * GB
-REPORT_BYTES = 200_000_000
+# Of its traces while a run lasts (six inputs, eight traces), beside a few megabytes of report that stay.
+REPORT_BYTES = 5 * GB
 
 # What each extra of the distribution is for.
 OPTIONAL = {

@@ -6,8 +6,10 @@ order of the steps; each step is a file of its own.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -28,14 +30,15 @@ from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
 from harness.record import Record, write_record
 from harness.spec import SpecRef, find_spec
-from harness.stages.prepare import Prepared, Request
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
+from harness.stages.request import Prepared, Request
 from harness.tasks import STAGES, Place, conversion_mb, stage_tasks
-from harness.trace import export_npy
 from harness.verdict import load_rules
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOG_FILE = "run.log"
+_PARTIAL = ".partial"
+_NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         write_record(folder, record, frame)
         render_all(folder, record, frame)
         if options.keep_traces:
+            from harness.trace import export_npy
+
             export_npy(folder / "traces")
         for leftover in [folder / "cache", *([] if options.keep_traces else [folder / "traces"])]:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -155,13 +160,16 @@ def _check_files(options: Options) -> None:
 @contextmanager
 def _working_folder(parent: Path, run_id: str) -> Iterator[Path]:
     """A hidden folder beside the runs, which the caller renames when the run is whole; else it goes."""
-    folder = parent / f".{run_id}.partial"
+    folder = parent / f".{run_id}{_PARTIAL}"
+    _sweep(parent)
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True)
         probe = folder / "probe"
         probe.write_text("")
         probe.unlink()
+        lock = os.open(folder, os.O_RDONLY)  # never inherited; the system frees it with this process, however it ends
+        fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError as error:
         raise UsageError(f"--out {parent.parent} cannot be written ({error.strerror}); give another folder") from None
     try:
@@ -173,11 +181,26 @@ def _working_folder(parent: Path, run_id: str) -> Iterator[Path]:
         why = os.strerror(error.errno)
         raise UsageError(f"--out {parent.parent}: {why}; free some space, or give another folder") from None
     finally:
+        os.close(lock)
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
             for path in made:  # nothing was written: leave no empty folders either
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    """Delete what killed runs left under `parent`: gigabytes of traces that nobody would ever look at."""
+    for partial in parent.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime < _NEWBORN:
+                continue
+            lock = os.open(partial, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _prepare(state: _Run) -> Prepared:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of, sha256_of
-from harness.stages.prepare import Prepared, Request
+from harness.stages.request import Prepared, Request
 
 PREPARED = "prepared"
 _FILE = "prepared.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.convert import CONVERSIONS
 from harness.stages.job import Job
-from harness.stages.prepare import Prepared
 from harness.stages.process import Payload, Results, Task
+from harness.stages.request import Prepared
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
 STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
@@ -82,7 +82,7 @@ def _convert_task(place: Place, prepared: Prepared, common: Payload) -> Task:
     cached = (Path(place.cache_root) / CONVERSIONS / prepared.conversion_key).is_dir()
     return Task(
         "convert",
-        "harness.stages.prepare:convert_model",
+        "harness.stages.flatbuffer:convert_model",
         common,
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
@@ -101,7 +101,7 @@ def _tap_task(place: Place, common: Payload, weights: float, timeout: float) -> 
 
     return Task(
         "tap",
-        "harness.stages.prepare:tap_flatbuffer",
+        "harness.stages.flatbuffer:tap_flatbuffer",
         payload,
         needs=() if own is not None else ("convert",),
         memory_mb=weights + 400,

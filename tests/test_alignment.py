@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness.align.layout import HeadLayout, split_heads
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.stages.prepare import _write_tapped_and_plan
+from harness.stages.flatbuffer import _write_tapped_and_plan
 from harness.stages.tflite import TAP_PREFIX
 
 SIGNATURES = {"prefill_32", "decode"}

@@ -16,10 +16,10 @@ from harness.cache import Cache
 from harness.checkpoints import (
     Checkpoint,
     find_gguf,
-    reauthored_config,
+    is_miniature,
     resolve,
 )
-from harness.configs import full_reauthored_config, published_config
+from harness.configs import full_reauthored_config, published_config, reauthored_config
 from harness.errors import UsageError
 from harness.miniature import shrink
 from harness.spec import GenerativeModel, WheelGGUF, find_spec, load_spec
@@ -113,10 +113,12 @@ def test_a_local_folder_is_taken_as_it_is(folder: Path, small: Checkpoint, cache
 def test_a_folder_of_the_miniatures_size_runs_with_the_miniatures_config(folder: Path, cache: Cache) -> None:
     model = load_spec(find_spec("tiny_llama"))
     found = resolve(model, checkpoint=str(folder), miniature=False, seed=0, cache=cache)
-    assert reauthored_config(model, found) == shrink(model)[1]
+    assert is_miniature(model, found)
+    assert reauthored_config(model, miniature=True) == shrink(model)[1]
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 32000}))
-    assert reauthored_config(model, found) == full_reauthored_config(model)
+    assert not is_miniature(model, found)
+    assert reauthored_config(model, miniature=False) == full_reauthored_config(model)
 
 
 def test_a_hash_is_read_once_and_again_when_the_file_changes(

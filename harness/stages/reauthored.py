@@ -15,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from harness.align.modules import reauthored_modules
+from harness.configs import reauthored_config
 from harness.inputs import schedule
 from harness.spec import GenerativeModel
 from harness.stages.capture import Capture, module_taps
@@ -26,11 +27,10 @@ from harness.trace import TraceWriter
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Trace every input. Returns facts about the stage."""
-    from harness.miniature import shrink
     from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
-    config = shrink(model)[1] if job.miniature else model.config()
+    config = reauthored_config(model, miniature=job.miniature)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
     capture = Capture()
     dims = job.dimensions

@@ -1,0 +1,103 @@
+"""The two flatbuffers of a run: the converted one and its tapped copy, both from the cache where they are there.
+
+In: a `Prepared` model. Out: paths. These functions run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.align.tflite import plan_signature
+from harness.cache import Cache, key_of, sha256_of
+from harness.configs import reauthored_config
+from harness.convert import FLATBUFFER, convert
+from harness.errors import UsageError
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.tap import write_tapped
+from harness.spec import SpecRef, load_spec
+from harness.stages.report import Reporter, costs_only_this_stage
+from harness.stages.request import Prepared
+
+TAPPED = "tapped"
+
+
+def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Convert, or find the conversion in the cache. Returns the flatbuffer's path and digest."""
+    prepared = Prepared.model_validate(payload["prepared"])
+    cache = Cache(Path(payload["cache_root"]), say=print)
+    report.progress(0, 1, "looking in the cache")
+
+    def build() -> Any:
+        from harness.weights import load_reauthored
+
+        report.progress(0, 1, "converting")
+        model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
+        config = reauthored_config(model, miniature=prepared.miniature)
+        with costs_only_this_stage():
+            return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+
+    known = cache.entry("conversions", prepared.conversion_key) is not None
+    path = convert(cache, prepared.conversion_key, build, prepared.prefill, prepared.kv_cache_len)
+    return {
+        "flatbuffer": str(path),
+        "sha256": cache.checksums("conversions", prepared.conversion_key)[FLATBUFFER],
+        "cached": known,
+    }
+
+
+def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Align a flatbuffer with the taps and write its tapped copy. Cached by the file's content and our own code."""
+    prepared = Prepared.model_validate(payload["prepared"])
+    source = Path(payload["flatbuffer"])
+    report.progress(0, 2, "reading")
+    digest = payload.get("sha256") or sha256_of(source)
+    cache = Cache(Path(payload["cache_root"]), say=print)
+    code = {name: sha256_of(Path(__file__).parent.parent / name) for name in _ALIGNMENT_CODE}
+    dims = prepared.dimensions.model_dump()
+    key = key_of({"flatbuffer": digest, "dimensions": dims, "points": prepared.points, "code": code})
+
+    def make(folder: Path) -> None:
+        report.progress(1, 2, "writing the tapped copy")
+        _write_tapped_and_plan(source, folder, prepared)
+
+    folder = cache.build(TAPPED, key, make)
+    return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest}
+
+
+_ALIGNMENT_CODE = (
+    "taps.py",
+    "align/tflite.py",
+    "align/layout.py",
+    "flatbuffer/reader.py",
+    "flatbuffer/tap.py",
+    "stages/tflite.py",
+)
+
+
+def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
+    from harness.stages.tflite import TAP_PREFIX
+
+    file = FlatbufferModel(source)
+    wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
+    dims = prepared.dimensions
+    plans = {
+        name: plan_signature(file, file.signatures[name], dims.layout, dims.blocks, tuple(prepared.points))
+        for name in wanted
+    }
+    outputs = {
+        name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in plan.sources.values() if not item.inner}
+        for name, plan in plans.items()
+    }
+    write_tapped(source, folder / FLATBUFFER, outputs)
+    content = {
+        "sources": {name: {tap: item.as_dict() for tap, item in plan.sources.items()} for name, plan in plans.items()},
+        "missing": {name: plan.missing for name, plan in plans.items()},
+    }
+    (folder / "plan.json").write_text(json.dumps(content))
+    if not any(plan.sources for plan in plans.values()):
+        raise UsageError(
+            f"{source}: no tensor could be aligned; its tensor names carry no litert-torch module paths, "
+            "convert it with litert-torch's Generative API"
+        )

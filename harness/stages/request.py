@@ -1,0 +1,44 @@
+"""What a run is asked for and what the preparation makes of it: the contract between command line and stages.
+
+In: nothing. Out: `Request` and `Prepared`, which cross process borders as JSON. Imports no framework and no numpy,
+so that a refusal of bad input does not wait for them.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from harness.record import Finding, Source
+from harness.stages.job import Dimensions, JobInput
+
+
+class Request(BaseModel):
+    """What the command line asked for. Paths are absolute."""
+
+    spec_file: str
+    spec_variable: str
+    checkpoint: str | None = None
+    miniature: bool = False
+    seed: int = 0
+    tflite: str | None = None
+    prompts: list[str] = Field(default_factory=list)
+    inputs_file: str | None = None
+    cache_root: str = ""
+
+
+class Prepared(BaseModel):
+    model: str
+    source: Source
+    checkpoint: str
+    miniature: bool
+    dimensions: Dimensions
+    points: list[str]
+    taps: list[str]
+    modules: dict[str, dict[str, str | None]]
+    inputs: list[JobInput]
+    schedules: dict[str, str]
+    prefill: list[int]
+    kv_cache_len: int
+    coverage: dict[str, float]
+    conversion_key: str
+    findings: list[Finding]
