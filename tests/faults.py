@@ -32,9 +32,11 @@ from harness.locate import first_fault, summarise_hop
 from harness.miniature import write_miniature
 from harness.record import FirstFault, Hop, taps_frame
 from harness.spec import GenerativeModel, find_spec, load_spec
+from harness.stages import flatbuffer as files
 from harness.stages import hf, prepare, reauthored, tflite
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Silent
+from harness.stages.request import Prepared, Request
 from harness.verdict import load_rules
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
@@ -87,14 +89,14 @@ class Bench:
         self.cache = cache or Cache.standard()
         self._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         self.folder = Path(self._temporary.name)
-        request = prepare.Request(
+        request = Request(
             spec_file=str(self.ref.file),
             spec_variable=self.ref.variable,
             miniature=not real,
             seed=seed,
             cache_root=str(self.cache.root),
         )
-        prepared = prepare.Prepared.model_validate(prepare.prepare(request.model_dump(), Silent()))
+        prepared = Prepared.model_validate(prepare.prepare(request.model_dump(), Silent()))
         if inputs:
             prepared.inputs = drawn(inputs, token_seed, prepared.dimensions.vocab)
         self.prepared = prepared
@@ -103,12 +105,12 @@ class Bench:
     @functools.cached_property
     def flatbuffer(self) -> Path:
         """The conversion of the unbroken model."""
-        return Path(prepare.convert_model(self._payload(), Silent())["flatbuffer"])
+        return Path(files.convert_model(self._payload(), Silent())["flatbuffer"])
 
     @functools.cached_property
     def tapped(self) -> tuple[Path, Path]:
         """(tapped copy, alignment plan) of the unbroken flatbuffer."""
-        made = prepare.tap_flatbuffer({**self._payload(), "flatbuffer": str(self.flatbuffer)}, Silent())
+        made = files.tap_flatbuffer({**self._payload(), "flatbuffer": str(self.flatbuffer)}, Silent())
         return Path(made["tapped"]), Path(made["plan"])
 
     def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]], flatbuffer: bool = True) -> Bench:
@@ -199,7 +201,7 @@ class Bench:
         folder = flatbuffer.with_suffix(".tapped")
         if not folder.exists():
             folder.mkdir()
-            prepare._write_tapped_and_plan(flatbuffer, folder, self.prepared)
+            files._write_tapped_and_plan(flatbuffer, folder, self.prepared)
         return folder / "model.tflite", folder / "plan.json"
 
     @functools.cached_property
