@@ -29,7 +29,7 @@ check: $(STAMP) ## format, lint, types and the fast tests: under a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "mend it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' $(ARGS)
 
 bench: $(STAMP) ## measure what benchmarks/ promises
 	@set -e; for file in benchmarks/[!_]*.py; do \

@@ -38,6 +38,7 @@ from harness.verdict import load_rules
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOG_FILE = "run.log"
 _PARTIAL = ".partial"
+_OVERLAP_MB = 3700  # stages of a small model overlap up to this, though its conversion takes less
 _NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
 
 
@@ -251,7 +252,7 @@ def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dic
     )
     tasks = stage_tasks(place, prepared, stages)
     # Whoever could convert the model has this much; stages that overlap take no more.
-    budget = min(0.8 * psutil.virtual_memory().available / 1e6, conversion_mb(prepared))
+    budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
     with state.timed("stages"):
         return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 
