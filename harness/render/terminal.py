@@ -6,14 +6,12 @@ Everything is printed as `Text`, never as markup: names, prompts and reasons com
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record import FirstFault, Hop, Record, Worst
 from harness.render import (
-    clean,
     compared,
     fault_words,
     figure_text,
@@ -32,19 +30,18 @@ from harness.render import (
     worst_excess,
     worst_per_tap,
 )
+from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from harness.diff import Comparison, TapChange
 
 WORST_TAPS = 3
 TAPS_BEFORE, TAPS_AFTER = 4, 4
 DIFF_TAPS = 10
-_STYLES = {"pass": "green", "ok": "green", "fail": "bold red", "crashed": "bold red", "timeout": "bold red"}
 
 
 def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Console) -> None:
@@ -55,17 +52,17 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
         tables.append(_logits_table(record))
     for table in tables:
         console.print(table)
-        _line(console, "")
+        line(console, "")
     for hop in record.hops:
         _worst_taps(hop, frame, console)
     for hop in record.hops:
         _missing_line(hop, console)
     _fault_lines(record, frame, console)
     _findings(record, console)
-    _line(console, "")
-    _line(console, f"report  {folder / 'report.html'}")
+    line(console, "")
+    line(console, f"report  {folder / 'report.html'}")
     if record.verdict == "fail":
-        _line(console, f"next    edge-parity explain {shlex.quote(str(folder))}")
+        line(console, f"next    edge-parity explain {shlex.quote(str(folder))}")
 
 
 def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None:
@@ -74,114 +71,73 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
     fault = record.first_fault
     if fault is None:
         if record.verdict == "pass":
-            _line(console, "Nothing to explain: the run passed, no tap fails.")
+            line(console, "Nothing to explain: the run passed, no tap fails.")
         else:
-            _line(console, "No tap fails, so there is no first fault. What failed instead:")
+            line(console, "No tap fails, so there is no first fault. What failed instead:")
             for reason in _other_reasons(record):
-                _line(console, f"  {reason}")
+                line(console, f"  {reason}")
         _findings(record, console)
         return
     given = fault.input or _failing_input(fault, frame)
     rows = rows_of(frame, hop=fault.hop, input=given)
     at = next((i for i, row in enumerate(rows) if row["tap"] == fault.tap), None)
     _fault_lines(record, frame, console)
-    _line(console, "")
+    line(console, "")
     if at is None:
-        _line(console, f"The taps hold no row for {fault.tap} on input {given}.")
+        line(console, f"The taps hold no row for {fault.tap} on input {given}.")
     else:
         console.print(_around_table(rows, at, given))
     _other_hops(record, frame, fault, given, console)
     for diagnosis in record.diagnosis:
-        _line(console, f"diagnosis: {diagnosis.hypothesis} explains {percent(diagnosis.explains)}: {diagnosis.detail}")
+        line(console, f"diagnosis: {diagnosis.hypothesis} explains {percent(diagnosis.explains)}: {diagnosis.detail}")
     _findings(record, console)
 
 
 def print_diff(comparison: Comparison, console: Console) -> None:
     """What got better or worse from run A to run B."""
     before, after = comparison.run_ids
-    _line(console, f"{comparison.model}: {before} (A) -> {after} (B)", style="bold")
-    _line(console, f"verdict: {_change(*comparison.verdict)}", style=_STYLES.get(comparison.verdict[1], ""))
+    line(console, f"{comparison.model}: {before} (A) -> {after} (B)", style="bold")
+    line(console, f"verdict: {_change(*comparison.verdict)}", style=STYLES.get(comparison.verdict[1], ""))
     if comparison.uncompared_inputs:
         names = _some(comparison.uncompared_inputs)
-        _line(console, f"inputs that differ, left out of the tap comparison: {names}")
+        line(console, f"inputs that differ, left out of the tap comparison: {names}")
     if not comparison.common_inputs:
-        _line(console, "The runs have no input in common: no tap was compared.", style="yellow")
-    _line(console, "")
+        line(console, "The runs have no input in common: no tap was compared.", style="yellow")
+    line(console, "")
     console.print(_diff_hops(comparison))
-    _line(console, "")
+    line(console, "")
     for title, style, changes in (
         ("newly failing", "bold red", comparison.newly_failing),
         ("newly missing", "yellow", comparison.newly_missing),
         ("newly passing", "green", comparison.newly_passing),
     ):
-        _line(console, f"{title}: {len(changes) or 'none'}", style=style if changes else "")
+        line(console, f"{title}: {len(changes) or 'none'}", style=style if changes else "")
         _tap_changes(changes, console)
-    _line(console, f"share of the limit changed more than twofold: {comparison.changed_total or 'none'}")
+    line(console, f"share of the limit changed more than twofold: {comparison.changed_total or 'none'}")
     _tap_changes([change for change in comparison.changed if change.verdict[0] == change.verdict[1]], console)
     for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
         if keys:
-            _line(console, f"taps only in {name}: {_some([f'{hop} {tap}' for hop, tap in keys])}")
+            line(console, f"taps only in {name}: {_some([f'{hop} {tap}' for hop, tap in keys])}")
     seconds = comparison.stage_seconds.items()
-    _line(console, "seconds: " + ", ".join(f"{stage} {_change(number(a), number(b))}" for stage, (a, b) in seconds))
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    """One line, whole: a path or a command that is wrapped cannot be copied."""
-    from rich.text import Text
-
-    console.print(Text(clean(text), style=style), soft_wrap=True)
-
-
-def _wrapped(console: Console, text: str, indent: int = 2, style: str = "") -> None:
-    """Prose, broken at spaces only."""
-    for line in textwrap.wrap(one_line(text), max(20, console.width - indent), break_long_words=False):
-        _line(console, " " * indent + line, style=style)
-
-
-def _table(title: str, columns: Sequence[tuple[str, bool]], min_first: int = 0) -> Table:
-    """A table; a column is a heading and whether its values are numbers."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(clean(title), style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    for heading, is_number in columns:
-        table.add_column(Text(heading), justify="right" if is_number else "left", overflow="fold")
-    table.columns[0].min_width = min_first
-    return table
-
-
-def _cells(*values: str | tuple[str, str]) -> list[Text]:
-    from rich.text import Text
-
-    return [Text(clean(v)) if isinstance(v, str) else Text(clean(v[0]), style=v[1]) for v in values]
-
-
-def _verdict(verdict: str) -> tuple[str, str]:
-    return verdict.upper() if verdict == "fail" else verdict, _STYLES.get(verdict, "yellow")
+    line(console, "seconds: " + ", ".join(f"{stage} {_change(number(a), number(b))}" for stage, (a, b) in seconds))
 
 
 def _title(record: Record, console: Console) -> None:
-    _line(console, f"{record.verdict.upper()}  {record.model}", style=_STYLES[record.verdict])
-    _wrapped(console, headline(record), indent=0)
+    line(console, f"{record.verdict.upper()}  {record.model}", style=STYLES[record.verdict])
+    wrapped(console, headline(record), indent=0)
     if record.verdict == "pass":
-        _wrapped(console, nearest_to_limit(record), indent=0)
-    _line(console, "")
+        wrapped(console, nearest_to_limit(record), indent=0)
+    line(console, "")
 
 
 def _stage_table(record: Record) -> Table:
-    table = _table("stages", [("stage", False), ("status", False), ("seconds", True), ("peak MB", True), ("", False)])
+    table = new_table(
+        "stages", [("stage", False), ("status", False), ("seconds", True), ("peak MB", True), ("", False)]
+    )
     for stage in record.stages:
-        status = (stage.status, _STYLES.get(stage.status, "yellow"))
+        status = (stage.status, STYLES.get(stage.status, "yellow"))
         peak = number(round(stage.peak_rss_mb)) if stage.peak_rss_mb else "-"
-        table.add_row(*_cells(stage.name, status, f"{stage.seconds:.1f}", peak, one_line(stage.detail)))
+        table.add_row(*cells(stage.name, status, f"{stage.seconds:.1f}", peak, one_line(stage.detail)))
     return table
 
 
@@ -195,27 +151,27 @@ def _where(worst: Worst | None) -> str:
 
 def _hop_table(record: Record) -> Table:
     columns = [("hop", False), ("verdict", False), ("worst excess", False), ("worst position", False)]
-    table = _table(
+    table = new_table(
         "hops (excess = error over the noise floor of float32, of its limit)", [*columns, ("coverage", True)]
     )
     for hop in record.hops:
         coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
         worst = (_where(hop.worst), _where(hop.worst_position))
-        table.add_row(*_cells(_hop_name(hop), _verdict(hop.verdict), *worst, coverage))
+        table.add_row(*cells(_hop_name(hop), verdict_cell(hop.verdict), *worst, coverage))
     return table
 
 
 def _logits_table(record: Record) -> Table:
     names = ("max abs err", "KL max", "top-1", "flips", "above noise")
-    table = _table("logits", [("hop", False), *((name, True) for name in names)])
+    table = new_table("logits", [("hop", False), *((name, True) for name in names)])
     for hop in record.hops:
         logits = hop.logits
         if logits is None:
-            table.add_row(*_cells(_hop_name(hop), ("missing", "yellow"), *["-"] * 4))
+            table.add_row(*cells(_hop_name(hop), ("missing", "yellow"), *["-"] * 4))
             continue
         flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if logits.flips_above_noise else ""))
         top1 = percent(logits.top1_agreement)
-        table.add_row(*_cells(_hop_name(hop), compared(logits.max_abs_err), compared(logits.kl_max), top1, *flips))
+        table.add_row(*cells(_hop_name(hop), compared(logits.max_abs_err), compared(logits.kl_max), top1, *flips))
     return table
 
 
@@ -225,9 +181,9 @@ def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
     if top:
         taps = ", ".join(f"{row['tap']} {nearest_figure(row)}" for row in top)
-        _wrapped(console, f"{hop.name} worst: {taps}", indent=0)
+        wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
-        _wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
+        wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
 
 
 def _missing_line(hop: Hop, console: Console) -> None:
@@ -238,7 +194,7 @@ def _missing_line(hop: Hop, console: Console) -> None:
             f"{_some(group.patterns) + ' - ' if group.patterns else ''}{group.why}"
             for group in groups
         )
-        _wrapped(console, f"{hop.name}: {said}", indent=0, style="yellow")
+        wrapped(console, f"{hop.name}: {said}", indent=0, style="yellow")
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
@@ -258,9 +214,9 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         return
     given = fault.input or _failing_input(fault, frame)
     rows = rows_of(frame, hop=fault.hop, tap=fault.tap, input=given)
-    _line(console, "")
-    _line(console, f"first fault  {fault.tap}", style="bold red")
-    _wrapped(console, fault_words(record, rows[0] if rows else None))
+    line(console, "")
+    line(console, f"first fault  {fault.tap}", style="bold red")
+    wrapped(console, fault_words(record, rows[0] if rows else None))
     facts = [
         ("hop", fault.hop),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
@@ -275,8 +231,8 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     ]
     for name, fact in facts:
         if fact:
-            _line(console, f"  {name:<11}{one_line(fact)}")
-    _wrapped(console, suspicion(record))
+            line(console, f"  {name:<11}{one_line(fact)}")
+    wrapped(console, suspicion(record))
 
 
 def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
@@ -289,28 +245,28 @@ def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
 def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
     names = ("excess", "worst position", "rel_l2", "noise floor")
     title = f"around it, in execution order, on input {one_line(given, 40)}"
-    table = _table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
+    table = new_table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
     for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
         figures = [tap_figure(row, name) for name in ("excess", "position_excess")]
         values = [number(tap_value(row, name)) for name in ("rel_l2", "noise_floor")]
-        table.add_row(*_cells(">" if i == at else "", row["tap"], _verdict(row["verdict"]), *figures, *values))
+        table.add_row(*cells(">" if i == at else "", row["tap"], verdict_cell(row["verdict"]), *figures, *values))
     return table
 
 
 def _other_hops(record: Record, frame: pd.DataFrame, fault: FirstFault, given: str, console: Console) -> None:
-    _line(console, "")
+    line(console, "")
     others = [hop for hop in record.hops if hop.name != fault.hop]
     if not others:
-        _line(console, f"owned by the step {fault.hop}, the only one in this run")
+        line(console, f"owned by the step {fault.hop}, the only one in this run")
         return
-    _line(console, f"owned by the step {fault.hop}; the same tap in the other steps:")
+    line(console, f"owned by the step {fault.hop}; the same tap in the other steps:")
     for hop in others:
         rows = rows_of(frame, hop=hop.name, tap=fault.tap, input=given)
         if not rows:
-            _line(console, f"  {hop.name}: not in this run")
+            line(console, f"  {hop.name}: not in this run")
             continue
         said = f"excess {tap_figure(rows[0], 'excess')}" if rows[0]["verdict"] != "missing" else rows[0]["why"]
-        _line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}")
+        line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}")
 
 
 def _other_reasons(record: Record) -> Iterable[str]:
@@ -325,7 +281,7 @@ def _other_reasons(record: Record) -> Iterable[str]:
 def _findings(record: Record, console: Console) -> None:
     for finding in record.findings:
         style = "red" if finding.severity == "error" else "yellow"
-        _wrapped(console, f"{finding.severity} ({finding.kind}): {finding.what}", indent=0, style=style)
+        wrapped(console, f"{finding.severity} ({finding.kind}): {finding.what}", indent=0, style=style)
 
 
 def _change(before: object, after: object) -> str:
@@ -335,21 +291,21 @@ def _change(before: object, after: object) -> str:
 
 def _diff_hops(comparison: Comparison) -> Table:
     names = ("verdict", "worst excess", "coverage", "logits err", "KL max", "flips")
-    table = _table("hops, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
+    table = new_table("hops, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
     for hop in comparison.hops:
         logits = [
             [number(side and getattr(side, name)) for side in hop.logits]
             for name in ("max_abs_err", "kl_max", "flips_above_noise")
         ]
-        cells = [
+        pairs = [
             hop.verdict,
             [worst and worst_excess(worst) for worst in hop.worst],
             [percent(value) for value in hop.coverage],
             *logits,
         ]
-        changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in cells]
-        style = _STYLES.get(hop.verdict[1] or "", "yellow")
-        table.add_row(*_cells(hop.hop.replace("->", "\n->"), (changes[0], style), *changes[1:]))
+        changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in pairs]
+        style = STYLES.get(hop.verdict[1] or "", "yellow")
+        table.add_row(*cells(hop.hop.replace("->", "\n->"), (changes[0], style), *changes[1:]))
     return table
 
 
@@ -357,6 +313,6 @@ def _tap_changes(changes: Sequence[TapChange], console: Console) -> None:
     for change in changes[:DIFF_TAPS]:
         figures = _change(*(figure and figure_text(figure) for figure in change.figures))
         verdict = f"{_change(*change.verdict)}, " if change.verdict[0] != change.verdict[1] else ""
-        _line(console, f"  {change.hop}  {change.tap}  {verdict}{figures}")
+        line(console, f"  {change.hop}  {change.tap}  {verdict}{figures}")
     if len(changes) > DIFF_TAPS:
-        _line(console, f"  and {len(changes) - DIFF_TAPS} more")
+        line(console, f"  and {len(changes) - DIFF_TAPS} more")
