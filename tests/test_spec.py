@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ def spec_in(folder: Path, text: str) -> Path:
 def test_every_registered_model_is_about_twenty_lines_and_names_what_it_declares():
     models = registered()
     assert {"smollm2", "tiny_llama"} <= set(models)
+    declared_in = Counter(ref.file for ref in models.values())
     for ref in models.values():
-        assert len(ref.file.read_text().splitlines()) <= 30
+        assert len(ref.file.read_text().splitlines()) <= 16 + 14 * declared_in[ref.file]
         assert ref.declared["hf_id"].count("/") == 1
 
 
@@ -46,6 +48,16 @@ def test_one_of_several_models_in_a_file_is_named_after_a_colon(tmp_path):
     assert find_spec(f"{path}:OTHER").name == "other"
     with pytest.raises(UsageError, match=r"several models; name one of .*:MY, .*:OTHER"):
         find_spec(str(path))
+
+
+def test_a_variant_has_the_fields_of_its_base_but_for_those_it_gives(tmp_path):
+    variant = 'from dataclasses import replace\nSMALL = replace(MY, name="small", prompt="Hello")\n'
+    path = spec_in(tmp_path, WHOLE + variant)
+    ref = find_spec(f"{path}:small")
+    assert (ref.variable, ref.declared["hf_id"], ref.declared["prompt"]) == ("SMALL", "me/my", "Hello")
+    assert (load_spec(ref).name, load_spec(ref).hf_id) == ("small", "me/my")
+    path = spec_in(tmp_path, WHOLE + variant + 'text = replace(WHOLE, name="no model")')
+    assert [ref.name for ref in describe(path)] == ["my", "small"]
 
 
 @pytest.mark.parametrize(
