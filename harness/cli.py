@@ -12,14 +12,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from harness import pipeline
     from harness.record import Record
 
 app = typer.Typer(
@@ -55,7 +57,10 @@ def list_models(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def run(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
     tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
     miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
@@ -70,20 +75,21 @@ def run(
     timeout: Annotated[float, typer.Option(help="Seconds that one stage may take.")] = 3600.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run all versions of a model on the same inputs, compare every layer, and write a report."""
+    """Run all versions of a model on the same inputs, compare every layer, and write a report.
+
+    Several models run one after the other; what happens to one stops no other.
+    """
     from harness import pipeline
     from harness.progress import watcher
-    from harness.spec import find_spec
     from harness.tasks import STAGES
 
-    if len(models) > 1 and (checkpoint or tflite):
+    names = _chosen(models or [], every)
+    if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
-    for model in models:  # before the first one runs for minutes
-        find_spec(model)
-    records: list[Record] = []
-    for model in models:
-        options = pipeline.Options(
+
+    def options(model: str) -> pipeline.Options:
+        return pipeline.Options(
             model=model,
             checkpoint=checkpoint,
             tflite=tflite,
@@ -98,20 +104,78 @@ def run(
             no_cache=no_cache,
             timeout=timeout,
         )
-        with watcher() as progress:
-            folder, record = pipeline.run(options, progress)
-        records.append(record)
-        if not as_json:
-            _summarise(folder)
+
+    if every or len(names) > 1:
+        for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
+            pipeline.check(options(name))
+        _run_several(names, options, out, as_json, every)
+    with watcher() as progress:
+        folder, record = pipeline.run(options(names[0]), progress)
+    _refresh_index(out)
     if as_json:
-        texts = [record.to_json() for record in records]
-        print(texts[0] if len(texts) == 1 else "[" + ",\n".join(texts) + "]")
-    raise typer.Exit(_worst_exit(records))
+        print(record.to_json())
+    else:
+        _summarise(folder)
+    raise typer.Exit(record.exit_code)
 
 
-def _worst_exit(records: list[Record]) -> int:
-    """A crash says more than a failure, a failure more than a pass."""
-    return max(record.exit_code for record in records)
+def _chosen(models: list[str], every: bool) -> list[str]:
+    """The models to run: those named, or the first of every file in `models/`."""
+    from harness.spec import main_models
+
+    if every and models:
+        raise UsageError(f"--all and {models[0]} contradict each other; give one of them")
+    if not every and not models:
+        raise UsageError("no model named; name one of 'edge-parity list', a spec file, or give --all")
+    return list(main_models()) if every else models
+
+
+def _run_several(
+    names: list[str], options: Callable[[str], pipeline.Options], out: Path, as_json: bool, every: bool
+) -> NoReturn:
+    """Run the models one after the other, say what came of each, and exit with the worst of it."""
+    from harness import pipeline
+    from harness.batch import Outcome, run_each, worst_exit
+    from harness.progress import watcher
+
+    outcomes: list[Outcome] = []
+
+    def run_one(model: str) -> tuple[Path, Record]:
+        progress.model(model, len(outcomes) + 1, len(names))
+        return pipeline.run(options(model), progress)
+
+    try:
+        with watcher() as progress:
+            for outcome in run_each(names, run_one):
+                outcomes.append(outcome)
+                progress.outcome(outcome)
+                _refresh_index(out)
+    except KeyboardInterrupt:
+        _interrupted(f"stages ended; {len(outcomes)} of {len(names)} models were done, their runs are in {out}")
+    if as_json:
+        print("[" + ",\n".join(outcome.record.to_json() for outcome in outcomes if outcome.record) + "]")
+    else:
+        from harness.render.batch import print_outcomes
+
+        print_outcomes(outcomes, out, _further_entries() if every else 0, _console())
+    raise typer.Exit(worst_exit(outcomes))
+
+
+def _further_entries() -> int:
+    """Registered models that --all leaves out: the further ones of each file."""
+    from harness.spec import main_models, registered
+
+    return len(registered()) - len(main_models())
+
+
+def _refresh_index(out: Path) -> None:
+    """Write the list of all runs anew. The run itself is there already: a full disk here costs the list alone."""
+    from harness.render.index import write_index
+
+    try:
+        write_index(out)
+    except OSError as error:
+        print(f"edge-parity: {out / 'index.html'} was not written: {error.strerror}", file=sys.stderr)
 
 
 def _summarise(folder: Path) -> None:
@@ -196,9 +260,7 @@ def main() -> None:
             raise
         _fail(f"{message()} See 'edge-parity --help'.", exit_code)
     if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
-        print("edge-parity: interrupted; stages ended, nothing written", file=sys.stderr, flush=True)
-        # Not sys.exit: Python ends with SIGINT instead if the interrupt came while a string was being executed.
-        os._exit(_INTERRUPTED)
+        _interrupted("stages ended, nothing written")
     sys.exit(code or 0)
 
 
@@ -221,6 +283,12 @@ class _Interrupt:
 _INTERRUPTED = 130
 _CLEANING_UP = 5.0  # seconds
 _DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
+
+
+def _interrupted(what: str) -> NoReturn:
+    print(f"edge-parity: interrupted; {what}", file=sys.stderr, flush=True)
+    # Not sys.exit: Python ends with SIGINT instead if the interrupt came while a string was being executed.
+    os._exit(_INTERRUPTED)
 
 
 def _fail(message: str, code: int = 2) -> None:

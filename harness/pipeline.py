@@ -89,10 +89,9 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     Raises UsageError for bad input, before anything is written. Whatever is raised, no process and no
     half-written run is left behind.
     """
-    ref = find_spec(options.model)
+    ref = check(options)
     rules = load_rules(options.tolerances)
     stages = _stages(options)
-    _check_files(options)
     run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
     parent = options.out / ref.name
     with _working_folder(parent, run_id) as folder:
@@ -128,6 +127,18 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         final = parent / run_id
         folder.rename(final)
     return final, record
+
+
+def check(options: Options) -> SpecRef:
+    """What can be told to be wrong without importing a framework. Returns the model's declaration.
+
+    Raises UsageError.
+    """
+    ref = find_spec(options.model)
+    load_rules(options.tolerances)
+    _stages(options)
+    _check_files(options)
+    return ref
 
 
 def _stages(options: Options) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from harness.batch import Outcome
 from harness.stages.process import TaskResult
 
 _PLAIN_EVERY = 10.0  # seconds between plain lines of one task
@@ -30,6 +31,14 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def model(self, name: str, number: int, total: int) -> None:
+        """The next of several models begins."""
+        print(f"model {number} of {total}: {name}", file=sys.stderr, flush=True)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A model of several is done."""
+        print(outcome_line(outcome), file=sys.stderr, flush=True)
+
     def started(self, name: str) -> None:
         if name != _QUIET:
             self._last[name] = time.monotonic()
@@ -47,7 +56,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A bar per task, with the time it has taken."""
+    """A bar per task, with the time it has taken; above them one for all models, if there are several."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -63,6 +72,7 @@ class BarProgress:
             transient=True,
         )
         self._ids: dict[str, Any] = {}
+        self._models: Any = None
 
     def __enter__(self) -> BarProgress:
         self._bars.start()
@@ -72,6 +82,21 @@ class BarProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def model(self, name: str, number: int, total: int) -> None:
+        """The next of several models begins: its tasks take the place of the last one's."""
+        for task in self._ids.values():
+            self._bars.remove_task(task)
+        self._ids.clear()
+        if self._models is None:
+            self._models = self._bars.add_task("", name="all models", total=total)
+        self._bars.update(self._models, completed=number - 1, description=f"{number} of {total}: {name}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A model of several is done: a line that stays, above the bars."""
+        from rich.text import Text
+
+        self._bars.console.print(Text(outcome_line(outcome)), soft_wrap=True)
 
     def started(self, name: str) -> None:
         if name not in self._ids:
@@ -92,6 +117,15 @@ def _ending(result: TaskResult) -> str:
     if result.status == "ok":
         return f"{result.name}: done in {result.seconds:.1f} s, {result.peak_rss_mb:.0f} MB"
     return f"{result.name}: {result.status}: {result.detail}"
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """What came of one model of several, in one line."""
+    if outcome.record is None:
+        return f"{outcome.model}: not run: {outcome.error}"
+    fault = outcome.record.first_fault
+    where = f", first at {fault.tap} of {fault.hop}" if fault is not None else ""
+    return f"{outcome.model}: {outcome.record.verdict} in {outcome.seconds:.1f} s{where}"
 
 
 def watcher() -> PlainProgress | BarProgress:

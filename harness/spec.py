@@ -141,6 +141,14 @@ def registered() -> dict[str, SpecRef]:
     return {ref.name: ref for ref in refs}
 
 
+def main_models() -> dict[str, SpecRef]:
+    """The first model of every file in `models/`, by name: one of each kind."""
+    first: dict[Path, SpecRef] = {}
+    for ref in registered().values():
+        first.setdefault(ref.file, ref)
+    return {ref.name: ref for ref in first.values()}
+
+
 def find_spec(model: str) -> SpecRef:
     """The declaration that MODEL means: a registered name, `file.py` or `file.py:NAME`.
 

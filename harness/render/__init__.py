@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.record import Hop, Record, Worst
 from harness.render.limits import Figure, limit_of, nearest, share
@@ -73,6 +73,11 @@ def percent(share: float | None) -> str:
         return "-"
     tenths = math.floor(share * 1000 + 1e-9)
     return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+
+
+def variant_of(record: Record) -> str:
+    """How the flatbuffer was converted; `default` in records from before there was a choice."""
+    return str(getattr(record, "variant", "") or "default")
 
 
 def is_nothing(value: object) -> bool:
@@ -164,14 +169,24 @@ def worst_excess(worst: Worst | None) -> str:
 def nearest_to_limit(record: Record) -> str:
     """The worst figures of the whole run in one sentence; empty when nothing was compared."""
     said = []
-    for name, attribute in (("worst excess", "worst"), ("worst at a single position", "worst_position")):
-        found = [(hop, worst) for hop in record.hops if (worst := getattr(hop, attribute)) is not None]
-        if not found:
+    figures: tuple[tuple[str, Literal["worst", "worst_position"]], ...] = (
+        ("worst excess", "worst"),
+        ("worst at a single position", "worst_position"),
+    )
+    for name, attribute in figures:
+        found = worst_of(record, attribute)
+        if found is None:
             continue
-        hop, worst = max(found, key=lambda pair: _share_of(pair[1]))
+        hop, worst = found
         said.append(f"{name} {worst_excess(worst)} ({worst.tap}, {hop.name}, input {one_line(worst.input, 40)})")
     sentence = "; ".join(said)
     return clean(sentence[:1].upper() + sentence[1:] + ".") if sentence else ""
+
+
+def worst_of(record: Record, attribute: Literal["worst", "worst_position"] = "worst") -> tuple[Hop, Worst] | None:
+    """The hop whose worst tap comes nearest to its limit or goes furthest past it; None when nothing was compared."""
+    found = [(hop, worst) for hop in record.hops if (worst := getattr(hop, attribute)) is not None]
+    return max(found, key=lambda pair: _share_of(pair[1])) if found else None
 
 
 def _share_of(worst: Worst) -> float:

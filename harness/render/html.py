@@ -28,7 +28,9 @@ from harness.render import (
     suspicion,
     tap_figure,
     tap_value,
+    variant_of,
     worst_excess,
+    worst_of,
 )
 from harness.render.limits import FIGURES, limit_of, share
 
@@ -71,7 +73,7 @@ class Node:
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     """Write `report.html` into the run folder and return its path."""
     fault_row = _fault_row(record, frame)
-    template = _environment().get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     page = template.render(
         record=record,
         headline=headline(record),
@@ -92,8 +94,8 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         run=shlex.quote(str(folder)),
         options={name: value for name, value in record.options.items() if name != "command"},
         data=_script_json(tap_data(record, frame)),
-        style=_asset("report.css"),
-        script=_asset("report.js"),
+        style=page_asset("report.css"),
+        script=page_asset("report.js"),
     )
     path = folder / REPORT_FILE
     write_text(path, page)
@@ -221,7 +223,7 @@ def _script_json(data: object) -> Any:
     return Markup(text)
 
 
-def _asset(name: str) -> Any:
+def page_asset(name: str) -> Any:
     """Style and script of our own: they go into the page as they are."""
     from markupsafe import Markup
 
@@ -243,7 +245,8 @@ def _tail(name: str, limit: int = 90) -> str:
     return f".../{kept.split('/', 1)[-1]}"
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates and filters of all pages. Whatever is put into one is escaped and has no control characters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -263,5 +266,7 @@ def _environment() -> Environment:
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,
         "tail": _tail,
+        "variant": variant_of,
+        "worst_of": worst_of,
     }
     return environment

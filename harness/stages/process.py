@@ -94,7 +94,7 @@ def run_tasks(
     with the server that forks torch stages; a task that is larger than that runs alone.
 
     Raises UsageError when a task found that an input is wrong. On any exception, Ctrl-C included,
-    every process is killed before it leaves.
+    every task is killed before it leaves. The server stays for the next call, but not over Ctrl-C or a mistake of ours.
     """
     results: dict[str, TaskResult] = {}
     waiting = list(tasks)
@@ -116,6 +116,8 @@ def run_tasks(
                 running.remove(entry)
                 results[entry.task.name] = _result(entry, log)
                 watcher.ended(results[entry.task.name])
+    except UsageError:
+        raise  # the server is good for the next model
     except BaseException:
         _end_server()
         raise
