@@ -126,7 +126,9 @@ def _chosen(models: list[str], every: bool) -> list[str]:
     if every and models:
         raise UsageError(f"--all and {models[0]} contradict each other; give one of them")
     if not every and not models:
-        raise UsageError("no model named; name one of 'edge-parity list', a spec file, or give --all")
+        raise UsageError(
+            "no MODEL named; give one of 'edge-parity list', a spec file, or --all. See 'edge-parity run --help'"
+        )
     return list(main_models()) if every else models
 
 

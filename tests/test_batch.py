@@ -165,7 +165,7 @@ def test_all_runs_every_file_and_says_how_many_entries_it_left(
     assert "3 more models in the same files were not run" in output.out
 
 
-@pytest.mark.parametrize(("arguments", "says"), [((), "no model named"), (("--all", "pass"), "contradict each other")])
+@pytest.mark.parametrize(("arguments", "says"), [((), "no MODEL named"), (("--all", "pass"), "contradict each other")])
 def test_a_command_that_names_no_model_or_contradicts_itself_is_one_line(
     arguments: tuple[str, ...], says: str, commands: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
