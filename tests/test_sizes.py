@@ -1,0 +1,31 @@
+"""The sizes that `edge-parity list` reads off the declarations are those of the models that transformers builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.sizes import published_parameters
+from harness.spec import describe, load_spec, registered
+
+MODELS = sorted(name for name, ref in registered().items() if published_parameters(ref) is not None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_size_read_as_text_is_that_of_the_model_that_transformers_builds(name: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ref = registered()[name]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_spec(ref).published())
+    actual = sum(parameter.numel() for parameter in model.parameters())
+    assert published_parameters(ref) == pytest.approx(actual, rel=0.005)
+
+
+def test_a_size_that_is_no_literal_is_unknown_and_not_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "spec.py"
+    file.write_text("SIZES = {}\nA = GenerativeModel(name='a', published=lambda: LlamaConfig(**SIZES))\n")
+    (ref,) = describe(file)
+    assert published_parameters(ref) is None
