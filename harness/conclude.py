@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.align.tflite import FUSED
 from harness.compare import STANDARD_HOPS, compare_traces
+from harness.defects import Defect, match, on_record
 from harness.locate import cases, first_fault, summarise_hop
 from harness.record import Finding, Input, Record, Stage, taps_frame
 from harness.stages.process import TaskResult
@@ -47,11 +48,12 @@ def conclude(
     rules: list[Rule],
     traces: Path,
     options: dict[str, Any],
+    defects: Iterable[Defect] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Record, pd.DataFrame]:
     """Compare what the stages left in `traces`, judge it, find the first fault, and put it on record.
 
-    options: what the command line said, as the record shows it.
+    options: what the command line said, as the record shows it. defects: the known ones, of all models.
     """
     plan = _plan(results)
     done = {name for name in stages if results[name].status == "ok"}
@@ -109,6 +111,7 @@ def conclude(
         taps=modules,
         environment=environment(),
     )
+    record.known_defects = on_record(record, match(record, defects))
     return record, frame
 
 

@@ -25,6 +25,7 @@ import psutil
 
 from harness.cache import Cache
 from harness.checkpoints import check_source
+from harness.defects import load_defects
 from harness.errors import UsageError
 from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
@@ -90,7 +91,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     half-written run is left behind.
     """
     ref = check(options)
-    rules = load_rules(options.tolerances)
+    rules, defects = load_rules(options.tolerances), load_defects()
     stages = _stages(options)
     run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
     parent = options.out / ref.name
@@ -113,6 +114,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                     rules,
                     folder / "traces",
                     _recorded(options),
+                    defects,
                     progress=lambda done, total: watcher.progress("compare", done, total, "taps"),
                 )
         record.timings = state.timings

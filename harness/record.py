@@ -191,6 +191,26 @@ class Finding(_Part):
     what: str
 
 
+class KnownDefect(_Part):
+    """A known upstream defect that this run was bound to show. The run fails for it all the same.
+
+    state: `seen` where it shows as listed, `gone` where it does not, `elsewhere` where that hop or stage fails
+    otherwise. place: where it is listed. found: what this run has there.
+    """
+
+    id: str
+    title: str
+    state: Literal["seen", "gone", "elsewhere"]
+    place: str
+    measured: str
+    found: str
+    cause: str
+    command: str
+    remedy: str = ""
+    remedy_command: str = ""
+    versions_differ: str = ""
+
+
 class Record(_Part):
     """`parity.json`. Refuses to exist when its parts contradict each other."""
 
@@ -201,6 +221,7 @@ class Record(_Part):
     verdict: Verdict
     exit_code: int = 0
     source: Source | None = None
+    variant: str = "default"  # how the flatbuffer was converted, e.g. "no-hlfb,kv=transposed"
     options: dict[str, Any] = Field(default_factory=dict)
     inputs: list[Input]
     stages: list[Stage]
@@ -209,6 +230,7 @@ class Record(_Part):
     first_fault: FirstFault | None = None
     diagnosis: list[Diagnosis] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
+    known_defects: list[KnownDefect] = Field(default_factory=list)
     # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order
     taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.record import Hop, Record, Worst
+from harness.record import Hop, KnownDefect, Record, Worst
 from harness.render.limits import Figure, limit_of, nearest, share
 from harness.taps import split_tap
 
@@ -73,11 +73,6 @@ def percent(share: float | None) -> str:
         return "-"
     tenths = math.floor(share * 1000 + 1e-9)
     return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
-
-
-def variant_of(record: Record) -> str:
-    """How the flatbuffer was converted; `default` in records from before there was a choice."""
-    return str(getattr(record, "variant", "") or "default")
 
 
 def is_nothing(value: object) -> bool:
@@ -268,6 +263,15 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
         f"{fault.tap} of {target}{where} is off from {source} by {number(figure.value)} times what float32 itself "
         f"costs there{at}; the limit is {number(figure.limit)}."
     )
+
+
+def defect_words(known: KnownDefect) -> str:
+    """What became of a known defect in this run."""
+    return {
+        "seen": "shows here as listed",
+        "gone": "does not show here, though it is listed",
+        "elsewhere": "is listed, but something else fails here",
+    }[known.state]
 
 
 def suspicion(record: Record) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.batch import Outcome
 from harness.record import Record
-from harness.render import one_line, percent, variant_of, worst_excess
+from harness.render import one_line, percent, worst_excess
 from harness.render.console import cells, line, new_table, verdict_cell, wrapped
 from harness.render.html import REPORT_FILE
 from harness.render.index import INDEX_FILE
@@ -45,8 +45,7 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, further: int, console
             table.add_row(*cells(one_line(outcome.model), ("not run", "bold red"), "", seconds, "", "", ""))
             continue
         rows = [*_hop_rows(record), *_other_rows(record)] or [("", "nothing compared", "", "")]
-        variant = variant_of(record)
-        for row, name in zip_longest(rows, [one_line(record.model), *([variant] if variant != "default" else [])]):
+        for row, name in zip_longest(rows, _names(record)):
             first = row is rows[0]
             verdict = verdict_cell(record.verdict) if first else ""
             hop, *figures = row or [""] * 4
@@ -65,6 +64,12 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, further: int, console
     line(console, _totals(outcomes))
 
 
+def _names(record: Record) -> list[str]:
+    """What stands in the first column, a line each: the model and its variant."""
+    variant = [record.variant] if record.variant != "default" else []
+    return [one_line(record.model), *variant]
+
+
 def _hop_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
     for hop in record.hops:
         why = "" if hop.verdict == "pass" else "coverage" if hop.taps_compared else "not compared"
@@ -72,13 +77,15 @@ def _hop_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _other_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """What fails a run besides its hops: crashed stages and findings."""
+    """What fails a run besides its hops, and what of it is known."""
     for stage in record.stages:
         if stage.status in ("crashed", "timeout"):
             yield stage.name, stage.status, "", ""
     errors = sum(finding.severity == "error" for finding in record.findings)
     if errors:
         yield "findings", f"{errors} {'error' if errors == 1 else 'errors'}", "", ""
+    for known in record.known_defects:
+        yield "known defect", known.state, "", known.id
 
 
 def _totals(outcomes: Sequence[Outcome]) -> str:

@@ -17,6 +17,7 @@ from harness.record import Hop, Record, Stage, write_text
 from harness.render import (
     clean,
     compared,
+    defect_words,
     fault_words,
     headline,
     is_nothing,
@@ -28,7 +29,6 @@ from harness.render import (
     suspicion,
     tap_figure,
     tap_value,
-    variant_of,
     worst_excess,
     worst_of,
 )
@@ -266,7 +266,7 @@ def page_environment() -> Environment:
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,
         "tail": _tail,
-        "variant": variant_of,
+        "defect_words": defect_words,
         "worst_of": worst_of,
     }
     return environment

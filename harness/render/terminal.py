@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.record import FirstFault, Hop, Record, Worst
 from harness.render import (
     compared,
+    defect_words,
     fault_words,
     figure_text,
     headline,
@@ -59,6 +60,7 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
         _missing_line(hop, console)
     _fault_lines(record, frame, console)
     _findings(record, console)
+    _known_defects(record, console)
     line(console, "")
     line(console, f"report  {folder / 'report.html'}")
     if record.verdict == "fail":
@@ -77,6 +79,7 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
             for reason in _other_reasons(record):
                 line(console, f"  {reason}")
         _findings(record, console)
+        _known_defects(record, console)
         return
     given = fault.input or _failing_input(fault, frame)
     rows = rows_of(frame, hop=fault.hop, input=given)
@@ -91,6 +94,7 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
     for diagnosis in record.diagnosis:
         line(console, f"diagnosis: {diagnosis.hypothesis} explains {percent(diagnosis.explains)}: {diagnosis.detail}")
     _findings(record, console)
+    _known_defects(record, console)
 
 
 def print_diff(comparison: Comparison, console: Console) -> None:
@@ -282,6 +286,20 @@ def _findings(record: Record, console: Console) -> None:
     for finding in record.findings:
         style = "red" if finding.severity == "error" else "yellow"
         wrapped(console, f"{finding.severity} ({finding.kind}): {finding.what}", indent=0, style=style)
+
+
+def _known_defects(record: Record, console: Console) -> None:
+    for known in record.known_defects:
+        line(console, "")
+        line(console, f"known upstream defect  {known.id}: {defect_words(known)}", style="yellow")
+        wrapped(console, f"{known.title}. {known.cause}")
+        line(console, f"  {'listed':<11}{known.place}; {known.measured}")
+        line(console, f"  {'here':<11}{known.found}")
+        for name, text in (("versions", known.versions_differ), ("remedy", known.remedy)):
+            if text:
+                wrapped(console, f"{name}: {text}")
+        if known.remedy_command:
+            line(console, f"  {'passes':<11}{known.remedy_command}")
 
 
 def _change(before: object, after: object) -> str:

@@ -1,0 +1,298 @@
+"""Known upstream defects: what is wrong in the packages we stand on, as data, and which of it a run shows.
+
+In: `known_defects.toml` and a record. Out: which expected failures are there, which are gone or elsewhere, and what
+fails besides. Pure but for reading the file. `python -m harness.defects` prints
+`docs/upstream-defects.md` made of it.
+
+The file stands beside `tolerances.toml`: both say what a verdict may be expected to be, and `models/` declares models.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import UsageError
+from harness.record import Case, Hop, KnownDefect, Record
+
+DEFECTS_FILE = Path(__file__).parent / "known_defects.toml"
+DEFAULT_VARIANT = "default"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Place(_Strict):
+    """Where a run of one model shows a defect: a hop with its first failing tap, a stage that ends, or a finding.
+
+    model, variant: as the record calls them.
+    hop, tap: the hop that fails, and its first failing tap.
+    taps: the first failing tap of single inputs, where it is another. unaffected: inputs that pass all the same.
+    stage, finding: the stage that crashes, or the kind of the error finding; `says` is a part of its text.
+    measured: what was measured there, in words and numbers.
+    """
+
+    model: str
+    variant: str = DEFAULT_VARIANT
+    hop: str = ""
+    tap: str = ""
+    taps: dict[str, str] = Field(default_factory=dict)
+    unaffected: tuple[str, ...] = ()
+    stage: str = ""
+    finding: Literal["", "config", "weights", "numeric", "runtime"] = ""
+    says: str = ""
+    measured: str
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Place:
+        if sum(bool(kind) for kind in (self.hop, self.stage, self.finding)) != 1:
+            raise ValueError(f"a place of {self.model} needs one of hop, stage and finding")
+        if bool(self.hop) != bool(self.tap) or bool(self.stage or self.finding) != bool(self.says):
+            raise ValueError(f"a place of {self.model} needs a tap with its hop, or says with its stage or finding")
+        return self
+
+    def __str__(self) -> str:
+        if self.hop:
+            return f"{self.hop}, first at {self.tap}"
+        return f"stage {self.stage} crashes" if self.stage else f"{self.finding} finding"
+
+    def tap_on(self, item: str) -> str | None:
+        """The tap that fails first on an input; None for an input that passes."""
+        return None if item in self.unaffected else self.taps.get(item, self.tap)
+
+
+class Defect(_Strict):
+    """One known defect. All texts are shown as they are.
+
+    status: `run` where a run shows it at its `places`, `audit` where only `edge-parity audit` does, `absent` where the
+    installed versions no longer have it, `unseen` where this version of the harness cannot show it; `why` says more.
+    versions: distribution -> the version it was measured with.
+    command: shows it. remedy_command: shows the remedy passing.
+    """
+
+    id: str
+    title: str
+    status: Literal["run", "audit", "absent", "unseen"]
+    why: str = ""
+    cause: str
+    measured: str
+    versions: dict[str, str]
+    command: str
+    remedy: str = ""
+    remedy_command: str = ""
+    place: tuple[Place, ...] = ()
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Defect:
+        if (self.status == "run") != bool(self.place):
+            raise ValueError("a defect with status 'run' has places, any other has none")
+        if self.status in ("absent", "unseen") and not self.why:
+            raise ValueError(f"status '{self.status}' needs a why")
+        if self.remedy_command and not self.remedy:
+            raise ValueError("a remedy_command needs a remedy")
+        return self
+
+    def differing_versions(self, environment: dict[str, str]) -> str:
+        """How a run's versions differ from those measured with, in words; empty where they do not."""
+        found = {name: environment.get(name.replace("-", "_"), "none") for name in self.versions}
+        return ", ".join(
+            f"measured with {name} {version}, here {found[name]}"
+            for name, version in self.versions.items()
+            if found[name] != version
+        )
+
+
+class _File(_Strict):
+    defect: tuple[Defect, ...]
+
+
+def load_defects(path: Path = DEFECTS_FILE) -> tuple[Defect, ...]:
+    """The known defects. Raises UsageError, one line, for a file that cannot be read or says what it may not."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"known defects {path} cannot be read ({error}); mend the file") from None
+    try:
+        defects = _File.model_validate(content).defect
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"known defects {path}: {_where(content, first['loc'])}: {first['msg']}") from None
+    if twice := _twice(defects):
+        raise UsageError(f"known defects {path}: {twice} stands there twice; keep one")
+    return defects
+
+
+def _twice(defects: tuple[Defect, ...]) -> str:
+    """What stands in the file twice; empty when nothing does. A hop can be bound to fail in one way only."""
+    ids = [defect.id for defect in defects]
+    hops = [f"{place.hop} of {place.model} ({place.variant})" for d in defects for place in d.place if place.hop]
+    return next((repr(name) for names in (ids, hops) for name in names if names.count(name) > 1), "")
+
+
+def _where(content: dict[str, Any], place: tuple[int | str, ...]) -> str:
+    """`defect 'falcon-alibi', place 1, hop` rather than `defect.0.place.0.hop`."""
+    words: list[str] = []
+    for i, part in enumerate(place):
+        if isinstance(part, int):
+            table: Any = content
+            for step in place[: i + 1]:
+                table = table[step]
+            words[-1] += f" '{table['id']}'" if isinstance(table, dict) and "id" in table else f" {part + 1}"
+        else:
+            words.append(part)
+    return ", ".join(words) or "top level"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A place that concerns a run, with its defect and what became of it."""
+
+    defect: Defect
+    place: Place
+    state: Literal["seen", "gone", "elsewhere"]
+    found: str  # in words
+
+
+@dataclass(frozen=True)
+class Match:
+    """A record against the known defects.
+
+    expected: every place that the run was bound to show. unexpected: what fails besides, in words.
+    """
+
+    expected: tuple[Expected, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    _hops: dict[str, Expected] = field(default_factory=dict)
+
+    @property
+    def is_exact(self) -> bool:
+        """The run fails, and it fails as listed and in no other way."""
+        return bool(self.expected) and not self.unexpected and all(e.state == "seen" for e in self.expected)
+
+    def on_hop(self, hop: str) -> Expected | None:
+        """The failure expected on a hop."""
+        return self._hops.get(hop)
+
+
+def match(record: Record, defects: Iterable[Defect]) -> Match:
+    """What a run was bound to show of the known defects, and what it shows besides.
+
+    A place concerns a run of its model and variant in which its hop or stage took part.
+    """
+    expected = [
+        _look(defect, place, record)
+        for defect in defects
+        for place in defect.place
+        if place.model == record.model and place.variant == record.variant and _took_part(place, record)
+    ]
+    hops = {e.place.hop: e for e in expected if e.place.hop}
+    return Match(tuple(expected), tuple(_unexpected(record, expected, hops)), hops)
+
+
+def _took_part(place: Place, record: Record) -> bool:
+    if place.hop:
+        return any(hop.name == place.hop for hop in record.hops)
+    return not place.stage or any(stage.name == place.stage for stage in record.stages)
+
+
+def _look(defect: Defect, place: Place, record: Record) -> Expected:
+    if place.hop:
+        hop = record.hop(place.hop)
+        if hop.first_failing_tap == place.tap:
+            return Expected(defect, place, "seen", f"first failing tap {place.tap}")
+        if hop.verdict == "pass":
+            return Expected(defect, place, "gone", f"{hop.name} passes")
+        where = f"first failing tap {hop.first_failing_tap}" if hop.first_failing_tap else "; ".join(hop.reasons)
+        return Expected(defect, place, "elsewhere", f"{hop.name} fails otherwise: {where}")
+    if place.stage:
+        stage = next(stage for stage in record.stages if stage.name == place.stage)
+        if stage.status not in ("crashed", "timeout"):
+            return Expected(defect, place, "gone", f"stage {stage.name} is {stage.status}")
+        state: Literal["seen", "elsewhere"] = "seen" if place.says in stage.detail else "elsewhere"
+        return Expected(defect, place, state, f"stage {stage.name} {stage.status}: {stage.detail}")
+    said = [f.what for f in record.findings if f.severity == "error" and f.kind == place.finding]
+    found = [what for what in said if place.says in what]
+    if found:
+        return Expected(defect, place, "seen", found[0])
+    return Expected(defect, place, "gone", f"no {place.finding} finding says '{place.says}'")
+
+
+def _unexpected(record: Record, expected: Sequence[Expected], hops: dict[str, Expected]) -> Iterable[str]:
+    stages = {e.place.stage for e in expected if e.place.stage}
+    findings = {e.found for e in expected if e.place.finding and e.state == "seen"}
+    for stage in record.stages:
+        if stage.status in ("crashed", "timeout") and stage.name not in stages:
+            yield f"stage {stage.name} {stage.status}: {stage.detail}"
+    for finding in record.findings:
+        if finding.severity == "error" and finding.what not in findings:
+            yield f"{finding.kind} finding: {finding.what}"
+    for hop in record.hops:
+        if hop.verdict == "pass" or _blocked_by(hop, stages):
+            continue
+        if hop.name not in hops:
+            yield f"{hop.name} fails: {hop.reasons[0]}"
+        elif len(hop.reasons) > 1:  # a known failing tap explains no lack of coverage
+            yield f"{hop.name} fails: {hop.reasons[-1]}"
+
+
+def _blocked_by(hop: Hop, stages: set[str]) -> bool:
+    """Whether a hop could not be compared because a stage crashed that was expected to, or one that needs it."""
+    return hop.taps_compared == 0 and any(name in reason for name in stages for reason in hop.reasons)
+
+
+def case_problem(case: Case, expected: Expected) -> str:
+    """Why a case of a hop with a known defect is not as listed, in words; empty when it is exactly that."""
+    wanted, known = expected.place.tap_on(case.input), expected.defect.id
+    if wanted is None:
+        return "" if case.verdict == "pass" else f"known defect {known} leaves this input alone, but {case.message}"
+    if case.verdict == "pass":
+        return f"known defect {known} no longer shows: {case.hop} on {case.input} passes; {_MEND}"
+    if case.first_failing_tap != wanted:
+        return f"known defect {known} shows at {wanted}, but {case.message}"
+    return ""
+
+
+_MEND = "if upstream mended it, take it out of harness/known_defects.toml"
+
+
+def problems(record: Record, found: Match) -> list[str]:
+    """Everything about a run as a whole that is not as listed; empty for a run that is right, or exactly wrong."""
+    said = []
+    for e in found.expected:
+        if e.place.hop or e.state == "seen":
+            continue
+        what = f"no longer shows: {e.found}; {_MEND}" if e.state == "gone" else f"shows otherwise: {e.found}"
+        said.append(f"known defect {e.defect.id} {what}")
+    return [*said, *found.unexpected]
+
+
+def on_record(record: Record, found: Match) -> list[KnownDefect]:
+    """The match as the record carries it: a line per place, with what a reader needs to understand it."""
+    return [
+        KnownDefect(
+            id=e.defect.id,
+            title=e.defect.title,
+            state=e.state,
+            place=str(e.place),
+            measured=e.place.measured,
+            found=e.found,
+            cause=" ".join(e.defect.cause.split()),
+            command=e.defect.command,
+            remedy=" ".join(e.defect.remedy.split()),
+            remedy_command=e.defect.remedy_command,
+            versions_differ=e.defect.differing_versions(record.environment),
+        )
+        for e in found.expected
+    ]
+
+
+if __name__ == "__main__":
+    from harness.render.defects import defects_page
+
+    print(defects_page(load_defects()), end="")
