@@ -65,6 +65,16 @@ def run(
     tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
     miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
     stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
+    hlfb: Annotated[
+        bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
+    ] = None,
+    kv_layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
+    ] = None,
+    mask_as_input: Annotated[
+        bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
+    ] = None,
+    prefill: Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, typer.Option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
@@ -82,11 +92,14 @@ def run(
     from harness import pipeline
     from harness.progress import watcher
     from harness.tasks import STAGES
+    from harness.variant import VariantOptions, parse_prefill
 
     names = _chosen(models or [], every)
     if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
+    lengths = parse_prefill(prefill) if prefill is not None else None
+    variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths)
 
     def options(model: str) -> pipeline.Options:
         return pipeline.Options(
@@ -97,6 +110,7 @@ def run(
             stages=chosen,
             prompts=tuple(prompt or ()),
             inputs_file=inputs,
+            variant=variant,
             seed=seed,
             tolerances=tolerances,
             out=out,

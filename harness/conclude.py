@@ -92,6 +92,7 @@ def conclude(
         verdict="fail" if failed or not hops else "pass",
         exit_code=3 if crashed else int(failed),
         source=prepared.source,
+        variant=prepared.variant.name,
         options={"prefill": prepared.prefill, "kv_cache_len": prepared.kv_cache_len, **options},
         inputs=[
             Input(

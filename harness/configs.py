@@ -5,6 +5,7 @@ In: a model's declaration or a checkpoint folder. Out: config objects, fresh eac
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Iterator
@@ -28,13 +29,30 @@ def full_reauthored_config(model: GenerativeModel) -> Any:
     return _from_factory(model, "config")
 
 
-def reauthored_config(model: GenerativeModel, *, miniature: bool) -> Any:
-    """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes."""
-    if not miniature:
-        return full_reauthored_config(model)
-    from harness.miniature import shrink
+def reauthored_config(model: GenerativeModel, *, miniature: bool, hlfb: bool = True) -> Any:
+    """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes.
 
-    return shrink(model)[1]
+    hlfb: False turns every composite off, of attention and of all norms, whatever the example says.
+    """
+    if miniature:
+        from harness.miniature import shrink
+
+        config = shrink(model)[1]
+    else:
+        config = full_reauthored_config(model)
+    return config if hlfb else _without_composites(config)
+
+
+def _without_composites(config: Any) -> Any:
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        changes = {
+            entry.name: False if entry.name == "enable_hlfb" else _without_composites(getattr(config, entry.name))
+            for entry in dataclasses.fields(config)
+        }
+        return dataclasses.replace(config, **changes)
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_composites(item) for item in config)
+    return config
 
 
 def _from_factory(model: GenerativeModel, field: str) -> Any:

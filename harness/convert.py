@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of
+from harness.variant import Variant
 
 CONVERSIONS = "conversions"
 FLATBUFFER = "model.tflite"
@@ -24,11 +25,18 @@ _CONVERTER_PACKAGES = ("litert-torch", "litert-converter", "torch")
 
 
 def conversion_key(
-    weights_sha256: str, config: Any, model_class: Any, tensor_names: Any, prefill: list[int], kv_cache_len: int
+    weights_sha256: str,
+    config: Any,
+    model_class: Any,
+    tensor_names: Any,
+    prefill: list[int],
+    kv_cache_len: int,
+    variant: Variant,
 ) -> str:
     """The cache key of a conversion.
 
-    config: litert-torch `ModelConfig`; functions in it count by their source, as the model's class does.
+    config: litert-torch `ModelConfig`; functions in it count by their source, as the model's class does. It says
+        whether there are composites. prefill: the lengths that are converted, whoever chose them.
     """
     return key_of(
         {
@@ -38,6 +46,8 @@ def conversion_key(
             "names": fingerprint(tensor_names),
             "prefill": prefill,
             "kv_cache_len": kv_cache_len,
+            "kv_layout": variant.kv_layout,
+            "mask_as_input": variant.mask_as_input,
             "quantize": "none",
             "prefill_logits": True,
             "versions": {name: version(name) for name in _CONVERTER_PACKAGES},
@@ -77,17 +87,19 @@ def _code(value: Any) -> list[str]:
     return [name, hashlib.sha256(source).hexdigest()]
 
 
-def convert(cache: Cache, key: str, build: Callable[[], Any], prefill: list[int], kv_cache_len: int) -> Path:
+def convert(
+    cache: Cache, key: str, build: Callable[[], Any], prefill: list[int], kv_cache_len: int, variant: Variant
+) -> Path:
     """The flatbuffer for `key`, converted now if the cache has none. `build` makes the re-authored model."""
 
     def make(folder: Path) -> None:
         network = build()
-        _to_flatbuffer(network, folder, prefill, kv_cache_len)
+        _to_flatbuffer(network, folder, prefill, kv_cache_len, variant)
 
     return cache.build(CONVERSIONS, key, make) / FLATBUFFER
 
 
-def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len: int) -> None:
+def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant) -> None:
     from litert_torch.generative.utilities import converter
     from litert_torch.generative.utilities.export_config import ExportConfig
 
@@ -98,7 +110,18 @@ def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len:
         prefill_seq_len=prefill,
         kv_cache_max_len=kv_cache_len,
         quantize=converter.QuantizationName.NONE,
-        # Logits at every position, or only the last one could be compared.
-        export_config=ExportConfig(output_logits_on_prefill=True),
+        export_config=ExportConfig(
+            # Logits at every position, or only the last one could be compared.
+            output_logits_on_prefill=True,
+            kvcache_layout=kv_layout(variant),
+            mask_as_input=variant.mask_as_input,
+        ),
     )
     shutil.move(produced, folder / FLATBUFFER)
+
+
+def kv_layout(variant: Variant) -> Any:
+    """litert-torch's object for a variant's KV layout."""
+    from litert_torch.generative.layers import kv_cache
+
+    return {"default": kv_cache.KV_LAYOUT_DEFAULT, "transposed": kv_cache.KV_LAYOUT_TRANSPOSED}[variant.kv_layout]

@@ -34,6 +34,7 @@ from harness.spec import SpecRef, find_spec
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
 from harness.tasks import STAGES, Place, conversion_mb, stage_tasks
+from harness.variant import VariantOptions
 from harness.verdict import load_rules
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -54,6 +55,7 @@ class Options:
     stages: tuple[str, ...] = STAGES
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
+    variant: VariantOptions = field(default_factory=VariantOptions)
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -165,6 +167,9 @@ def _check_files(options: Options) -> None:
         check_jsonl(options.inputs_file)
     if options.checkpoint is not None:
         check_source(options.checkpoint, options.miniature)
+    if options.tflite is not None and options.variant.given():
+        named = " and ".join(options.variant.given())
+        raise UsageError(f"--tflite converts nothing, and {named} says how to convert; leave one of them out")
     if options.tflite is not None:
         from harness.flatbuffer.reader import FlatbufferModel
 
@@ -228,6 +233,7 @@ def _prepare(state: _Run) -> Prepared:
         tflite=str(options.tflite.resolve()) if options.tflite else None,
         prompts=list(options.prompts),
         inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
+        variant=options.variant,
         cache_root=str(state.cache.root),
     )
     with state.timed("prepare"):

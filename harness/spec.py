@@ -54,6 +54,7 @@ class GenerativeModel:
     kv_cache_len: positions in the KV cache of the converted model.
     coverage: per hop, the share of taps that must be compared for the gate to hold.
     prompt: the real prompt among the default inputs.
+    variant: how to convert unless the command line says otherwise; `harness/variant.py` has the words.
     """
 
     name: str
@@ -67,6 +68,7 @@ class GenerativeModel:
     kv_cache_len: int = 256
     coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE))
     prompt: str = "The capital of France is"
+    variant: str = "default"
 
 
 REQUIRED = ("name", "hf_id", "config", "model_class", "tensor_names", "published")

@@ -137,6 +137,7 @@ def _job_maker(place: Place, prepared: Prepared, stage: str) -> Callable[[Result
             inputs=prepared.inputs,
             prefill=prepared.prefill,
             kv_cache_len=prepared.kv_cache_len,
+            variant=prepared.variant,
             traces=place.traces / stage,
             miniature=prepared.miniature,
             threads=1,  # stages overlap: a core each is quicker than all cores for one after the other

@@ -37,6 +37,7 @@ from harness.stages import hf, prepare, reauthored, tflite
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Silent
 from harness.stages.request import Prepared, Request
+from harness.variant import VariantOptions, parse_variant
 from harness.verdict import load_rules
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
@@ -72,6 +73,7 @@ class Bench:
     """One model with all its stages. Miniatures unless `real`; conversions come from the user's cache.
 
     inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
+    variant: the conversion's name.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Bench:
         token_seed: int = 0,
         real: bool = False,
         cache: Cache | None = None,
+        variant: str = "default",
     ) -> None:
         self.ref = find_spec(name)
         self.model: GenerativeModel = load_spec(self.ref)
@@ -95,6 +98,7 @@ class Bench:
             miniature=not real,
             seed=seed,
             cache_root=str(self.cache.root),
+            variant=VariantOptions.exactly(parse_variant(variant)),
         )
         prepared = Prepared.model_validate(prepare.prepare(request.model_dump(), Silent()))
         if inputs:
@@ -189,6 +193,7 @@ class Bench:
             inputs=self.prepared.inputs,
             prefill=self.prepared.prefill,
             kv_cache_len=self.prepared.kv_cache_len,
+            variant=self.prepared.variant,
             traces=folder / stage,
             miniature=self.prepared.miniature,
             threads=1,
@@ -324,9 +329,9 @@ def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list
 
 
 @functools.cache
-def bench(name: str, few: bool = True) -> Bench:
+def bench(name: str, few: bool = True, variant: str = "default") -> Bench:
     """The bench that all tests of a session share."""
-    return Bench(name, inputs=FEW if few else ())
+    return Bench(name, inputs=FEW if few else (), variant=variant)
 
 
 def write_changed(

@@ -18,6 +18,7 @@ from harness.align.layout import HeadLayout, split_heads
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.stages.flatbuffer import _write_tapped_and_plan
 from harness.stages.tflite import TAP_PREFIX
+from harness.variant import Variant
 
 SIGNATURES = {"prefill_32", "decode"}
 
@@ -25,6 +26,33 @@ SIGNATURES = {"prefill_32", "decode"}
 @pytest.fixture(scope="module", params=["tiny_llama", "smollm2"])
 def model(request: pytest.FixtureRequest) -> Bench:
     return bench(request.param)
+
+
+# What the attention of such a graph is made of: one composite, or plain operators on either layout.
+VARIANTS = ("default", "no-hlfb", "kv=transposed", "no-hlfb,kv=transposed", "mask-as-input")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_of_a_model_without_a_fault_passes_at_every_tap(variant: str) -> None:
+    llama = bench("tiny_llama", variant=variant)
+    assert llama.prepared.variant.name == variant
+    for signature, missing in plan_of(llama)["missing"].items():
+        assert missing == {}, signature
+    assert set(llama.unbroken.verdicts.values()) == {"pass"}
+    assert llama.unbroken.hops[BUILTIN].coverage == 1.0
+    composite = variant in ("default", "mask-as-input")
+    assert llama.unbroken.hops[XNNPACK].taps_missing == (2 if composite else 0), "the probabilities of two blocks"
+
+
+@pytest.mark.slow
+def test_a_transposed_cache_read_as_a_default_one_fails_the_hop(tmp_path: Path) -> None:
+    """The cache taps are canonical because they are turned, not because the shapes happen to fit."""
+    llama = bench("tiny_llama", variant="kv=transposed")
+    misread = copy.copy(llama)
+    misread.prepared = llama.prepared.model_copy(update={"variant": Variant()})
+    with pytest.raises(ValueError, match="does not continue"):
+        misread.trace("tflite-builtin", tmp_path)
 
 
 def plan_of(bench: Bench) -> dict[str, Any]:

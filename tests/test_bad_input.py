@@ -113,6 +113,15 @@ CASES: dict[str, Case] = {
     "flatbuffer, empty": flatbuffer(b"", "is empty"),
     "flatbuffer, text": flatbuffer(b"this is text, and quite long\n", "no TFLite flatbuffer"),
     "flatbuffer, header only": flatbuffer(b"\x1c\x00\x00\x00TFL3", "damaged or truncated", "convert it again"),
+    "tflite and a KV layout": (
+        {"m.tflite": b"x"},
+        run("tiny_llama", "--tflite", "m.tflite", "--kv-layout", "transposed", "--no-hlfb"),
+        ["--tflite", "--no-hlfb and --kv-layout", "leave one of them out"],
+    ),
+    "unknown KV layout": words(
+        *run("tiny_llama", "--kv-layout", "sideways"), says=["--kv-layout sideways", "transposed"]
+    ),
+    "prefill, no numbers": words(*run("tiny_llama", "--prefill", "8,x"), says=["--prefill 8,x", "--prefill 8,32"]),
     "checkpoint and miniature": words(
         *run("tiny_llama", "--checkpoint", ".", "--miniature"), says=["--checkpoint and --miniature"]
     ),

@@ -9,7 +9,9 @@ import pytest
 
 from harness import convert as conversion
 from harness.cache import Cache
+from harness.configs import _without_composites
 from harness.convert import conversion_key, convert, fingerprint
+from harness.variant import Variant
 
 
 @dataclasses.dataclass
@@ -32,6 +34,7 @@ def key(**changes: object) -> str:
         "tensor_names": {"q": "q_proj"},
         "prefill": [32],
         "kv_cache_len": 256,
+        "variant": Variant(),
     }
     return conversion_key(**(values | changes))
 
@@ -52,6 +55,8 @@ def test_the_same_content_has_the_same_key():
         {"tensor_names": {"q": "k_proj"}},
         {"prefill": [32, 64]},
         {"kv_cache_len": 128},
+        {"variant": Variant(kv_layout="transposed")},
+        {"variant": Variant(mask_as_input=True)},
     ],
 )
 def test_whatever_changes_the_bytes_changes_the_key(changes):
@@ -83,20 +88,20 @@ def test_a_fingerprint_holds_no_address():
 def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path, monkeypatch):
     built = []
 
-    def to_flatbuffer(network: object, folder: Path, prefill: list[int], kv_cache_len: int) -> None:
+    def to_flatbuffer(network: object, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant) -> None:
         built.append(network)
         (folder / conversion.FLATBUFFER).write_bytes(b"flatbuffer" * 1000)
 
     monkeypatch.setattr(conversion, "_to_flatbuffer", to_flatbuffer)
     said: list[str] = []
     cache = Cache(tmp_path, said.append)
-    first = convert(cache, "a" * 40, lambda: "network", [32], 256)
-    assert convert(cache, "a" * 40, lambda: "network", [32], 256) == first
+    first = convert(cache, "a" * 40, lambda: "network", [32], 256, Variant())
+    assert convert(cache, "a" * 40, lambda: "network", [32], 256, Variant()) == first
     assert len(built) == 1
     content = bytearray(first.read_bytes())
     content[4321] ^= 1
     first.write_bytes(content)
-    assert convert(cache, "a" * 40, lambda: "network", [32], 256).read_bytes() == b"flatbuffer" * 1000
+    assert convert(cache, "a" * 40, lambda: "network", [32], 256, Variant()).read_bytes() == b"flatbuffer" * 1000
     assert len(built) == 2
     assert "damaged" in said[0]
 
@@ -106,5 +111,19 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        convert(Cache(tmp_path), "b" * 40, build, [32], 256)
+        convert(Cache(tmp_path), "b" * 40, build, [32], 256, Variant())
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_config_without_composites_is_another_conversion_with_everything_else_the_same():
+    from litert_torch.generative.examples.gemma.gemma2 import get_model_config_2b
+
+    config = get_model_config_2b()
+    plain = _without_composites(config)
+    texts = [
+        str(fingerprint(value)).replace("'enable_hlfb': 'True'", "'enable_hlfb': 'False'") for value in (config, plain)
+    ]
+    assert texts[0] == texts[1]
+    assert "'enable_hlfb': 'True'" not in str(fingerprint(plain))
+    assert str(fingerprint(config)).count("'enable_hlfb': 'True'") > config.num_layers
+    assert key(config=config) != key(config=plain)

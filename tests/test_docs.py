@@ -52,7 +52,10 @@ def commands_in(page: Path) -> list[list[str]]:
 
 def command_options() -> dict[str, set[str]]:
     group: Any = typer.main.get_command(app)
-    return {name: {o for p in command.params for o in p.opts} | {"--help"} for name, command in group.commands.items()}
+    return {
+        name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for name, command in group.commands.items()
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids)

@@ -40,3 +40,15 @@ def split_heads(qkv: Any, part: str, layout: HeadLayout) -> Any:
         "v": slice(layout.heads + kv, None),
     }[part]
     return plain[:, :, stretch]
+
+
+def canonical_cache(values: Any, part: str, kv_layout: str) -> Any:
+    """A KV cache tensor as `[1, time, kv_heads, head_dim]`.
+
+    values: as a variant keeps it. default: so already. transposed: k as `[1, kv_heads, time, head_dim]`, v as
+    `[1, kv_heads, head_dim, time]`. part: "k" or "v".
+    """
+    if kv_layout == "default":
+        return values
+    rows = values if part == "k" else values.swapaxes(2, 3)
+    return rows.swapaxes(1, 2)

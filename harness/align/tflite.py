@@ -8,42 +8,23 @@ the module path of the re-authored model; everything else follows from how it is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from harness.align.layout import HeadLayout, split_heads
+from harness.align.layout import HeadLayout
+from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, tap_order
 
-_BLOCK = "TransformerBlock_"
+# A block of `transformer_blocks`, whatever its class: TransformerBlock_3, Gemma2Block_3.
+_BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
+_LINEAR = "Linear_"
 SDPA = "odml.scaled_dot_product_attention"
 FUSED = f"inside the composite {SDPA}, which the delegate runs as one kernel"
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class TapSource:
-    """Where a tap is in a signature.
-
-    view: how `[1, time, ...]` is made of the tensor; see `view_tensor`.
-    subgraph: that of a composite when the tensor lies inside one, else the signature's own.
-    name: the tensor's name in the file; op: the kind of the operator that writes it.
-    """
-
-    tap: str
-    tensor: int
-    subgraph: int
-    view: str
-    name: str
-    op: str
-    inner: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+# What may stand between the operators of an attention that is no composite.
+_MOVES = ("RESHAPE", "TRANSPOSE")
+_TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
 
 
 @dataclass(frozen=True)
@@ -54,7 +35,11 @@ class SignaturePlan:
 
 
 def plan_signature(
-    model: FlatbufferModel, signature: Signature, layout: HeadLayout, blocks: int, points: tuple[str, ...]
+    model: FlatbufferModel,
+    signature: Signature,
+    layout: HeadLayout,
+    blocks: int,
+    points: tuple[str, ...],
 ) -> SignaturePlan:
     """Find every tap of `tap_order(blocks, points)` in one signature."""
     finder = _Finder(model, signature, layout)
@@ -112,25 +97,64 @@ class _Finder:
             index = self.signature.outputs.get(f"kv_cache_{part}_{block}")
             if index is None:
                 continue
-            yield self._source(block_tap(block, f"cache.{part}"), index, view="cache")
+            yield self._source(block_tap(block, f"cache.{part}"), index, view=f"cache_{part}")
             update = self.writer.get(index)
             if part == "k" and update is not None and update.kind == "DYNAMIC_UPDATE_SLICE":
-                yield self._source(block_tap(block, "attn.k_rope"), update.inputs[1], view="heads")
+                yield self._source(block_tap(block, "attn.k_rope"), update.inputs[1], view="cache_k")
 
     def _attention_core(self, block: int) -> Iterator[TapSource]:
         cache = self.signature.outputs.get(f"kv_cache_k_{block}")
         readers = self.readers.get(cache, []) if cache is not None else []
         attention = next((op for op in readers if op.composite == SDPA), None)
-        if attention is None:
-            for point in ("attn.q_rope", "attn.probs"):
-                self.why[block_tap(block, point)] = f"the attention of this signature is no {SDPA} composite"
-        else:
+        projection = self.dense.get((block, "output_projection"))
+        if attention is not None:
             yield self._source(block_tap(block, "attn.q_rope"), attention.inputs[0], view="heads")
             yield from self._probabilities(block, attention)
-        projection = self.dense.get((block, "output_projection"))
+        elif projection is not None:
+            yield from self._plain_attention(block, projection)
         if projection is not None:
             yield self._source(block_tap(block, "attn.context"), projection.inputs[0])
             yield self._source(block_tap(block, "attn.out"), projection.outputs[0])
+
+    def _plain_attention(self, block: int, projection: Operator) -> Iterator[TapSource]:
+        """Queries and probabilities of an attention that is no composite, found upwards from its output projection."""
+        mixing = self._upwards(projection.inputs[0], "BATCH_MATMUL", _MOVES)
+        softmax = self._upwards(mixing.inputs[0], "SOFTMAX", _MOVES) if mixing is not None else None
+        scores = self._upwards(softmax.inputs[0], "BATCH_MATMUL", _TO_SCORES) if softmax is not None else None
+        if softmax is None or scores is None:
+            for point in ("attn.q_rope", "attn.probs"):
+                self.why[block_tap(block, point)] = f"the attention is neither {SDPA} nor SOFTMAX between two matmuls"
+            return
+        queries, moves = self._before_moves(scores.inputs[0])
+        yield self._source(block_tap(block, "attn.q_rope"), queries, view="heads_first", moves=moves)
+        yield self._source(block_tap(block, "attn.probs"), softmax.outputs[0], view="probs")
+
+    def _upwards(self, index: int, kind: str, through: tuple[str, ...]) -> Operator | None:
+        """The nearest operator of a kind that `index` is made by, looking through operators of other kinds."""
+        op = self.writer.get(index)
+        if op is None or op.kind == kind:
+            return op
+        if op.kind not in through:
+            return None
+        found = (self._upwards(item, kind, through) for item in op.inputs)
+        return next((op for op in found if op is not None), None)
+
+    def _before_moves(self, index: int) -> tuple[int, tuple[Move, ...]]:
+        """The tensor that `index` is, but for its shape and a constant scale, and how its shape was changed."""
+        moves: list[Move] = []
+        while (op := self.writer.get(index)) is not None:
+            if op.kind == "RESHAPE":
+                moves.append(("reshape", self.graph.tensors[op.outputs[0]].shape))
+            elif op.kind == "TRANSPOSE":
+                order = self.model.integers(self.graph.tensors[op.inputs[1]])
+                moves.append(("transpose", order))
+            elif op.kind != "MUL" or not self._is_scalar(op.inputs[1]):
+                break
+            index = op.inputs[0]
+        return index, tuple(reversed(moves))
+
+    def _is_scalar(self, index: int) -> bool:
+        return index not in self.writer and all(size == 1 for size in self.graph.tensors[index].shape)
 
     def _probabilities(self, block: int, attention: Operator) -> Iterator[TapSource]:
         assert attention.decomposition is not None
@@ -148,9 +172,7 @@ class _Finder:
         gate, up, down = (self.dense.get((block, name)) for name in ("w1", "w3", "w2"))
         if gate is not None:
             yield self._source(block_tap(block, "mlp.norm"), gate.inputs[0])
-            yield self._source(block_tap(block, "mlp.gate" if up is not None else "mlp.up"), gate.outputs[0])
-        if up is not None:
-            yield self._source(block_tap(block, "mlp.up"), up.outputs[0])
+            yield from self._gate_and_up(block, gate, up)
         if down is not None:
             yield self._source(block_tap(block, "mlp.act"), down.inputs[0])
             yield self._source(block_tap(block, "mlp.out"), down.outputs[0])
@@ -164,21 +186,44 @@ class _Finder:
             if carried is not None:
                 yield self._source(EMBED, carried)
 
+    def _gate_and_up(self, block: int, gate: Operator, up: Operator | None) -> Iterator[TapSource]:
+        """Two projections, one for both (twice as wide as what the down projection takes), or one without a gate."""
+        down = self.dense.get((block, "w2"))
+        if up is not None:
+            yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0])
+            yield self._source(block_tap(block, "mlp.up"), up.outputs[0])
+        elif down is not None and self._width(gate.outputs[0]) == 2 * self._width(down.inputs[0]):
+            yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0], view="first_half")
+            yield self._source(block_tap(block, "mlp.up"), gate.outputs[0], view="second_half")
+        else:
+            yield self._source(block_tap(block, "mlp.up"), gate.outputs[0])
+
+    def _width(self, index: int) -> int:
+        return self.graph.tensors[index].shape[-1]
+
     def _residual_adds(self, block: int) -> list[Operator]:
         """The ADD operators that belong to the block itself and to no module inside it, in order."""
-        leaf = f"{_BLOCK}{block}"
         return [
             op
             for op in self.graph.operators
-            if op.kind == "ADD" and self.graph.tensors[op.outputs[0]].path[-1:] == (leaf,)
+            if op.kind == "ADD" and _is_block(self.graph.tensors[op.outputs[0]].path, block)
         ]
 
     def _block_input(self, residual: Operator) -> int | None:
-        """The operand of the first residual ADD that is not the attention's output."""
-        for index in residual.inputs:
-            if not any(part.startswith(_BLOCK) for part in self.graph.tensors[index].path):
-                return index
-        return None
+        """The operand of the first block's first residual ADD that is not made by its attention."""
+        projection = self.dense.get((0, "output_projection"))
+        if projection is None:
+            return None
+        made = self._made_by(projection)
+        return next((index for index in residual.inputs if index not in made), None)
+
+    def _made_by(self, op: Operator) -> set[int]:
+        """Every tensor that depends on an operator; operators stand in execution order."""
+        made = set(op.outputs)
+        for later in self.graph.operators[op.index + 1 :]:
+            if made.intersection(later.inputs):
+                made.update(later.outputs)
+        return made
 
     def _ends(self) -> Iterator[TapSource]:
         logits = self.signature.outputs.get("logits")
@@ -192,30 +237,25 @@ class _Finder:
         if head is not None:
             yield self._source(FINAL_NORM, head.inputs[0])
 
-    def _source(self, tap: str, index: int, view: str = "plain") -> TapSource:
+    def _source(self, tap: str, index: int, view: str = "rows", moves: tuple[Move, ...] = ()) -> TapSource:
         tensor = self.graph.tensors[index]
         writer = self.writer.get(index)
-        return TapSource(tap, index, self.graph.index, view, tensor.name, writer.kind if writer else "input")
+        kind = writer.kind if writer else "input"
+        return TapSource(tap, index, self.graph.index, view, tensor.name, kind, moves=moves)
 
 
 def _weight_key(path: tuple[str, ...]) -> tuple[int | None, str] | None:
     """`(..., "TransformerBlock_3", ..., "Linear_w2")` -> `(3, "w2")`; None for anything but a linear layer."""
-    if not path or not path[-1].startswith("Linear_"):
+    if not path or not path[-1].startswith(_LINEAR):
         return None
-    blocks = [part for part in path if part.startswith(_BLOCK)]
-    block = int(blocks[0].removeprefix(_BLOCK)) if blocks else None
-    return block, path[-1].removeprefix("Linear_")
+    return _block_number(path[:-1]), path[-1].removeprefix(_LINEAR)
 
 
-def view_tensor(values: Array, view: str, layout: HeadLayout) -> Array:
-    """A tensor of a signature as a tap, `[1, time, ...]`.
+def _block_number(path: tuple[str, ...]) -> int | None:
+    """The number of the block that a path leads into, or None."""
+    return next((int(match[1]) for part in path if (match := _BLOCK.match(part))), None)
 
-    plain: as it is. heads: `[1, time, heads, head_dim]` as it is. split_q|k|v: a part of a fused
-    projection. probs: `[1, heads, time, source]` with the first two axes swapped. cache: `[1, cache
-    length, kv_heads, head_dim]`, of which the caller takes the positions that were written.
-    """
-    if view.startswith("split_"):
-        return split_heads(values, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
-    if view == "probs":
-        return values.transpose(0, 2, 1, 3)
-    return values
+
+def _is_block(path: tuple[str, ...], block: int) -> bool:
+    """Whether a path is that of a block itself, and of no module inside it."""
+    return _block_number(path) == block and _block_number(path[:-1]) is None

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.errors import UsageError
 
 _IDENTIFIER = b"TFL3"
@@ -154,6 +156,15 @@ class FlatbufferModel:
             tensors.append(Tensor(i, name, shape, types[tensor.Type()], tensor.Buffer()))
         operators = [self._operator(graph.Operators(i), i) for i in range(graph.OperatorsLength())]
         return Subgraph(index, (graph.Name() or b"").decode(), tensors, operators)
+
+    def integers(self, tensor: Tensor) -> tuple[int, ...]:
+        """The content of a constant of 32-bit integers, such as the order of a TRANSPOSE; empty for no constant."""
+        buffer = self._root.Buffers(tensor.buffer)
+        if buffer.Offset() > 1:
+            data = self._map[buffer.Offset() : buffer.Offset() + buffer.Size()]
+        else:
+            data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
+        return tuple(int(value) for value in np.frombuffer(data, "<i4"))
 
     def _operator(self, op: Any, index: int) -> Operator:
         kind = self._codes[op.OpcodeIndex()]

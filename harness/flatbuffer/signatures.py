@@ -20,11 +20,15 @@ class DeviceShape:
     """prefill: lengths of the prefill signatures, ascending. kv_cache_len: positions of the KV cache.
 
     prefill_logits: whether prefill gives logits too, which a file that ships need not.
+    kv_layout, mask_as_input: as in `harness/variant.py`. composites: whether attention or a norm is one.
     """
 
     prefill: list[int]
     kv_cache_len: int
     prefill_logits: bool = True
+    kv_layout: str = "default"
+    mask_as_input: bool = False
+    composites: bool = True
 
 
 def device_shape(
@@ -48,22 +52,28 @@ def device_shape(
         raise UsageError(
             f"{file.path} has a KV cache of {layers} layers and {model} has {blocks}; give the flatbuffer of {model}"
         )
-    length = _cache_length(file, decode, kv_heads, head_dim, model)
+    length, layout = _cache(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
     _check_float32(file, decode)
-    return DeviceShape(lengths, length, all("logits" in entry.outputs for entry in prefill.values()))
+    return DeviceShape(
+        lengths,
+        length,
+        prefill_logits=all("logits" in entry.outputs for entry in prefill.values()),
+        kv_layout=layout,
+        mask_as_input="mask" in decode.inputs,
+        composites=any(op.composite for op in file.subgraph(decode.subgraph).operators),
+    )
 
 
-def _cache_length(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> int:
-    shape = file.subgraph(decode.subgraph).tensors[decode.inputs["kv_cache_k_0"]].shape
+def _cache(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> tuple[int, str]:
+    """The KV cache's length and layout, told by V: its two layouts share no shape unless all three sizes are equal."""
+    tensors = file.subgraph(decode.subgraph).tensors
+    shape = tensors[decode.inputs["kv_cache_v_0"]].shape
     if len(shape) == 4 and shape[2:] == (kv_heads, head_dim):
-        return shape[1]
+        return shape[1], "default"
+    if len(shape) == 4 and shape[1:3] == (kv_heads, head_dim):
+        return shape[3], "transposed"
     text = "x".join(map(str, shape))
-    if len(shape) == 4 and shape[1] == kv_heads and shape[3] == head_dim:
-        raise UsageError(
-            f"{file.path} has a transposed KV cache ({text}), which is not supported yet; "
-            "convert it with the default KV layout"
-        )
     raise UsageError(
         f"{file.path} has a KV cache of {text} and {model} needs 1 x length x {kv_heads} x {head_dim}; "
         f"give the flatbuffer of {model}"

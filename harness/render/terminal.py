@@ -127,7 +127,8 @@ def print_diff(comparison: Comparison, console: Console) -> None:
 
 
 def _title(record: Record, console: Console) -> None:
-    line(console, f"{record.verdict.upper()}  {record.model}", style=STYLES[record.verdict])
+    variant = "" if record.variant == "default" else f"  variant {one_line(record.variant)}"
+    line(console, f"{record.verdict.upper()}  {record.model}{variant}", style=STYLES[record.verdict])
     wrapped(console, headline(record), indent=0)
     if record.verdict == "pass":
         wrapped(console, nearest_to_limit(record), indent=0)

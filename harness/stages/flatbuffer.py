@@ -34,12 +34,12 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
         report.progress(0, 1, "converting")
         model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
-        config = reauthored_config(model, miniature=prepared.miniature)
+        config = reauthored_config(model, miniature=prepared.miniature, hlfb=prepared.variant.hlfb)
         with costs_only_this_stage():
             return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 
     known = cache.entry("conversions", prepared.conversion_key) is not None
-    path = convert(cache, prepared.conversion_key, build, prepared.prefill, prepared.kv_cache_len)
+    path = convert(cache, prepared.conversion_key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant)
     return {
         "flatbuffer": str(path),
         "sha256": cache.checksums("conversions", prepared.conversion_key)[FLATBUFFER],
@@ -70,6 +70,7 @@ _ALIGNMENT_CODE = (
     "taps.py",
     "align/tflite.py",
     "align/layout.py",
+    "align/views.py",
     "flatbuffer/reader.py",
     "flatbuffer/tap.py",
     "stages/tflite.py",

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from harness.align.layout import HeadLayout
+from harness.variant import Variant
 
 
 class Dimensions(BaseModel):
@@ -51,6 +52,7 @@ class Job(BaseModel):
     inputs: list[JobInput]
     prefill: list[int]
     kv_cache_len: int
+    variant: Variant = Variant()
     traces: Path
     miniature: bool = False
     flatbuffer: Path | None = None

@@ -14,6 +14,7 @@ from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import hf_config, reauthored_config
 from harness.convert import conversion_key
+from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
 from harness.inputs import (
@@ -30,6 +31,7 @@ from harness.stages.job import Dimensions, JobInput
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
+from harness.variant import Variant, parse_variant
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
@@ -46,9 +48,10 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         model, checkpoint=request.checkpoint, miniature=request.miniature, seed=request.seed, cache=cache
     )
     small = is_miniature(model, checkpoint)
-    config = reauthored_config(model, miniature=small)
-    dims = _dimensions(config, hf_config(checkpoint.folder))
-    shape = _device_shape(request, model, dims, config)
+    plain = reauthored_config(model, miniature=small)
+    dims = _dimensions(plain, hf_config(checkpoint.folder))
+    shape, variant = _device_shape(request, model, dims, plain)
+    config = reauthored_config(model, miniature=small, hlfb=variant.hlfb)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
@@ -84,9 +87,10 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         },
         prefill=shape.prefill,
         kv_cache_len=shape.kv_cache_len,
+        variant=variant,
         coverage=dict(model.coverage),
         conversion_key=conversion_key(
-            checkpoint.sha256, config, model.model_class, model.tensor_names, shape.prefill, shape.kv_cache_len
+            checkpoint.sha256, config, model.model_class, model.tensor_names, shape.prefill, shape.kv_cache_len, variant
         ),
         findings=findings,
     )
@@ -109,13 +113,32 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
     )
 
 
-def _device_shape(request: Request, model: GenerativeModel, dims: Dimensions, config: Any) -> DeviceShape:
+def _device_shape(
+    request: Request, model: GenerativeModel, dims: Dimensions, config: Any
+) -> tuple[DeviceShape, Variant]:
+    """The flatbuffer's sizes and variant: those to convert with, or those of the file that is given."""
     if request.tflite is None:
-        return DeviceShape(sorted(model.prefill), min(model.kv_cache_len, config.max_seq_len))
+        variant = request.variant.applied_to(_declared_variant(model)).settled(model.prefill)
+        prefill = sorted(variant.prefill or model.prefill)
+        cache = min(model.kv_cache_len, config.max_seq_len)
+        if variant.prefill and prefill[-1] > cache:
+            raise UsageError(
+                f"a prefill of {prefill[-1]} does not fit the KV cache of {cache} positions; give shorter lengths, "
+                "or raise kv_cache_len in the model's declaration"
+            )
+        return DeviceShape(prefill, cache), variant
     file = FlatbufferModel(Path(request.tflite))
     shape = device_shape(file, dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, model.name)
     check_width(file, dims.hidden, dims.vocab, model.name)
-    return shape
+    own = Variant(shape.composites, shape.kv_layout, shape.mask_as_input, tuple(shape.prefill))
+    return shape, own.settled(model.prefill)
+
+
+def _declared_variant(model: GenerativeModel) -> Variant:
+    try:
+        return parse_variant(model.variant)
+    except UsageError as error:
+        raise UsageError(f"{model.name}: {error}; mend the model's spec file") from None
 
 
 def _inputs(

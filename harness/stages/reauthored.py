@@ -1,7 +1,8 @@
 """The re-authored stage: the litert-torch model in PyTorch, driven as a device drives the flatbuffer.
 
-In: a job with a checkpoint folder. Out: a trace per input. Prefill chunks, padding, KV cache and decode
-steps are those of the TFLite stages, so that a fault in any of them is charged to the step that made it.
+In: a job with a checkpoint folder. Out: a trace per input. Prefill chunks, padding, KV cache with its layout and
+decode steps are those of the TFLite stages, so that a fault in any of them is charged to the step that made it. The
+attention mask is always the model's own: where a flatbuffer takes it as an input, what is lost by that is lost there.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from harness.align.layout import canonical_cache
 from harness.align.modules import reauthored_modules
 from harness.configs import reauthored_config
+from harness.convert import kv_layout
 from harness.inputs import schedule
 from harness.spec import GenerativeModel
 from harness.stages.capture import Capture, module_taps
@@ -30,7 +33,7 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
-    config = reauthored_config(model, miniature=job.miniature)
+    config = reauthored_config(model, miniature=job.miniature, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
     capture = Capture()
     dims = job.dimensions
@@ -49,7 +52,7 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
 def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
     from litert_torch.generative.layers import kv_cache
 
-    cache = kv_cache.KVCache.from_model_config(job.kv_cache_len, config)
+    cache = kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
     for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
         tokens = torch.zeros((1, step.size), dtype=torch.int)
         tokens[0, : step.valid] = torch.tensor(item.tokens[step.start : step.start + step.valid])
@@ -60,8 +63,8 @@ def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture
         cache = output["kv_cache"]
     capture.start, capture.valid = 0, len(item.tokens)
     for block, entry in enumerate(cache.caches):
-        capture.put(block_tap(block, "cache.k"), entry.k_cache)
-        capture.put(block_tap(block, "cache.v"), entry.v_cache)
+        capture.put(block_tap(block, "cache.k"), canonical_cache(entry.k_cache, "k", job.variant.kv_layout))
+        capture.put(block_tap(block, "cache.v"), canonical_cache(entry.v_cache, "v", job.variant.kv_layout))
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
     def overheard(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         capture.put(block_tap(block.current, "attn.q_rope"), query)
         capture.put(block_tap(block.current, "attn.k_rope"), key)
-        with _Probabilities(block, capture):
+        with _Probabilities(block, capture, query.shape[1]):
             return original(query, key, *args, **kwargs)
 
     attention.sdpa_with_kv_update = overheard
@@ -112,10 +115,11 @@ class _BlockCounter:
 
 
 class _Probabilities(TorchFunctionMode):
-    def __init__(self, block: _BlockCounter, capture: Capture) -> None:
+    def __init__(self, block: _BlockCounter, capture: Capture, time: int) -> None:
         super().__init__()
         self.block = block
         self.capture = capture
+        self.time = time
 
     def __torch_function__(
         self,
@@ -133,7 +137,11 @@ class _Probabilities(TorchFunctionMode):
         return result
 
     def _put(self, values: torch.Tensor, how: str) -> None:
-        """values: `[1, heads, time, cache length]`; the device's cache is longer than the sequence so far."""
+        """values: `[1, heads, time, cache length]`, or with the transposed layout `[1, kv_heads, group * time, ...]`.
+
+        The device's cache is longer than the sequence so far.
+        """
+        values = values.reshape(1, -1, self.time, values.shape[-1])
         trace = self.capture.trace
         length = trace.length if trace is not None else values.shape[-1]
         self.capture.put(block_tap(self.block.current, "attn.probs"), values.transpose(1, 2)[..., :length], how)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from harness.record import Finding, Source
 from harness.stages.job import Dimensions, JobInput
+from harness.variant import Variant, VariantOptions
 
 
 class Request(BaseModel):
@@ -23,6 +24,7 @@ class Request(BaseModel):
     tflite: str | None = None
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
+    variant: VariantOptions = VariantOptions()
     cache_root: str = ""
 
 
@@ -39,6 +41,7 @@ class Prepared(BaseModel):
     schedules: dict[str, str]
     prefill: list[int]
     kv_cache_len: int
+    variant: Variant
     coverage: dict[str, float]
     conversion_key: str
     findings: list[Finding]

@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from harness.align.tflite import TapSource, view_tensor
+from harness.align.views import TapSource, view_tensor
 from harness.inputs import Step, schedule
 from harness.spec import GenerativeModel
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
+from harness.taps import split_tap
 from harness.trace import TraceWriter
 
 Array = np.ndarray[Any, Any]
 TAP_PREFIX = "edge_parity/"
+_HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
 _CACHE = "kv_cache_"
 
 
@@ -140,9 +142,21 @@ def _arguments(step: Step, item: JobInput, details: dict[str, Any], kv_cache_len
     positions = np.arange(step.start, step.start + step.size, dtype=details["input_pos"]["dtype"])
     arguments = {"tokens": tokens, "input_pos": positions}
     if "mask" in details:
-        hidden = np.arange(kv_cache_len)[None, :] > positions[:, None]
-        arguments["mask"] = np.where(hidden, -np.inf, 0).astype(np.float32)[None, None]
+        arguments["mask"] = device_mask(positions, step.valid, kv_cache_len)
     return arguments
+
+
+def device_mask(positions: Array, valid: int, kv_cache_len: int) -> Array:
+    """The mask that a runtime feeds where it is an input: one for all layers, causal, and no window.
+
+    As LiteRT-LM fills it (runtime/executor, `InitializeAttentionMask` and `FillAttentionMask`): -0.7 times the
+    largest float32 where hidden, 0 where seen, and all hidden in rows of padding.
+
+    positions: `[step size]`. Returns float32 `[1, 1, step size, kv_cache_len]`.
+    """
+    seen = np.arange(kv_cache_len)[None, :] <= positions[:, None]
+    seen[valid:] = False
+    return np.where(seen, np.float32(0), _HIDDEN)[None, None]
 
 
 def _digest(outputs: dict[str, Array], names: list[str]) -> str:
@@ -162,10 +176,10 @@ def _write_step(
     inner: bool,
 ) -> None:
     for tap, source in sources.items():
-        if source.view == "cache" or (source.inner and not inner):
+        if _is_cache(tap) or (source.inner and not inner):
             continue
         tensor = runner.inner_tensor(source) if source.inner else outputs[f"{TAP_PREFIX}{source.tensor}"]
-        values = view_tensor(tensor, source.view, job.dimensions.layout)
+        values = view_tensor(tensor, source, job.dimensions.layout, job.variant.kv_layout)
         if source.view == "probs":
             values = values[..., : trace.length]  # the cache is longer than the sequence
         trace.put(tap, values[:, : step.valid], step.start)
@@ -175,5 +189,12 @@ def _write_cache(
     trace: TraceWriter, sources: dict[str, TapSource], outputs: dict[str, Array], job: Job, length: int
 ) -> None:
     for tap, source in sources.items():
-        if source.view == "cache":
-            trace.put(tap, outputs[f"{TAP_PREFIX}{source.tensor}"][:, :length])
+        if _is_cache(tap):
+            tensor = outputs[f"{TAP_PREFIX}{source.tensor}"]
+            values = view_tensor(tensor, source, job.dimensions.layout, job.variant.kv_layout)
+            trace.put(tap, values[:, :length])
+
+
+def _is_cache(tap: str) -> bool:
+    """Whether a tap is the KV cache itself, which is read once when the input has ended."""
+    return split_tap(tap)[1].startswith("cache.")

@@ -1,0 +1,64 @@
+"""Where a tap lies in a flatbuffer, and how the tensor there becomes the tap.
+
+In: a tensor of a signature. Out: the tap's array, `[1, time, ...]`. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.align.layout import HeadLayout, canonical_cache, split_heads
+
+Array = np.ndarray[Any, Any]
+Move = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class TapSource:
+    """Where a tap is in a signature.
+
+    view: how `[1, time, ...]` is made of the tensor; see `view_tensor`.
+    moves: reshapes and transposes of the graph that come before the view, first to last.
+    subgraph: that of a composite when the tensor lies inside one, else the signature's own.
+    name: the tensor's name in the file; op: the kind of the operator that writes it.
+    """
+
+    tap: str
+    tensor: int
+    subgraph: int
+    view: str
+    name: str
+    op: str
+    inner: bool = False
+    moves: tuple[Move, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout: str = "default") -> Array:
+    """A tensor of a signature as a tap, `[1, time, ...]`.
+
+    What the views make of the tensor, after its moves:
+    rows: `[1, time, width]`; a linear layer may drop the first axis. heads: as it is. heads_first: any shape that
+    lies in memory as `[1, heads, time, head_dim]`. split_q, split_k, split_v: a part of a fused projection.
+    first_half, second_half: a part of a fused gate and up projection. probs: any shape that lies in memory as
+    `[1, heads, time, source]`. cache_k, cache_v: a KV cache or what is written to it, in the file's layout.
+    """
+    for move, sizes in source.moves:
+        values = values.transpose(sizes) if move == "transpose" else values.reshape(sizes)
+    view = source.view
+    if view == "heads":
+        return values
+    if view.startswith("cache_"):
+        return canonical_cache(values, view.removeprefix("cache_"), kv_layout)  # type: ignore[no-any-return]
+    if view in ("probs", "heads_first"):
+        return values.reshape(1, layout.heads, -1, values.shape[-1]).transpose(0, 2, 1, 3)
+    rows = values.reshape(1, -1, values.shape[-1])
+    if view.startswith("split_"):
+        return split_heads(rows, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
+    half = rows.shape[-1] // 2
+    return {"first_half": rows[..., :half], "second_half": rows[..., half:]}.get(view, rows)
