@@ -10,7 +10,7 @@ The file stands beside `tolerances.toml`: both say what a verdict may be expecte
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -160,24 +160,29 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """Something that fails and is not listed. hop: empty where it belongs to no hop."""
+
+    what: str
+    hop: str = ""
+
+
+@dataclass(frozen=True)
 class Match:
     """A record against the known defects.
 
-    expected: every place that the run was bound to show. unexpected: what fails besides, in words.
+    expected: every place that the run was bound to show. unexpected: what fails besides.
+    by_hop: what is expected of a hop: its failing tap, or the crash that keeps it from being compared.
     """
 
     expected: tuple[Expected, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    _hops: dict[str, Expected] = field(default_factory=dict)
+    unexpected: tuple[Surprise, ...] = ()
+    by_hop: Mapping[str, Expected] = field(default_factory=dict)
 
     @property
     def is_exact(self) -> bool:
         """The run fails, and it fails as listed and in no other way."""
         return bool(self.expected) and not self.unexpected and all(e.state == "seen" for e in self.expected)
-
-    def on_hop(self, hop: str) -> Expected | None:
-        """The failure expected on a hop."""
-        return self._hops.get(hop)
 
 
 def match(record: Record, defects: Iterable[Defect]) -> Match:
@@ -191,14 +196,21 @@ def match(record: Record, defects: Iterable[Defect]) -> Match:
         for place in defect.place
         if place.model == record.model and place.variant == record.variant and _took_part(place, record)
     ]
-    hops = {e.place.hop: e for e in expected if e.place.hop}
-    return Match(tuple(expected), tuple(_unexpected(record, expected, hops)), hops)
+    by_hop = {hop.name: e for e in expected for hop in record.hops if _concerns(e, hop)}
+    return Match(tuple(expected), tuple(_unexpected(record, expected, by_hop)), by_hop)
 
 
 def _took_part(place: Place, record: Record) -> bool:
     if place.hop:
         return any(hop.name == place.hop for hop in record.hops)
     return not place.stage or any(stage.name == place.stage for stage in record.stages)
+
+
+def _concerns(expected: Expected, hop: Hop) -> bool:
+    """Whether a hop is the place itself, or could not be compared for want of the stage that crashed as listed."""
+    if expected.place.stage and expected.state == "seen":
+        return hop.taps_compared == 0 and any(f"stage {expected.place.stage} " in why for why in hop.reasons)
+    return bool(expected.place.hop) and hop.name == expected.place.hop
 
 
 def _look(defect: Defect, place: Place, record: Record) -> Expected:
@@ -212,7 +224,7 @@ def _look(defect: Defect, place: Place, record: Record) -> Expected:
         return Expected(defect, place, "elsewhere", f"{hop.name} fails otherwise: {where}")
     if place.stage:
         stage = next(stage for stage in record.stages if stage.name == place.stage)
-        if stage.status not in ("crashed", "timeout"):
+        if stage.status not in _LOST:
             return Expected(defect, place, "gone", f"stage {stage.name} is {stage.status}")
         state: Literal["seen", "elsewhere"] = "seen" if place.says in stage.detail else "elsewhere"
         return Expected(defect, place, state, f"stage {stage.name} {stage.status}: {stage.detail}")
@@ -223,32 +235,32 @@ def _look(defect: Defect, place: Place, record: Record) -> Expected:
     return Expected(defect, place, "gone", f"no {place.finding} finding says '{place.says}'")
 
 
-def _unexpected(record: Record, expected: Sequence[Expected], hops: dict[str, Expected]) -> Iterable[str]:
+def _unexpected(record: Record, expected: Sequence[Expected], by_hop: Mapping[str, Expected]) -> Iterator[Surprise]:
     stages = {e.place.stage for e in expected if e.place.stage}
-    findings = {e.found for e in expected if e.place.finding and e.state == "seen"}
+    findings = [e.place for e in expected if e.place.finding]
     for stage in record.stages:
-        if stage.status in ("crashed", "timeout") and stage.name not in stages:
-            yield f"stage {stage.name} {stage.status}: {stage.detail}"
+        if stage.status in _LOST and stage.name not in stages:
+            yield Surprise(f"stage {stage.name} {stage.status}: {stage.detail}")
     for finding in record.findings:
-        if finding.severity == "error" and finding.what not in findings:
-            yield f"{finding.kind} finding: {finding.what}"
+        listed = any(place.finding == finding.kind and place.says in finding.what for place in findings)
+        if finding.severity == "error" and not listed:
+            yield Surprise(f"{finding.kind} finding: {finding.what}")
     for hop in record.hops:
-        if hop.verdict == "pass" or _blocked_by(hop, stages):
-            continue
-        if hop.name not in hops:
-            yield f"{hop.name} fails: {hop.reasons[0]}"
+        if hop.verdict == "fail" and hop.name not in by_hop:
+            yield Surprise(f"{hop.name}: {'; '.join(hop.reasons)}", hop.name)
         elif len(hop.reasons) > 1:  # a known failing tap explains no lack of coverage
-            yield f"{hop.name} fails: {hop.reasons[-1]}"
+            yield Surprise(f"{hop.name}: {'; '.join(hop.reasons[1:])}", hop.name)
 
 
-def _blocked_by(hop: Hop, stages: set[str]) -> bool:
-    """Whether a hop could not be compared because a stage crashed that was expected to, or one that needs it."""
-    return hop.taps_compared == 0 and any(name in reason for name in stages for reason in hop.reasons)
+_LOST = ("crashed", "timeout")
 
 
 def case_problem(case: Case, expected: Expected) -> str:
     """Why a case of a hop with a known defect is not as listed, in words; empty when it is exactly that."""
-    wanted, known = expected.place.tap_on(case.input), expected.defect.id
+    known, place = expected.defect.id, expected.place
+    if place.stage:
+        return "" if case.verdict == "missing" else f"known defect {known} loses {place.stage}, but {case.message}"
+    wanted = place.tap_on(case.input)
     if wanted is None:
         return "" if case.verdict == "pass" else f"known defect {known} leaves this input alone, but {case.message}"
     if case.verdict == "pass":
@@ -262,14 +274,17 @@ _MEND = "if upstream mended it, take it out of harness/known_defects.toml"
 
 
 def problems(record: Record, found: Match) -> list[str]:
-    """Everything about a run as a whole that is not as listed; empty for a run that is right, or exactly wrong."""
+    """What about a run is not as listed and not said by any of its cases; empty for a run that is right, or exactly
+    wrong. Each fails the run as a whole.
+    """
     said = []
     for e in found.expected:
         if e.place.hop or e.state == "seen":
             continue
         what = f"no longer shows: {e.found}; {_MEND}" if e.state == "gone" else f"shows otherwise: {e.found}"
         said.append(f"known defect {e.defect.id} {what}")
-    return [*said, *found.unexpected]
+    told = {case.hop for case in record.cases if case.verdict != "pass"} - found.by_hop.keys()
+    return said + [surprise.what for surprise in found.unexpected if surprise.hop not in told]
 
 
 def on_record(record: Record, found: Match) -> list[KnownDefect]:

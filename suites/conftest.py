@@ -1,7 +1,7 @@
-"""The gate's engine: one run per model and pytest session, shared by all its tests and all workers of pytest-xdist.
+"""The gate's engine: one run per entry of the plan and pytest session, shared by all tests and all workers of xdist.
 
-In: the options of the command line. Out: the tests' parameters, and a `Gated` per model that says of each case
-what is wrong with it.
+In: the options of the command line. Out: the tests' parameters, and a `Gated` per entry that says of each case
+what is wrong with it. A known upstream defect is expected exactly as it is listed (`harness/known_defects.toml`).
 """
 
 from __future__ import annotations
@@ -14,31 +14,36 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from harness.compare import STANDARD_HOPS
+from harness.defects import Match, case_problem, load_defects, match, problems
 from harness.errors import UsageError
 from harness.inputs import DEFAULT_INPUT_IDS
 from harness.record import Case, Record
-from harness.spec import SpecRef, find_spec, registered
+from harness.spec import find_spec, main_models
+from suites.plan import Entry, default_plan, named
 
-MODELS = pytest.StashKey[dict[str, SpecRef]]()  # what `edge-parity run` calls a model -> its declaration
-REPORT = "parity_report"
+ENTRIES = pytest.StashKey[list[Entry]]()
+REPORT, KNOWN = "parity_report", "known_defect"
 _PR_SET_PDEATHSIG = 1
 _GRACE = 20  # seconds that an interrupted run has for putting its things away
+_NOT_RUN = re.compile(r"^(?P<model>.+?): not run: (?P<why>.*)$")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    wanted = config.getoption("--model")
+    wanted, small = config.getoption("--model"), config.getoption("--miniature")
     try:
-        # By what a run calls it, so that a model named twice is run once.
-        refs = [find_spec(_from_start(config, model)) for model in wanted]
-        config.stash[MODELS] = {_called(ref): ref for ref in refs} if wanted else dict(registered())
+        if wanted:
+            config.stash[ENTRIES] = named([find_spec(_from_start(config, model)) for model in wanted], small)
+        else:
+            config.stash[ENTRIES] = named(main_models().values(), small) if small else default_plan()
+        load_defects()
     except UsageError as error:
         raise pytest.UsageError(f"--model: {error}" if wanted else str(error)) from None
 
@@ -49,54 +54,66 @@ def _from_start(config: pytest.Config, model: str) -> str:
     return str(config.invocation_params.dir / model) if is_path else model
 
 
-def _called(ref: SpecRef) -> str:
-    if registered().get(ref.name) == ref:
-        return ref.name
-    return f"{ref.file.resolve()}:{ref.variable}"
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "hop" not in metafunc.fixturenames:
         return
     cases = [
-        pytest.param(model, f"{a}->{b}", item, id=f"{ref.name}-{a}->{b}-{item}")
-        for model, ref in metafunc.config.stash[MODELS].items()
-        for a, b in STANDARD_HOPS
+        pytest.param(entry, f"{a}->{b}", item, id=f"{entry.name}-{a}->{b}-{item}")
+        for entry in metafunc.config.stash[ENTRIES]
+        for a, b in entry.hops
         for item in DEFAULT_INPUT_IDS
     ]
-    metafunc.parametrize(("model", "hop", "item"), cases)
+    metafunc.parametrize(("entry", "hop", "item"), cases)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Where the reports are: one line a run, green or red."""
+    """Where the reports are and which known defects were met: one line a run, green or red."""
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    lines = {value for report in reports for key, value in report.user_properties if key == REPORT}
-    if lines:
-        terminalreporter.section("parity reports")
-        for line in sorted(lines):
-            terminalreporter.line(line)
+    for title, name in (("known upstream defects", KNOWN), ("parity reports", REPORT)):
+        lines = {value for report in reports for key, value in report.user_properties if key == name}
+        if lines:
+            terminalreporter.section(title)
+            for line in sorted(lines):
+                terminalreporter.line(line)
 
 
 @dataclass(frozen=True)
 class Gated:
-    """What came of a model's run: its record, or the one line it ended with."""
+    """What came of an entry's run: its record, or the one line it ended with."""
 
     record: Record | None
     report: Path | None
     error: str = ""
+    known: Match = field(default_factory=Match)
 
-    @property
-    def properties(self) -> dict[str, str]:
-        """What every test of the model carries, into JUnit files too: where its report is."""
-        return {REPORT: f"{self.record.model}: {self.record.verdict} {self.report}"} if self.record else {}
+    def properties(self, hop: str) -> dict[str, str]:
+        """What a test carries, into JUnit files too: where its report is, and the defect that its hop shows."""
+        if self.record is None:
+            return {}
+        found = {REPORT: f"{self.record.model}: {self.record.verdict} {self.report}"}
+        expected = self.known.by_hop.get(hop)
+        if expected is not None:
+            differ = expected.defect.differing_versions(self.record.environment)
+            where = f"{self.record.model} ({self.record.variant}) {expected.place}"
+            found[KNOWN] = f"{expected.defect.id}: {where}" + (f" ({differ})" if differ else "")
+        return found
 
     def problem(self, hop: str, item: str) -> str:
-        """Why this case does not pass, in one line; empty when it does."""
+        """Why this case does not pass, in one line; empty when it does, or fails exactly as a known defect says."""
         if self.record is None:
             return self.error
         case = next((case for case in self.record.cases if (case.hop, case.input) == (hop, item)), None)
-        why = _case_problem(case) if case is not None else f"{hop} on {item}: missing, the run did not compare it"
-        why = why or _run_problem(self.record)
+        expected = self.known.by_hop.get(hop)
+        if case is None:
+            why = f"{hop} on {item}: missing, the run did not compare it"
+        elif expected is not None:
+            why = case_problem(case, expected)
+            differ = expected.defect.differing_versions(self.record.environment)
+            why += f" ({differ})" if why and differ else ""
+        else:
+            why = _case_problem(case)
+        # What fails a run as a whole fails each of its cases: a red run must not look green in any part.
+        why = why or next(iter(problems(self.record, self.known)), "")
         return f"{why}; report {self.report}" if why else ""
 
 
@@ -110,49 +127,51 @@ def _case_problem(case: Case) -> str:
     return f"{case.message}; excess {case.excess:.3g}"
 
 
-def _run_problem(record: Record) -> str:
-    """What fails a run as a whole fails each of its cases: a red run must not look green in any part."""
-    for stage in record.stages:
-        if stage.status in ("crashed", "timeout"):
-            return f"stage {stage.name} {stage.status}: {stage.detail}"
-    for finding in record.findings:
-        if finding.severity == "error":
-            return f"{finding.kind} finding: {finding.what}"
-    for hop in record.hops:
-        if hop.verdict != "pass" and all(case.verdict == "pass" for case in record.cases if case.hop == hop.name):
-            return f"{hop.name}: {'; '.join(hop.reasons)}"
-    return ""
-
-
 class Runs:
-    """Runs each model once, whichever worker asks first; the others wait for it and read what it left."""
+    """Runs each entry once, whichever worker asks first; the others wait for it and read what it left.
 
-    def __init__(self, config: pytest.Config, shared: Path, session: str) -> None:
-        self._config, self._shared, self._session = config, shared, session
-        self._known: dict[str, Gated] = {}
+    Entries with the same options go together, so that the frameworks are imported once for them: those of `chosen`,
+    which the tests of this session ask for.
+    """
 
-    def of(self, model: str) -> Gated:
-        """model: what `edge-parity run` takes."""
-        if model not in self._known:
-            name = f"parity-{self._session}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
+    def __init__(self, config: pytest.Config, shared: Path, session: str, chosen: Sequence[Entry]) -> None:
+        self._config, self._shared, self._session, self._chosen = config, shared, session, chosen
+        self._known: dict[Entry, Gated] = {}
+
+    def of(self, entry: Entry) -> Gated:
+        if entry not in self._known:
+            group = [other for other in self._chosen if other.options == entry.options]
+            words = [*entry.options, *(other.model for other in group)]
+            name = f"parity-{self._session}-{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}"
             state = self._shared / f"{name}.json"
             with FileLock(self._shared / f"{name}.lock"):
                 if not state.exists():
-                    state.write_text(json.dumps(self._run(model, self._shared / f"{name}.stdout")))
-            self._known[model] = _gated(json.loads(state.read_text()))
-        return self._known[model]
+                    models = list(dict.fromkeys(other.model for other in group))
+                    state.write_text(json.dumps(self._run(models, entry.options, self._shared / f"{name}.stdout")))
+            for model, came in json.loads(state.read_text()).items():
+                self._known |= {other: _gated(came) for other in group if other.model == model}
+        return self._known[entry]
 
-    def _run(self, model: str, output: Path) -> dict[str, str]:
+    def _run(self, models: list[str], options: tuple[str, ...], output: Path) -> dict[str, dict[str, str]]:
+        """What came of each model: the folder of its run, or the one line it ended with."""
         out = _out(self._config)
-        command = [sys.executable, "-m", "harness.cli", "run", model, "--json", "--out", str(out)]
-        if self._config.getoption("--miniature"):
-            command.append("--miniature")
-        code, last = _call(command, self._config.rootpath, output)
+        command = [sys.executable, "-m", "harness.cli", "run", *models, *options, "--json", "--out", str(out)]
+        code, said = _call(command, self._config.rootpath, output)
         text = output.read_text(encoding="utf-8")
-        if not text.strip():
-            return {"error": last.removeprefix("edge-parity: ") or f"the run ended with exit code {code} and no word"}
-        record = Record.model_validate_json(text)
-        return {"folder": str((out / record.model / record.run_id).resolve())}
+        if not text.strip() and len(models) > 1 and code == 2:  # one is wrong before any could start
+            return {model: self._run([model], options, output)[model] for model in models}
+        content = json.loads(text or "[]")
+        records = [Record.model_validate(item) for item in (content if isinstance(content, list) else [content])]
+        errors = {found["model"]: found["why"] for line in said if (found := _NOT_RUN.match(line))}
+        last = (said or [""])[-1].removeprefix("edge-parity: ")
+        came: dict[str, dict[str, str]] = {}
+        for model in models:
+            if model in errors or not records:
+                came[model] = {"error": errors.get(model) or last or f"the run ended with exit code {code} and no word"}
+            else:
+                record = records.pop(0)
+                came[model] = {"folder": str((out / record.model / record.run_id).resolve())}
+        return came
 
 
 def _out(config: pytest.Config) -> Path:
@@ -164,11 +183,12 @@ def _gated(state: dict[str, str]) -> Gated:
     if "error" in state:
         return Gated(None, None, state["error"])
     folder = Path(state["folder"])
-    return Gated(Record.model_validate_json((folder / "parity.json").read_bytes()), folder / "report.html")
+    record = Record.model_validate_json((folder / "parity.json").read_bytes())
+    return Gated(record, folder / "report.html", known=match(record, load_defects()))
 
 
-def _call(command: list[str], folder: Path, output: Path) -> tuple[int, str]:
-    """Run, passing progress on to our stderr (pytest shows it with -s). Returns exit code and last line.
+def _call(command: list[str], folder: Path, output: Path) -> tuple[int, list[str]]:
+    """Run, passing progress on to our stderr (pytest shows it with -s). Returns exit code and lines.
 
     The run has a process group of its own: Ctrl-C reaches it once, from here, and it puts its things away.
     """
@@ -186,13 +206,13 @@ def _call(command: list[str], folder: Path, output: Path) -> tuple[int, str]:
             preexec_fn=_end_with_parent,
         ) as process,
     ):
-        last = ""
+        said: list[str] = []
         try:
             assert process.stderr is not None
             for line in process.stderr:
                 print(line, end="", file=sys.stderr, flush=True)
-                last = line.strip() or last
-            return process.wait(), last
+                said += [line.strip()] if line.strip() else []
+            return process.wait(), said
         except BaseException:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -213,4 +233,6 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     worker = hasattr(request.config, "workerinput")
     # Workers have a folder each, in one that they share.
     session = request.getfixturevalue("testrun_uid") if worker else "session"
-    return Runs(request.config, base.parent if worker else base, session)
+    asked = [item.callspec.params.get("entry") for item in request.session.items if hasattr(item, "callspec")]
+    chosen = list(dict.fromkeys(entry for entry in asked if isinstance(entry, Entry)))
+    return Runs(request.config, base.parent if worker else base, session, chosen)

@@ -15,11 +15,12 @@ import pytest
 
 if TYPE_CHECKING:
     from suites.conftest import Runs
+    from suites.plan import Entry
 
 
-def test_parity(model: str, hop: str, item: str, runs: Runs, record_property: Callable[[str, object], None]) -> None:
-    gated = runs.of(model)
-    for name, value in gated.properties.items():
+def test_parity(entry: Entry, hop: str, item: str, runs: Runs, record_property: Callable[[str, object], None]) -> None:
+    gated = runs.of(entry)
+    for name, value in gated.properties(hop).items():
         record_property(name, value)
     problem = gated.problem(hop, item)
     if problem:

@@ -10,7 +10,7 @@ from record_factory import CRASHED, FAULTY_TAP, HOSTILE, make_run
 from rich.console import Console
 
 from harness.batch import Outcome
-from harness.defects import Defect, Place, case_problem, load_defects, match, on_record, problems
+from harness.defects import Defect, Place, Surprise, case_problem, load_defects, match, on_record, problems
 from harness.errors import UsageError
 from harness.record import Finding, Record
 from harness.render.batch import print_outcomes
@@ -20,7 +20,6 @@ from harness.render.terminal import print_explain, print_summary
 
 ROOT = Path(__file__).parent.parent
 HOP = "hf->reauthored"
-BUILTIN = "reauthored->tflite-builtin"
 
 
 def defect(*places: Place, **more: object) -> Defect:
@@ -58,7 +57,7 @@ def test_a_run_that_fails_where_it_is_listed_fails_exactly_so() -> None:
     assert state_of(record, defect()) == ["seen"]
     assert found.is_exact
     assert problems(record, found) == []
-    expected = found.on_hop(HOP)
+    expected = found.by_hop.get(HOP)
     assert expected is not None
     cases = [case for case in record.cases if case.hop == HOP]
     assert cases
@@ -70,7 +69,7 @@ def test_a_defect_that_no_longer_shows_is_said_of_each_input() -> None:
     found = match(record, [defect()])
     assert state_of(record, defect()) == ["gone"]
     assert not found.is_exact
-    expected = found.on_hop(HOP)
+    expected = found.by_hop.get(HOP)
     assert expected is not None
     said = [case_problem(case, expected) for case in record.cases if case.hop == HOP]
     assert all("rounded-weight no longer shows" in text and "known_defects.toml" in text for text in said)
@@ -82,7 +81,7 @@ def test_a_failure_at_another_tap_is_not_the_known_one() -> None:
     found = match(record, [listed])
     assert state_of(record, listed) == ["elsewhere"]
     assert not found.is_exact
-    expected = found.on_hop(HOP)
+    expected = found.by_hop.get(HOP)
     assert expected is not None
     said = [case_problem(case, expected) for case in record.cases if case.hop == HOP]
     assert all("shows at block.6.mlp.out, but" in text and FAULTY_TAP in text for text in said)
@@ -92,13 +91,13 @@ def test_another_hop_that_fails_is_unexpected() -> None:
     listed = defect(hop(hop="reauthored->tflite-xnnpack"))
     record = run("fail")
     found = match(record, [listed])
-    assert [text.split(":")[0] for text in found.unexpected] == [f"{HOP} fails"]
-    assert problems(record, found) == list(found.unexpected)
+    assert [surprise.hop for surprise in found.unexpected] == [HOP]
+    assert problems(record, found) == []  # the cases of that hop say it, and no other case has to
 
 
 def test_an_input_that_the_defect_leaves_alone_has_to_pass() -> None:
     record = run("fail")
-    expected = match(record, [defect(hop(unaffected=("prompt",)))]).on_hop(HOP)
+    expected = match(record, [defect(hop(unaffected=("prompt",)))]).by_hop.get(HOP)
     assert expected is not None
     (case,) = (case for case in record.cases if (case.hop, case.input) == (HOP, "prompt"))
     assert "leaves this input alone, but" in case_problem(case, expected)
@@ -109,11 +108,19 @@ def test_an_input_that_the_defect_leaves_alone_has_to_pass() -> None:
 def test_an_input_may_show_it_first_at_a_tap_of_its_own() -> None:
     record = run("fail")
     listed = defect(hop(taps={"prompt": "block.7.residual"}))
-    expected = match(record, [listed]).on_hop(HOP)
+    expected = match(record, [listed]).by_hop.get(HOP)
     assert expected is not None
     said = {case.input: case_problem(case, expected) for case in record.cases if case.hop == HOP}
     assert "shows at block.7.residual" in said.pop("prompt")
     assert set(said.values()) == {""}
+
+
+def test_a_known_failing_tap_explains_no_lack_of_coverage() -> None:
+    record = run("fail")
+    record.hop(HOP).reasons.append("coverage 0.9 is below the 0.95 that the model declares")
+    found = match(record, [defect()])
+    assert not found.is_exact
+    assert "coverage 0.9" in problems(record, found)[0]
 
 
 def test_a_missing_case_is_never_the_known_failure() -> None:
@@ -121,10 +128,10 @@ def test_a_missing_case_is_never_the_known_failure() -> None:
     listed = defect(hop(hop="reauthored->tflite-xnnpack"))
     found = match(record, [listed])
     assert state_of(record, listed) == ["elsewhere"]
-    expected = found.on_hop("reauthored->tflite-xnnpack")
+    expected = found.by_hop.get("reauthored->tflite-xnnpack")
     assert expected is not None
     assert all(case_problem(c, expected) for c in record.cases if c.hop == "reauthored->tflite-xnnpack")
-    assert any("SIGSEGV" in text for text in found.unexpected)
+    assert any("SIGSEGV" in text for text in problems(record, found))
 
 
 def test_other_models_variants_and_hops_that_did_not_run_are_not_expected() -> None:
@@ -138,7 +145,11 @@ def test_other_models_variants_and_hops_that_did_not_run_are_not_expected() -> N
 def test_a_crash_that_is_listed_is_known_and_its_hops_with_it() -> None:
     place = Place(model="smollm2", stage=CRASHED, says="SIGSEGV", measured="always")
     record = run("crash")
-    assert match(record, [defect(place)]).is_exact
+    found = match(record, [defect(place)])
+    assert found.is_exact
+    lost = [case for case in record.cases if case.hop == f"reauthored->{CRASHED}"]
+    assert lost
+    assert [case_problem(case, found.by_hop[case.hop]) for case in lost] == [""] * len(lost)
     assert state_of(run("pass"), defect(place)) == ["gone"]
     other = place.model_copy(update={"says": "KeyError"})
     assert state_of(record, defect(other)) == ["elsewhere"]
@@ -153,7 +164,7 @@ def test_a_finding_that_is_listed_is_known_and_another_is_not() -> None:
     assert state_of(run("pass"), defect(place)) == ["gone"]
     assert "no longer shows" in problems(run("pass"), match(run("pass"), [defect(place)]))[0]
     record.findings.append(Finding(kind="config", severity="error", what="another"))
-    assert match(record, [defect(place)]).unexpected == ("config finding: another",)
+    assert match(record, [defect(place)]).unexpected == (Surprise("config finding: another"),)
 
 
 def test_other_versions_change_no_expectation_and_are_said() -> None:

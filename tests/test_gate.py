@@ -12,7 +12,7 @@ import pytest
 
 from harness.compare import STANDARD_HOPS
 from harness.inputs import DEFAULT_INPUT_IDS
-from harness.spec import registered
+from harness.spec import main_models
 
 ROOT = Path(__file__).parent.parent
 CASES = len(STANDARD_HOPS) * len(DEFAULT_INPUT_IDS)
@@ -48,12 +48,19 @@ def run_folders(out: Path) -> list[Path]:
     return sorted(out.glob("*/*"))
 
 
-def test_every_registered_model_has_a_case_per_hop_and_input() -> None:
+def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_all() -> None:
     listed = gate("--collect-only", "-q").stdout
-    for model in registered():
-        for a, b in STANDARD_HOPS:
+    whole = {"smollm2", "tiny_llama"}
+    assert whole < main_models().keys()
+    for model in main_models():
+        for a, b in STANDARD_HOPS if model in whole else STANDARD_HOPS[:1]:
             for item in DEFAULT_INPUT_IDS:
                 assert f"test_parity[{model}-{a}->{b}-{item}]" in listed
+
+
+def test_all_miniatures_are_gated_on_every_hop_when_asked() -> None:
+    listed = gate("--collect-only", "-q", "--miniature").stdout
+    assert listed.count("::test_parity[") == CASES * len(main_models())
 
 
 def test_a_named_model_is_the_only_one_gated() -> None:

@@ -1,0 +1,66 @@
+"""What the gate runs: which model, with which options of `edge-parity run`, and which hops are asked.
+
+In: the options of `pytest suites/`. Out: entries; those with the same options run in one process, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.compare import STANDARD_HOPS
+from harness.spec import SpecRef, main_models, registered
+
+Hop = tuple[str, str]
+REAUTHORED: tuple[Hop, ...] = (("hf", "reauthored"),)
+SHOWN = Path(__file__).parent / "defects"  # declarations that show what is wrong upstream
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of the gate.
+
+    model: what `edge-parity run` takes. name: what the tests' ids call it. options: further words of the command.
+    """
+
+    model: str
+    name: str
+    options: tuple[str, ...] = ()
+    hops: tuple[Hop, ...] = STANDARD_HOPS
+
+
+def named(refs: Iterable[SpecRef], miniature: bool) -> list[Entry]:
+    """All hops of the models that somebody asks for; a model named twice is run once."""
+    options = ("--miniature",) if miniature else ()
+    found = {called(ref): ref.name for ref in refs}
+    return [Entry(model, name, options) for model, name in found.items()]
+
+
+def default_plan() -> list[Entry]:
+    """What `pytest suites/` runs: trained weights through all hops, and of every other kind of model a miniature.
+
+    Conversion is what takes time and memory, so miniatures go through it only where it is known to matter.
+    """
+    small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
+    whole = [Entry(name, name) for name in TRAINED]
+    whole += [Entry(name, name, small) for name in CONVERTED]
+    whole += [Entry(name, f"{name},{variant}", (*small, *options)) for name, variant, options in VARIANTS]
+    rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
+    return [
+        *whole,
+        *(Entry(name, name, quick, REAUTHORED) for name in rest),
+        *(Entry(str(file), file.stem, quick, REAUTHORED) for file in sorted(SHOWN.glob("[!_]*.py"))),
+    ]
+
+
+TRAINED = ("smollm2",)
+CONVERTED = ("tiny_llama",)
+VARIANTS: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+
+
+def called(ref: SpecRef) -> str:
+    """What `edge-parity run` takes for a declaration."""
+    if registered().get(ref.name) == ref:
+        return ref.name
+    return f"{ref.file.resolve()}:{ref.variable}"
