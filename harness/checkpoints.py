@@ -103,7 +103,8 @@ def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:
 
 
 def _as_small(model: GenerativeModel, folder: Path) -> bool:
-    from harness.miniature import shrunk_hf_config, sizes_of
+    from harness.families import sizes_of
+    from harness.miniature import shrunk_hf_config
 
     try:
         return sizes_of(hf_config(folder)) == sizes_of(shrunk_hf_config(model))

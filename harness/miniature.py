@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.configs import distinct_tensors, full_reauthored_config, published_config, quiet_transformers
+from harness.families import Sizes, sizes_of, ties_hidden_to_heads, uses_alibi
 from harness.spec import GenerativeModel
 from harness.weight_files import WEIGHTS_FILE
 
@@ -27,26 +27,14 @@ VOCAB = 512
 LAYERS = 2
 HIDDEN = 128
 INTERMEDIATE = 256
-LARGEST_HEAD_DIM = 128
+LARGEST_HEAD_DIM = 256
+# Where the heads make the hidden size: Falcon, say, has no smaller one than its heads times their dimension.
+LARGEST_HIDDEN = 1024
 LARGEST_GQA_RATIO = 8
 # Short enough that an input of one prefill (32 tokens) is twice as long, so that the window really cuts something off.
 WINDOW = 16
 # How much wider queries and keys are than usual: otherwise attention is all but uniform, and hides its faults.
 SHARPNESS = 1.5
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that shrink. `window` is 0 for a model without a sliding window."""
-
-    vocab: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int = 0
 
 
 def shrink(model: GenerativeModel) -> tuple[Any, Any]:
@@ -55,29 +43,6 @@ def shrink(model: GenerativeModel) -> tuple[Any, Any]:
     before = sizes_of(published)
     small = shrunk_hf_config(model)
     return small, _shrunk_model_config(model, before, sizes_of(small))
-
-
-def sizes_of(config: Any) -> Sizes:
-    """The sizes of a Hugging Face config, whatever the family calls them."""
-    heads = int(config.num_attention_heads)
-    hidden = int(config.hidden_size)
-    return Sizes(
-        vocab=int(config.vocab_size),
-        layers=int(config.num_hidden_layers),
-        hidden=hidden,
-        intermediate=int(_first(config, "intermediate_size", "ffn_hidden_size") or 4 * hidden),
-        heads=heads,
-        kv_heads=_kv_heads(config, heads),
-        head_dim=int(_first(config, "head_dim") or hidden // heads),
-        window=int(_first(config, "sliding_window") or 0),
-    )
-
-
-def _kv_heads(config: Any, heads: int) -> int:
-    # Falcon of the first generation: one KV head or as many as there are query heads.
-    if getattr(config, "model_type", "") == "falcon" and not config.new_decoder_architecture:
-        return 1 if config.multi_query else heads
-    return int(_first(config, "num_key_value_heads", "num_kv_heads") or heads)
 
 
 def shrunk_hf_config(model: GenerativeModel) -> Any:
@@ -92,7 +57,7 @@ def shrunk_hf_config(model: GenerativeModel) -> Any:
     _set(small, ("intermediate_size", "ffn_hidden_size"), after.intermediate)
     _set(small, ("num_attention_heads",), after.heads)
     _set(small, ("num_key_value_heads", "num_kv_heads"), after.kv_heads)
-    if _takes_head_dim(config):
+    if not ties_hidden_to_heads(config):
         small.head_dim = after.head_dim
     if before.window:
         small.sliding_window = after.window
@@ -113,13 +78,16 @@ def shrunk_hf_config(model: GenerativeModel) -> Any:
 def _small_sizes(config: Any, before: Sizes) -> Sizes:
     kv_heads = min(2, before.kv_heads)
     ratio = min(LARGEST_GQA_RATIO, max(1, before.heads // before.kv_heads))
-    head_dim = min(LARGEST_HEAD_DIM, before.head_dim)
+    if uses_alibi(config):  # the slopes follow from the number of heads: with fewer it is another model
+        kv_heads, ratio = before.kv_heads, before.heads // before.kv_heads
     heads = kv_heads * ratio
+    head_dim = min(LARGEST_HEAD_DIM, before.head_dim)
+    if ties_hidden_to_heads(config):
+        head_dim = min(head_dim, LARGEST_HIDDEN // heads)
     return Sizes(
         vocab=min(VOCAB, before.vocab),
         layers=_layers_needed(config, before.layers),
-        # Where the family derives head_dim from the hidden size, the two cannot be chosen apart.
-        hidden=_hidden_for(heads) if _takes_head_dim(config) else heads * head_dim,
+        hidden=heads * head_dim if ties_hidden_to_heads(config) else _hidden_for(heads),
         intermediate=INTERMEDIATE,
         heads=heads,
         kv_heads=kv_heads,
@@ -132,11 +100,6 @@ def _hidden_for(heads: int) -> int:
     """A multiple of 32, for the quantisation recipes' blocks, and of the heads, which Llama's config insists on."""
     step = math.lcm(32, heads)
     return step * math.ceil(HIDDEN / step)
-
-
-def _takes_head_dim(config: Any) -> bool:
-    """True where the family's attention reads config.head_dim; Falcon computes its own."""
-    return getattr(config, "model_type", "") != "falcon"
 
 
 def _layers_needed(config: Any, layers: int) -> int:
@@ -206,10 +169,6 @@ def _carried(value: int, before: int, after: int) -> int:
 
 def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
-
-
-def _first(config: Any, *names: str) -> Any:
-    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
 def _set(config: Any, names: tuple[str, ...], value: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.miniature import WINDOW, Sizes, shrink, sizes_of, write_miniature
+from harness.families import Sizes, sizes_of
+from harness.miniature import WINDOW, shrink, write_miniature
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.weights import load_reauthored
 

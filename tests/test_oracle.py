@@ -133,8 +133,6 @@ X = torch.tensor([1.0, 1 / 3], dtype=torch.float64)
 
 NAMED: dict[str, Callable[[], torch.Tensor]] = {
     "x.float()": lambda: X.float(),
-    "x.half()": lambda: X.half(),
-    "x.bfloat16()": lambda: X.bfloat16(),
     "x.to(float32)": lambda: X.to(torch.float32),
     "x.to(dtype=float32)": lambda: X.to(dtype=torch.float32),
     "x.type(float32)": lambda: X.type(torch.float32),
@@ -155,6 +153,24 @@ def test_float32_that_code_asks_for_by_name_is_float64(code: str) -> None:
     assert mode.calls > 0
     if code not in ("tensor()", "zeros()"):
         assert NAMED[code]().dtype != torch.float64, "outside the oracle nothing is changed"
+
+
+ROUNDED: dict[str, Callable[[], torch.Tensor]] = {
+    "x.half()": lambda: X.half(),
+    "x.bfloat16()": lambda: X.bfloat16(),
+    "x.to(bfloat16)": lambda: X.to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("code", ROUNDED)
+def test_what_code_rounds_to_less_than_float32_stays_rounded_and_is_counted(code: str) -> None:
+    """A float32 model that does so means it: Falcon's ALiBi slopes are bfloat16 whatever the weights are."""
+    with TrueFloat64() as mode:
+        rounded = ROUNDED[code]() * torch.arange(1, 3)
+        assert (rounded.to(torch.float32).dtype, rounded.double().tolist()) == (torch.float64, rounded.tolist())
+    assert torch.equal(rounded, ROUNDED[code]() * torch.arange(1, 3))
+    assert mode.rounded.total() >= 2
+    assert not mode.narrow
 
 
 def test_a_constant_keeps_all_its_digits() -> None:

@@ -52,3 +52,12 @@ def canonical_cache(values: Any, part: str, kv_layout: str) -> Any:
         return values
     rows = values if part == "k" else values.swapaxes(2, 3)
     return rows.swapaxes(1, 2)
+
+
+def split_gate(fused: Any, part: str) -> Any:
+    """The gate or the up half of a projection that holds both, gate first, as Phi-3's and OpenELM's do.
+
+    fused: `[..., 2 * intermediate]`. Raises KeyError for another part.
+    """
+    half = fused.shape[-1] // 2
+    return fused[..., {"gate": slice(0, half), "up": slice(half, None)}[part]]

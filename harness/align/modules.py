@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Side = Literal["input", "output"]
-View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v"]
+View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v", "split_gate", "split_up"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class ModuleMap:
         return f"{self.layer.format(block)} (attention)" if point.startswith(("attn", "cache")) else None
 
 
-def hf_modules(names: Any) -> ModuleMap:
+def hf_modules(names: Any, *, fused_gate: bool = False) -> ModuleMap:
     """Module paths of the HF model, from the weight names that the re-authored loader reads.
 
-    names: `ModelLoader.TensorNames`. Raises ValueError when no per-block name is declared.
+    names: `ModelLoader.TensorNames`. fused_gate: `ff_up_proj` holds the gate as well.
+    Raises ValueError when no per-block name is declared.
     """
     taps: list[ModuleTap] = []
 
@@ -70,8 +71,12 @@ def hf_modules(names: Any) -> ModuleMap:
     before_mlp = names.pre_ff_norm or names.post_attn_norm
     add("residual", before_mlp, "input")
     add("mlp.norm", before_mlp)
-    add("mlp.gate", names.ff_gate_proj)
-    add("mlp.up", names.ff_up_proj)
+    if fused_gate:
+        add("mlp.gate", names.ff_up_proj, view="split_gate")
+        add("mlp.up", names.ff_up_proj, view="split_up")
+    else:
+        add("mlp.gate", names.ff_gate_proj)
+        add("mlp.up", names.ff_up_proj)
     add("mlp.act", names.ff_down_proj, "input")
     add("mlp.out", names.ff_down_proj)
     layer = _layer_path(taps)
@@ -87,8 +92,11 @@ def _layer_path(taps: list[ModuleTap]) -> str:
     raise ValueError("the tensor names have no per-block entry such as 'model.layers.{}.self_attn.o_proj'")
 
 
-def reauthored_modules(names: Any) -> ModuleMap:
-    """Module paths of a Generative API decoder; `names` says which of the optional modules it has."""
+def reauthored_modules(names: Any, *, fused_gate: bool = False) -> ModuleMap:
+    """Module paths of a Generative API decoder; `names` says which of the optional modules it has.
+
+    fused_gate: `w1` holds gate and up, and there is no `w3`.
+    """
     layer = "transformer_blocks.{}"
     attention = f"{layer}.atten_func"
     before_mlp = f"{layer}.ff.pre_ff_norm" if names.pre_ff_norm else f"{layer}.post_atten_norm"
@@ -102,7 +110,12 @@ def reauthored_modules(names: Any) -> ModuleMap:
     ]
     if names.pre_ff_norm or names.post_attn_norm:
         taps += [ModuleTap("residual", before_mlp, "input"), ModuleTap("mlp.norm", before_mlp)]
-    if names.ff_gate_proj:
+    if fused_gate:
+        taps += [
+            ModuleTap("mlp.gate", f"{layer}.ff.w1", view="split_gate"),
+            ModuleTap("mlp.up", f"{layer}.ff.w1", view="split_up"),
+        ]
+    elif names.ff_gate_proj:
         taps += [ModuleTap("mlp.gate", f"{layer}.ff.w1"), ModuleTap("mlp.up", f"{layer}.ff.w3")]
     else:
         taps += [ModuleTap("mlp.up", f"{layer}.ff.w1")]

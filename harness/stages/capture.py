@@ -6,7 +6,7 @@ Values are copied to the file at once, since the model may reuse or overwrite it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.align.layout import HeadLayout, split_heads
+from harness.align.layout import HeadLayout, split_gate, split_heads
 from harness.align.modules import ModuleMap, ModuleTap
 from harness.taps import EMBED, FINAL_NORM, block_tap
 from harness.trace import TraceWriter
@@ -40,22 +40,28 @@ def as_array(values: torch.Tensor) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def module_taps(
-    model: torch.nn.Module, modules: ModuleMap, blocks: int, layout: HeadLayout, capture: Capture
+    model: torch.nn.Module,
+    modules: ModuleMap,
+    blocks: int,
+    layout_of: Callable[[int], HeadLayout],
+    capture: Capture,
 ) -> Iterator[list[str]]:
-    """Hook every module tap; yields the paths that the model does not have."""
+    """Hook every module tap; yields the paths that the model does not have. layout_of: a block's heads."""
     handles, absent = [], []
     named = dict(model.named_modules())
 
-    def hook(path: str, tap: str, entry: ModuleTap) -> None:
+    def hook(path: str, tap: str, entry: ModuleTap, block: int = 0) -> None:
         module = named.get(path)
         if module is None:
             absent.append(path)
         else:
-            handles.append(module.register_forward_hook(_reader(tap, entry, layout, capture), with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(_reader(tap, entry, layout_of(block), capture), with_kwargs=True)
+            )
 
     for block in range(blocks):
         for entry in modules.block:
-            hook(entry.path.format(block), block_tap(block, entry.point), entry)
+            hook(entry.path.format(block), block_tap(block, entry.point), entry, block)
     hook(modules.layer.format(0), EMBED, ModuleTap(EMBED, modules.layer, "input"))
     hook(modules.final_norm, FINAL_NORM, ModuleTap(FINAL_NORM, modules.final_norm))
     try:
@@ -78,6 +84,8 @@ def _reader(tap: str, entry: ModuleTap, layout: HeadLayout, capture: Capture) ->
 
 
 def _view(value: torch.Tensor, view: str, layout: HeadLayout) -> torch.Tensor:
+    if view in ("split_gate", "split_up"):
+        return split_gate(value, view.removeprefix("split_"))  # type: ignore[no-any-return]
     if view.startswith("split_"):
         return split_heads(value, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
     if view == "heads":
@@ -85,3 +93,21 @@ def _view(value: torch.Tensor, view: str, layout: HeadLayout) -> torch.Tensor:
     if view == "kv_heads":
         return value.reshape(1, value.shape[1], layout.kv_heads, layout.head_dim)
     return value
+
+
+class BlockCounter:
+    """Which block of a model is running: for what is overheard in functions, which know no module."""
+
+    def __init__(self, layers: Iterable[torch.nn.Module]) -> None:
+        self.current = 0
+        self._handles = [layer.register_forward_pre_hook(self._entering(number)) for number, layer in enumerate(layers)]
+
+    def _entering(self, number: int) -> Any:
+        def enter(*_: Any) -> None:
+            self.current = number
+
+        return enter
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()

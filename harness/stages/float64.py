@@ -4,8 +4,12 @@ In: any torch code. Out: the same, with every float32 that it names replaced by 
 
 `model.double()` is not enough: norms, rotary embeddings and softmax in transformers convert to
 float32 by name, and the result is as noisy as float32. Every function that torch runs passes
-through here, so no intermediate of lower precision can be made or used unseen: `narrow` counts the
+through here, so no intermediate in float32 can be made or used unseen: `narrow` counts the
 calls that did so all the same, and the oracle refuses to be one unless it is empty.
+
+What code rounds to bfloat16 or float16 stays rounded. A model whose weights are float32 does that on purpose
+(Falcon: its ALiBi slopes), so that it is part of what the model computes, and no cost of float32. `rounded`
+counts those calls.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
-_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 class TrueFloat64(TorchFunctionMode):
@@ -26,6 +30,7 @@ class TrueFloat64(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.narrow: Counter[str] = Counter()
+        self.rounded: Counter[str] = Counter()
         self.calls = 0
         self._default = torch.get_default_dtype()
 
@@ -46,20 +51,27 @@ class TrueFloat64(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+        if func is torch.Tensor.float:
             func = torch.Tensor.double
         result = func(*_widen(args), **_widen(kwargs or {}))
         self.calls += 1
         # Arguments too: a tensor can come from where torch does not call us, `torch.from_numpy` say, and a sum
         # of it with a float64 one is float64.
-        if any(tensor.dtype in _NARROW for tensor in _tensors((args, kwargs, result))):
-            self.narrow[resolve_name(func) or getattr(func, "__name__", "?")] += 1
+        seen = {tensor.dtype for tensor in _tensors((args, kwargs, result))}
+        if torch.float32 in seen:
+            self.narrow[_name(func)] += 1
+        if seen & _HALF:
+            self.rounded[_name(func)] += 1
         return result
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return str(resolve_name(func) or getattr(func, "__name__", "?"))
 
 
 def _widen(value: Any) -> Any:
     if isinstance(value, torch.dtype):
-        return torch.float64 if value in _NARROW else value
+        return torch.float64 if value is torch.float32 else value
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(_widen(item) for item in value)
     if isinstance(value, dict):

@@ -3,6 +3,9 @@
 In: a job with a checkpoint folder. Out: a trace per input. One forward pass over the whole sequence,
 eager attention, so that probabilities are read and not derived. `hf` runs it several times, each with
 another order of summation, so that the noise floor does not rest on one draw of the rounding.
+
+A family whose attention cannot be listened to (Falcon) runs its default one, with the fused call taken apart.
+Falcon's eager attention is no substitute: in transformers 5.23 it adds the ALiBi bias twice.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from typing import Any
 
 import torch
 
-from harness.align.modules import hf_modules
+from harness.align.modules import ModuleMap, hf_modules
+from harness.configs import hf_config
 from harness.spec import GenerativeModel
-from harness.stages.capture import Capture, module_taps
+from harness.stages.attention import UnfusedAttention
+from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.float64 import TrueFloat64
 from harness.stages.job import Job
 from harness.stages.report import Reporter
@@ -35,12 +40,9 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     with mode or nullcontext(), torch.inference_mode():
         network = load(job.checkpoint, dtype)
         capture = Capture()
-        modules = hf_modules(model.tensor_names)
         dims = job.dimensions
-        with (
-            module_taps(network, modules, dims.blocks, dims.hf_layout, capture) as absent,
-            attention_taps(capture),
-        ):
+        modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
+        with module_taps(network, modules, dims.blocks, dims.hf_layout_of, capture) as absent:
             orders = range(NOISE_SAMPLES) if mode is None else range(1)
             for order in orders:
                 with OtherSummation(order) if order else nullcontext():
@@ -49,22 +51,28 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
                         report.progress(done, len(orders) * len(job.inputs), item.id)
                         with TraceWriter(sample(job.traces, order) / item.id, len(item.tokens)) as trace:
                             capture.trace = trace
-                            _forward(network, item.tokens, capture)
+                            with attention_taps(network, modules, dims.blocks, capture):
+                                _forward(network, item.tokens, capture)
     facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
     if mode is not None:
-        facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow)}
+        facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow), "rounded": dict(mode.rounded)}
         if mode.narrow:
             raise RuntimeError(f"the oracle is not float64 throughout: {dict(mode.narrow)} gave narrower results")
     return facts
 
 
 def load(folder: Any, dtype: torch.dtype) -> Any:
-    """The model of an HF folder, from safetensors only, with eager attention that can be listened to."""
+    """The model of an HF folder, from safetensors only, with eager attention that can be listened to if it has one."""
     from transformers import AutoModelForCausalLM
 
     _register_attention()
+    kind: Any = AutoModelForCausalLM._model_mapping[type(hf_config(folder))]
     network: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=_ATTENTION, use_safetensors=True, trust_remote_code=False
+        folder,
+        dtype=dtype,
+        attn_implementation=_ATTENTION if kind._supports_attention_backend else "sdpa",
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     return network.eval()
 
@@ -84,13 +92,21 @@ _listeners: list[Capture] = []
 
 
 @contextmanager
-def attention_taps(capture: Capture) -> Iterator[None]:
+def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Capture) -> Iterator[None]:
     """Within it, what goes into and comes out of every attention call is written to the trace."""
-    _listeners.append(capture)
+    if network.config._attn_implementation == _ATTENTION:
+        _listeners.append(capture)
+        try:
+            yield
+        finally:
+            _listeners.remove(capture)
+        return
+    counter = BlockCounter(network.get_submodule(modules.layer.format(block)) for block in range(blocks))
     try:
-        yield
+        with UnfusedAttention(counter, capture):
+            yield
     finally:
-        _listeners.remove(capture)
+        counter.remove()
 
 
 def _register_attention() -> None:

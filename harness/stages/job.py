@@ -12,7 +12,12 @@ from harness.variant import Variant
 
 
 class Dimensions(BaseModel):
-    """Sizes of a model that stages and alignment share."""
+    """Sizes of a model that stages and alignment share.
+
+    layer_heads: heads and KV heads of each block where they differ; `heads` and `kv_heads` are block 0's.
+    interleaved, hf_interleaved: how the fused q, k, v of the re-authored and of the HF model are laid out.
+    fused_gate: one projection holds the MLP's gate and up.
+    """
 
     blocks: int
     heads: int
@@ -21,16 +26,24 @@ class Dimensions(BaseModel):
     hidden: int
     vocab: int
     interleaved: bool = True
+    hf_interleaved: bool = False
+    fused_gate: bool = False
+    layer_heads: list[tuple[int, int]] = Field(default_factory=list)
     window: int | None = None
 
     @property
     def layout(self) -> HeadLayout:
         return HeadLayout(self.heads, self.kv_heads, self.head_dim, self.interleaved)
 
-    @property
-    def hf_layout(self) -> HeadLayout:
-        """Fused projections of Hugging Face checkpoints are plain."""
-        return HeadLayout(self.heads, self.kv_heads, self.head_dim, interleaved=False)
+    def layout_of(self, block: int) -> HeadLayout:
+        return self._layout(block, self.interleaved)
+
+    def hf_layout_of(self, block: int) -> HeadLayout:
+        return self._layout(block, self.hf_interleaved)
+
+    def _layout(self, block: int, interleaved: bool) -> HeadLayout:
+        heads, kv_heads = self.layer_heads[block] if self.layer_heads else (self.heads, self.kv_heads)
+        return HeadLayout(heads, kv_heads, self.head_dim, interleaved)
 
 
 class JobInput(BaseModel):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.align.modules import hf_modules, reauthored_modules
+from harness.align.modules import ModuleMap, hf_modules, reauthored_modules
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import hf_config, reauthored_config
 from harness.convert import conversion_key
 from harness.errors import UsageError
+from harness.families import interleaves_qkv, sizes_of
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
 from harness.inputs import (
@@ -56,8 +57,9 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
     findings = [*account_for_keys(model, checkpoint, config), *_unreached(inputs, dims, shape)]
-    hf_map, own_map = hf_modules(model.tensor_names), reauthored_modules(model.tensor_names)
-    points = [p for p in BLOCK_POINTS if p in hf_map.points | own_map.points | set(_ATTENTION_POINTS)]
+    hf_map = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
+    own_map = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
+    points = _points(config, hf_map, own_map)
     taps = tap_order(dims.blocks, points)
     prepared = Prepared(
         model=model.name,
@@ -97,10 +99,22 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return prepared.model_dump(mode="json")
 
 
+def _points(config: Any, *maps: ModuleMap) -> list[str]:
+    """The points that the model's blocks have. Without a rotary embedding there are no rotated queries and keys."""
+    present = set(_ATTENTION_POINTS).union(*(map.points for map in maps))
+    if config.block_config(0).attn_config.use_alibi:
+        present -= {"attn.q_rope", "attn.k_rope"}
+    return [point for point in BLOCK_POINTS if point in present]
+
+
 def _dimensions(config: Any, published: Any) -> Dimensions:
-    attention = config.block_config(0).attn_config
+    from litert_torch.generative.layers.model_config import ActivationType, FeedForwardType
+
+    attention, feed_forward = config.block_config(0).attn_config, config.block_config(0).ff_config
     text = published.get_text_config()
-    uses_window = getattr(text, "use_sliding_window", True)
+    glu = feed_forward.activation.type in (ActivationType.SILU_GLU, ActivationType.GE_GLU)
+    layers = [config.block_config(block).attn_config for block in range(config.num_layers)]
+    layer_heads = [(layer.num_heads, layer.num_query_groups) for layer in layers]
     return Dimensions(
         blocks=config.num_layers,
         heads=attention.num_heads,
@@ -109,7 +123,10 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
         hidden=config.embedding_dim,
         vocab=config.vocab_size,
         interleaved=not attention.qkv_transpose_before_split,
-        window=(getattr(text, "sliding_window", None) or None) if uses_window else None,
+        hf_interleaved=interleaves_qkv(text),
+        fused_gate=glu and feed_forward.type == FeedForwardType.SEQUENTIAL,
+        layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
+        window=(sizes_of(text).window or None) if getattr(text, "use_sliding_window", True) else None,
     )
 
 

@@ -7,7 +7,6 @@ attention mask is always the model's own: where a flatbuffer takes it as an inpu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +20,8 @@ from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.inputs import schedule
 from harness.spec import GenerativeModel
-from harness.stages.capture import Capture, module_taps
+from harness.stages.attention import probabilities
+from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
 from harness.taps import LOGITS, block_tap
@@ -37,8 +37,9 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
     capture = Capture()
     dims = job.dimensions
+    modules = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
     with (
-        module_taps(network, reauthored_modules(model.tensor_names), dims.blocks, dims.layout, capture) as absent,
+        module_taps(network, modules, dims.blocks, dims.layout_of, capture) as absent,
         attention_taps(network, capture),
     ):
         for number, item in enumerate(job.inputs):
@@ -76,7 +77,7 @@ def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
     """
     from litert_torch.generative.layers import sdpa_with_kv_update as attention
 
-    block = _BlockCounter(network)
+    block = BlockCounter(network.transformer_blocks)
     original = attention.sdpa_with_kv_update
 
     def overheard(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -93,29 +94,8 @@ def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
         block.remove()
 
 
-class _BlockCounter:
-    """Which transformer block is running."""
-
-    def __init__(self, network: Any) -> None:
-        self.current = 0
-        self._handles = [
-            block.register_forward_pre_hook(self._entering(number))
-            for number, block in enumerate(network.transformer_blocks)
-        ]
-
-    def _entering(self, number: int) -> Any:
-        def enter(*_: Any) -> None:
-            self.current = number
-
-        return enter
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 class _Probabilities(TorchFunctionMode):
-    def __init__(self, block: _BlockCounter, capture: Capture, time: int) -> None:
+    def __init__(self, block: BlockCounter, capture: Capture, time: int) -> None:
         super().__init__()
         self.block = block
         self.capture = capture
@@ -131,7 +111,7 @@ class _Probabilities(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention:
-            self._put(_probabilities(*args, **kwargs), "derived")
+            self._put(probabilities(*args, **kwargs), "derived")
         elif func is torch.nn.functional.softmax:
             self._put(result, "read")
         return result
@@ -145,23 +125,3 @@ class _Probabilities(TorchFunctionMode):
         trace = self.capture.trace
         length = trace.length if trace is not None else values.shape[-1]
         self.capture.put(block_tap(self.block.current, "attn.probs"), values.transpose(1, 2)[..., :length], how)
-
-
-def _probabilities(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_: Any,
-) -> torch.Tensor:
-    """softmax(q k^T * scale + mask), from the arguments of `F.scaled_dot_product_attention`."""
-    scores = query @ key.transpose(-1, -2) * (scale if scale is not None else 1 / math.sqrt(query.shape[-1]))
-    if attn_mask is not None:
-        scores = scores + attn_mask
-    elif is_causal:
-        causal = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        scores = scores.masked_fill(~causal, -math.inf)
-    return torch.softmax(scores, dim=-1)
