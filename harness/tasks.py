@@ -95,7 +95,6 @@ def _convert_task(place: Place, prepared: Prepared, common: Payload) -> Task:
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
         timeout=place.timeout,
-        alone=not cached,
     )
 
 

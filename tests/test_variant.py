@@ -163,8 +163,8 @@ def test_a_linear_layer_without_a_batch_axis_gives_rows_all_the_same() -> None:
 
 def test_a_fused_gate_and_up_projection_is_read_in_halves() -> None:
     both = np.arange(12.0).reshape(1, 2, 6)
-    assert np.array_equal(view_tensor(both, source("first_half"), LAYOUT), both[..., :3])
-    assert np.array_equal(view_tensor(both, source("second_half"), LAYOUT), both[..., 3:])
+    assert np.array_equal(view_tensor(both, source("split_gate"), LAYOUT), both[..., :3])
+    assert np.array_equal(view_tensor(both, source("split_up"), LAYOUT), both[..., 3:])
 
 
 def test_the_mask_that_a_runtime_feeds_is_causal_finite_and_hides_padding_altogether() -> None:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.align.layout import HeadLayout
 from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, tap_order
@@ -37,12 +36,11 @@ class SignaturePlan:
 def plan_signature(
     model: FlatbufferModel,
     signature: Signature,
-    layout: HeadLayout,
     blocks: int,
     points: tuple[str, ...],
 ) -> SignaturePlan:
     """Find every tap of `tap_order(blocks, points)` in one signature."""
-    finder = _Finder(model, signature, layout)
+    finder = _Finder(model, signature)
     sources = {source.tap: source for source in finder.find(blocks)}
     wanted = tap_order(blocks, points)
     missing = {tap: finder.why.get(tap, "no such tensor in this signature") for tap in wanted if tap not in sources}
@@ -52,10 +50,9 @@ def plan_signature(
 class _Finder:
     """One pass over a signature's subgraph. `why` says for taps that were not found what is in the way."""
 
-    def __init__(self, model: FlatbufferModel, signature: Signature, layout: HeadLayout) -> None:
+    def __init__(self, model: FlatbufferModel, signature: Signature) -> None:
         self.model = model
         self.signature = signature
-        self.layout = layout
         self.graph: Subgraph = model.subgraph(signature.subgraph)
         self.writer = self.graph.producers()
         self.readers = self.graph.consumers()
@@ -193,8 +190,8 @@ class _Finder:
             yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0])
             yield self._source(block_tap(block, "mlp.up"), up.outputs[0])
         elif down is not None and self._width(gate.outputs[0]) == 2 * self._width(down.inputs[0]):
-            yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0], view="first_half")
-            yield self._source(block_tap(block, "mlp.up"), gate.outputs[0], view="second_half")
+            yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0], view="split_gate")
+            yield self._source(block_tap(block, "mlp.up"), gate.outputs[0], view="split_up")
         else:
             yield self._source(block_tap(block, "mlp.up"), gate.outputs[0])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.align.layout import HeadLayout, canonical_cache, split_heads
+from harness.align.layout import HeadLayout, canonical_cache, split_gate, split_heads
 
 Array = np.ndarray[Any, Any]
 Move = tuple[str, tuple[int, ...]]
@@ -45,7 +45,7 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
     What the views make of the tensor, after its moves:
     rows: `[1, time, width]`; a linear layer may drop the first axis. heads: as it is. heads_first: any shape that
     lies in memory as `[1, heads, time, head_dim]`. split_q, split_k, split_v: a part of a fused projection.
-    first_half, second_half: a part of a fused gate and up projection. probs: any shape that lies in memory as
+    split_gate, split_up: a part of a projection that holds both. probs: any shape that lies in memory as
     `[1, heads, time, source]`. cache_k, cache_v: a KV cache or what is written to it, in the file's layout.
     """
     for move, sizes in source.moves:
@@ -58,7 +58,8 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
     if view in ("probs", "heads_first"):
         return values.reshape(1, layout.heads, -1, values.shape[-1]).transpose(0, 2, 1, 3)
     rows = values.reshape(1, -1, values.shape[-1])
+    if view in ("split_gate", "split_up"):
+        return split_gate(rows, view.removeprefix("split_"))  # type: ignore[no-any-return]
     if view.startswith("split_"):
         return split_heads(rows, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
-    half = rows.shape[-1] // 2
-    return {"first_half": rows[..., :half], "second_half": rows[..., half:]}.get(view, rows)
+    return rows

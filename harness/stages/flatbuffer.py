@@ -83,10 +83,7 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     file = FlatbufferModel(source)
     wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
     dims = prepared.dimensions
-    plans = {
-        name: plan_signature(file, file.signatures[name], dims.layout, dims.blocks, tuple(prepared.points))
-        for name in wanted
-    }
+    plans = {name: plan_signature(file, file.signatures[name], dims.blocks, tuple(prepared.points)) for name in wanted}
     outputs = {
         name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in plan.sources.values() if not item.inner}
         for name, plan in plans.items()

@@ -78,14 +78,15 @@ def load(folder: Any, dtype: torch.dtype) -> Any:
 
 
 def _forward(network: Any, tokens: list[int], capture: Capture) -> None:
-    output = network(torch.tensor([tokens], dtype=torch.long), use_cache=True)
+    from transformers import DynamicCache
+
+    # One that keeps every position, as a device's does: left to itself, a layer with a window drops the first ones.
+    cache = DynamicCache()
+    output = network(torch.tensor([tokens], dtype=torch.long), past_key_values=cache, use_cache=True)
     capture.put(LOGITS, output.logits)
     for block, layer in enumerate(output.past_key_values.layers):
-        # [1, kv_heads, time, head_dim]; a layer with a sliding window keeps the last positions only
-        capture.start = len(tokens) - layer.keys.shape[2]
-        capture.put(block_tap(block, "cache.k"), layer.keys.transpose(1, 2))
+        capture.put(block_tap(block, "cache.k"), layer.keys.transpose(1, 2))  # [1, kv_heads, time, head_dim]
         capture.put(block_tap(block, "cache.v"), layer.values.transpose(1, 2))
-    capture.start = 0
 
 
 _listeners: list[Capture] = []

@@ -179,7 +179,7 @@ def _write_step(
         if _is_cache(tap) or (source.inner and not inner):
             continue
         tensor = runner.inner_tensor(source) if source.inner else outputs[f"{TAP_PREFIX}{source.tensor}"]
-        values = view_tensor(tensor, source, job.dimensions.layout, job.variant.kv_layout)
+        values = _as_tap(tap, tensor, source, job)
         if source.view == "probs":
             values = values[..., : trace.length]  # the cache is longer than the sequence
         trace.put(tap, values[:, : step.valid], step.start)
@@ -191,8 +191,13 @@ def _write_cache(
     for tap, source in sources.items():
         if _is_cache(tap):
             tensor = outputs[f"{TAP_PREFIX}{source.tensor}"]
-            values = view_tensor(tensor, source, job.dimensions.layout, job.variant.kv_layout)
+            values = _as_tap(tap, tensor, source, job)
             trace.put(tap, values[:, :length])
+
+
+def _as_tap(tap: str, tensor: Array, source: TapSource, job: Job) -> Array:
+    block, _ = split_tap(tap)
+    return view_tensor(tensor, source, job.dimensions.layout_of(block or 0), job.variant.kv_layout)
 
 
 def _is_cache(tap: str) -> bool:
