@@ -133,15 +133,15 @@ def run(
     raise typer.Exit(record.exit_code)
 
 
-def _chosen(models: list[str], every: bool) -> list[str]:
-    """The models to run: those named, or the first of every file in `models/`."""
+def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
+    """The models a command is for: those named, or the first of every file in `models/`."""
     from harness.spec import main_models
 
     if every and models:
         raise UsageError(f"--all and {models[0]} contradict each other; give one of them")
     if not every and not models:
         raise UsageError(
-            "no MODEL named; give one of 'edge-parity list', a spec file, or --all. See 'edge-parity run --help'"
+            f"no MODEL named; give one of 'edge-parity list', a spec file, or --all. See 'edge-parity {command} --help'"
         )
     return list(main_models()) if every else models
 
@@ -199,6 +199,34 @@ def _summarise(folder: Path) -> None:
     from harness.render.terminal import print_summary
 
     print_summary(read_record(folder), read_taps(folder), folder, _console())
+
+
+@app.command()
+def audit(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Folder whose config.json takes the published one's place.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the published config with the re-authored one, field by field. Needs no weights."""
+    from harness.audit.command import audit as run_audit
+    from harness.progress import watcher
+
+    names = _chosen(models or [], every, "audit")
+    with watcher() as progress:
+        audits = run_audit(names, checkpoint, progress)
+    if as_json:
+        contents = [{**found.model_dump(mode="json"), "verdict": found.verdict} for found in audits]
+        print(json.dumps(contents if every or len(names) > 1 else contents[0], indent=1))
+    else:
+        from harness.render.audit import print_audits
+
+        print_audits(audits, _console())
+    raise typer.Exit(max(found.exit_code for found in audits))
 
 
 @app.command()

@@ -186,9 +186,17 @@ class Diagnosis(_Part):
 
 
 class Finding(_Part):
+    """What numbers at the taps do not say. A difference of configs names its field, its blocks (none where it is of
+    the whole model), both values and both modules."""
+
     kind: Literal["config", "weights", "numeric", "runtime"]
     severity: Literal["error", "warning"]
     what: str
+    field: str = ""
+    blocks: list[int] = Field(default_factory=list)
+    published: str = ""
+    reauthored: str = ""
+    modules: dict[str, str] = Field(default_factory=dict)
 
 
 class KnownDefect(_Part):

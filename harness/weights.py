@@ -6,7 +6,7 @@ In: a checkpoint folder and a re-authored model. Out: findings about keys that a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,29 +19,51 @@ from harness.weight_files import StoredTensor, shape_text, stored_tensors, weigh
 if TYPE_CHECKING:
     import torch
 
-    from harness.checkpoints import Checkpoint
-
 
 LM_HEAD = "lm_head.weight"
 # Tables that old checkpoints store and every implementation computes for itself.
 COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
-def account_for_keys(model: GenerativeModel, checkpoint: Checkpoint, model_config: Any) -> list[Finding]:
+def account_for_keys(model: GenerativeModel, folder: Path, model_config: Any) -> list[Finding]:
     """What the re-authored loader loses or lacks; empty when every key and every parameter has its place.
 
-    Reads the files' headers and runs the loader on tensors without memory (torch's meta device), so it costs no
-    weights. Only a matrix that two keys claim is read, to see whether they agree.
+    folder: a checkpoint's. Reads the files' headers and runs the loader on tensors without memory (torch's meta
+    device), so it costs no weights. Only a matrix that two keys claim is read, to see whether they agree.
     """
+    return _account(model, model_config, stored_tensors(folder), folder, lambda: _folder_ties(folder))
+
+
+def account_for_published_keys(model: GenerativeModel, network: Any, model_config: Any) -> list[Finding]:
+    """The same for a checkpoint that is not here: the keys that transformers would store of its model.
+
+    network: the Hugging Face model, without memory.
+    """
+    stored: dict[str, StoredTensor] = {}
+    seen: set[int] = set()
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:  # a tied matrix is stored once
+            seen.add(id(tensor))
+            stored[name] = StoredTensor(name, "F32", tuple(tensor.shape), Path())
+    ties = bool(getattr(network.config.get_text_config(), "tie_word_embeddings", False))
+    return _account(model, model_config, stored, None, lambda: ties)
+
+
+def _account(
+    model: GenerativeModel,
+    model_config: Any,
+    stored: Mapping[str, StoredTensor],
+    folder: Path | None,
+    ties: Callable[[], bool],
+) -> list[Finding]:
     import torch
 
-    stored = stored_tensors(checkpoint.folder)
     with torch.device("meta"):
         state = {name: torch.empty(tensor.shape) for name, tensor in stored.items()}
         source = {id(tensor): name for name, tensor in state.items()}
         network = model.model_class(model_config, 0)
         taken = _run_loader(model, model_config, state)
-    accounts = _Accounts(checkpoint.folder, taken, network.state_dict(), source, stored)
+    accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored)
     if taken.failure:
         return [*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")]
     return [
@@ -51,6 +73,15 @@ def account_for_keys(model: GenerativeModel, checkpoint: Checkpoint, model_confi
         *accounts.defaulted_parameters(),
         *accounts.clashes(),
     ]
+
+
+def _folder_ties(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "tie_word_embeddings" in config:
+        return bool(config["tie_word_embeddings"])
+    from harness.configs import hf_config
+
+    return bool(hf_config(folder).tie_word_embeddings)
 
 
 @dataclass
@@ -110,9 +141,11 @@ class _Accounts:
     """The books of one checkpoint against one model.
 
     own: the re-authored model's parameters by name, without memory. source: id of a stored tensor -> its key.
+    folder: where values can be read, if anywhere. ties: whether the Hugging Face config ties lm_head.
     """
 
-    folder: Path
+    folder: Path | None
+    ties: Callable[[], bool]
     taken: _Taken
     own: Mapping[str, torch.Tensor]
     source: Mapping[int, str]
@@ -122,7 +155,7 @@ class _Accounts:
         findings = []
         for key in self.taken.lacking:
             hint = "loading it stops with a KeyError"
-            if key == LM_HEAD and self._hf_ties():
+            if key == LM_HEAD and self.ties():
                 hint += "; the config ties lm_head to the embedding, so tensor_names must not name it"
             findings.append(_error(f"the re-authored loader asks for {key}, which the checkpoint lacks: {hint}"))
         return findings
@@ -183,7 +216,7 @@ class _Accounts:
         what = f"{LM_HEAD} of the checkpoint is dropped: the re-authored model ties it to {key or embedding}"
         if not key or not self._same_values(key, LM_HEAD):
             return [_error(f"{what}, which holds other values")]
-        if self._hf_ties():
+        if self.ties():
             return []
         return [
             Finding(kind="weights", severity="warning", what=f"{what}; the values agree, but the config keeps both")
@@ -197,18 +230,10 @@ class _Accounts:
         others = (other for other in self.own if other != name and _storage(self.own[other]) == storage)
         return next((other for other in others if other in self.taken.converted), None)
 
-    def _hf_ties(self) -> bool:
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        if "tie_word_embeddings" in config:
-            return bool(config["tie_word_embeddings"])
-        from harness.configs import hf_config
-
-        return bool(hf_config(self.folder).tie_word_embeddings)
-
     def _same_values(self, one: str, two: str) -> bool:
         import torch
 
-        if self.stored[one].shape != self.stored[two].shape:
+        if self.folder is None or self.stored[one].shape != self.stored[two].shape:
             return False
         values = _mapped(self.folder, [one, two])
         return torch.equal(values[one], values[two])

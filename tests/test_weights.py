@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from harness.checkpoints import Checkpoint
 from harness.errors import UsageError
 from harness.miniature import shrink, write_miniature
 from harness.record import Finding
@@ -59,7 +58,7 @@ def set_config(folder: Path, **values: Any) -> None:
 def account(model: GenerativeModel, folder: Path, change: Callable[[Any], Any] = lambda config: None) -> list[Finding]:
     config = shrink(model)[1]
     change(config)
-    return account_for_keys(model, Checkpoint(folder, "folder", str(folder), "", 0), config)
+    return account_for_keys(model, folder, config)
 
 
 def named_differently(model: GenerativeModel, **names: str | None) -> GenerativeModel:

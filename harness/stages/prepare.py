@@ -55,8 +55,12 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     config = reauthored_config(model, miniature=small, hlfb=variant.hlfb)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
-    report.progress(2, 3, "weight names")
-    findings = [*account_for_keys(model, checkpoint, config), *_unreached(inputs, dims, shape)]
+    report.progress(2, 3, "configs and weight names")
+    findings = [
+        *_audit(model, checkpoint, plain, small),
+        *account_for_keys(model, checkpoint.folder, config),
+        *_unreached(inputs, dims, shape),
+    ]
     hf_map = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
     own_map = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
     points = _points(config, hf_map, own_map)
@@ -178,6 +182,18 @@ def _inputs(
         seed=request.seed,
         prefill_logits=shape.prefill_logits,
     )
+
+
+def _audit(model: GenerativeModel, checkpoint: Checkpoint, config: Any, small: bool) -> list[Finding]:
+    """The two configs, field by field: those of full size, unless the user's own checkpoint brings one.
+
+    config: the re-authored one that the run uses; it counts for a user's checkpoint of a miniature's sizes.
+    """
+    from harness.audit.audit import audit_configs
+
+    if checkpoint.kind in ("gguf", "miniature"):
+        return audit_configs(model)
+    return audit_configs(model, hf_config(checkpoint.folder), config if small else None)
 
 
 def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:

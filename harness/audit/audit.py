@@ -1,0 +1,99 @@
+"""The audit of a model's configs: everything about the two structures that no weight is needed for.
+
+In: a model's declaration, and the published config or a checkpoint's own. Out: findings of kind "config".
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.audit.differences import differences, unaudited
+from harness.audit.ignored import ignored_fields
+from harness.audit.placement import REAUTHORED_PLACES, Placement, watch
+from harness.audit.published import hf_places, published_structure
+from harness.audit.reauthored import reauthored_structure
+from harness.audit.tiny import LENGTH, Tiny, probe_config
+from harness.audit.vocabulary import unknown_settings
+from harness.configs import full_reauthored_config, published_config, quiet_transformers
+from harness.errors import UsageError
+from harness.miniature import shrink
+from harness.record import Finding
+from harness.spec import GenerativeModel
+
+
+def audit_configs(model: GenerativeModel, published: Any = None, reauthored: Any = None) -> list[Finding]:
+    """Compare the published config with the re-authored one, field by field. No weights are read.
+
+    published: a checkpoint's own Hugging Face config, in place of the model's. reauthored: a `ModelConfig` in place of
+    the model's, for a checkpoint of a miniature's sizes. Raises UsageError for a config that transformers cannot build.
+    """
+    if published is not None:
+        model = dataclasses.replace(model, published=lambda: copy.deepcopy(published))
+    if reauthored is not None:
+        model = dataclasses.replace(model, config=lambda: copy.deepcopy(reauthored))
+    try:
+        return list(_findings(model))
+    except UsageError:
+        raise
+    except Exception as error:  # an architecture that is put together as none is here
+        return [unaudited("the config", _reason(error))]
+
+
+def _findings(model: GenerativeModel) -> Iterator[Finding]:
+    import torch
+
+    published, reauthored = published_config(model), full_reauthored_config(model)
+    small_published, small_reauthored = shrink(model)
+    tiny = Tiny(model.model_class)
+    with torch.random.fork_rng(), _one_thread():
+        theirs = _published_placement(model, small_published)
+        ours = _reauthored_placement(tiny, small_reauthored)
+        yield from differences(
+            published_structure(published, model.tensor_names, theirs), reauthored_structure(reauthored, ours)
+        )
+        yield from (unaudited(name, why) for name, why in unknown_settings(published))
+        try:
+            yield from ignored_fields(tiny, small_reauthored, reauthored)
+        except Exception as error:
+            yield unaudited("what the model's class ignores", f"its miniature does not run: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """These tensors are so small that handing them to other threads takes longer than the work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _published_placement(model: GenerativeModel, small: Any) -> Placement:
+    import torch
+    import transformers
+
+    factory: Any = transformers.AutoModelForCausalLM
+    small.num_hidden_layers = min(1, small.num_hidden_layers)
+    if getattr(small, "layer_types", None):
+        small.layer_types = small.layer_types[:1]
+    with quiet_transformers():
+        network = factory.from_config(small, trust_remote_code=False)
+        tokens = torch.arange(1, LENGTH + 1).unsqueeze(0)
+        return watch(network.eval(), hf_places(model.tensor_names), lambda: network(tokens, use_cache=False))
+
+
+def _reauthored_placement(tiny: Tiny, small: Any) -> Placement:
+    config = probe_config(small)
+    network = tiny.build(config)
+    return watch(network, REAUTHORED_PLACES, lambda: tiny.run(network, config))

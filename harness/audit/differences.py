@@ -1,0 +1,156 @@
+"""Where two structures differ. Pure.
+
+In: the published structure and the re-authored one. Out: findings of kind "config", one for each field and pair of
+values, with the blocks concerned, both values and both modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from harness.audit.structure import Layer, Structure
+from harness.record import Finding
+
+_ABSENT = "none"
+# float32 holds seven digits; an epsilon is told from how a norm acts, to four.
+_RELATIVE = 2e-6
+_RELATIVE_EPS = 1e-3
+_SIDES = ("modules", "unaudited", "layers")
+# What follows from another field, and is compared only where that one agrees.
+_FOLLOWS = {
+    "rope.scaling": ("rope.base", "rope.dims"),
+    "rope.dims": ("head_dim_differs",),
+    "query_scale": ("head_dim_differs",),
+}
+
+
+def differences(published: Structure, reauthored: Structure) -> list[Finding]:
+    """Every field in which the two differ, and every one that could not be compared."""
+    skipped = {**published.unaudited, **reauthored.unaudited}
+    findings = [
+        finding(path, (), values, _modules(path, published, reauthored))
+        for path, values in _unequal(_flat(published), _flat(reauthored), skipped)
+    ]
+    if len(published.layers) != len(reauthored.layers):
+        findings.append(finding("layers", (), (len(published.layers), len(reauthored.layers)), {}))
+    grouped: dict[tuple[str, str, str], list[int]] = {}
+    shown: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+    for number, (one, other) in enumerate(zip(published.layers, reauthored.layers, strict=False)):
+        for path, values in _unequal(_flat(one, reauthored), _flat(other, reauthored), skipped):
+            key = (path, repr(values[0]), repr(values[1]))
+            grouped.setdefault(key, []).append(number)
+            shown[key] = values
+    findings += [
+        finding(key[0], tuple(blocks), shown[key], _modules(key[0], published, reauthored))
+        for key, blocks in grouped.items()
+    ]
+    return [*findings, *(unaudited(path, why) for path, why in skipped.items())]
+
+
+def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules: Mapping[str, str]) -> Finding:
+    """A difference in one field, as a finding. A difference in declared length alone is a warning."""
+    where = f" of {block_text(blocks)}" if blocks else ""
+    one, other = _texts(*values)
+    named = f" ({modules['hf']} / {modules['reauthored']})" if modules else ""
+    return Finding(
+        kind="config",
+        severity="warning" if path == "max_length" else "error",
+        what=f"{path}{where}: published {one}, re-authored {other}{named}",
+        field=path,
+        blocks=list(blocks),
+        published=one,
+        reauthored=other,
+        modules=dict(modules),
+    )
+
+
+def unaudited(path: str, why: str) -> Finding:
+    """A field that could not be compared: said, so that silence always means agreement."""
+    return Finding(kind="config", severity="warning", what=f"{path} is not audited: {why}", field=path)
+
+
+def block_text(blocks: tuple[int, ...]) -> str:
+    """(0, 1, 2, 5) -> "blocks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in blocks:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return f"block{'s' if len(blocks) > 1 else ''} {text}"
+
+
+def _flat(part: Any, reauthored: Structure | None = None) -> dict[str, Any]:
+    """Dotted field names to values; a part that is absent stays one value, None."""
+    flat: dict[str, Any] = {}
+    for item in fields(part):
+        value = getattr(part, item.name)
+        if isinstance(part, Structure) and item.name in _SIDES:
+            continue
+        if is_dataclass(value):
+            flat |= {f"{item.name}.{name}": inner for name, inner in _flat(value).items()}
+        flat[item.name] = value
+    if isinstance(part, Layer) and reauthored is not None:
+        # A window that nothing outgrows is none.
+        reach = reauthored.max_length
+        if flat["window"] is not None and reach is not None and flat["window"] >= reach:
+            flat["window"] = None
+    return flat
+
+
+def _unequal(
+    one: Mapping[str, Any], other: Mapping[str, Any], skipped: Mapping[str, str]
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    unequal = {
+        path
+        for path in one.keys() & other.keys()
+        if not (is_dataclass(one[path]) and is_dataclass(other[path])) and not _same(path, one[path], other[path])
+    }
+    if "head_dim" in unequal:
+        unequal.add("head_dim_differs")
+    for path in one:
+        if path not in unequal or path.split(".")[0] in skipped or path in skipped:
+            continue
+        if not any(leader in unequal for leader in _FOLLOWS.get(path, ())):
+            yield path, (one[path], other[path])
+
+
+def _same(path: str, one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(_same(path, a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=_RELATIVE_EPS if path.endswith("eps") else _RELATIVE)
+    return bool(one == other)
+
+
+def _texts(one: Any, other: Any) -> tuple[str, str]:
+    """Both values in words; of two sequences the number that differs most."""
+    if isinstance(one, tuple) and isinstance(other, tuple) and one and other and isinstance(one[0], float):
+        if len(one) != len(other):
+            return f"{len(one)} numbers", f"{len(other)} numbers"
+        count = sum(not _same("", a, b) for a, b in zip(one, other, strict=True))
+        at = max(range(len(one)), key=lambda i: abs(one[i] - other[i]) / max(abs(one[i]), abs(other[i]), 1e-30))
+        return f"{one[at]:.7g} at {at} ({count} of {len(one)} differ)", f"{other[at]:.7g}"
+    return _text(one), _text(other)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return _ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value)) or _ABSENT
+    return str(value)
+
+
+def _modules(path: str, published: Structure, reauthored: Structure) -> dict[str, str]:
+    name = path.split(".")[0]
+    hf, own = published.modules.get(name), reauthored.modules.get(name)
+    return {"hf": hf, "reauthored": own} if hf and own else {}

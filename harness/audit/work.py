@@ -1,0 +1,49 @@
+"""Where an audit's process enters: load the specs, audit each.
+
+In: an `AuditRequest`. Out: an `Audit` for each model, as JSON. One process for all, because importing the frameworks
+takes longer than the audits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.audit.audit import audit_configs
+from harness.audit.published import build_published
+from harness.audit.report import Audit, AuditRequest
+from harness.configs import full_reauthored_config, hf_config, published_config
+from harness.errors import UsageError
+from harness.record import Finding
+from harness.spec import GenerativeModel, SpecRef, load_spec
+from harness.stages.report import Reporter
+from harness.weights import account_for_keys, account_for_published_keys
+
+
+def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Audit every model; what is wrong with one stops no other."""
+    request = AuditRequest.model_validate(payload)
+    folder = Path(request.checkpoint) if request.checkpoint else None
+    audits = []
+    for number, (file, variable) in enumerate(request.specs):
+        ref = SpecRef(Path(file), variable, {})
+        report.progress(number, len(request.specs), ref.name)
+        audit = Audit(model=variable.lower(), file=file, variable=variable)
+        try:
+            model = load_spec(ref)
+            audit.model, audit.against = model.name, str(folder) if folder else model.hf_id
+            audit.findings = _findings(model, folder)
+        except UsageError as error:
+            audit.error = str(error)
+        audits.append(audit)
+    return {"audits": [audit.model_dump(mode="json") for audit in audits]}
+
+
+def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
+    config = hf_config(folder) if folder else None
+    reauthored = full_reauthored_config(model)
+    found = audit_configs(model, config)
+    if folder is not None and any(folder.glob("*.safetensors")):
+        return [*found, *account_for_keys(model, folder, reauthored)]
+    network = build_published(config if config is not None else published_config(model))
+    return [*found, *account_for_published_keys(model, network, reauthored)]
