@@ -63,8 +63,18 @@ class Checkpoint:
         return any((self.folder / name).is_file() for name in TOKENIZER_FILES)
 
 
-def resolve(model: GenerativeModel, *, checkpoint: str | None, miniature: bool, seed: int, cache: Cache) -> Checkpoint:
+def resolve(
+    model: GenerativeModel,
+    *,
+    checkpoint: str | None,
+    miniature: bool,
+    seed: int,
+    cache: Cache,
+    layers: int | None = None,
+) -> Checkpoint:
     """The weights to run: `checkpoint` (a folder or hub id), a miniature, or what the model declares.
+
+    layers: of a miniature; None for as many as the model needs.
 
     Raises UsageError, one line that names the thing and the remedy.
     """
@@ -73,7 +83,7 @@ def resolve(model: GenerativeModel, *, checkpoint: str | None, miniature: bool, 
         return _user_checkpoint(checkpoint, cache)
     if model.weights is not None and not miniature:
         return _gguf_checkpoint(model.weights, cache)
-    return _miniature_checkpoint(model, seed, cache)
+    return _miniature_checkpoint(model, seed, layers, cache)
 
 
 def check_source(checkpoint: str, miniature: bool = False) -> None:
@@ -107,8 +117,9 @@ def _as_small(model: GenerativeModel, folder: Path) -> bool:
     from harness.miniature import shrunk_hf_config
 
     try:
-        return sizes_of(hf_config(folder)) == sizes_of(shrunk_hf_config(model))
-    except AttributeError:  # a config of another family, which lacks the sizes this one has
+        config = hf_config(folder)
+        return sizes_of(config) == sizes_of(shrunk_hf_config(model, sizes_of(config).layers))
+    except (AttributeError, UsageError):  # a config of another family or with more layers than this model has
         return False
 
 
@@ -213,18 +224,18 @@ def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
     return _cached(folder, "gguf", f"{weights.distribution} {version}: {weights.file}", None, cache)
 
 
-def _miniature_checkpoint(model: GenerativeModel, seed: int, cache: Cache) -> Checkpoint:
+def _miniature_checkpoint(model: GenerativeModel, seed: int, layers: int | None, cache: Cache) -> Checkpoint:
     from harness.miniature import RULE, shrunk_hf_config, write_miniature
 
     key = key_of(
         {
             "rule": RULE,
             "seed": seed,
-            "config": json.loads(shrunk_hf_config(model).to_json_string(use_diff=False)),
+            "config": json.loads(shrunk_hf_config(model, layers).to_json_string(use_diff=False)),
             "torch": importlib.metadata.version("torch"),
         }
     )
-    folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made), _verify)
+    folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made, layers), _verify)
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 
 

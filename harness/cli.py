@@ -64,6 +64,7 @@ def run(
     checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
     tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
     miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
+    layers: Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")] = None,
     stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
     hlfb: Annotated[
         bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
@@ -107,6 +108,7 @@ def run(
             checkpoint=checkpoint,
             tflite=tflite,
             miniature=miniature,
+            layers=layers,
             stages=chosen,
             prompts=tuple(prompt or ()),
             inputs_file=inputs,

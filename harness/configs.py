@@ -29,15 +29,16 @@ def full_reauthored_config(model: GenerativeModel) -> Any:
     return _from_factory(model, "config")
 
 
-def reauthored_config(model: GenerativeModel, *, miniature: bool, hlfb: bool = True) -> Any:
+def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | None = None, hlfb: bool = True) -> Any:
     """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes.
 
+    layers: of the miniature, None for as many as it needs.
     hlfb: False turns every composite off, of attention and of all norms, whatever the example says.
     """
     if miniature:
         from harness.miniature import shrink
 
-        config = shrink(model)[1]
+        config = shrink(model, layers)[1]
     else:
         config = full_reauthored_config(model)
     return config if hlfb else _without_composites(config)

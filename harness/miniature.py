@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.configs import distinct_tensors, full_reauthored_config, published_config, quiet_transformers
-from harness.families import Sizes, sizes_of, ties_hidden_to_heads, uses_alibi
+from harness.errors import UsageError
+from harness.families import Sizes, heads_differ, sizes_of, ties_hidden_to_heads, uses_alibi
 from harness.spec import GenerativeModel
 from harness.weight_files import WEIGHTS_FILE
 
@@ -26,6 +27,7 @@ RULE = 1
 VOCAB = 512
 LAYERS = 2
 HIDDEN = 128
+STEP = 32  # sizes are multiples of it, for the blocks of quantisation recipes
 INTERMEDIATE = 256
 LARGEST_HEAD_DIM = 256
 # Where the heads make the hidden size: Falcon, say, has no smaller one than its heads times their dimension.
@@ -37,32 +39,39 @@ WINDOW = 16
 SHARPNESS = 1.5
 
 
-def shrink(model: GenerativeModel) -> tuple[Any, Any]:
-    """(Hugging Face config, litert-torch `ModelConfig`), both in small."""
+def shrink(model: GenerativeModel, layers: int | None = None) -> tuple[Any, Any]:
+    """(Hugging Face config, litert-torch `ModelConfig`), both in small. layers: how many, None for as many as needed.
+
+    Raises UsageError for more layers than the model has.
+    """
+    small = shrunk_hf_config(model, layers)
     published = published_config(model)
-    before = sizes_of(published)
-    small = shrunk_hf_config(model)
-    return small, _shrunk_model_config(model, before, sizes_of(small))
+    return small, _shrunk_model_config(model, published, small, kept_layers(model, published, layers))
 
 
-def shrunk_hf_config(model: GenerativeModel) -> Any:
+def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
     """The published config in small: a fresh object of the same class."""
     config = published_config(model)
     before = sizes_of(config)
-    after = _small_sizes(config, before)
+    kept = kept_layers(model, config, layers)
+    after = _small_sizes(config, before, len(kept))
     small = copy.deepcopy(config)
+    for name, value in vars(config).items():  # what is listed by layer, the kinds of attention say
+        if isinstance(value, list) and len(value) == before.layers:
+            setattr(small, name, [value[layer] for layer in kept])
     _set(small, ("vocab_size",), after.vocab)
     _set(small, ("num_hidden_layers",), after.layers)
     _set(small, ("hidden_size",), after.hidden)
-    _set(small, ("intermediate_size", "ffn_hidden_size"), after.intermediate)
-    _set(small, ("num_attention_heads",), after.heads)
-    _set(small, ("num_key_value_heads", "num_kv_heads"), after.kv_heads)
+    if heads_differ(config):  # then so does the width of the feed forward, as multiples of the hidden size
+        _set(small, ("ffn_dim_divisor",), STEP)
+    else:
+        _set(small, ("intermediate_size", "ffn_hidden_size"), after.intermediate)
+        _set(small, ("num_attention_heads",), after.heads)
+        _set(small, ("num_key_value_heads", "num_kv_heads"), after.kv_heads)
     if not ties_hidden_to_heads(config):
         small.head_dim = after.head_dim
     if before.window:
         small.sliding_window = after.window
-    if getattr(small, "layer_types", None):
-        small.layer_types = list(small.layer_types[: after.layers])
     # Gemma scales its queries by this instead of head_dim; the two are the same number in most sizes.
     if getattr(small, "query_pre_attn_scalar", None) == before.head_dim:
         small.query_pre_attn_scalar = after.head_dim
@@ -75,10 +84,29 @@ def shrunk_hf_config(model: GenerativeModel) -> Any:
     return small
 
 
-def _small_sizes(config: Any, before: Sizes) -> Sizes:
+def kept_layers(model: GenerativeModel, config: Any, wanted: int | None) -> list[int]:
+    """Which layers of the published model the miniature has.
+
+    The first ones: two, or as many as it takes until each kind of layer has come up. Where the sizes change from layer
+    to layer, evenly spread ones instead, first and last among them, as many as it takes to have each number of heads.
+    Raises UsageError for more than there are.
+    """
+    total = sizes_of(config).layers
+    if wanted is not None and wanted > total:
+        raise UsageError(f"--layers {wanted}: {model.name} has {total} layers; give at most as many")
+    if not heads_differ(config):
+        return list(range(wanted or _layers_needed(config, total)))
+    heads = config.num_attention_heads
+    spreads = ([round(i * (total - 1) / max(1, n - 1)) for i in range(n)] for n in range(LAYERS, total + 1))
+    if wanted is None:
+        return next(spread for spread in spreads if {heads[layer] for layer in spread} == set(heads))
+    return [round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)]
+
+
+def _small_sizes(config: Any, before: Sizes, layers: int) -> Sizes:
     kv_heads = min(2, before.kv_heads)
     ratio = min(LARGEST_GQA_RATIO, max(1, before.heads // before.kv_heads))
-    if uses_alibi(config):  # the slopes follow from the number of heads: with fewer it is another model
+    if uses_alibi(config) or heads_differ(config):  # ALiBi's slopes follow from the number of heads
         kv_heads, ratio = before.kv_heads, before.heads // before.kv_heads
     heads = kv_heads * ratio
     head_dim = min(LARGEST_HEAD_DIM, before.head_dim)
@@ -86,8 +114,8 @@ def _small_sizes(config: Any, before: Sizes) -> Sizes:
         head_dim = min(head_dim, LARGEST_HIDDEN // heads)
     return Sizes(
         vocab=min(VOCAB, before.vocab),
-        layers=_layers_needed(config, before.layers),
-        hidden=heads * head_dim if ties_hidden_to_heads(config) else _hidden_for(heads),
+        layers=layers,
+        hidden=_hidden(config, heads, head_dim),
         intermediate=INTERMEDIATE,
         heads=heads,
         kv_heads=kv_heads,
@@ -96,9 +124,11 @@ def _small_sizes(config: Any, before: Sizes) -> Sizes:
     )
 
 
-def _hidden_for(heads: int) -> int:
-    """A multiple of 32, for the quantisation recipes' blocks, and of the heads, which Llama's config insists on."""
-    step = math.lcm(32, heads)
+def _hidden(config: Any, heads: int, head_dim: int) -> int:
+    """A multiple of `STEP`, and of the heads, which Llama's config insists on."""
+    if ties_hidden_to_heads(config):
+        return heads * head_dim
+    step = STEP if heads_differ(config) else math.lcm(STEP, heads)
     return step * math.ceil(HIDDEN / step)
 
 
@@ -109,29 +139,33 @@ def _layers_needed(config: Any, layers: int) -> int:
     return min(layers, max(LAYERS, needed))
 
 
-def _shrunk_model_config(model: GenerativeModel, before: Sizes, after: Sizes) -> Any:
+def _shrunk_model_config(model: GenerativeModel, published: Any, small: Any, kept: list[int]) -> Any:
     """The example's `ModelConfig` in small, with its own mistakes kept."""
     config = copy.deepcopy(full_reauthored_config(model))
+    before, after = sizes_of(published), sizes_of(small)
     layers = max(1, after.layers + _sign(int(config.num_layers) - before.layers))
+    kept = [*kept, kept[-1] + 1][:layers]
     config.vocab_size = _carried(int(config.vocab_size), before.vocab, after.vocab)
     if config.embedding_scale is not None and math.isclose(config.embedding_scale, math.sqrt(before.hidden)):
         config.embedding_scale = math.sqrt(after.hidden)
     config.embedding_dim = _carried(int(config.embedding_dim), before.hidden, after.hidden)
     if isinstance(config.block_configs, (list, tuple)):
-        config.block_configs = list(config.block_configs[:layers])
+        config.block_configs = [config.block_configs[layer] for layer in kept if layer < len(config.block_configs)]
         layers = len(config.block_configs)
         blocks = config.block_configs
     else:
         blocks = [config.block_configs]
     if config.attention_patterns is not None:
-        config.attention_patterns = list(config.attention_patterns)[:layers]
+        config.attention_patterns = [config.attention_patterns[layer] for layer in kept[:layers]]
     config.num_layers = layers
     done: set[int] = set()  # blocks may share their parts: shrink each part once
-    for block in blocks:
+    for number, block in enumerate(blocks):
+        place = min(number, after.layers - 1)
+        sizes = sizes_of(published, min(kept[number], before.layers - 1)), sizes_of(small, place)
         for part, shrink_part in ((block.attn_config, _shrink_attention), (block.ff_config, _shrink_feed_forward)):
             if id(part) not in done:
                 done.add(id(part))
-                shrink_part(part, before, after)
+                shrink_part(part, *sizes)
     return config
 
 
@@ -177,14 +211,14 @@ def _set(config: Any, names: tuple[str, ...], value: int) -> None:
             setattr(config, name, value)
 
 
-def write_miniature(model: GenerativeModel, seed: int, folder: Path) -> None:
+def write_miniature(model: GenerativeModel, seed: int, folder: Path, layers: int | None = None) -> None:
     """Write config.json and model.safetensors (float32) into an existing folder; the same bits for the same seed."""
     import torch
     import transformers
     from safetensors.torch import save_file
 
     factory: Any = transformers.AutoModelForCausalLM
-    config = shrunk_hf_config(model)
+    config = shrunk_hf_config(model, layers)
     with quiet_transformers():
         network = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
         config.architectures = [type(network).__name__]

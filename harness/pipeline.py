@@ -52,6 +52,7 @@ class Options:
     checkpoint: str | None = None
     tflite: Path | None = None
     miniature: bool = False
+    layers: int | None = None
     stages: tuple[str, ...] = STAGES
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
@@ -159,6 +160,10 @@ def _check_files(options: Options) -> None:
     """Cheap checks first, so that a typing error costs no import of a framework."""
     if not options.timeout > 0:  # NaN too
         raise UsageError(f"--timeout {options.timeout:g} is no time; give seconds, e.g. --timeout 600")
+    if options.layers is not None and options.layers < 1:
+        raise UsageError(f"--layers {options.layers} leaves no model; give 1 or more")
+    if options.layers is not None and not options.miniature:
+        raise UsageError("--layers shortens a miniature only; give --miniature as well")
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
     if any(not prompt.strip() for prompt in options.prompts):
@@ -229,6 +234,7 @@ def _prepare(state: _Run) -> Prepared:
         spec_variable=state.ref.variable,
         checkpoint=options.checkpoint,
         miniature=options.miniature,
+        layers=options.layers,
         seed=options.seed,
         tflite=str(options.tflite.resolve()) if options.tflite else None,
         prompts=list(options.prompts),
@@ -282,6 +288,7 @@ def _recorded(options: Options) -> dict[str, Any]:
         "command": ["edge-parity", *sys.argv[1:]],
         "checkpoint": options.checkpoint,
         "miniature": options.miniature,
+        "layers": options.layers,
         "tflite": str(options.tflite) if options.tflite else None,
         "stages": list(options.stages),
         "prompts": list(options.prompts),

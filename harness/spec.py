@@ -50,6 +50,7 @@ class GenerativeModel:
     tensor_names: litert-torch `ModelLoader.TensorNames`, the map from HF to re-authored weight names.
     published: factory of the published Hugging Face config, which needs no network.
     weights: real weights that come with a package; without them the default is a miniature.
+    reference: for an architecture that transformers lacks, a `PreTrainedModel` class with its own config class.
     prefill: lengths of the prefill signatures to convert.
     kv_cache_len: positions in the KV cache of the converted model.
     coverage: per hop, the share of taps that must be compared for the gate to hold.
@@ -64,6 +65,7 @@ class GenerativeModel:
     tensor_names: Any
     published: Callable[[], Any]
     weights: WheelGGUF | None = None
+    reference: Any = None
     prefill: tuple[int, ...] = (32,)
     kv_cache_len: int = 256
     coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE))
@@ -211,4 +213,15 @@ def load_spec(ref: SpecRef) -> GenerativeModel:
         raise UsageError(f"{ref.file} cannot be run: {type(error).__name__}: {error}; mend the spec file") from error
     if not isinstance(model, GenerativeModel):
         raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")
+    if model.reference is not None:
+        _introduce(model)
     return model
+
+
+def _introduce(model: GenerativeModel) -> None:
+    """Make transformers know the model's own reference: whatever loads a checkpoint then finds it like any other."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config_class = model.reference.config_class
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForCausalLM.register(config_class, model.reference, exist_ok=True)

@@ -139,6 +139,7 @@ def _job_maker(place: Place, prepared: Prepared, stage: str) -> Callable[[Result
             variant=prepared.variant,
             traces=place.traces / stage,
             miniature=prepared.miniature,
+            layers=prepared.layers,
             threads=1,  # stages overlap: a core each is quicker than all cores for one after the other
             **flatbuffer,
         )

@@ -24,9 +24,10 @@ def probabilities(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    **_: Any,
+    enable_gqa: bool = False,
 ) -> torch.Tensor:
     """softmax(q k^T * scale + mask), from the arguments of `F.scaled_dot_product_attention`."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1) if enable_gqa else key
     scores = query @ key.transpose(-1, -2) * (scale if scale is not None else 1 / math.sqrt(query.shape[-1]))
     if attn_mask is not None:
         scores = scores + attn_mask
@@ -61,4 +62,4 @@ class UnfusedAttention(TorchFunctionMode):
         weights = probabilities(*args, **(kwargs or {}))
         for point, values in (("attn.q_rope", query), ("attn.k_rope", key), ("attn.probs", weights)):
             self.capture.put(block_tap(self.block.current, point), values.transpose(1, 2))
-        return weights @ value
+        return weights @ value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)

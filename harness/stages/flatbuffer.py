@@ -34,7 +34,9 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
         report.progress(0, 1, "converting")
         model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
-        config = reauthored_config(model, miniature=prepared.miniature, hlfb=prepared.variant.hlfb)
+        config = reauthored_config(
+            model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb
+        )
         with costs_only_this_stage():
             return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 

@@ -68,6 +68,7 @@ class Job(BaseModel):
     variant: Variant = Variant()
     traces: Path
     miniature: bool = False
+    layers: int | None = None
     flatbuffer: Path | None = None
     tapped: Path | None = None
     plan: Path | None = None

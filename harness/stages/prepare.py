@@ -46,13 +46,19 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 3, "checkpoint")
     checkpoint = resolve(
-        model, checkpoint=request.checkpoint, miniature=request.miniature, seed=request.seed, cache=cache
+        model,
+        checkpoint=request.checkpoint,
+        miniature=request.miniature,
+        seed=request.seed,
+        cache=cache,
+        layers=request.layers,
     )
-    small = is_miniature(model, checkpoint)
-    plain = reauthored_config(model, miniature=small)
-    dims = _dimensions(plain, hf_config(checkpoint.folder))
+    small, published = is_miniature(model, checkpoint), hf_config(checkpoint.folder)
+    layers = sizes_of(published).layers if small else None
+    plain = reauthored_config(model, miniature=small, layers=layers)
+    dims = _dimensions(plain, published)
     shape, variant = _device_shape(request, model, dims, plain)
-    config = reauthored_config(model, miniature=small, hlfb=variant.hlfb)
+    config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "configs and weight names")
@@ -76,6 +82,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         ),
         checkpoint=str(checkpoint.folder),
         miniature=small,
+        layers=layers,
         dimensions=dims,
         points=points,
         taps=taps,

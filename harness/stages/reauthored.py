@@ -33,7 +33,7 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
-    config = reauthored_config(model, miniature=job.miniature, hlfb=job.variant.hlfb)
+    config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
     capture = Capture()
     dims = job.dimensions

@@ -20,6 +20,7 @@ class Request(BaseModel):
     spec_variable: str
     checkpoint: str | None = None
     miniature: bool = False
+    layers: int | None = None
     seed: int = 0
     tflite: str | None = None
     prompts: list[str] = Field(default_factory=list)
@@ -33,6 +34,7 @@ class Prepared(BaseModel):
     source: Source
     checkpoint: str
     miniature: bool
+    layers: int | None = None
     dimensions: Dimensions
     points: list[str]
     taps: list[str]

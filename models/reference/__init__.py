@@ -1,0 +1,1 @@
+"""Reference implementations of published architectures that transformers lacks."""
