@@ -78,14 +78,32 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + NORM_EPS) * self.weight
 
 
+class RotaryEmbedding(nn.Module):
+    def __init__(self, config: OpenELMConfig) -> None:
+        super().__init__()
+        self.base, self.half = config.rope_freq_constant, config.head_dim // 2
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """Radians per position of each pair, `[head_dim / 2]`."""
+        return self.base ** (-torch.arange(self.half, dtype=torch.float32) / self.half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn `[batch, heads, time, head_dim]`, positions from 0."""
+        angles = torch.arange(x.shape[-2], dtype=torch.float32)[:, None] * self.inv_freq
+        one, two = x.chunk(2, dim=-1)
+        return torch.cat([one * angles.cos() - two * angles.sin(), two * angles.cos() + one * angles.sin()], dim=-1)
+
+
 class Attention(nn.Module):
     def __init__(self, config: OpenELMConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.num_query_heads[layer], config.num_kv_heads[layer]
-        self.head_dim, self.rope_base = config.head_dim, config.rope_freq_constant
+        self.head_dim, self.scaling = config.head_dim, config.head_dim**-0.5
         self.qkv_proj = nn.Linear(config.model_dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.q_norm = RMSNorm(self.head_dim)
         self.k_norm = RMSNorm(self.head_dim)
+        self.rope = RotaryEmbedding(config)
         self.out_proj = nn.Linear(self.heads * self.head_dim, config.model_dim, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, SimpleNamespace]:
@@ -93,18 +111,9 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         heads = self.qkv_proj(x).reshape(batch, time, -1, self.head_dim).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q, k = (rotated(norm(part), self.rope_base) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
-        context = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        q, k = self.rope(self.q_norm(q)), self.rope(self.k_norm(k))
+        context = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scaling, enable_gqa=True)
         return self.out_proj(context.transpose(1, 2).reshape(batch, time, -1)), SimpleNamespace(keys=k, values=v)
-
-
-def rotated(x: Tensor, base: float) -> Tensor:
-    """Rotary embedding of `[batch, heads, time, head_dim]`, positions from 0."""
-    half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, dtype=torch.float32) / half)
-    angles = torch.arange(x.shape[-2], dtype=torch.float32)[:, None] * frequencies
-    one, two = x[..., :half], x[..., half:]
-    return torch.cat([one * angles.cos() - two * angles.sin(), two * angles.cos() + one * angles.sin()], dim=-1)
 
 
 class FeedForward(nn.Module):
@@ -113,10 +122,11 @@ class FeedForward(nn.Module):
         width = config.intermediate_size[layer]
         self.proj_1 = nn.Linear(config.model_dim, 2 * width, bias=False)
         self.proj_2 = nn.Linear(width, config.model_dim, bias=False)
+        self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.proj_1(x).chunk(2, dim=-1)
-        return self.proj_2(functional.silu(gate) * up)
+        return self.proj_2(self.act(gate) * up)
 
 
 class Layer(nn.Module):
@@ -147,11 +157,19 @@ class OpenELMForCausalLM(PreTrainedModel):
     config_class = OpenELMConfig
     base_model_prefix = "transformer"
     _supports_sdpa = True
+    _tied_weights_keys = {"lm_head.weight": "transformer.token_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: OpenELMConfig) -> None:
         super().__init__(config)
         self.transformer = Decoder(config)
+        self.lm_head = nn.Linear(config.model_dim, config.vocab_size, bias=False)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.transformer.token_embeddings
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
 
     def forward(self, tokens: Tensor, **_: Any) -> CausalLMOutputWithPast:
         """`[batch, time]` token ids from position 0 on -> logits, and the keys and values of every layer."""
@@ -159,5 +177,5 @@ class OpenELMForCausalLM(PreTrainedModel):
         for layer in self.transformer.layers:
             x, cache = layer(x)
             caches.append(cache)
-        logits = functional.linear(self.transformer.norm(x), self.transformer.token_embeddings.weight)
+        logits = self.lm_head(self.transformer.norm(x))
         return CausalLMOutputWithPast(logits=logits, past_key_values=SimpleNamespace(layers=caches))
