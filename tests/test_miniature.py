@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.families import Sizes, sizes_of
-from harness.miniature import WINDOW, shrink, write_miniature
+from harness.miniature import LARGEST_HIDDEN, WINDOW, shrink, write_miniature
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.weights import load_reauthored
 
@@ -23,71 +24,16 @@ def registered(name: str) -> GenerativeModel:
     return load_spec(find_spec(name))
 
 
-def gemma2() -> GenerativeModel:
-    from litert_torch.generative.examples.gemma import gemma2
-    from transformers import Gemma2Config
-
-    published = lambda: Gemma2Config(  # noqa: E731
-        vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
-        num_attention_heads=8, num_key_value_heads=4, head_dim=256,
-    )  # fmt: skip
-    names = gemma2.TENSOR_NAMES_SEP_QKV
-    return GenerativeModel("gemma2", "google/gemma-2-2b", gemma2.get_model_config_2b, gemma2.Gemma2, names, published)
+NAMES = ("tiny_llama", "smollm2", "gemma2", "gemma3", "phi2", "phi4", "qwen2_5", "openelm")
 
 
-def gemma3() -> GenerativeModel:
-    from litert_torch.generative.examples.gemma3 import decoder
-    from transformers import Gemma3TextConfig
-
-    published = lambda: Gemma3TextConfig(  # noqa: E731
-        vocab_size=262144, hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=256, sliding_window=512,
-    )  # fmt: skip
-    names = decoder.TENSOR_NAMES_SEP_QKV
-    config = decoder.get_decoder_config_1b
-    return GenerativeModel("gemma3", "google/gemma-3-1b-it", config, decoder.Decoder, names, published)
-
-
-def phi2() -> GenerativeModel:
-    from litert_torch.generative.examples.phi import phi2
-    from transformers import PhiConfig
-
-    published = lambda: PhiConfig(  # noqa: E731
-        vocab_size=51200, hidden_size=2560, intermediate_size=10240, num_hidden_layers=32,
-        num_attention_heads=32, partial_rotary_factor=0.4,
-    )  # fmt: skip
-    return GenerativeModel("phi2", "microsoft/phi-2", phi2.get_model_config, phi2.Phi2, phi2.TENSOR_NAMES, published)
-
-
-def qwen25() -> GenerativeModel:
-    from litert_torch.generative.examples.qwen import qwen
-    from transformers import Qwen2Config
-
-    published = lambda: Qwen2Config(  # noqa: E731
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-        num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=True,
-    )  # fmt: skip
-    names, config = qwen.TENSOR_NAMES, qwen.get_0_5b_model_config
-    return GenerativeModel("qwen25", "Qwen/Qwen2.5-0.5B-Instruct", config, qwen.Qwen, names, published)
-
-
-MODELS: dict[str, Callable[[], GenerativeModel]] = {
-    "tiny_llama": lambda: registered("tiny_llama"),
-    "smollm2": lambda: registered("smollm2"),
-    "gemma2": gemma2,
-    "gemma3": gemma3,
-    "phi2": phi2,
-    "qwen25": qwen25,
-}
-
-
-def hf_outputs(folder: Path, ids: Any) -> Any:
+def hf_outputs(folder: Path, ids: Any, attention: str = "eager") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
     with torch.no_grad():
-        return model(ids, output_attentions=True)
+        return model(ids, output_attentions=attention == "eager")
 
 
 def tokens() -> Any:
@@ -106,13 +52,13 @@ def reauthored_logits(model: GenerativeModel, folder: Path, config: Any, ids: An
         return network(ids, torch.arange(POSITIONS), cache)["logits"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> None:
-    model = MODELS[name]()
+    model = registered(name)
     write_miniature(model, 3, tmp_path)
     _, config = shrink(model)
     ids = tokens()
-    expected = hf_outputs(tmp_path, ids).logits
+    expected = hf_outputs(tmp_path, ids, "sdpa" if model.reference else "eager").logits
     error = (reauthored_logits(model, tmp_path, config, ids) - expected).norm() / expected.norm()
     assert error < 1e-5
 
@@ -121,7 +67,7 @@ def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> Non
 def test_attention_in_a_miniature_is_far_from_uniform(name: str, tmp_path: Path) -> None:
     import torch
 
-    write_miniature(MODELS[name](), 3, tmp_path)
+    write_miniature(registered(name), 3, tmp_path)
     for probabilities in hf_outputs(tmp_path, tokens()).attentions:
         entropy = -(probabilities * probabilities.clamp_min(1e-30).log()).sum(-1)[..., 1:]
         uniform = (probabilities > 0).sum(-1)[..., 1:].log()
@@ -146,7 +92,7 @@ def test_one_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) ->
 def test_no_norm_is_all_ones_and_no_bias_all_zeros(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    write_miniature(phi2(), 0, tmp_path)
+    write_miniature(registered("phi2"), 0, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     assert any(name.endswith(".bias") for name in tensors)
     for name, tensor in tensors.items():
@@ -167,12 +113,83 @@ def test_a_miniature_keeps_the_published_structure() -> None:
 
 
 def test_a_miniature_has_every_kind_of_layer_and_a_window_that_cuts() -> None:
-    small, config = shrink(gemma3())
+    small, config = shrink(registered("gemma3"))
     assert set(small.layer_types) == {"sliding_attention", "full_attention"}
     assert len(small.layer_types) == small.num_hidden_layers == config.num_layers == 6
     assert small.num_key_value_heads == 1
     assert small.sliding_window == WINDOW == config.block_config(0).attn_config.sliding_window_size
     assert config.embedding_scale == pytest.approx(math.sqrt(128))
+
+
+def test_with_alibi_the_number_of_heads_stays_since_the_slopes_follow_from_it() -> None:
+    small, config = shrink(registered("falcon"))
+    assert small.num_attention_heads == config.block_config(0).attn_config.num_heads == 32
+    assert small.hidden_size == config.embedding_dim == LARGEST_HIDDEN
+    assert small.ffn_hidden_size == config.block_config(0).ff_config.intermediate_size == 256
+
+
+@pytest.mark.parametrize("name", ["phi3", "phi4"])
+def test_rope_factors_stay_and_with_them_the_part_of_a_head_that_is_turned(name: str) -> None:
+    model = registered(name)
+    small, published = shrink(model)[0], model.published()
+    assert small.rope_parameters == published.rope_parameters
+    assert len(small.rope_parameters["short_factor"]) == 48
+    assert sizes_of(small).head_dim == published.hidden_size // published.num_attention_heads
+    assert small.hidden_size == small.num_attention_heads * sizes_of(small).head_dim
+
+
+def test_a_window_longer_than_the_context_is_no_window() -> None:
+    """Shrunk like others it would cut off what no position of the published model ever loses."""
+    small, _ = shrink(registered("phi3"))
+    assert small.sliding_window == 262144
+    assert sizes_of(small).window == 0
+
+
+def test_gemma_keeps_its_softcaps_and_the_scale_of_its_queries() -> None:
+    small, config = shrink(registered("gemma2"))
+    assert small.layer_types == ["sliding_attention", "full_attention"]
+    assert (small.head_dim, small.query_pre_attn_scalar) == (256, 256)
+    assert (small.attn_logit_softcapping, small.final_logit_softcapping) == (50.0, 30.0)
+    assert (config.block_config(0).attn_config.logit_softcap, config.final_logit_softcap) == (50.0, 30.0)
+
+
+def test_where_layers_differ_in_heads_each_number_of_heads_is_there() -> None:
+    model = registered("openelm")
+    small, config = shrink(model)
+    assert small.num_query_heads == [12, 16, 20, 24]
+    assert small.num_kv_heads == [3, 4, 5, 6]
+    assert len(set(small.intermediate_size)) == 4
+    blocks = [config.block_config(layer) for layer in range(config.num_layers)]
+    assert [block.attn_config.num_heads for block in blocks] == small.num_query_heads
+    assert [block.attn_config.num_query_groups for block in blocks] == small.num_kv_heads
+    assert [block.ff_config.intermediate_size for block in blocks] == small.intermediate_size
+
+
+@pytest.mark.parametrize(("name", "layers"), [("tiny_llama", 1), ("tiny_llama", 5), ("gemma3", 2), ("openelm", 2)])
+def test_a_miniature_has_as_many_layers_as_it_is_told(name: str, layers: int) -> None:
+    small, config = shrink(registered(name), layers)
+    assert small.num_hidden_layers == config.num_layers == layers
+    if name == "openelm":
+        assert small.num_query_heads == [12, 24]
+
+
+def test_no_miniature_has_more_layers_than_the_model() -> None:
+    with pytest.raises(UsageError, match="--layers 23: tiny_llama has 22 layers; give at most as many"):
+        shrink(registered("tiny_llama"), 23)
+
+
+def test_a_wrong_number_of_heads_in_one_layer_stays_wrong_in_small() -> None:
+    right = registered("openelm")
+
+    def mistaken() -> Any:
+        config = right.config()
+        config.block_configs[35].attn_config.num_heads = 20
+        return config
+
+    wrong = shrink(dataclasses.replace(right, config=mistaken))[1]
+    heads = [block.attn_config.num_heads for block in wrong.block_configs]
+    assert heads[:3] == [12, 16, 20]
+    assert heads[3] != 24
 
 
 WRONG: dict[str, Callable[[Any], None]] = {
