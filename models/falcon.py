@@ -19,7 +19,11 @@ FALCON = GenerativeModel(
         multi_query=False, parallel_attn=False, new_decoder_architecture=False, layer_norm_epsilon=1e-5,
         tie_word_embeddings=True,
     ),
-    coverage={"hf->reauthored": 1.0, "reauthored->tflite-builtin": 0.95, "reauthored->tflite-xnnpack": 0.90},
+    coverage={
+        "hf->reauthored": 1.0, "reauthored->tflite-builtin": 1.0, "reauthored->tflite-xnnpack": 0.93,
+        # Without composites the converter folds norms into the linear layers behind them.
+        "reauthored->tflite-builtin [no-hlfb]": 0.84, "reauthored->tflite-xnnpack [no-hlfb]": 0.84,
+    },
 )  # fmt: skip
 
 # The example's own names ask for an lm_head, and loading stops with a KeyError.

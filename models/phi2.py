@@ -17,5 +17,9 @@ PHI2 = GenerativeModel(
         num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=2048, partial_rotary_factor=0.4,
         layer_norm_eps=1e-5, rope_theta=10000.0, hidden_act="gelu_new", qk_layernorm=False, tie_word_embeddings=False,
     ),
-    coverage={"hf->reauthored": 1.0, "reauthored->tflite-builtin": 0.95, "reauthored->tflite-xnnpack": 0.90},
+    coverage={
+        "hf->reauthored": 1.0, "reauthored->tflite-builtin": 1.0, "reauthored->tflite-xnnpack": 0.93,
+        # Without composites the converter folds norms into the linear layers behind them.
+        "reauthored->tflite-builtin [no-hlfb]": 0.90, "reauthored->tflite-xnnpack [no-hlfb]": 0.90,
+    },
 )  # fmt: skip

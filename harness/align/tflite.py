@@ -19,6 +19,8 @@ from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, tap_order
 # A block of `transformer_blocks`, whatever its class: TransformerBlock_3, Gemma2Block_3.
 _BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
 _LINEAR = "Linear_"
+_NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
+FOLDED = "the converter folded the norm's weight and bias into the linear layer behind it: no tensor holds its output"
 SDPA = "odml.scaled_dot_product_attention"
 FUSED = f"inside the composite {SDPA}, which the delegate runs as one kernel"
 # What may stand between the operators of an attention that is no composite.
@@ -85,7 +87,7 @@ class _Finder:
         qkv = self.dense.get((block, "qkv_projection"))
         if qkv is None:
             return
-        yield self._source(block_tap(block, "attn.norm"), qkv.inputs[0])
+        yield from self._normed(block_tap(block, "attn.norm"), qkv)
         for part in ("q", "k", "v"):
             yield self._source(block_tap(block, f"attn.{part}"), qkv.outputs[0], view=f"split_{part}")
 
@@ -168,7 +170,7 @@ class _Finder:
     def _mlp(self, block: int) -> Iterator[TapSource]:
         gate, up, down = (self.dense.get((block, name)) for name in ("w1", "w3", "w2"))
         if gate is not None:
-            yield self._source(block_tap(block, "mlp.norm"), gate.inputs[0])
+            yield from self._normed(block_tap(block, "mlp.norm"), gate)
             yield from self._gate_and_up(block, gate, up)
         if down is not None:
             yield self._source(block_tap(block, "mlp.act"), down.inputs[0])
@@ -232,7 +234,18 @@ class _Finder:
         while head is not None and head.kind != "FULLY_CONNECTED":  # a softcap may stand behind the head
             head = next((self.writer[i] for i in head.inputs if i in self.writer), None)
         if head is not None:
-            yield self._source(FINAL_NORM, head.inputs[0])
+            yield from self._normed(FINAL_NORM, head)
+
+    def _normed(self, tap: str, linear: Operator) -> Iterator[TapSource]:
+        """A norm's output, which is what the linear layer behind it reads, unless part of the norm went into the layer.
+
+        Then the weight is a product, and the norm's module stands among its names.
+        """
+        leaves = [path[-1] for path in self.graph.tensors[linear.inputs[1]].paths if path]
+        if any(_NORM.match(leaf) for leaf in leaves):
+            self.why[tap] = FOLDED
+        else:
+            yield self._source(tap, linear.inputs[0])
 
     def _source(self, tap: str, index: int, view: str = "rows", moves: tuple[Move, ...] = ()) -> TapSource:
         tensor = self.graph.tensors[index]

@@ -32,7 +32,7 @@ from harness.stages.job import Dimensions, JobInput
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
-from harness.variant import Variant, parse_variant
+from harness.variant import Variant, coverage_of, parse_variant
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
@@ -101,7 +101,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         prefill=shape.prefill,
         kv_cache_len=shape.kv_cache_len,
         variant=variant,
-        coverage=dict(model.coverage),
+        coverage=coverage_of(model.coverage, variant),
         conversion_key=conversion_key(
             checkpoint.sha256, config, model.model_class, model.tensor_names, shape.prefill, shape.kv_cache_len, variant
         ),
