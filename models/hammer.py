@@ -18,7 +18,7 @@ HAMMER = GenerativeModel(
         vocab_size=151665, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
         num_attention_heads=12, num_key_value_heads=2, max_position_embeddings=32768,
         rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=True,
-        use_sliding_window=False, sliding_window=32768, max_window_layers=28,
+        use_sliding_window=False,
     ),
     coverage={"hf->reauthored": 1.0, "reauthored->tflite-builtin": 1.0, "reauthored->tflite-xnnpack": 0.94},
 )  # fmt: skip
@@ -30,6 +30,6 @@ HAMMER_0_5B = replace(
         vocab_size=151665, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
         num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=32768,
         rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=True,
-        use_sliding_window=False, sliding_window=32768, max_window_layers=24,
+        use_sliding_window=False,
     ),
 )  # fmt: skip

@@ -82,6 +82,12 @@ CASES: dict[str, Case] = {
     "NaN seconds": words(*run("tiny_llama", "--timeout", "nan"), says=["--timeout nan", "--timeout 600"]),
     "seconds that are no number": words(*run("tiny_llama", "--timeout", "soon"), says=["--timeout", "number"]),
     "negative seed": words(*run("tiny_llama", "--seed", "-1"), says=["--seed -1", "0 or more"]),
+    "no layers": words(*run("tiny_llama", "--miniature", "--layers", "0"), says=["--layers 0", "1 or more"]),
+    "fractional layers": words(*run("tiny_llama", "--miniature", "--layers", "1.5"), says=["--layers", "integer"]),
+    "layers of real weights": words(*run("smollm2", "--layers", "2"), says=["--layers", "give --miniature"]),
+    "more layers than there are": words(
+        *run("tiny_llama", "--miniature", "--layers", "23"), says=["--layers 23", "tiny_llama has 22 layers"]
+    ),
     "fractional seed": words(*run("tiny_llama", "--seed", "1.5"), says=["--seed", "integer"]),
     "empty prompt": words(*run("tiny_llama", "--prompt", " "), says=["--prompt is empty", "give some text"]),
     "no such inputs file": words(*run("tiny_llama", "--inputs", "no.jsonl"), says=["no.jsonl", "JSON lines"]),
