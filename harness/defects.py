@@ -34,7 +34,8 @@ class Place(_Strict):
     model, variant: as the record calls them.
     hop, tap: the hop that fails, and its first failing tap.
     taps: the first failing tap of single inputs, where it is another. unaffected: inputs that pass all the same.
-    stage, finding: the stage that crashes, or the kind of the error finding; `says` is a part of its text.
+    stage, finding: the stage that crashes, or the kind of the error findings.
+    says: parts of what they say: each stands in the stage's end, or in a finding of its own.
     measured: what was measured there, in words and numbers.
     """
 
@@ -46,7 +47,7 @@ class Place(_Strict):
     unaffected: tuple[str, ...] = ()
     stage: str = ""
     finding: Literal["", "config", "weights", "numeric", "runtime"] = ""
-    says: str = ""
+    says: tuple[str, ...] = ()
     measured: str
 
     @model_validator(mode="after")
@@ -70,15 +71,16 @@ class Place(_Strict):
 class Defect(_Strict):
     """One known defect. All texts are shown as they are.
 
-    status: `run` where a run shows it at its `places`, `audit` where only `edge-parity audit` does, `absent` where the
-    installed versions no longer have it, `unseen` where this version of the harness cannot show it; `why` says more.
+    status: `run` where a run shows it at its `places`; `test` where no run can and a test of the harness makes it
+        happen; `absent` where the installed versions no longer have it; `unseen` where nothing here shows it.
+    why: more about the status.
     versions: distribution -> the version it was measured with.
     command: shows it. remedy_command: shows the remedy passing.
     """
 
     id: str
     title: str
-    status: Literal["run", "audit", "absent", "unseen"]
+    status: Literal["run", "test", "absent", "unseen"]
     why: str = ""
     cause: str
     measured: str
@@ -92,7 +94,7 @@ class Defect(_Strict):
     def _adds_up(self) -> Defect:
         if (self.status == "run") != bool(self.place):
             raise ValueError("a defect with status 'run' has places, any other has none")
-        if self.status in ("absent", "unseen") and not self.why:
+        if self.status != "run" and not self.why:
             raise ValueError(f"status '{self.status}' needs a why")
         if self.remedy_command and not self.remedy:
             raise ValueError("a remedy_command needs a remedy")
@@ -226,13 +228,14 @@ def _look(defect: Defect, place: Place, record: Record) -> Expected:
         stage = next(stage for stage in record.stages if stage.name == place.stage)
         if stage.status not in _LOST:
             return Expected(defect, place, "gone", f"stage {stage.name} is {stage.status}")
-        state: Literal["seen", "elsewhere"] = "seen" if place.says in stage.detail else "elsewhere"
+        state: Literal["seen", "elsewhere"] = "seen" if all(s in stage.detail for s in place.says) else "elsewhere"
         return Expected(defect, place, state, f"stage {stage.name} {stage.status}: {stage.detail}")
-    said = [f.what for f in record.findings if f.severity == "error" and f.kind == place.finding]
-    found = [what for what in said if place.says in what]
-    if found:
-        return Expected(defect, place, "seen", found[0])
-    return Expected(defect, place, "gone", f"no {place.finding} finding says '{place.says}'")
+    errors = [f.what for f in record.findings if f.severity == "error" and f.kind == place.finding]
+    found = [next((what for what in errors if said in what), "") for said in place.says]
+    if all(found):
+        return Expected(defect, place, "seen", "; ".join(dict.fromkeys(found)))
+    lacking = ", ".join(f"'{said}'" for said, what in zip(place.says, found, strict=True) if not what)
+    return Expected(defect, place, "elsewhere" if any(found) else "gone", f"no {place.finding} finding says {lacking}")
 
 
 def _unexpected(record: Record, expected: Sequence[Expected], by_hop: Mapping[str, Expected]) -> Iterator[Surprise]:
@@ -242,7 +245,7 @@ def _unexpected(record: Record, expected: Sequence[Expected], by_hop: Mapping[st
         if stage.status in _LOST and stage.name not in stages:
             yield Surprise(f"stage {stage.name} {stage.status}: {stage.detail}")
     for finding in record.findings:
-        listed = any(place.finding == finding.kind and place.says in finding.what for place in findings)
+        listed = any(p.finding == finding.kind and any(said in finding.what for said in p.says) for p in findings)
         if finding.severity == "error" and not listed:
             yield Surprise(f"{finding.kind} finding: {finding.what}")
     for hop in record.hops:

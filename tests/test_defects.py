@@ -143,7 +143,7 @@ def test_other_models_variants_and_hops_that_did_not_run_are_not_expected() -> N
 
 
 def test_a_crash_that_is_listed_is_known_and_its_hops_with_it() -> None:
-    place = Place(model="smollm2", stage=CRASHED, says="SIGSEGV", measured="always")
+    place = Place(model="smollm2", stage=CRASHED, says=("SIGSEGV",), measured="always")
     record = run("crash")
     found = match(record, [defect(place)])
     assert found.is_exact
@@ -151,7 +151,7 @@ def test_a_crash_that_is_listed_is_known_and_its_hops_with_it() -> None:
     assert lost
     assert [case_problem(case, found.by_hop[case.hop]) for case in lost] == [""] * len(lost)
     assert state_of(run("pass"), defect(place)) == ["gone"]
-    other = place.model_copy(update={"says": "KeyError"})
+    other = place.model_copy(update={"says": ("KeyError",)})
     assert state_of(record, defect(other)) == ["elsewhere"]
     assert "shows otherwise" in problems(record, match(record, [defect(other)]))[0]
 
@@ -159,7 +159,7 @@ def test_a_crash_that_is_listed_is_known_and_its_hops_with_it() -> None:
 def test_a_finding_that_is_listed_is_known_and_another_is_not() -> None:
     record = run("pass")
     record.findings = [Finding(kind="weights", severity="error", what="lm_head.weight is lost")]
-    place = Place(model="smollm2", finding="weights", says="lm_head.weight", measured="always")
+    place = Place(model="smollm2", finding="weights", says=("lm_head.weight",), measured="always")
     assert match(record, [defect(place)]).is_exact
     assert state_of(run("pass"), defect(place)) == ["gone"]
     assert "no longer shows" in problems(run("pass"), match(run("pass"), [defect(place)]))[0]

@@ -9,7 +9,7 @@ from harness.defects import Defect, Place
 
 _STATUS = {
     "run": "`edge-parity run` shows it",
-    "audit": "`edge-parity audit` shows it",
+    "test": "a test of Edge Parity shows it, a run cannot",
     "absent": "not in the installed versions",
     "unseen": "not reproduced by this version of Edge Parity",
 }
@@ -50,7 +50,7 @@ def _section(defect: Defect) -> Iterator[str]:
 
 def _places(places: Iterable[Place]) -> Iterator[str]:
     for place in places:
-        where = str(place) if place.hop else f"{place}: {place.says}"
+        where = str(place) if place.hop else f"{place}: {'; '.join(place.says)}"
         yield f"| {place.model} | {place.variant} | {where} | {place.measured} |"
 
 
