@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from harness.defects import Match, case_problem, load_defects, match, problems
+from harness.defects import Expected, Match, case_problem, load_defects, match, problems
 from harness.errors import UsageError
 from harness.inputs import DEFAULT_INPUT_IDS
 from harness.record import Case, Record
@@ -86,17 +86,20 @@ class Gated:
     error: str = ""
     known: Match = field(default_factory=Match)
 
-    def properties(self, hop: str) -> dict[str, str]:
-        """What a test carries, into JUnit files too: where its report is, and the defect that its hop shows."""
+    def properties(self) -> list[tuple[str, str]]:
+        """What every test of the run carries, into JUnit files too: where its report is, and the defects it shows."""
         if self.record is None:
-            return {}
-        found = {REPORT: f"{self.record.model}: {self.record.verdict} {self.report}"}
-        expected = self.known.by_hop.get(hop)
-        if expected is not None:
-            differ = expected.defect.differing_versions(self.record.environment)
-            where = f"{self.record.model} ({self.record.variant}) {expected.place}"
-            found[KNOWN] = f"{expected.defect.id}: {where}" + (f" ({differ})" if differ else "")
+            return []
+        name = self.record.model + (f" ({self.record.variant})" if self.record.variant != "default" else "")
+        found = [(REPORT, f"{name}: {self.record.verdict} {self.report}")]
+        for expected in self.known.expected:
+            if expected.state == "seen":
+                found.append((KNOWN, f"{expected.defect.id}: {name}, {expected.place}{self._versions(expected)}"))
         return found
+
+    def _versions(self, expected: Expected) -> str:
+        differ = expected.defect.differing_versions(self.record.environment) if self.record is not None else ""
+        return f" ({differ})" if differ else ""
 
     def problem(self, hop: str, item: str) -> str:
         """Why this case does not pass, in one line; empty when it does, or fails exactly as a known defect says."""
@@ -108,8 +111,7 @@ class Gated:
             why = f"{hop} on {item}: missing, the run did not compare it"
         elif expected is not None:
             why = case_problem(case, expected)
-            differ = expected.defect.differing_versions(self.record.environment)
-            why += f" ({differ})" if why and differ else ""
+            why += self._versions(expected) if why else ""
         else:
             why = _case_problem(case)
         # What fails a run as a whole fails each of its cases: a red run must not look green in any part.

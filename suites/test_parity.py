@@ -1,9 +1,10 @@
-"""The conversion gate: green means that every hop of every model holds on every default input.
+"""The conversion gate: green means that every hop asked for holds on every default input, or fails exactly as a known
+upstream defect says.
 
-pytest suites/                                 all registered models
+pytest suites/                                 the default plan, suites/plan.py
 pytest suites/ --model tiny_llama              one of them; may be repeated
 pytest suites/ --model path/to/my_model.py     a model that is not registered
-pytest suites/ --miniature -n 2                all as miniatures, in two workers
+pytest suites/ --miniature -n 2                every kind of model as a miniature, all hops
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def test_parity(entry: Entry, hop: str, item: str, runs: Runs, record_property: Callable[[str, object], None]) -> None:
     gated = runs.of(entry)
-    for name, value in gated.properties(hop).items():
+    for name, value in gated.properties():
         record_property(name, value)
     problem = gated.problem(hop, item)
     if problem:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("adding-a-model", "record", "how-it-works", "tolerances")),
+    *(DOCS / f"{name}.md" for name in ("adding-a-model", "record", "how-it-works", "tolerances", "upstream-defects")),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")

@@ -50,12 +50,19 @@ def run_folders(out: Path) -> list[Path]:
 
 def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_all() -> None:
     listed = gate("--collect-only", "-q").stdout
-    whole = {"smollm2", "tiny_llama"}
+    whole = {"smollm2", "tiny_llama", "gemma1"}
     assert whole < main_models().keys()
     for model in main_models():
         for a, b in STANDARD_HOPS if model in whole else STANDARD_HOPS[:1]:
             for item in DEFAULT_INPUT_IDS:
                 assert f"test_parity[{model}-{a}->{b}-{item}]" in listed
+
+
+def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
+    listed = gate("--collect-only", "-q").stdout
+    for name in ("qwen3_shipped_names", "falcon_shipped_names", "dropped_norm", "ignored_fields", "falcon_rounded"):
+        assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(DEFAULT_INPUT_IDS)
+    assert listed.count("test_parity[gemma1,kv=transposed-") == CASES
 
 
 def test_all_miniatures_are_gated_on_every_hop_when_asked() -> None:
@@ -118,6 +125,24 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
     assert Path(told[0][3]).is_file()
     assert "Traceback" not in ended.stdout + ended.stderr
     assert not re.search(r"test_parity\.py:\d", ended.stdout)  # no source lines: the message is all there is to say
+
+
+@pytest.mark.slow
+def test_a_known_defect_is_green_while_it_shows_and_red_once_it_is_mended(tmp_path: Path) -> None:
+    """A declaration that is called falcon and rounds as transformers does stands for an upstream that was mended."""
+    plan = (ROOT / "suites" / "upstream" / "falcon_rounded.py").read_text()
+    mended = tmp_path / "mended.py"
+    mended.write_text(plan.replace('name="falcon_rounded"', 'name="falcon"'))
+    ended = gate("--model", mended, "--parity-out", tmp_path / "out", "-k", "reauthored-")
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr
+    assert "known defect alibi-not-rounded no longer shows: hf->reauthored on long passes" in ended.stdout
+    assert "take it out of harness/known_defects.toml" in ended.stdout
+    assert " passed" not in ended.stdout  # the finding is gone too, which makes every case red
+
+    ended = gate("--parity-out", tmp_path / "out", "-k", "falcon-hf")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "6 passed" in ended.stdout
+    assert "alibi-not-rounded: falcon, hf->reauthored, first at block.0.attn.probs" in ended.stdout
 
 
 def test_a_run_that_cannot_start_fails_each_case_with_its_one_line(tmp_path: Path) -> None:
