@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.configs import without_initial_weights
 from harness.errors import UsageError
 from harness.record import Finding
 from harness.spec import GenerativeModel
@@ -58,7 +59,7 @@ def _account(
 ) -> list[Finding]:
     import torch
 
-    with torch.device("meta"):
+    with torch.device("meta"), without_initial_weights():
         state = {name: torch.empty(tensor.shape) for name, tensor in stored.items()}
         source = {id(tensor): name for name, tensor in state.items()}
         network = model.model_class(model_config, 0)
@@ -197,8 +198,8 @@ class _Accounts:
         """Two keys for one matrix: the later one wins, for both names."""
         findings = []
         for name, value in self.taken.converted.items():
-            other = self._tied_to(name)
-            if name != LM_HEAD or other is None or id(value) not in self.source:
+            other = self._tied_to(name) if name == LM_HEAD else None
+            if other is None or id(value) not in self.source:
                 continue
             first, second = self.source.get(id(self.taken.converted[other]), ""), self.source[id(value)]
             if first and not self._same_values(first, second):
@@ -272,7 +273,7 @@ def _assembled(
     """The model around the given tensors, without a second copy of them; None where that cannot be done faithfully."""
     import torch
 
-    with torch.device("meta"):
+    with torch.device("meta"), without_initial_weights():
         network = model.model_class(config, 0)
     ties = _ties(network)
     # One matrix with two sources, or parameters that keep what they were built with: only a real model has that.

@@ -14,7 +14,7 @@ from typing import Any
 from harness.audit.differences import differences, unaudited
 from harness.audit.ignored import ignored_fields
 from harness.audit.placement import REAUTHORED_PLACES, Placement, watch
-from harness.audit.published import hf_places, published_structure
+from harness.audit.published import build_published, hf_places, published_structure
 from harness.audit.reauthored import reauthored_structure
 from harness.audit.tiny import LENGTH, Tiny, probe_config
 from harness.audit.vocabulary import unknown_settings
@@ -25,25 +25,28 @@ from harness.record import Finding
 from harness.spec import GenerativeModel
 
 
-def audit_configs(model: GenerativeModel, published: Any = None, reauthored: Any = None) -> list[Finding]:
+def audit_configs(
+    model: GenerativeModel, published: Any = None, reauthored: Any = None, network: Any = None
+) -> list[Finding]:
     """Compare the published config with the re-authored one, field by field. No weights are read.
 
     published: a checkpoint's own Hugging Face config, in place of the model's. reauthored: a `ModelConfig` in place of
-    the model's, for a checkpoint of a miniature's sizes. Raises UsageError for a config that transformers cannot build.
+    the model's, for a checkpoint of a miniature's sizes. network: what `build_published` makes
+    of the former, where it is there already. Raises UsageError for a config that transformers cannot build.
     """
     if published is not None:
         model = dataclasses.replace(model, published=lambda: copy.deepcopy(published))
     if reauthored is not None:
         model = dataclasses.replace(model, config=lambda: copy.deepcopy(reauthored))
     try:
-        return list(_findings(model))
+        return list(_findings(model, network))
     except UsageError:
         raise
     except Exception as error:  # an architecture that is put together as none is here
         return [unaudited("the config", _reason(error))]
 
 
-def _findings(model: GenerativeModel) -> Iterator[Finding]:
+def _findings(model: GenerativeModel, network: Any) -> Iterator[Finding]:
     import torch
 
     published, reauthored = published_config(model), full_reauthored_config(model)
@@ -53,7 +56,8 @@ def _findings(model: GenerativeModel) -> Iterator[Finding]:
         theirs = _published_placement(model, small_published)
         ours = _reauthored_placement(tiny, small_reauthored)
         yield from differences(
-            published_structure(published, model.tensor_names, theirs), reauthored_structure(reauthored, ours)
+            published_structure(published, model.tensor_names, theirs, network or build_published(published)),
+            reauthored_structure(reauthored, ours),
         )
         yield from (unaudited(name, why) for name, why in unknown_settings(published))
         try:

@@ -17,7 +17,7 @@ from typing import Any
 from harness.audit.behaviour import Norms, describe_activation, describe_rope
 from harness.audit.placement import PUBLISHED_PLACES, Placement
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structure
-from harness.configs import quiet_transformers
+from harness.configs import quiet_transformers, without_initial_weights
 from harness.errors import UsageError
 
 # Slot of the structure -> entry of the tensor names, for the norms of a block.
@@ -37,7 +37,7 @@ def build_published(config: Any) -> Any:
     """The model that transformers builds of a config, without memory for weights."""
     import torch
 
-    with quiet_transformers(), torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"), without_initial_weights():
         return _causal_lm(config)
 
 
@@ -56,20 +56,22 @@ def _causal_lm(config: Any) -> Any:
         ) from error
 
 
-def published_structure(config: Any, names: Any, placement: Placement) -> Structure:
-    """Read a whole model. placement: how the blocks of its miniature are wired, see `placement.py`."""
+def published_structure(config: Any, names: Any, placement: Placement, network: Any) -> Structure:
+    """Read a whole model.
+
+    placement: how the blocks of its miniature are wired, see `placement.py`. network: from `build_published`.
+    """
     import torch
 
-    reader = _Reader(config, names, placement)
+    reader = _Reader(config, names, placement, network)
     with torch.no_grad(), quiet_transformers():
         return reader.read()
 
 
 class _Reader:
-    def __init__(self, config: Any, names: Any, placement: Placement) -> None:
-        self.config, self.names, self.placement = config, names, placement
+    def __init__(self, config: Any, names: Any, placement: Placement, network: Any) -> None:
+        self.config, self.names, self.placement, self.network = config, names, placement, network
         self.text = config.get_text_config()
-        self.network = build_published(config)
         self.norms = Norms()
         self.activations: dict[type, str] = {}
         self.unaudited: dict[str, str] = dict(placement.unaudited)

@@ -10,6 +10,8 @@ import copy
 import zlib
 from typing import Any
 
+from harness.configs import without_initial_weights
+
 LENGTH = 6
 WINDOW = 3  # less than LENGTH, so that a window cuts something off
 CACHE = 8
@@ -24,7 +26,8 @@ class Tiny:
 
     def build(self, config: Any) -> Any:
         """The model with its random weights, in eval mode."""
-        network = self.model_class(config, CACHE)
+        with without_initial_weights():
+            network = self.model_class(config, CACHE)
         # Parameters that are tied share their memory, and are given the same values: those of the later name.
         tied: dict[int, Any] = {}
         for name, parameter in network.named_parameters(remove_duplicate=False):

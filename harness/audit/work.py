@@ -40,10 +40,9 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
 
 def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
-    config = hf_config(folder) if folder else None
-    reauthored = full_reauthored_config(model)
-    found = audit_configs(model, config)
+    config = hf_config(folder) if folder else published_config(model)
+    network, reauthored = build_published(config), full_reauthored_config(model)
+    found = audit_configs(model, config, network=network)
     if folder is not None and any(folder.glob("*.safetensors")):
         return [*found, *account_for_keys(model, folder, reauthored)]
-    network = build_published(config if config is not None else published_config(model))
     return [*found, *account_for_published_keys(model, network, reauthored)]
