@@ -81,7 +81,7 @@ def conclude(
         for a, b in STANDARD_HOPS
         if a in stages and b in stages
     ]
-    findings = [*prepared.findings, *_runtime_findings(results)]
+    findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results)]
     crashed = any(result.status in ("crashed", "timeout") for result in results.values())
     failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
     modules = {tap: {**names, "tflite": plan["names"].get(tap)} for tap, names in prepared.modules.items()}
@@ -149,6 +149,11 @@ def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:
     return ""
 
 
+def _stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """What tasks found while they had the weights in hand."""
+    return [Finding.model_validate(found) for result in results.values() for found in result.value.get("findings", [])]
+
+
 def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
     for name in DEVICE_STAGES:
@@ -160,7 +165,9 @@ def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 
 def _stage(result: TaskResult) -> Stage:
-    facts = {key: value for key, value in result.value.items() if key not in ("flatbuffer", "tapped", "plan")}
+    facts = {
+        key: value for key, value in result.value.items() if key not in ("flatbuffer", "tapped", "plan", "findings")
+    }
     return Stage(
         name=result.name,
         status=result.status,

@@ -20,12 +20,16 @@ _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as its file's header describes it; `dtype` in safetensors' words, e.g. "BF16"."""
+    """A tensor as its file's header describes it; `dtype` in safetensors' words, e.g. "BF16".
+
+    offset: of its first byte in the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    offset: int = 0
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -102,7 +106,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         header.pop("__metadata__", None)
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         tensors = {
-            name: StoredTensor(name, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), file)
+            name: StoredTensor(
+                name,
+                str(entry["dtype"]),
+                tuple(int(n) for n in entry["shape"]),
+                file,
+                8 + length + int(entry["data_offsets"][0]),
+            )
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):

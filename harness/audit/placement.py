@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.audit.overheard import Overheard
 
 # Place -> entry of the tensor names, for the Hugging Face model.
 PUBLISHED_PLACES = {
@@ -16,6 +19,7 @@ PUBLISHED_PLACES = {
     "attention_out": "attn_output_proj",
     "mlp_in": "ff_up_proj",
     "norm_after": "post_attn_norm",
+    "query_norm": "attn_query_norm",
 }
 REAUTHORED_PLACES: Mapping[str, str | None] = {
     "queries": "transformer_blocks.{}.atten_func.qkv_projection",
@@ -28,10 +32,13 @@ REAUTHORED_PLACES: Mapping[str, str | None] = {
 @dataclass(frozen=True)
 class Placement:
     """parallel_residual: the MLP reads what attention reads. norm_on_output: the norm named after attention takes
-    attention's output (Gemma 2), not the sum with the residual (Llama)."""
+    attention's output (Gemma 2), not the sum with the residual (Llama). overheard: what else the run showed.
+    queries: before they are turned, `[batch, heads, time, head_dim]`, where they have a norm."""
 
     parallel_residual: bool = False
     norm_on_output: bool = False
+    overheard: Overheard | None = None
+    queries: Any = None
     unaudited: Mapping[str, str] = field(default_factory=dict)
 
     def placed(self, slots: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +53,8 @@ def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]
     """Run the model once and see what its first block's modules read and give."""
     import torch
 
+    from harness.audit.overheard import Overheard
+
     seen: dict[str, tuple[Any, Any]] = {}
     handles = []
     for place, path in places.items():
@@ -56,7 +65,7 @@ def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]
         if isinstance(module, torch.nn.Module):
             handles.append(module.register_forward_hook(_keeper(seen, place)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Overheard() as overheard:
             run()
     except Exception as error:
         why = f"its miniature does not run ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
@@ -72,6 +81,8 @@ def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]
     return Placement(
         parallel_residual=torch.equal(seen["mlp_in"][0], attention_in[0]),
         norm_on_output=after is not None and torch.equal(after[0], seen["attention_out"][1]),
+        overheard=overheard,
+        queries=seen["query_norm"][1] if "query_norm" in seen else None,
     )
 
 

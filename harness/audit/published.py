@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.audit.behaviour import Norms, describe_activation, describe_rope
+from harness.audit.overheard import turns_by
 from harness.audit.placement import PUBLISHED_PLACES, Placement
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structure
 from harness.configs import quiet_transformers, without_initial_weights
@@ -82,7 +83,7 @@ class _Reader:
         alibi = self._alibi()
         layers = tuple(self._layer(i, None if alibi else ropes(i), alibi) for i in range(count))
         scale, softcap = self._ends()
-        embedding, head = self.network.get_input_embeddings(), self.network.get_output_embeddings()
+        embedding, head = _ends_of(self.network, self.names)
         return Structure(
             vocabulary=int(embedding.weight.shape[0]),
             hidden_size=int(embedding.weight.shape[1]),
@@ -171,6 +172,11 @@ class _Reader:
 
     def _query_scale(self, attention: Any) -> float:
         scale = _first(attention, "scaling", "inv_norm_factor")
+        heard = self.placement.overheard
+        if scale is None and heard is not None and heard.queries is not None and heard.scale is not None:
+            # The miniature's heads may be narrower than those of the model.
+            width = _first(attention, "head_dim")
+            scale = heard.scale if heard.queries.shape[-1] == width else None
         if scale is None:
             self.unaudited["query_scale"] = f"{type(attention).__name__} does not say how it scales its queries"
         return float(scale or 0)
@@ -185,7 +191,9 @@ class _Reader:
         return int(window) if window else None
 
     def _activation(self, mlp: Any) -> str:
-        function = _first(mlp, *_ACTIVATIONS)
+        function, heard = _first(mlp, *_ACTIVATIONS), self.placement.overheard
+        if function is None and heard is not None and len(heard.activations) == 1:
+            return heard.activations[0]
         kind = type(function)
         if kind not in self.activations:
             self.activations[kind] = describe_activation(function) if callable(function) else ""
@@ -198,8 +206,7 @@ class _Reader:
         """The rotary embedding of each block, from the real module built anew with memory."""
         modules = [m for m in self.network.modules() if "RotaryEmbedding" in type(m).__name__]
         if not modules:
-            self.unaudited["rope"] = "the published model has no module that makes rotary frequencies"
-            return lambda number: None
+            return self._overheard_rope()
         rotary = type(modules[0])(config=self.text)
         kinds = getattr(self.text, "layer_types", None)
 
@@ -213,6 +220,17 @@ class _Reader:
             return describe_rope(frequencies, float(getattr(rotary, f"{kind}attention_scaling", 1.0)), base)
 
         return rope
+
+    def _overheard_rope(self) -> Callable[[int], Rope | None]:
+        """Rotary frequencies of a model that makes them in a function: those of its base, if its queries turn so."""
+        heard, before, base = self.placement.overheard, self.placement.queries, _rope_base(self.text, "")
+        if heard is not None and heard.queries is not None and before is not None and base is not None:
+            dims = before.shape[-1]
+            plain = [base ** (-2 * i / dims) for i in range(dims // 2)]
+            if turns_by(before, heard.queries, base):
+                return lambda number: describe_rope(plain, 1.0, base)
+        self.unaudited["rope"] = "the published model has no module that makes rotary frequencies"
+        return lambda number: None
 
     def _alibi(self) -> tuple[float, ...] | None:
         import torch
@@ -242,13 +260,15 @@ class _Reader:
             seen: list[Any] = []
             norm = network.get_submodule(self.names.final_norm)
             norm.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
-            embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+            embedding, head = _ends_of(network, self.names)
             row = torch.linspace(0.5, 1.5, embedding.weight.shape[1])
             embedding.weight.copy_(row.expand_as(embedding.weight))
-            untied = torch.nn.Parameter(torch.full_like(embedding.weight, 1e4 / embedding.weight.shape[1]))
-            head.weight = untied
+            if head is not embedding:  # logits so large that a softcap shows
+                head.weight = torch.nn.Parameter(torch.full_like(embedding.weight, 1e4 / embedding.weight.shape[1]))
+            else:
+                norm.weight.mul_(1e4)
             logits = network(torch.tensor([[1, 2]]), use_cache=False).logits
-            raw = head(seen[1])
+            raw = torch.nn.functional.linear(seen[1], head.weight, getattr(head, "bias", None))
         except Exception as error:
             for field in ("embedding_scale", "final_softcap"):
                 self.unaudited[field] = (
@@ -267,6 +287,15 @@ class _Reader:
         if not torch.allclose(logits, cap * torch.tanh(raw / cap), rtol=1e-4):
             self.unaudited["final_softcap"] = "the published model changes its logits in a way unknown here"
         return cap
+
+
+def _ends_of(network: Any, names: Any) -> tuple[Any, Any]:
+    """The embedding and what makes the logits: the embedding again in a model that has no head of its own."""
+    embedding = network.get_submodule(names.embedding)
+    try:
+        return embedding, network.get_output_embeddings() or embedding
+    except NotImplementedError:
+        return embedding, embedding
 
 
 def _rope_base(config: Any, kind: str) -> float | None:

@@ -122,6 +122,20 @@ def _rope(config: Any, attention: Any, unaudited: dict[str, str]) -> Rope | None
     return describe_rope(torch.atan2(sin, cos).tolist(), amplitude, attention.rotary_base)
 
 
+def position_tables(config: Any) -> list[list[float]]:
+    """What the re-authored model makes of positions, each list once: the rotary frequencies of its blocks in radians
+    per position, and the ALiBi bias of each head per position."""
+    tables: dict[tuple[float, ...], None] = {}
+    for number in range(config.num_layers):
+        attention = config.block_config(number).attn_config
+        if attention.use_alibi:
+            slopes = _alibi(attention)[: attention.num_heads]
+            tables[tuple(slope / math.sqrt(attention.head_dim) for slope in slopes)] = None
+        elif rope := _rope(config, attention, {}):
+            tables[tuple(rope.base ** (-2 * i / rope.dims) / s for i, s in enumerate(rope.scaling))] = None
+    return [list(table) for table in tables]
+
+
 def _alibi(attention: Any) -> tuple[float, ...]:
     from litert_torch.generative.layers.attention_utils import build_alibi_bias
 

@@ -145,6 +145,20 @@ class FlatbufferModel:
             if end > size:
                 raise UsageError(f"{self.path} is truncated: a weight ends at byte {end} of {size}; copy it again")
 
+    @property
+    def subgraph_count(self) -> int:
+        return int(self._root.SubgraphsLength())
+
+    def buffer(self, index: int) -> Any:
+        """The bytes of a constant, `uint8`, mapped; empty where a tensor has none."""
+        import numpy as np
+
+        buffer = self._root.Buffers(index)
+        if buffer.DataLength():
+            return buffer.DataAsNumpy()
+        count = buffer.Size() if buffer.Offset() > 1 else 0
+        return np.frombuffer(self._map, np.uint8, count, buffer.Offset() if count else 0)
+
     def subgraph(self, index: int) -> Subgraph:
         graph = self._root.Subgraphs(index)
         types = _enum_names("TensorType")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.align.tflite import plan_signature
+from harness.audit.constants import audit_constants
 from harness.cache import Cache, key_of, sha256_of
 from harness.configs import reauthored_config
 from harness.convert import FLATBUFFER, convert
@@ -21,6 +22,7 @@ from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
 
 TAPPED = "tapped"
+CONSTANTS = "constants"
 
 
 def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -65,7 +67,29 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         _write_tapped_and_plan(source, folder, prepared)
 
     folder = cache.build(TAPPED, key, make)
-    return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest}
+    audited = _audit_constants(cache, prepared, source, digest)
+    return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
+
+
+def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> dict[str, Any]:
+    """The flatbuffer's constants against the checkpoint, by value; cached by the content of both and our own code."""
+    code = {name: sha256_of(Path(__file__).parent.parent / name) for name in _CONSTANTS_CODE}
+    parameters = [parameter.model_dump() for parameter in prepared.parameters]
+    content = {"flatbuffer": digest, "weights": prepared.source.sha256, "parameters": parameters, "code": code}
+
+    def make(folder: Path) -> None:
+        found = audit_constants(
+            FlatbufferModel(source), prepared.parameters, Path(prepared.checkpoint), prepared.tables
+        )
+        facts = {"constants_matched": found.matched, "constants_computed": found.computed}
+        findings = [finding.model_dump() for finding in found.findings]
+        (folder / "constants.json").write_text(json.dumps({**facts, "findings": findings}))
+
+    folder = cache.build(CONSTANTS, key_of({**content, "tables": prepared.tables}), make)
+    return dict(json.loads((folder / "constants.json").read_text()))
+
+
+_CONSTANTS_CODE = ("audit/constants.py", "audit/values.py", "flatbuffer/reader.py", "weight_files.py")
 
 
 _ALIGNMENT_CODE = (

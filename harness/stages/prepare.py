@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, reauthored_modules
+from harness.audit.parameters import ParameterSource, parameter_sources
+from harness.audit.reauthored import position_tables
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
-from harness.configs import hf_config, reauthored_config
+from harness.configs import hf_config, reauthored_config, without_initial_weights
 from harness.convert import conversion_key
 from harness.errors import UsageError
 from harness.families import interleaves_qkv, sizes_of
@@ -33,6 +35,7 @@ from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.variant import Variant, coverage_of, parse_variant
+from harness.weight_files import stored_tensors
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
@@ -106,6 +109,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
             checkpoint.sha256, config, model.model_class, model.tensor_names, shape.prefill, shape.kv_cache_len, variant
         ),
         findings=findings,
+        parameters=_parameters(model, checkpoint, config),
+        tables=position_tables(config),
     )
     return prepared.model_dump(mode="json")
 
@@ -189,6 +194,14 @@ def _inputs(
         seed=request.seed,
         prefill_logits=shape.prefill_logits,
     )
+
+
+def _parameters(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> list[ParameterSource]:
+    import torch
+
+    with torch.device("meta"), without_initial_weights():
+        own = model.model_class(config, 0).state_dict()
+    return parameter_sources(model.tensor_names, config, stored_tensors(checkpoint.folder), own)
 
 
 def _audit(model: GenerativeModel, checkpoint: Checkpoint, config: Any, small: bool) -> list[Finding]:

@@ -30,11 +30,14 @@ from harness.trace import TraceWriter
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Trace every input. Returns facts about the stage."""
+    from harness.audit.values import loaded_wrongly
     from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
+    report.progress(0, len(job.inputs), "weights by value")
+    findings = [found.model_dump() for found in loaded_wrongly(network, model.tensor_names, config, job.checkpoint)]
     capture = Capture()
     dims = job.dimensions
     modules = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
@@ -47,7 +50,7 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
             with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
                 capture.trace = trace
                 _drive(network, config, item, job, capture)
-    return {"dtype": "float32", "absent_modules": absent}
+    return {"dtype": "float32", "absent_modules": absent, "findings": findings}
 
 
 def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from harness.audit.parameters import ParameterSource
 from harness.record import Finding, Source
 from harness.stages.job import Dimensions, JobInput
 from harness.variant import Variant, VariantOptions
@@ -30,6 +31,8 @@ class Request(BaseModel):
 
 
 class Prepared(BaseModel):
+    """parameters, tables: what the audit of a flatbuffer's constants needs, see `harness/audit/`."""
+
     model: str
     source: Source
     checkpoint: str
@@ -47,3 +50,5 @@ class Prepared(BaseModel):
     coverage: dict[str, float]
     conversion_key: str
     findings: list[Finding]
+    parameters: list[ParameterSource] = Field(default_factory=list)
+    tables: list[list[float]] = Field(default_factory=list)

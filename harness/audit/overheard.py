@@ -1,0 +1,65 @@
+"""What a model that runs calls of torch: its activation, the scale of its attention, how far it turns its queries.
+
+In: a small model that runs. Out: an `Overheard`. It serves models whose modules do not say these things, such as a
+reference that computes them in plain functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from harness.audit.behaviour import describe_activation
+
+_ACTIVATIONS = (functional.silu, functional.gelu, functional.relu, torch.sigmoid)
+
+
+class Overheard(TorchFunctionMode):
+    """activations: by name, each once. queries: what attention was given first, `[batch, heads, time, head_dim]`.
+
+    scale: the factor of the products, None where no attention of torch's own was called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activations: list[str] = []
+        self.queries: torch.Tensor | None = None
+        self.scale: float | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention and self.queries is None:
+            self.queries = args[0].clone()
+            self.scale = kwargs.get("scale") or 1 / math.sqrt(args[0].shape[-1])
+        elif func in _ACTIVATIONS:
+            rest = args[1:]
+            name = describe_activation(lambda x: func(x, *rest, **kwargs))
+            if name not in self.activations:
+                self.activations.append(name)
+        return func(*args, **kwargs)
+
+
+def turns_by(before: torch.Tensor, after: torch.Tensor, base: float) -> bool:
+    """Whether queries `[batch, heads, time, head_dim]` were turned by plain rotary frequencies of this base.
+
+    The two halves of a head are the pairs (arXiv 2104.09864). Angles are good to 1e-5 radians in float32.
+    """
+    if before.shape != after.shape:
+        return False
+    half = before.shape[-1] // 2
+    one, two = (torch.complex(x[..., :half].double(), x[..., half:].double()) for x in (before, after))
+    positions = torch.arange(before.shape[-2], dtype=torch.float64)[:, None]
+    frequencies = float(base) ** (-torch.arange(half, dtype=torch.float64) / half)
+    turned = one * torch.polar(torch.ones_like(positions * frequencies), positions * frequencies)
+    return bool(torch.allclose(turned, two, rtol=0, atol=1e-5 * float(one.abs().max())))

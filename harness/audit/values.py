@@ -1,0 +1,116 @@
+"""Every parameter of the loaded re-authored model against the tensors it was made of, bit by bit.
+
+In: the model's parameters, their sources, a checkpoint folder. Out: findings of kind "weights". Tensors are mapped
+from the files one after the other, so the memory of a second model is never taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.audit.parameters import Fused, ParameterSource, parameter_sources
+from harness.record import Finding
+from harness.weight_files import StoredTensor, shape_text, stored_tensors
+
+Array = npt.NDArray[np.float32]
+
+
+class Expected:
+    """What parameters should hold, by a checkpoint's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stored = stored_tensors(folder)
+        self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
+
+    def of(self, source: ParameterSource) -> Array:
+        """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
+        parts = [self._values(self._stored[key]) for key in source.keys]
+        return parts[0] if source.fused is None else fuse(parts, source.fused)
+
+    def _values(self, tensor: StoredTensor) -> Array:
+        if tensor.file not in self._maps:
+            self._maps[tensor.file] = np.memmap(tensor.file, dtype=np.uint8, mode="r")
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}.get(tensor.dtype)
+        if width is None:
+            raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is no floating point number known here")
+        # A copy only where the file's numbers do not begin at a multiple of their width.
+        raw = np.ascontiguousarray(self._maps[tensor.file][tensor.offset : tensor.offset + count * width])
+        if tensor.offset % width:
+            raw = raw.copy()
+        return _as_float32(raw, tensor.dtype).reshape(tensor.shape)
+
+
+def _as_float32(raw: npt.NDArray[np.uint8], dtype: str) -> Array:
+    if dtype == "BF16":  # the upper half of a float32
+        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    kinds: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    return np.asarray(raw.view(kinds[dtype]).astype(np.float32, copy=False))
+
+
+def fuse(parts: Sequence[Array], layout: Fused) -> Array:
+    """Queries, keys and values `[rows, ...]` as one projection, in the order in which attention takes its rows."""
+    if not layout.interleaved:
+        return np.concatenate(parts)
+    grouped = [part.reshape(layout.kv_heads, -1, *part.shape[1:]) for part in parts]
+    return np.concatenate(grouped, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def loaded_wrongly(network: Any, names: Any, config: Any, folder: Path) -> list[Finding]:
+    """`differing_parameters` of a loaded re-authored model, and a warning that names what has no known source."""
+    own = {name: parameter.detach().numpy() for name, parameter in network.state_dict().items()}
+    sources = parameter_sources(names, config, stored_tensors(folder), own)
+    findings = differing_parameters(own, sources, folder)
+    unknown = sorted(own.keys() - {source.parameter for source in sources})
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        what = f"{len(unknown)} parameters of the re-authored model are not audited by value: {shown}"
+        findings.append(Finding(kind="weights", severity="warning", what=what))
+    return findings
+
+
+def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSource], folder: Path) -> list[Finding]:
+    """One error for each parameter that is not, bit for bit, what its sources say.
+
+    own: name -> array of float32 values.
+    """
+    expected = Expected(folder)
+    findings = []
+    for source in sources:
+        try:
+            difference = describe_difference(own[source.parameter], expected.of(source))
+        except ValueError as error:
+            difference = str(error)
+        if difference:
+            made_of = " and ".join(source.keys)
+            findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
+    return findings
+
+
+def describe_difference(one: Any, other: Any) -> str:
+    """How two arrays differ, bit by bit; empty where they do not."""
+    one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    if one.shape != other.shape:
+        return f"shape {shape_text(one.shape)} instead of {shape_text(other.shape)}"
+    unequal = bits(one) != bits(other)
+    count = int(unequal.sum())
+    if not count:
+        return ""
+    largest = float(np.max(np.abs(one[unequal].astype(np.float64) - other[unequal])))
+    at = np.unravel_index(int(np.argmax(unequal)), one.shape)
+    where = ", ".join(str(int(i)) for i in at)
+    return f"{count} of {one.size} numbers differ, by up to {largest:.3g}, first at [{where}]"
+
+
+def bits(values: Array) -> npt.NDArray[np.uint32]:
+    """The numbers' bits, so that NaN equals itself and a sign of zero counts."""
+    return np.ascontiguousarray(values).view(np.uint32)
+
+
+def _error(what: str) -> Finding:
+    return Finding(kind="weights", severity="error", what=what)

@@ -1,0 +1,222 @@
+"""What numbers at the logits cannot see: a parameter or a constant that is not, bit for bit, what it was made of."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.audit.constants import audit_constants
+from harness.audit.parameters import Fused, ParameterSource
+from harness.audit.reauthored import position_tables
+from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
+from harness.cache import Cache
+from harness.convert import FLATBUFFER, conversion_key, convert
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.miniature import shrink, write_miniature
+from harness.record import Finding
+from harness.spec import GenerativeModel, find_spec, load_spec
+from harness.stages.prepare import _parameters
+from harness.variant import Variant
+from harness.weights import account_for_keys, load_reauthored
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "gemma3", "phi4", "qwen3", "falcon", "openelm"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[GenerativeModel, Path]:
+    return _made(request.param, tmp_path_factory.mktemp("miniature"))
+
+
+def _made(name: str, folder: Path) -> tuple[GenerativeModel, Path]:
+    model = load_spec(find_spec(name))
+    write_miniature(model, 0, folder)
+    return model, folder
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> tuple[GenerativeModel, Path]:
+    return _made("tiny_llama", tmp_path)
+
+
+def wrongly(model: GenerativeModel, folder: Path, network: Any = None) -> list[Finding]:
+    config = shrink(model)[1]
+    network = network or load_reauthored(model, folder, config, 64)
+    return loaded_wrongly(network, model.tensor_names, config, folder)
+
+
+def next_float(values: Any, at: Any) -> None:
+    """Change one number by one unit in the last place."""
+    import torch
+
+    values[at] = torch.nextafter(values[at], torch.tensor(10.0))
+
+
+def test_every_parameter_of_a_faithful_model_is_what_its_sources_say(made: tuple[GenerativeModel, Path]) -> None:
+    assert wrongly(*made) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("transformer_blocks.1.ff.w2.weight", "model.layers.1.mlp.down_proj.weight"),
+        ("transformer_blocks.0.atten_func.qkv_projection.weight", "model.layers.0.self_attn.k_proj.weight"),
+        ("transformer_blocks.0.post_atten_norm.weight", "model.layers.0.post_attention_layernorm.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ],
+)
+def test_one_number_that_is_off_by_its_last_bit_is_found(
+    plain: tuple[GenerativeModel, Path], name: str, key: str
+) -> None:
+    model, folder = plain
+    network = copy.deepcopy(load_reauthored(model, folder, shrink(model)[1], 64))
+    values = network.get_parameter(name).data
+    next_float(values, (5,) * values.ndim)
+    (finding,) = wrongly(model, folder, network)
+    assert (finding.kind, finding.severity) == ("weights", "error")
+    assert all(part in finding.what for part in (name, key, "1 of "))
+
+
+def test_heads_that_a_loader_fuses_in_another_order_than_attention_takes_them_are_found(
+    plain: tuple[GenerativeModel, Path],
+) -> None:
+    """The loader follows one field of the config and attention another: together they can be wrong."""
+
+    def config() -> Any:
+        made = plain[0].config()
+        made.block_configs.attn_config.qkv_fused_interleaved = False
+        return made
+
+    findings = wrongly(dataclasses.replace(plain[0], config=config), plain[1])
+    assert [finding.severity for finding in findings] == ["error", "error"]
+    assert all("atten_func.qkv_projection.weight" in finding.what for finding in findings)
+
+
+def test_a_norm_that_stays_at_ones_in_a_tied_model_is_found(tmp_path: Path) -> None:
+    model, folder = _made("smollm", tmp_path)
+    forgetful = dataclasses.replace(model, tensor_names=dataclasses.replace(model.tensor_names, final_norm=None))
+    config = shrink(model)[1]
+    network = load_reauthored(forgetful, folder, config, 64)
+    assert bool((network.final_norm.weight == 1).all())
+    assert any(
+        "final_norm.weight" in f.what and f.severity == "error" for f in account_for_keys(forgetful, folder, config)
+    )
+    # By value too, where the names are those of the model as it should be.
+    (finding,) = loaded_wrongly(network, model.tensor_names, config, folder)
+    assert "final_norm.weight of the re-authored model is not model.norm.weight" in finding.what
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_are_compared_as_the_numbers_they_are(
+    plain: tuple[GenerativeModel, Path], dtype: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model, folder = plain
+    halves = {name: value.to(getattr(torch, dtype)) for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    assert wrongly(model, folder) == []
+
+
+def test_fusing_puts_rows_where_attention_takes_them() -> None:
+    q, k, v = (np.full((rows, 1), value, np.float32) for rows, value in ((8, 1), (4, 2), (4, 3)))
+    q[4:] = 4  # the queries of the second group
+    layout = Fused(heads=4, kv_heads=2, head_dim=2, interleaved=True)
+    assert fuse([q, k, v], layout)[:, 0].tolist() == [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 2, 2, 3, 3]
+    plain = fuse([q, k, v], layout.model_copy(update={"interleaved": False}))
+    assert plain[:, 0].tolist() == [1, 1, 1, 1, 4, 4, 4, 4, 2, 2, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_sign_of_zero_differs_and_nan_equals_itself() -> None:
+    nan, zero = np.float32("nan"), np.float32(0)
+    assert describe_difference(np.array([nan, zero]), np.array([nan, zero])) == ""
+    assert "1 of 2 numbers" in describe_difference(np.array([nan, zero]), np.array([nan, -zero]))
+
+
+# The flatbuffer: converted once, then changed in a copy.
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "gemma2"])
+def converted(request: pytest.FixtureRequest) -> tuple[GenerativeModel, Path, Path]:
+    """A miniature, its checkpoint and its flatbuffer; from the cache where it was converted before."""
+    from harness.checkpoints import resolve
+
+    cache = Cache.standard()
+    model = load_spec(find_spec(request.param))
+    checkpoint = resolve(model, checkpoint=None, miniature=True, seed=0, cache=cache)
+    config = shrink(model)[1]
+    key = conversion_key(checkpoint.sha256, config, model.model_class, model.tensor_names, [32], 256, Variant())
+    network = lambda: load_reauthored(model, checkpoint.folder, config, 256)  # noqa: E731
+    return model, checkpoint.folder, convert(cache, key, network, [32], 256, Variant())
+
+
+def constants(model: GenerativeModel, folder: Path, file: Path) -> Any:
+    config = shrink(model)[1]
+    sources: list[ParameterSource] = _parameters(model, _At(folder), config)  # type: ignore[arg-type]
+    return audit_constants(FlatbufferModel(file), sources, folder, position_tables(config)), sources
+
+
+@dataclasses.dataclass
+class _At:
+    folder: Path
+
+
+def changed_copy(file: Path, values: Any, target: Path) -> Path:
+    """The file with one number of a constant, found by its bytes, one unit in the last place larger."""
+    content = bytearray(file.read_bytes())
+    raw = np.ascontiguousarray(values, np.float32).tobytes()
+    at, copies = content.find(raw), 0
+    while at >= 0:
+        number = np.frombuffer(raw[:4], np.float32)[0]
+        content[at : at + 4] = np.nextafter(number, np.float32(10)).tobytes()
+        copies += 1
+        at = content.find(raw, at + 4)
+    assert copies
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.slow
+def test_every_constant_of_a_faithful_flatbuffer_is_matched(converted: tuple[GenerativeModel, Path, Path]) -> None:
+    audited, sources = constants(*converted)
+    assert audited.findings == []
+    # A tied head and its embedding may be one constant.
+    assert len(sources) - 1 <= audited.matched <= len(sources)
+    assert audited.computed > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parameter",
+    ["transformer_blocks.1.ff.w2.weight", "transformer_blocks.0.atten_func.qkv_projection.weight",
+     "transformer_blocks.0.pre_atten_norm.weight", "final_norm.weight", "tok_embedding.weight"],
+)  # fmt: skip
+def test_a_constant_that_is_off_by_its_last_bit_is_found(
+    converted: tuple[GenerativeModel, Path, Path], parameter: str, tmp_path: Path
+) -> None:
+    """Norms and embeddings have no name in the file; Gemma's norms are stored with one added."""
+    model, folder, file = converted
+    _, sources = constants(model, folder, file)
+    source = next(source for source in sources if source.parameter == parameter)
+    values = Expected(folder).of(source)
+    stored = np.float32(1) + values if source.one_plus else values
+    audited, _ = constants(model, folder, changed_copy(file, stored, tmp_path / FLATBUFFER))
+    assert audited.findings
+    assert all(finding.severity == "error" and finding.kind == "weights" for finding in audited.findings)
+    assert any(parameter in finding.what and "1 of " in finding.what for finding in audited.findings)
+
+
+@pytest.mark.slow
+def test_a_flatbuffer_of_other_weights_matches_nothing(
+    converted: tuple[GenerativeModel, Path, Path], tmp_path: Path
+) -> None:
+    model, folder, file = converted
+    shutil.copytree(folder, tmp_path / "other")
+    write_miniature(model, 1, tmp_path / "other")
+    audited, sources = constants(model, tmp_path / "other", file)
+    assert audited.matched == 0
+    assert len([finding for finding in audited.findings if finding.severity == "error"]) == len(sources)
