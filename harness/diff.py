@@ -56,6 +56,7 @@ class Comparison:
 
     model: str
     run_ids: tuple[str, str]
+    variant: tuple[str, str]
     verdict: tuple[str, str]
     hops: tuple[HopChange, ...]
     newly_failing: tuple[TapChange, ...]
@@ -96,6 +97,7 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
     return Comparison(
         model=record_a.model,
         run_ids=(record_a.run_id, record_b.run_id),
+        variant=(record_a.variant, record_b.variant),
         verdict=(record_a.verdict, record_b.verdict),
         hops=_hops(record_a, record_b),
         newly_failing=by_verdict["fail"],

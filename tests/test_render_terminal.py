@@ -189,6 +189,17 @@ def test_diff_names_the_taps_that_began_to_fail() -> None:
     assert FAULTY_TAP in first
 
 
+def test_a_variant_stands_beside_the_model_and_a_diff_over_two_says_so() -> None:
+    record, frame = make_run("pass")
+    transposed = record.model_copy(update={"variant": "kv=transposed"})
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(transposed, frame, FOLDER, console)
+    print_diff(compare_runs(record, frame, transposed, frame), console)
+    assert "PASS  smollm2  variant kv=transposed" in console.file.getvalue()
+    assert "variant: default -> kv=transposed" in console.file.getvalue()
+    assert "variant" not in summary("pass")
+
+
 def test_numbers_have_three_digits_and_shares_are_never_rounded_up_to_all() -> None:
     values = (0, None, float("nan"), float("inf"), 1.234, 308.04, 1.5e-7, 0.99999, 12345.6, 543)
     shown = ["0", "-", "NaN", "inf", "1.23", "308", "1.50e-07", "1.00", "1.23e+04", "543"]

@@ -7,6 +7,7 @@ import pytest
 
 from harness.cache import Cache
 from harness.checkpoints import resolve
+from harness.convert import kv_layout
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
@@ -14,6 +15,7 @@ from harness.miniature import shrink
 from harness.pipeline import Options, run
 from harness.progress import PlainProgress
 from harness.spec import find_spec, load_spec
+from harness.variant import Variant
 from harness.weights import load_reauthored
 
 pytestmark = pytest.mark.slow
@@ -33,6 +35,8 @@ def convert(tmp_path_factory):
     network = load_reauthored(model, checkpoint.folder, shrink(model)[1], CACHE)
 
     def make(name: str, quantize: str = "none", **options: object) -> Path:
+        if "kvcache_layout" in options:
+            options["kvcache_layout"] = kv_layout(Variant(kv_layout=str(options["kvcache_layout"])))
         return Path(
             converter.convert_to_tflite(
                 network,
@@ -48,13 +52,22 @@ def convert(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("options", [{}, {"mask_as_input": True}], ids=["no prefill logits", "mask as input"])
-def test_a_file_that_ships_is_gated_through_the_signatures_it_has(convert, tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "variant"),
+    [
+        ({}, "prefill=8+32"),
+        ({"mask_as_input": True}, "mask-as-input,prefill=8+32"),
+        ({"kvcache_layout": "transposed"}, "kv=transposed,prefill=8+32"),
+    ],
+    ids=["no prefill logits", "mask as input", "transposed KV cache"],
+)
+def test_a_file_that_ships_is_gated_through_the_signatures_it_has(convert, tmp_path, options, variant):
     file = convert("-".join(options) or "plain", **options)
     assert not device_shape(FlatbufferModel(file), 2, 2, 64, 512, "tiny_llama").prefill_logits
     with PlainProgress() as progress:
         folder, record = run(Options(model="tiny_llama", tflite=file, out=tmp_path), progress)
     assert record.verdict == "pass", [hop.reasons for hop in record.hops]
+    assert record.variant == variant
     assert record.options["prefill"] == PREFILL
     assert record.options["kv_cache_len"] == CACHE
     assert max(item.tokens for item in record.inputs) <= CACHE

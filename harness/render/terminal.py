@@ -101,6 +101,8 @@ def print_diff(comparison: Comparison, console: Console) -> None:
     """What got better or worse from run A to run B."""
     before, after = comparison.run_ids
     line(console, f"{comparison.model}: {before} (A) -> {after} (B)", style="bold")
+    if comparison.variant[0] != comparison.variant[1]:
+        line(console, f"variant: {_change(*(one_line(name) for name in comparison.variant))}")
     line(console, f"verdict: {_change(*comparison.verdict)}", style=STYLES.get(comparison.verdict[1], ""))
     if comparison.uncompared_inputs:
         names = _some(comparison.uncompared_inputs)

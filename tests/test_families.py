@@ -1,0 +1,63 @@
+"""What is special in a family of models, on the way to a flatbuffer: found by wiring, and wrong where known to be.
+
+Each case is a conversion of its own, so these are few: one for every way in which a graph differs from Llama's.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from faults import BUILTIN, FIRST, XNNPACK, Bench, bench
+
+from harness.align.tflite import FOLDED
+
+pytestmark = pytest.mark.slow
+
+
+def missing(model: Bench, signature: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(model.tapped[1].read_text())["missing"][signature]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("gemma2", "default"),  # post norms, both softcaps, two masks
+        ("gemma1", "kv=transposed"),  # one KV head
+        ("phi2", "default"),  # parallel residual, one norm for both, no gate, partial rotary, layer norms, biases
+        ("phi3", "default"),  # gate and up in one projection
+    ],
+    ids=str,
+)
+def test_every_tap_is_found_and_a_model_without_a_fault_passes(name: str, variant: str) -> None:
+    model = bench(name, variant=variant)
+    assert missing(model, "prefill_32") == missing(model, "decode") == {}
+    assert set(model.unbroken.verdicts.values()) == {"pass"}
+    assert model.unbroken.hops[BUILTIN].coverage == 1.0
+    for hop in (XNNPACK, BUILTIN):
+        assert model.unbroken.worst(hop) < 3, "the same tensors on both sides"
+
+
+def test_a_transpose_that_became_a_reshape_shows_on_builtin_kernels_at_the_attention_of_the_first_block() -> None:
+    gemma = bench("gemma1")
+    assert gemma.unbroken.verdicts == {FIRST: "pass", XNNPACK: "pass", BUILTIN: "fail"}
+    assert gemma.unbroken.fault is not None
+    assert gemma.unbroken.fault.tap == "block.0.attn.probs"
+
+
+def test_a_window_that_is_lost_with_the_mask_as_an_input_is_charged_to_the_flatbuffer() -> None:
+    gemma = bench("gemma2", variant="mask-as-input")
+    assert gemma.unbroken.verdicts == {FIRST: "pass", XNNPACK: "fail", BUILTIN: "fail"}
+    fault = gemma.unbroken.fault
+    assert fault is not None
+    assert (fault.hop, fault.tap) == (XNNPACK, "block.0.attn.context")  # block 0 has the window
+    assert gemma.unbroken.hops[BUILTIN].first_failing_tap == "block.0.attn.probs"
+
+
+def test_a_norm_that_was_folded_into_a_linear_layer_is_missing_with_the_reason_and_never_misread() -> None:
+    phi = bench("phi2", variant="no-hlfb")
+    folded = {tap for tap, why in missing(phi, "prefill_32").items() if why == FOLDED}
+    assert folded == set(missing(phi, "prefill_32")) == {"block.0.attn.norm", "block.1.attn.norm", "final_norm"}
+    assert set(phi.unbroken.verdicts.values()) == {"pass"}
+    assert phi.unbroken.worst(BUILTIN) < 3
