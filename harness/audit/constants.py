@@ -4,7 +4,8 @@ In: a float32 flatbuffer, the sources of the re-authored parameters, a checkpoin
 "weights" and how many constants were matched.
 
 Constants are matched by value and not by name: the converter leaves norms and embeddings without one. A parameter that
-no constant holds, and a constant that holds almost a parameter, is an error. Both sides are mapped and read once.
+no constant holds, and a constant that holds almost a parameter, is an error. The file is mapped, and the checkpoint
+read tensor by tensor.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from harness.audit.parameters import ParameterSource
 from harness.audit.values import Array, Expected, bits, describe_difference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.record import Finding
+from harness.weight_files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
 _BLOCK = re.compile(r"Block_(\d+)$")
@@ -35,6 +37,10 @@ class _Constant:
     values: Array
     names: list[str]
     holds: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Its own tensor's name without the packages before it, which fill a screen."""
+        return self.label.split(";;")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1].rstrip(";")
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def _lost(source: ParameterSource, values: Array, strangers: list[_Constant]) ->
     if best is None or not (best[0] >= _RELATED or module in best[1].names):
         return _error(f"no constant of the flatbuffer holds {source.parameter}: its values are not in the file")
     best[1].holds.append(source.parameter)
-    return _error(f"constant {best[1].label} of the flatbuffer is not {source.parameter}: {best[2]}")
+    return _error(f"constant {best[1]} of the flatbuffer is not {source.parameter}: {best[2]}")
 
 
 def _strangers(strangers: list[_Constant], sources: Sequence[ParameterSource], expected: Expected) -> list[Finding]:
@@ -175,7 +181,7 @@ def _strangers(strangers: list[_Constant], sources: Sequence[ParameterSource], e
         else:
             unknown.append(constant)
     if unknown:
-        shown = "; ".join(f"{c.label} {list(c.values.shape)}" for c in unknown[:3])
+        shown = "; ".join(f"{c} {shape_text(c.values.shape)}" for c in unknown[:3])
         what = f"{len(unknown)} float constants of the flatbuffer could not be matched with a parameter: {shown}"
         findings.append(Finding(kind="weights", severity="warning", what=what))
     return findings
@@ -194,7 +200,7 @@ def _meant(constant: _Constant, sources: Sequence[ParameterSource], expected: Ex
                 and _shared(constant.values, form) >= _RELATED
             ):
                 difference = describe_difference(constant.values.reshape(form.shape), form)
-                return _error(f"constant {constant.label} of the flatbuffer is not {source.parameter}: {difference}")
+                return _error(f"constant {constant} of the flatbuffer is not {source.parameter}: {difference}")
     return None
 
 

@@ -1,6 +1,6 @@
 """Every parameter of the loaded re-authored model against the tensors it was made of, bit by bit.
 
-In: the model's parameters, their sources, a checkpoint folder. Out: findings of kind "weights". Tensors are mapped
+In: the model's parameters, their sources, a checkpoint folder. Out: findings of kind "weights". Tensors are read
 from the files one after the other, so the memory of a second model is never taken.
 """
 
@@ -18,6 +18,7 @@ from harness.record import Finding
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
 
 Array = npt.NDArray[np.float32]
+_STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 class Expected:
@@ -25,7 +26,6 @@ class Expected:
 
     def __init__(self, folder: Path) -> None:
         self._stored = stored_tensors(folder)
-        self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
 
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
@@ -33,24 +33,15 @@ class Expected:
         return parts[0] if source.fused is None else fuse(parts, source.fused)
 
     def _values(self, tensor: StoredTensor) -> Array:
-        if tensor.file not in self._maps:
-            self._maps[tensor.file] = np.memmap(tensor.file, dtype=np.uint8, mode="r")
+        # Read and not mapped: pages that stay mapped would count as this process's memory, a whole model of them.
         count = int(np.prod(tensor.shape, dtype=np.int64))
-        width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}.get(tensor.dtype)
-        if width is None:
+        kind = _STORED.get(tensor.dtype)
+        if kind is None:
             raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is no floating point number known here")
-        # A copy only where the file's numbers do not begin at a multiple of their width.
-        raw = np.ascontiguousarray(self._maps[tensor.file][tensor.offset : tensor.offset + count * width])
-        if tensor.offset % width:
-            raw = raw.copy()
-        return _as_float32(raw, tensor.dtype).reshape(tensor.shape)
-
-
-def _as_float32(raw: npt.NDArray[np.uint8], dtype: str) -> Array:
-    if dtype == "BF16":  # the upper half of a float32
-        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    kinds: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-    return np.asarray(raw.view(kinds[dtype]).astype(np.float32, copy=False))
+        raw = np.fromfile(tensor.file, kind, count, offset=tensor.offset).reshape(tensor.shape)
+        if tensor.dtype == "BF16":  # the upper half of a float32
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(raw.astype(np.float32, copy=False))
 
 
 def fuse(parts: Sequence[Array], layout: Fused) -> Array:
