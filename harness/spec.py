@@ -51,6 +51,10 @@ class GenerativeModel:
     published: factory of the published Hugging Face config, which needs no network.
     weights: real weights that come with a package; without them the default is a miniature.
     reference: for an architecture that transformers lacks, a `PreTrainedModel` class with its own config class.
+    alignment: for a re-authored model that is not built of the Generative API's blocks, where its points are:
+        point -> module path, see `align/modules.py`.
+    load_weights: for a model that litert-torch's loader does not know, makes its state dict of the checkpoint's.
+        It takes what it uses with `pop`; what is left over is a finding.
     prefill: lengths of the prefill signatures to convert.
     kv_cache_len: positions in the KV cache of the converted model.
     coverage: per hop, the share of taps that must be compared for the gate to hold.
@@ -66,6 +70,8 @@ class GenerativeModel:
     published: Callable[[], Any]
     weights: WheelGGUF | None = None
     reference: Any = None
+    alignment: Mapping[str, str] = field(default_factory=dict)
+    load_weights: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     prefill: tuple[int, ...] = (32,)
     kv_cache_len: int = 256
     coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE))

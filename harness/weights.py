@@ -128,10 +128,14 @@ def _run_loader(model: GenerativeModel, config: Any, state: Mapping[str, torch.T
 
     ledger, receiver = _Ledger(state), _Receiver(config)
     ledger.lacking = []
+    load = model.load_weights
     loader: Any = ModelLoader("", model.tensor_names, lambda _: ledger)
     failure = ""
     try:
-        loader.load(receiver, strict=False)
+        if load is not None:
+            receiver.load_state_dict(load(ledger))
+        else:
+            loader.load(receiver, strict=False)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     return _Taken(receiver.converted, ledger.lacking, sorted(ledger), failure)

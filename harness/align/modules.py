@@ -1,16 +1,24 @@
 """Align the two PyTorch versions with the taps: which module's input or output is `mlp.gate`.
 
 In: litert-torch's `TensorNames`, the map from HF weight names to re-authored ones that every model
-declares. Out: a `ModuleTap` per point. The re-authored side is the Generative API's own naming.
+declares. Out: a `ModuleTap` per point. The re-authored side is the Generative API's own naming, or what
+the model declares as its alignment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.errors import UsageError
+from harness.spec import GenerativeModel
+from harness.taps import BLOCK_POINTS
+
 Side = Literal["input", "output"]
 View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v", "split_gate", "split_up"]
+
+_INPUT = "input of "
 
 
 @dataclass(frozen=True)
@@ -125,3 +133,42 @@ def reauthored_modules(names: Any, *, fused_gate: bool = False) -> ModuleMap:
         ModuleTap("out", layer),
     ]
     return ModuleMap(layer, tuple(taps), "final_norm")
+
+
+_HEADS: dict[str, View] = {"attn.q": "heads", "attn.k": "kv_heads", "attn.v": "kv_heads"}
+_ENDS = ("layer", "final_norm")
+
+
+def declared_modules(alignment: Mapping[str, str]) -> ModuleMap:
+    """Module paths that a model declares itself: `{"layer": "blocks.{}", "mlp.act": "input of blocks.{}.down", ...}`.
+
+    alignment: point -> path of the module whose output it is, or `input of` the module that takes it, with `{}` where
+    the block's number goes. `layer` is the block itself, `final_norm` the last norm. Queries, keys and values are
+    outputs of projections of their own. Raises UsageError for a point or a form that is not known.
+    """
+    for point, path in alignment.items():
+        if point not in (*_ENDS, *BLOCK_POINTS):
+            known = ", ".join((*_ENDS, *BLOCK_POINTS))
+            raise UsageError(f"alignment: unknown point '{point}'; the points are {known}")
+        if ("{}" in path) == (point == "final_norm"):
+            place = "without" if point == "final_norm" else "with"
+            raise UsageError(
+                f"alignment: '{point}' is '{path}'; give a module path {place} {{}} for the block's number"
+            )
+    lacking = [end for end in _ENDS if end not in alignment]
+    if lacking:
+        raise UsageError(f"alignment lacks {' and '.join(lacking)}; give the module path")
+    taps = []
+    for point, path in alignment.items():
+        if point not in _ENDS:
+            side: Side = "input" if path.startswith(_INPUT) else "output"
+            taps.append(ModuleTap(point, path.removeprefix(_INPUT), side, _HEADS.get(point, "plain")))
+    layer = alignment["layer"]
+    return ModuleMap(layer, (*taps, ModuleTap("out", layer)), alignment["final_norm"])
+
+
+def own_modules(model: GenerativeModel, *, fused_gate: bool) -> ModuleMap:
+    """Module paths of a model's re-authored version: declared, or those of the Generative API."""
+    if model.alignment:
+        return declared_modules(model.alignment)
+    return reauthored_modules(model.tensor_names, fused_gate=fused_gate)

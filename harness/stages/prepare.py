@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.align.modules import ModuleMap, hf_modules, reauthored_modules
+from harness.align.modules import ModuleMap, hf_modules, own_modules
 from harness.audit.parameters import ParameterSource, parameter_sources
 from harness.audit.reauthored import position_tables
 from harness.cache import Cache
@@ -71,7 +71,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         *_unreached(inputs, dims, shape),
     ]
     hf_map = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
-    own_map = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
+    own_map = own_modules(model, fused_gate=dims.fused_gate)
     points = _points(config, hf_map, own_map)
     taps = tap_order(dims.blocks, points)
     prepared = Prepared(
@@ -106,7 +106,13 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         variant=variant,
         coverage=coverage_of(model.coverage, variant),
         conversion_key=conversion_key(
-            checkpoint.sha256, config, model.model_class, model.tensor_names, shape.prefill, shape.kv_cache_len, variant
+            checkpoint.sha256,
+            config,
+            model.model_class,
+            model.load_weights or model.tensor_names,
+            shape.prefill,
+            shape.kv_cache_len,
+            variant,
         ),
         findings=findings,
         parameters=_parameters(model, checkpoint, config),

@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from harness.align.layout import canonical_cache
-from harness.align.modules import reauthored_modules
+from harness.align.modules import ModuleMap, own_modules
 from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.inputs import schedule
@@ -40,10 +40,10 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     findings = [found.model_dump() for found in loaded_wrongly(network, model.tensor_names, config, job.checkpoint)]
     capture = Capture()
     dims = job.dimensions
-    modules = reauthored_modules(model.tensor_names, fused_gate=dims.fused_gate)
+    modules = own_modules(model, fused_gate=dims.fused_gate)
     with (
         module_taps(network, modules, dims.blocks, dims.layout_of, capture) as absent,
-        attention_taps(network, capture),
+        attention_taps(network, modules, dims.blocks, capture),
     ):
         for number, item in enumerate(job.inputs):
             report.progress(number, len(job.inputs), item.id)
@@ -72,7 +72,7 @@ def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture
 
 
 @contextmanager
-def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
+def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Capture) -> Iterator[None]:
     """Overhear every attention: q and k after rope where it begins, probabilities where they are made.
 
     The Generative API hands both to `sdpa_with_kv_update`. The probabilities exist as a tensor only in
@@ -80,7 +80,7 @@ def attention_taps(network: Any, capture: Capture) -> Iterator[None]:
     """
     from litert_torch.generative.layers import sdpa_with_kv_update as attention
 
-    block = BlockCounter(network.transformer_blocks)
+    block = BlockCounter(network.get_submodule(modules.layer.format(number)) for number in range(blocks))
     original = attention.sdpa_with_kv_update
 
     def overheard(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
