@@ -45,6 +45,13 @@ def test_the_model_of_the_page_passes_with_every_tap(tmp_path: Path) -> None:
     assert not [finding for finding in record["findings"] if finding["severity"] == "error"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_the_model_of_the_page_passes_in_the_flatbuffer_with_the_coverage_it_declares(tmp_path: Path) -> None:
+    words = saved_as_the_page_says(tmp_path)
+    code, record = run(words[: words.index("--stages")], tmp_path)
+    assert (code, record["verdict"], len(record["hops"])) == (0, "pass", 3)  # type: ignore[arg-type]
+
+
 def test_a_mistake_in_it_is_found_at_its_module(tmp_path: Path) -> None:
     words = saved_as_the_page_says(tmp_path)
     model = tmp_path / "own_llama.py"

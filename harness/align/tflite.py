@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
-from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, tap_order
+from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_order
 
 # A block of `transformer_blocks`, whatever its class: TransformerBlock_3, Gemma2Block_3.
 _BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
@@ -22,6 +22,9 @@ _LINEAR = "Linear_"
 _NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
 FOLDED = "the converter folded the norm's weight and bias into the linear layer behind it: no tensor holds its output"
 SDPA = "odml.scaled_dot_product_attention"
+OWN = "the model's blocks are its own (alignment): tensors of the flatbuffer are known by the names of litert-torch's"
+# Found from the signature's inputs and outputs and the attention composite, whatever the modules are called.
+ANCHORED = ("cache.k", "cache.v", "attn.q_rope", "attn.k_rope", "attn.probs", FINAL_NORM, LOGITS)
 FUSED = f"inside the composite {SDPA}, which the delegate runs as one kernel"
 # What may stand between the operators of an attention that is no composite.
 _MOVES = ("RESHAPE", "TRANSPOSE")
@@ -40,10 +43,17 @@ def plan_signature(
     signature: Signature,
     blocks: int,
     points: tuple[str, ...],
+    own_blocks: bool = False,
 ) -> SignaturePlan:
-    """Find every tap of `tap_order(blocks, points)` in one signature."""
+    """Find every tap of `tap_order(blocks, points)` in one signature.
+
+    own_blocks: the model is not built of the Generative API's blocks: names of tensors inside a block say nothing.
+    """
     finder = _Finder(model, signature)
     sources = {source.tap: source for source in finder.find(blocks)}
+    if own_blocks:
+        finder.why |= {tap: OWN for tap in sources if split_tap(tap)[1] not in ANCHORED}
+        sources = {tap: source for tap, source in sources.items() if tap not in finder.why}
     wanted = tap_order(blocks, points)
     missing = {tap: finder.why.get(tap, "no such tensor in this signature") for tap in wanted if tap not in sources}
     return SignaturePlan(signature.name, {tap: sources[tap] for tap in wanted if tap in sources}, missing)

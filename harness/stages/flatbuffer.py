@@ -60,7 +60,8 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(payload["cache_root"]), say=print)
     code = {name: sha256_of(Path(__file__).parent.parent / name) for name in _ALIGNMENT_CODE}
     dims = prepared.dimensions.model_dump()
-    key = key_of({"flatbuffer": digest, "dimensions": dims, "points": prepared.points, "code": code})
+    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks}
+    key = key_of({"flatbuffer": digest, "dimensions": dims, **wanted, "code": code})
 
     def make(folder: Path) -> None:
         report.progress(1, 2, "writing the tapped copy")
@@ -109,7 +110,10 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     file = FlatbufferModel(source)
     wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
     dims = prepared.dimensions
-    plans = {name: plan_signature(file, file.signatures[name], dims.blocks, tuple(prepared.points)) for name in wanted}
+    points = tuple(prepared.points)
+    plans = {
+        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks) for name in wanted
+    }
     outputs = {
         name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in plan.sources.values() if not item.inner}
         for name, plan in plans.items()

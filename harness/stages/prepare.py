@@ -88,6 +88,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         layers=layers,
         dimensions=dims,
         points=points,
+        own_blocks=bool(model.alignment),
         taps=taps,
         modules={
             tap: {"hf": hf_map.describe(*split_tap(tap)), "reauthored": own_map.describe(*split_tap(tap))}

@@ -40,6 +40,7 @@ class Prepared(BaseModel):
     layers: int | None = None
     dimensions: Dimensions
     points: list[str]
+    own_blocks: bool = False
     taps: list[str]
     modules: dict[str, dict[str, str | None]]
     inputs: list[JobInput]
