@@ -219,4 +219,6 @@ def test_a_flatbuffer_of_other_weights_matches_nothing(
     write_miniature(model, 1, tmp_path / "other")
     audited, sources = constants(model, tmp_path / "other", file)
     assert audited.matched == 0
-    assert len([finding for finding in audited.findings if finding.severity == "error"]) == len(sources)
+    errors = [finding.what for finding in audited.findings if finding.severity == "error"]
+    assert errors[0].startswith(f"{len(sources)} of {len(sources)} parameters in the flatbuffer are wrong")
+    assert len(errors) < 20

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.audit.differences import differences, unaudited
 from harness.audit.ignored import ignored_fields
-from harness.audit.placement import REAUTHORED_PLACES, Placement, watch
+from harness.audit.placement import REAUTHORED_PLACES, Placement, unknown_placement, watch
 from harness.audit.published import build_published, hf_places, published_structure
 from harness.audit.reauthored import reauthored_structure
 from harness.audit.tiny import LENGTH, Tiny, probe_config
@@ -91,13 +91,19 @@ def _published_placement(model: GenerativeModel, small: Any) -> Placement:
     small.num_hidden_layers = min(1, small.num_hidden_layers)
     if getattr(small, "layer_types", None):
         small.layer_types = small.layer_types[:1]
-    with quiet_transformers():
-        network = factory.from_config(small, trust_remote_code=False)
-        tokens = torch.arange(1, LENGTH + 1).unsqueeze(0)
-        return watch(network.eval(), hf_places(model.tensor_names), lambda: network(tokens, use_cache=False))
+    try:
+        with quiet_transformers():
+            network = factory.from_config(small, trust_remote_code=False)
+            tokens = torch.arange(1, LENGTH + 1).unsqueeze(0)
+            return watch(network.eval(), hf_places(model.tensor_names), lambda: network(tokens, use_cache=False))
+    except Exception as error:
+        return unknown_placement(f"the published miniature cannot be built ({_reason(error)})")
 
 
 def _reauthored_placement(tiny: Tiny, small: Any) -> Placement:
     config = probe_config(small)
-    network = tiny.build(config)
+    try:
+        network = tiny.build(config)
+    except Exception as error:
+        return unknown_placement(f"the re-authored miniature cannot be built ({_reason(error)})")
     return watch(network, REAUTHORED_PLACES, lambda: tiny.run(network, config))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.audit.parameters import ParameterSource
-from harness.audit.values import Array, Expected, bits, describe_difference
+from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.record import Finding
 from harness.weight_files import shape_text
@@ -65,8 +65,13 @@ def audit_constants(
         by_size.setdefault(constant.values.size, []).append(constant)
     expected = Expected(folder)
     lost: list[ParameterSource] = []
+    findings: list[Finding] = []
     for source in sources:
-        values = expected.of(source)
+        try:
+            values = expected.of(source)
+        except ValueError as error:
+            findings.append(_error(f"{source.parameter} cannot be compared with the flatbuffer: {error}"))
+            continue
         holders = [c for c in by_size.get(values.size, []) if any(_equal(c.values, v) for v in _forms(values, source))]
         for constant in holders:
             constant.holds.append(source.parameter)
@@ -75,7 +80,8 @@ def audit_constants(
     matched = sum(1 for c in constants if c.holds)
     strangers = [c for c in constants if not c.holds and not _is_computed(c.values, tables)]
     # From here on a stranger that was meant to be a parameter holds its name.
-    findings = [_lost(source, expected.of(source), strangers) for source in lost]
+    findings += [_lost(source, expected.of(source), strangers) for source in lost]
+    findings = summarised(findings, len(sources), "parameters in the flatbuffer")
     findings += _strangers(strangers, sources, expected)
     return ConstantAudit(findings, matched, len(constants) - matched - len(strangers))
 
@@ -191,7 +197,10 @@ def _meant(constant: _Constant, sources: Sequence[ParameterSource], expected: Ex
     for source in sources:
         if source.parameter.rpartition(".")[0] not in constant.names and constant.names:
             continue
-        values = expected.of(source)
+        try:
+            values = expected.of(source)
+        except ValueError:
+            continue
         if values.size != constant.values.size:
             continue
         for form in _forms(values, source):

@@ -18,7 +18,7 @@ _ABSENT = "none"
 # float32 holds seven digits; an epsilon is told from how a norm acts, to four.
 _RELATIVE = 2e-6
 _RELATIVE_EPS = 1e-3
-_SIDES = ("modules", "unaudited", "layers")
+_SIDES = ("modules", "unaudited", "layers", "rope_until")
 # What follows from another field, and is compared only where that one agrees.
 _FOLLOWS = {
     "rope.scaling": ("rope.base", "rope.dims"),
@@ -36,6 +36,10 @@ def differences(published: Structure, reauthored: Structure) -> list[Finding]:
     ]
     if len(published.layers) != len(reauthored.layers):
         findings.append(finding("layers", (), (len(published.layers), len(reauthored.layers)), {}))
+    until, reach = published.rope_until, reauthored.max_length
+    if until is not None and reach is not None and reach > until:
+        beyond = (f"other frequencies beyond {until} positions", f"the same up to {reach}")
+        findings.append(finding("rope_until", (), beyond, {}))
     grouped: dict[tuple[str, str, str], list[int]] = {}
     shown: dict[tuple[str, str, str], tuple[Any, Any]] = {}
     for number, (one, other) in enumerate(zip(published.layers, reauthored.layers, strict=False)):

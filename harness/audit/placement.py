@@ -49,6 +49,12 @@ class Placement:
         return placed
 
 
+def unknown_placement(why: str) -> Placement:
+    """For a model that could not be watched: what is wired how is not audited."""
+    text = " ".join(why.split())[:300]
+    return Placement(unaudited=dict.fromkeys(("parallel_residual", "post_attention", "pre_mlp"), text))
+
+
 def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]) -> Placement:
     """Run the model once and see what its first block's modules read and give."""
     import torch
@@ -68,15 +74,13 @@ def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]
         with torch.no_grad(), Overheard() as overheard:
             run()
     except Exception as error:
-        why = f"its miniature does not run ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        return Placement(unaudited=dict.fromkeys(("parallel_residual", "post_attention", "pre_mlp"), why))
+        return unknown_placement(f"its miniature does not run ({type(error).__name__}: {error})")
     finally:
         for handle in handles:
             handle.remove()
     attention_in = seen.get("queries", seen.get("fused"))
     if attention_in is None or "mlp_in" not in seen or "attention_out" not in seen:
-        why = "no such module"
-        return Placement(unaudited=dict.fromkeys(("parallel_residual", "post_attention", "pre_mlp"), why))
+        return unknown_placement("its miniature has no modules of these names")
     after = seen.get("norm_after")
     return Placement(
         parallel_residual=torch.equal(seen["mlp_in"][0], attention_in[0]),

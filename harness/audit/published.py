@@ -93,6 +93,7 @@ class _Reader:
             lm_head_bias=getattr(head, "bias", None) is not None,
             final_softcap=softcap,
             final_norm=self._norm(self.names.final_norm, "final_norm"),
+            rope_until=_rope_until(self.text),
             layers=layers,
             modules=_module_names(self.names, self.placement),
             unaudited=self.unaudited,
@@ -303,6 +304,17 @@ def _rope_base(config: Any, kind: str) -> float | None:
     base = parameters.get(kind, parameters).get("rope_theta")
     base = base if base is not None else _first(config, "rope_theta", "rope_freq_constant")
     return None if base is None else float(base)
+
+
+def _rope_until(config: Any) -> int | None:
+    """These kinds of scaling take other frequencies for sequences longer than the model was first trained on."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    until = parameters.get("original_max_position_embeddings") or _first(
+        config, "original_max_position_embeddings", "max_position_embeddings"
+    )
+    return None if until is None else int(until)
 
 
 def _module_names(names: Any, placement: Placement) -> Mapping[str, str]:

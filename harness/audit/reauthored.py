@@ -41,6 +41,7 @@ def reauthored_structure(config: Any, placement: Placement) -> Structure:
         lm_head_bias=config.lm_head_use_bias,
         final_softcap=config.final_logit_softcap,
         final_norm=_norm(config.final_norm_config),
+        rope_until=None,  # one build_rope for all lengths
         layers=layers,
         modules=_module_names(placement),
         unaudited=unaudited,

@@ -82,6 +82,7 @@ class Structure:
     """A decoder.
 
     embedding_scale: factor of the embeddings, 1 where there is none. max_length: positions it is declared for.
+    rope_until: positions beyond which the rotary frequencies are others; None where they never change.
     modules: field -> the module to look at, with `{}` for the block's number.
     unaudited: field -> why it could not be established; such a field is never compared.
     """
@@ -94,6 +95,7 @@ class Structure:
     lm_head_bias: bool
     final_softcap: float | None
     final_norm: Norm | None
+    rope_until: int | None
     layers: tuple[Layer, ...]
     modules: Mapping[str, str] = field(default_factory=dict)
     unaudited: Mapping[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from harness.record import Finding
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
 
 Array = npt.NDArray[np.float32]
+_SHOWN = 8
 _STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -80,7 +81,18 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
         if difference:
             made_of = " and ".join(source.keys)
             findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
-    return findings
+    return summarised(findings, len(sources), "parameters of the re-authored model")
+
+
+def summarised(findings: list[Finding], whole: int, what: str) -> list[Finding]:
+    """The findings, or the first few and how many more there are: weights of another checkpoint differ everywhere.
+
+    whole: how many could have been wrong.
+    """
+    if len(findings) <= _SHOWN:
+        return findings
+    more = f"{len(findings)} of {whole} {what} are wrong, of which {_SHOWN} are listed: are these weights of one model?"
+    return [_error(more), *findings[:_SHOWN]]
 
 
 def describe_difference(one: Any, other: Any) -> str:
