@@ -183,7 +183,13 @@ class Bench:
             copy_and_plan = tapped or (self.tapped if flatbuffer is None else self.tap(flatbuffer))
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
-        job = Job(
+        return _RUN[stage](self.job(stage, folder, checkpoint, files), model or self.model, Silent())
+
+    def job(
+        self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Any] | None = None
+    ) -> Job:
+        """What a run would tell a stage. files: the flatbuffer, its tapped copy and its plan, where needed."""
+        return Job(
             stage=stage,
             spec_file=str(self.ref.file),
             spec_variable=self.ref.variable,
@@ -197,9 +203,8 @@ class Bench:
             traces=folder / stage,
             miniature=self.prepared.miniature,
             threads=1,
-            **files,
+            **(files or {}),
         )
-        return _RUN[stage](job, model or self.model, Silent())
 
     def tap(self, flatbuffer: Path) -> tuple[Path, Path]:
         """(tapped copy, alignment plan) of a file that is not in the cache, beside it."""

@@ -6,11 +6,15 @@ Each case is a conversion of its own, so these are few: one for every way in whi
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 from faults import BUILTIN, FIRST, XNNPACK, Bench, bench
 
 from harness.align.tflite import FOLDED
+from harness.stages.tflite import Runner
+from harness.trace import Trace
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +48,33 @@ def test_a_transpose_that_became_a_reshape_shows_on_builtin_kernels_at_the_atten
     assert gemma.unbroken.verdicts == {FIRST: "pass", XNNPACK: "pass", BUILTIN: "fail"}
     assert gemma.unbroken.fault is not None
     assert gemma.unbroken.fault.tap == "block.0.attn.probs"
+    read, right = (probabilities_of_the_last_token(gemma, stage) for stage in ("tflite-builtin", "reauthored"))
+    transposed, reshaped = (attention_over(gemma, reshape) for reshape in (False, True))
+    assert np.abs(right - transposed).max() < 1e-5
+    assert np.abs(read - reshaped).max() < 1e-5, "the numbers are those of K reshaped, so the tap is what it says"
+    assert np.abs(read - transposed).max() > 0.1
+
+
+def probabilities_of_the_last_token(model: Bench, stage: str) -> np.ndarray[Any, Any]:
+    return Trace.open(model.sound / stage / "short").load("block.0.attn.probs")[0, -1]
+
+
+def attention_over(model: Bench, reshape: bool) -> np.ndarray[Any, Any]:
+    """What the last token attends to, `[heads, source]`, from the file's own queries and cache, in float64.
+
+    reshape: read K, `[source, head_dim]`, as `[head_dim, source]` where it lies, in place of transposing it.
+    """
+    short = next(item for item in model.prepared.inputs if item.id == "short")
+    trace = Trace.open(model.sound / "tflite-builtin" / short.id)
+    queries = trace.load("block.0.attn.q_rope")[0, -1].astype(np.float64)
+    job = model.job("tflite-builtin", model.folder)
+    *_, (_, outputs) = Runner(job, model.flatbuffer, preserve=False).drive(short)
+    keys = outputs["kv_cache_k_0"][0, :, 0].astype(np.float64)  # padding behind the last position and all
+    turned = keys.reshape(keys.shape[::-1]) if reshape else keys.T
+    scores = queries @ turned / np.sqrt(queries.shape[-1])
+    seen = len(short.tokens)
+    weights = np.exp(scores[:, :seen] - scores[:, :seen].max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def test_a_window_that_is_lost_with_the_mask_as_an_input_is_charged_to_the_flatbuffer() -> None:
