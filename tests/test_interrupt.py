@@ -217,6 +217,36 @@ def assert_whole(run: Run, record: dict[str, object]) -> None:
     assert not list(folder.glob(".*"))
 
 
+def test_ctrl_c_among_several_models_keeps_what_was_done_and_one_server_serves_them_all(
+    start: Start, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(SPEC.replace("from harness import", "import nothing_here\nfrom harness import"))
+    hanging = failing_forward(HANG, tmp_path)
+    run = start("tiny_llama", wrong, hanging, "--stages", "reauthored", "--inputs", few_tokens(tmp_path))
+
+    def servers() -> set[int]:
+        return {pid for pid, command in run.processes().items() if "from multiprocessing.forkserver" in command}
+
+    run.wait_for_line("oracle: done")
+    first = servers()
+    run.wait_for_line(f"model 3 of 3: {hanging}")
+    run.wait_for(lambda: run.stderr.count("reauthored: started") == 2, "the third model's stage")
+    assert len(first) == 1 or first <= servers()
+    assert first & servers()
+    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+    code, stdout = run.end()
+    assert (code, stdout) == (130, "")
+    assert f"{wrong}: not run: " in run.stderr
+    last = f"edge-parity: interrupted; stages ended; 2 of 3 models were done, their runs are in {run.out}"
+    assert run.stderr.splitlines()[-1] == last
+    assert "Traceback" not in run.stderr
+    run.assert_nothing_runs()
+    assert {path.name for path in run.out.iterdir()} == {"tiny_llama", "index.html"}
+    (folder,) = (run.out / "tiny_llama").iterdir()  # and no half run, hidden or not
+    assert (folder / "parity.json").is_file()
+
+
 def test_two_runs_at_once_into_one_folder_both_succeed(start: Start, shipped: Path, tmp_path: Path) -> None:
     runs = [start("tiny_llama", "--tflite", shipped, "--inputs", few_tokens(tmp_path)) for _ in range(2)]
     ids = set()
