@@ -49,7 +49,12 @@ def default_plan() -> list[Entry]:
     whole += [Entry(name, name, small) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options)) for name, variant, options in VARIANTS]
     rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
-    listed = dict.fromkeys(place.model for defect in load_defects() for place in defect.place)
+    listed = dict.fromkeys(
+        place.model
+        for defect in load_defects()
+        for place in defect.place
+        if not place.hop or tuple(place.hop.split("->")) in REAUTHORED
+    )
     rest += [name for name in listed if name in registered() and name not in main_models()]
     return [
         *whole,

@@ -231,9 +231,8 @@ def test_ctrl_c_among_several_models_keeps_what_was_done_and_one_server_serves_t
     run.wait_for_line("oracle: done")
     first = servers()
     run.wait_for_line(f"model 3 of 3: {hanging}")
-    run.wait_for(lambda: run.stderr.count("reauthored: started") == 2, "the third model's stage")
-    assert len(first) == 1 or first <= servers()
-    assert first & servers()
+    run.wait_for(lambda: len(servers()) > len(first), "a process of the third model")
+    assert first <= servers()
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
     code, stdout = run.end()
     assert (code, stdout) == (130, "")
