@@ -29,11 +29,11 @@ from harness.defects import load_defects
 from harness.errors import UsageError
 from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
-from harness.record import Record, write_record
+from harness.record import Finding, Record, write_record
 from harness.spec import SpecRef, find_spec
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
-from harness.tasks import STAGES, Place, conversion_mb, stage_tasks
+from harness.tasks import AUDIT, STAGES, Place, conversion_mb, stage_tasks
 from harness.variant import VariantOptions
 from harness.verdict import load_rules
 
@@ -102,8 +102,11 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         cache = Cache.temporary(folder / "cache") if options.no_cache else Cache.standard()
         state = _Run(options, ref, folder, cache, watcher)
         with state.timed("total"):
-            prepared = _prepare(state)
+            prepared, key = _prepare(state)
             results = _run_stages(state, prepared, stages)
+            prepared = _audited(prepared, results.pop(AUDIT, None))
+            if prepared.audited:
+                remember(state.cache, key, prepared)
             # Here and not above: these import what computes, which a bad input should not wait for.
             from harness.conclude import conclude
             from harness.render.files import render_all
@@ -227,7 +230,8 @@ def _sweep(parent: Path) -> None:
                 os.close(lock)
 
 
-def _prepare(state: _Run) -> Prepared:
+def _prepare(state: _Run) -> tuple[Prepared, str | None]:
+    """What a run rests on, and the key to remember it by."""
     options = state.options
     request = Request(
         spec_file=str(state.ref.file.resolve()),
@@ -246,7 +250,7 @@ def _prepare(state: _Run) -> Prepared:
         key = recall_key(request)
         known = recall(state.cache, key)
         if known is not None:
-            return known
+            return known, key
         task = Task(
             "prepare", "harness.stages.prepare:prepare", request.model_dump(), torch=True, timeout=options.timeout
         )
@@ -254,9 +258,18 @@ def _prepare(state: _Run) -> Prepared:
         if result.status != "ok":
             tail = _tail(state.log)
             raise UsageError(f"{state.ref.file}: could not be prepared: {result.detail.split(';')[0]} ({tail})")
-        prepared = Prepared.model_validate(result.value)
-        remember(state.cache, key, prepared)
+        return Prepared.model_validate(result.value), key
+
+
+def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
+    """With the findings of the config audit. An audit that did not end is a finding too: the stages tell the rest."""
+    if audit is None:
         return prepared
+    if audit.status != "ok":
+        lost = Finding(kind="config", severity="warning", what=f"the configs are not audited: {audit.detail}")
+        return prepared.model_copy(update={"findings": [lost, *prepared.findings]})
+    found = [Finding.model_validate(finding) for finding in audit.value["findings"]]
+    return prepared.model_copy(update={"findings": [*found, *prepared.findings], "audited": True})
 
 
 def _tail(log: Path) -> str:

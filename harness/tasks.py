@@ -17,6 +17,8 @@ from harness.stages.request import Prepared
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
 STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
+AUDIT = "audit"
+_AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in its stage as well
 _RUNNERS = {
     "oracle": "harness.stages.entry:hf",
     "hf": "harness.stages.entry:hf",
@@ -77,6 +79,17 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
                     timeout=timeout,
                 )
             )
+    if not prepared.audited:
+        tasks.append(
+            Task(
+                AUDIT,
+                "harness.audit.work:audit_run",
+                common,
+                memory_mb=150,
+                torch=True,
+                timeout=min(timeout, _AUDIT_SECONDS),
+            )
+        )
     return tasks
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
-from harness.configs import full_reauthored_config, hf_config, published_config
+from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
 from harness.errors import UsageError
 from harness.record import Finding
 from harness.spec import GenerativeModel, SpecRef, load_spec
-from harness.stages.report import Reporter
+from harness.stages.report import Reporter, costs_only_this_stage
+from harness.stages.request import Prepared
 from harness.weights import account_for_keys, account_for_published_keys
 
 
@@ -37,6 +38,23 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
             audit.error = str(error)
         audits.append(audit)
     return {"audits": [audit.model_dump(mode="json") for audit in audits]}
+
+
+def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """The two configs of a run, field by field: those of full size, unless the user's own checkpoint brings one.
+
+    In a process of its own: it runs small models of both kinds, and a model may crash or hang.
+    """
+    prepared = Prepared.model_validate(payload["prepared"])
+    model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
+    report.progress(0, 1, "configs")
+    with costs_only_this_stage():
+        if prepared.source.kind in ("gguf", "miniature"):
+            found = audit_configs(model)
+        else:  # the re-authored config counts for a checkpoint of a miniature's sizes
+            small = reauthored_config(model, miniature=True, layers=prepared.layers) if prepared.miniature else None
+            found = audit_configs(model, hf_config(Path(prepared.checkpoint)), small)
+    return {"findings": [finding.model_dump(mode="json") for finding in found]}
 
 
 def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:

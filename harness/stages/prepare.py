@@ -64,9 +64,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
-    report.progress(2, 3, "configs and weight names")
+    report.progress(2, 3, "weight names")
     findings = [
-        *_audit(model, checkpoint, plain, small),
         *account_for_keys(model, checkpoint.folder, config),
         *_unreached(inputs, dims, shape),
     ]
@@ -209,18 +208,6 @@ def _parameters(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> 
     with torch.device("meta"), without_initial_weights():
         own = model.model_class(config, 0).state_dict()
     return parameter_sources(model.tensor_names, config, stored_tensors(checkpoint.folder), own)
-
-
-def _audit(model: GenerativeModel, checkpoint: Checkpoint, config: Any, small: bool) -> list[Finding]:
-    """The two configs, field by field: those of full size, unless the user's own checkpoint brings one.
-
-    config: the re-authored one that the run uses; it counts for a user's checkpoint of a miniature's sizes.
-    """
-    from harness.audit.audit import audit_configs
-
-    if checkpoint.kind in ("gguf", "miniature"):
-        return audit_configs(model)
-    return audit_configs(model, hf_config(checkpoint.folder), config if small else None)
 
 
 def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:

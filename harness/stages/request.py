@@ -51,5 +51,6 @@ class Prepared(BaseModel):
     coverage: dict[str, float]
     conversion_key: str
     findings: list[Finding]
+    audited: bool = False  # whether those of the config audit are among the findings
     parameters: list[ParameterSource] = Field(default_factory=list)
     tables: list[list[float]] = Field(default_factory=list)
