@@ -186,10 +186,10 @@ def test_what_is_known_is_in_every_view_with_cause_and_remedy(tmp_path: Path) ->
     shown = " ".join(console.file.getvalue().split())
     page = " ".join(write_report(tmp_path, record, frame).read_text().split())
     for text in (shown, page):
-        for said in ("rounded-weight: shows here as listed", "rounds the weight of one matrix.", "Do not round.",
+        for said in ("shows here as listed", "rounds the weight of one matrix.", "Do not round.",
                      "edge-parity run smollm2 --checkpoint exact"):  # fmt: skip
             assert said in text
-    assert shown.count("rounded-weight: shows") == 2
+    assert shown.count("known upstream defect rounded-weight") == 2
     table = Console(file=io.StringIO(), width=80)
     print_outcomes([Outcome("smollm2", 1.0, record, tmp_path)], tmp_path, 0, table)
     assert "rounded-weight" in table.file.getvalue()

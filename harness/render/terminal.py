@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record import FirstFault, Hop, Record, Worst
+from harness.record import FirstFault, Hop, KnownDefect, Record, Worst
 from harness.render import (
     compared,
     defect_words,
@@ -250,13 +250,14 @@ def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
-    names = ("excess", "worst position", "rel_l2", "noise floor")
+    names = ("excess", "worst position", "rel_l2")
     title = f"around it, in execution order, on input {one_line(given, 40)}"
     table = new_table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
+    table.columns[1].no_wrap = True  # a tap's name in two pieces is no name
     for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
         figures = [tap_figure(row, name) for name in ("excess", "position_excess")]
-        values = [number(tap_value(row, name)) for name in ("rel_l2", "noise_floor")]
-        table.add_row(*cells(">" if i == at else "", row["tap"], verdict_cell(row["verdict"]), *figures, *values))
+        rel_l2 = number(tap_value(row, "rel_l2"))
+        table.add_row(*cells(">" if i == at else "", row["tap"], verdict_cell(row["verdict"]), *figures, rel_l2))
     return table
 
 
@@ -292,17 +293,23 @@ def _findings(record: Record, console: Console) -> None:
 
 
 def _known_defects(record: Record, console: Console) -> None:
+    """Each defect once, with every place where the run was bound to show it."""
+    places: dict[str, list[KnownDefect]] = {}
     for known in record.known_defects:
+        places.setdefault(known.id, []).append(known)
+    for name, shown in places.items():
+        first = shown[0]
         line(console, "")
-        line(console, f"known upstream defect  {known.id}: {defect_words(known)}", style="yellow")
-        wrapped(console, f"{known.title}. {known.cause}")
-        line(console, f"  {'listed':<11}{known.place}; {known.measured}")
-        line(console, f"  {'here':<11}{known.found}")
-        for name, text in (("versions", known.versions_differ), ("remedy", known.remedy)):
+        line(console, f"known upstream defect  {name}", style="yellow")
+        wrapped(console, f"{first.title}. {first.cause}")
+        for known in shown:
+            line(console, f"  {'listed':<11}{known.place}; {known.measured}")
+            line(console, f"  {'here':<11}{defect_words(known)}: {known.found}")
+        for heading, text in (("versions", first.versions_differ), ("remedy", first.remedy)):
             if text:
-                wrapped(console, f"{name}: {text}")
-        if known.remedy_command:
-            line(console, f"  {'passes':<11}{known.remedy_command}")
+                wrapped(console, f"{heading}: {text}")
+        if first.remedy_command:
+            line(console, f"  {'passes':<11}{first.remedy_command}")
 
 
 def _change(before: object, after: object) -> str:
