@@ -156,3 +156,37 @@ def _cache_after(file: Path, position: int, before: Any) -> Any:
 
 def _changed(after: Any, before: Any) -> list[int]:
     return [int(i) for i in np.flatnonzero((after != before).any(axis=(0, 2, 3)))]
+
+
+@pytest.mark.parametrize(("alibi", "least", "most"), [(True, 1e-3, 1.0), (False, 0.0, 1e-5)], ids=["alibi", "rope"])
+def test_eager_attention_of_falcon_adds_the_alibi_bias_twice(alibi: bool, least: float, most: float) -> None:
+    """With a rotary embedding in place of ALiBi, the same two implementations agree: it is the bias."""
+    eager, fused = (_falcon_logits(kind, alibi=alibi) for kind in ("eager", "sdpa"))
+    assert least <= _relative(eager, fused) <= most
+    if alibi:
+        once = _falcon_logits("eager", alibi=True, bias=0.5)
+        assert _relative(once, fused) < 1e-5
+
+
+def _falcon_logits(kind: str, *, alibi: bool, bias: float = 1.0) -> Any:
+    """Logits of a small Falcon with random weights; `bias` scales what build_alibi_tensor returns."""
+    from unittest import mock
+
+    import torch
+    from transformers import FalconConfig, FalconForCausalLM
+    from transformers.models.falcon import modeling_falcon
+
+    config = FalconConfig(
+        vocab_size=64, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, alibi=alibi, bias=True,
+        multi_query=False, parallel_attn=False, new_decoder_architecture=False,
+    )  # fmt: skip
+    config._attn_implementation = kind
+    torch.manual_seed(0)
+    model = FalconForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+        build = modeling_falcon.build_alibi_tensor
+        scaled = mock.patch.object(modeling_falcon, "build_alibi_tensor", lambda *a, **k: bias * build(*a, **k))
+        with scaled:
+            return model(torch.arange(1, 49).unsqueeze(0)).logits.numpy()
