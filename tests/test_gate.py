@@ -112,8 +112,10 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
     (folder,) = run_folders(tmp_path / "out")
     record = json.loads((folder / "parity.json").read_text())
     red = [case for case in record["cases"] if case["verdict"] != "pass"]
-    assert f"{len(red)} failed, {CASES - len(red)} passed" in ended.stdout
     assert {case["hop"] for case in red} == {"hf->reauthored"}
+    # The audit finds the wrong number too, and an error finding leaves no case of the model green.
+    assert f"{CASES} failed in" in ended.stdout
+    assert ended.stdout.count("rope") > CASES
 
     told = re.findall(
         r"^(hf->reauthored) on prompt: first failing tap (\S+), .*\bexcess ([\d.e+]+).*; report (.*)$",

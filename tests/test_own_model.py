@@ -35,6 +35,7 @@ def run(words: list[str], folder: Path) -> tuple[int, dict[str, object]]:
     return done.returncode, json.loads(done.stdout or "{}")
 
 
+@pytest.mark.slow
 def test_the_model_of_the_page_passes_with_every_tap(tmp_path: Path) -> None:
     words = saved_as_the_page_says(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own_llama.py", "own_spec.py"]
@@ -52,6 +53,7 @@ def test_the_model_of_the_page_passes_in_the_flatbuffer_with_the_coverage_it_dec
     assert (code, record["verdict"], len(record["hops"])) == (0, "pass", 3)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_mistake_in_it_is_found_at_its_module(tmp_path: Path) -> None:
     words = saved_as_the_page_says(tmp_path)
     model = tmp_path / "own_llama.py"
