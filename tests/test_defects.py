@@ -186,7 +186,7 @@ def test_what_is_known_is_in_every_view_with_cause_and_remedy(tmp_path: Path) ->
     shown = " ".join(console.file.getvalue().split())
     page = " ".join(write_report(tmp_path, record, frame).read_text().split())
     for text in (shown, page):
-        for said in ("shows here as listed", "rounds the weight of one matrix.", "Do not round.",
+        for said in ("rounded-weight", "shows here as listed", "rounds the weight of one matrix.", "Do not round.",
                      "edge-parity run smollm2 --checkpoint exact"):  # fmt: skip
             assert said in text
     assert shown.count("known upstream defect rounded-weight") == 2

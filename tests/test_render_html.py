@@ -229,3 +229,12 @@ def test_the_report_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
         assert "CONSOLE" not in opened.stderr
         assert opened.stdout.count("<svg") == charts
         assert opened.stdout.count('<span class="verdict') > 30
+
+
+def test_a_report_written_while_the_run_is_under_way_names_the_folder_where_it_will_be(tmp_path: Path) -> None:
+    record, frame = make_run("fail")
+    working = tmp_path / f".{record.run_id}.partial"
+    working.mkdir()
+    page = write_report(working, record, frame).read_text()
+    assert f"edge-parity explain {tmp_path / record.run_id}" in page
+    assert ".partial" not in page

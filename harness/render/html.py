@@ -91,7 +91,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),
         command=_command(record),
-        run=shlex.quote(str(folder)),
+        run=shlex.quote(str(_final(folder, record))),
         options={name: value for name, value in record.options.items() if name != "command"},
         data=_script_json(tap_data(record, frame)),
         style=page_asset("report.css"),
@@ -100,6 +100,11 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     path = folder / REPORT_FILE
     write_text(path, page)
     return path
+
+
+def _final(folder: Path, record: Record) -> Path:
+    """Where a run folder will stay: a run under way still works in a hidden one, which no command would find."""
+    return folder.parent / record.run_id if folder.name.startswith(".") else folder
 
 
 def _no_tap_fails(hop: Hop) -> bool:
