@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from harness.stages.report import Silent
+
 Prepare = Callable[..., dict[str, Any]]
 TINY_LLAMA = Path(__file__).parent / "models" / "tiny_llama.py"
 
@@ -28,11 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--parity-out", metavar="DIR", help="folder of the runs (default: reports)")
 
 
-class _Silent:
-    def progress(self, done: float, total: float, what: str) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def prepare() -> Prepare:
     """What a run does before its first stage, in this process, so that the frameworks are imported once for all."""
@@ -43,7 +40,7 @@ def prepare() -> Prepare:
     def call(file: Path, **options: Any) -> dict[str, Any]:
         ref = find_spec(str(file))
         request = {"spec_file": str(ref.file), "spec_variable": ref.variable, "cache_root": str(Cache.standard().root)}
-        return stage.prepare(request | options, _Silent())
+        return stage.prepare(request | options, Silent())
 
     return call
 
@@ -66,4 +63,4 @@ def shipped(miniature: dict[str, Any]) -> Path:
         "spec_file": str(TINY_LLAMA),
         "spec_variable": "TINY_LLAMA",
     }
-    return Path(convert_model(payload, _Silent())["flatbuffer"])
+    return Path(convert_model(payload, Silent())["flatbuffer"])

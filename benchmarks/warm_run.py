@@ -60,10 +60,7 @@ def bare_job(out: Path, target: Path) -> None:
     """The inputs of the newest run under `out`, and the files that it used, for the bare script."""
     from harness.cache import Cache
     from harness.stages.prepare import prepare
-
-    class Silent:
-        def progress(self, done: float, total: float, what: str) -> None:
-            pass
+    from harness.stages.report import Silent
 
     cache = Cache.standard()
     models = Path(__file__).parent.parent / "models"

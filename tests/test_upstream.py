@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from harness.defects import load_defects
+from harness.stages.report import Silent
 
 pytestmark = pytest.mark.slow
 
@@ -132,12 +133,7 @@ def _converted(prepare: Any, *, mask_as_input: bool) -> Path:
     spec = ROOT / "models" / "tiny_llama.py"
     prepared = prepare(spec, miniature=True, variant={"mask_as_input": mask_as_input})
     payload = {"prepared": prepared, "cache_root": str(Cache.standard().root), "spec_file": str(spec)}
-    return Path(convert_model({**payload, "spec_variable": "TINY_LLAMA"}, _Silent())["flatbuffer"])
-
-
-class _Silent:
-    def progress(self, done: float, total: float, what: str) -> None:
-        pass
+    return Path(convert_model({**payload, "spec_variable": "TINY_LLAMA"}, Silent())["flatbuffer"])
 
 
 def _cache_after(file: Path, position: int, before: Any) -> Any:
