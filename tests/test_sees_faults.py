@@ -190,7 +190,7 @@ def final_norm_left_at_ones(network: Any) -> None:
         (final_norm_left_at_ones, "final_norm"),
     ],
 )
-@pytest.mark.parametrize("name", ["tiny_llama", "smollm2"])
+@pytest.mark.parametrize("name", ["tiny_llama", pytest.param("smollm2", marks=pytest.mark.slow)])
 def test_a_mistake_in_the_reauthored_model_is_seen_where_it_was_made(
     name: str, change: Callable[[Any], None], tap: str
 ) -> None:
