@@ -6,6 +6,10 @@ It must start no thread and run no operator: a forked process inherits neither t
 import importlib
 import os
 
+from harness.stages.worker import die_with_parent
+
+die_with_parent(os.getppid())  # while it imports, it would not notice by itself
+
 # TensorFlow, which litert-torch imports, otherwise fills the log with notes about GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

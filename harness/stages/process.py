@@ -99,9 +99,9 @@ def run_tasks(
     results: dict[str, TaskResult] = {}
     waiting = list(tasks)
     running: list[_Running] = []
-    if any(task.torch for task in tasks):
-        _warm_up(log)
     try:
+        if any(task.torch for task in tasks):
+            _warm_up(log)  # a signal that came while the server was started is raised in here
         while waiting or running:
             _skip_hopeless(waiting, results, watcher)
             for task in _startable(waiting, running, results, cores, memory_mb):

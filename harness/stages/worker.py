@@ -35,7 +35,7 @@ class _PipeReporter:
 
 def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log: str, parent: int) -> None:
     """Run `module:function` as a task. Everything the frameworks print goes to `log`."""
-    _die_with_parent(parent)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -82,7 +82,7 @@ def peak_rss_mb(pid: int | str | None = "self") -> float:
     return 0.0
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to end this process when the one that forked it ends, so that a killed run leaves nothing behind."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
