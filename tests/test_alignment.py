@@ -14,7 +14,15 @@ from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench, jiggled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.align.layout import HeadLayout, split_heads
+from harness.align.layout import (
+    HeadLayout,
+    canonical_cache,
+    join_gate,
+    join_heads,
+    layout_cache,
+    split_gate,
+    split_heads,
+)
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.stages.flatbuffer import _write_tapped_and_plan
 from harness.stages.tflite import TAP_PREFIX
@@ -112,6 +120,25 @@ def test_q_k_and_v_are_taken_from_where_the_layout_says_they_are(
     for part, values in zip("qkv", parts, strict=True):
         assert np.array_equal(values, by_loop(qkv, part, layout))
     assert sum(values.size for values in parts) == qkv.size
+    named = dict(zip("qkv", parts, strict=True))
+    assert np.array_equal(join_heads(named, layout), qkv)
+    tensors = {part: torch.from_numpy(values.copy()) for part, values in named.items()}
+    assert torch.equal(join_heads(tensors, layout), torch.from_numpy(qkv))
+
+
+def test_gate_and_up_are_joined_as_they_are_split() -> None:
+    fused = np.arange(24.0).reshape(1, 3, 8)
+    assert np.array_equal(join_gate({part: split_gate(fused, part) for part in ("gate", "up")}), fused)
+
+
+@pytest.mark.parametrize("part", ["k", "v"])
+@pytest.mark.parametrize("kv_layout", ["default", "transposed"])
+def test_a_cache_is_laid_out_as_it_is_read(part: str, kv_layout: str) -> None:
+    rows = np.arange(2 * 3 * 5.0).reshape(1, 5, 2, 3)
+    laid = layout_cache(rows, part, kv_layout)
+    shapes = {"default": (1, 5, 2, 3), "transposed": (1, 2, 5, 3) if part == "k" else (1, 2, 3, 5)}
+    assert laid.shape == shapes[kv_layout]
+    assert np.array_equal(canonical_cache(laid, part, kv_layout), rows)
 
 
 def test_the_two_layouts_differ_as_soon_as_there_are_two_groups() -> None:

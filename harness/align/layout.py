@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,47 @@ def split_gate(fused: Any, part: str) -> Any:
     """
     half = fused.shape[-1] // 2
     return fused[..., {"gate": slice(0, half), "up": slice(half, None)}[part]]
+
+
+def join_heads(parts: Mapping[str, Any], layout: HeadLayout) -> Any:
+    """The fused projection that q, k and v are parts of: `split_heads` turned round.
+
+    parts: "q", "k" and "v", `[1, time, heads or kv_heads, head_dim]` each, all NumPy arrays or all torch tensors.
+    Returns `[1, time, (heads + 2 * kv_heads) * head_dim]`, a copy.
+    """
+    time = parts["q"].shape[1]
+    g, kv, d = layout.group, layout.kv_heads, layout.head_dim
+    fused = _empty_like(parts["q"], (1, time, layout.heads + 2 * kv, d))
+    if layout.interleaved:
+        grouped = fused.reshape(1, time, kv, g + 2, d)
+        grouped[:, :, :, :g] = parts["q"].reshape(1, time, kv, g, d)
+        grouped[:, :, :, g] = parts["k"]
+        grouped[:, :, :, g + 1] = parts["v"]
+    else:
+        fused[:, :, : layout.heads] = parts["q"]
+        fused[:, :, layout.heads : layout.heads + kv] = parts["k"]
+        fused[:, :, layout.heads + kv :] = parts["v"]
+    return fused.reshape(1, time, -1)
+
+
+def layout_cache(values: Any, part: str, kv_layout: str) -> Any:
+    """A KV cache `[1, time, kv_heads, head_dim]` as a variant keeps it: `canonical_cache` turned round."""
+    if kv_layout == "default":
+        return values
+    rows = values.swapaxes(1, 2)
+    return rows if part == "k" else rows.swapaxes(2, 3)
+
+
+def join_gate(parts: Mapping[str, Any]) -> Any:
+    """The projection that "gate" and "up", `[..., intermediate]`, are halves of: `split_gate` turned round; a copy."""
+    gate, up = parts["gate"], parts["up"]
+    half = gate.shape[-1]
+    fused = _empty_like(gate, (*gate.shape[:-1], 2 * half))
+    fused[..., :half] = gate
+    fused[..., half:] = up
+    return fused
+
+
+def _empty_like(values: Any, shape: tuple[int, ...]) -> Any:
+    """Without importing the framework that the values are of."""
+    return values.new_empty(shape) if hasattr(values, "new_empty") else np.empty(shape, values.dtype)
