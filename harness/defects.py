@@ -12,6 +12,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_KINDS = {"error": "finding", "warning": "warning"}
+
+
 class Place(_Strict):
     """Where a run of one model shows a defect: a hop with its first failing tap, a stage that ends, or a finding.
 
-    model, variant: as the record calls them.
+    model, variant: as the record calls them. Of a finding they may be patterns (`*`). A model that is named in full is
+        bound to show it; one that a pattern means may.
     hop, tap: the hop that fails, and its first failing tap.
     taps: the first failing tap of single inputs, where it is another. unaffected: inputs that pass all the same.
-    stage, finding: the stage that crashes, or the kind of the error findings.
+    stage, finding: the stage that crashes, or the kind of the findings. severity: of the findings.
+    made_by: the stages that make the finding. A run in which none of them ended is not bound to show it.
     says: parts of what they say: each stands in the stage's end, or in a finding of its own.
     measured: what was measured there, in words and numbers.
     """
@@ -47,6 +53,8 @@ class Place(_Strict):
     unaffected: tuple[str, ...] = ()
     stage: str = ""
     finding: Literal["", "config", "weights", "numeric", "runtime"] = ""
+    severity: Literal["error", "warning"] = "error"
+    made_by: tuple[str, ...] = ()
     says: tuple[str, ...] = ()
     measured: str
 
@@ -56,12 +64,25 @@ class Place(_Strict):
             raise ValueError(f"a place of {self.model} needs one of hop, stage and finding")
         if bool(self.hop) != bool(self.tap) or bool(self.stage or self.finding) != bool(self.says):
             raise ValueError(f"a place of {self.model} needs a tap with its hop, or says with its stage or finding")
+        if not self.finding and (self.made_by or "*" in self.model + self.variant):
+            raise ValueError(f"a place of {self.model}: patterns and made_by belong to a finding")
         return self
 
     def __str__(self) -> str:
         if self.hop:
             return f"{self.hop}, first at {self.tap}"
-        return f"stage {self.stage} crashes" if self.stage else f"{self.finding} finding"
+        return f"stage {self.stage} crashes" if self.stage else f"{self.finding} {_KINDS[self.severity]}"
+
+    def concerns(self, record: Record) -> bool:
+        """Whether it is listed for a run of this model and variant, in which its hop or stage took part."""
+        if not (fnmatchcase(record.model, self.model) and fnmatchcase(record.variant, self.variant)):
+            return False
+        if self.hop:
+            return any(hop.name == self.hop for hop in record.hops)
+        ended = {stage.name for stage in record.stages if stage.status == "ok"}
+        if self.made_by and not ended.intersection(self.made_by):
+            return False
+        return not self.stage or any(stage.name == self.stage for stage in record.stages)
 
     def tap_on(self, item: str) -> str | None:
         """The tap that fails first on an input; None for an input that passes."""
@@ -183,29 +204,20 @@ class Match:
 
     @property
     def is_exact(self) -> bool:
-        """The run fails, and it fails as listed and in no other way."""
+        """The run shows what is listed for it, and nothing else fails."""
         return bool(self.expected) and not self.unexpected and all(e.state == "seen" for e in self.expected)
 
 
 def match(record: Record, defects: Iterable[Defect]) -> Match:
     """What a run was bound to show of the known defects, and what it shows besides.
 
-    A place concerns a run of its model and variant in which its hop or stage took part.
+    A model that is listed by a pattern is bound to nothing: its place counts where it is seen.
     """
-    expected = [
-        _look(defect, place, record)
-        for defect in defects
-        for place in defect.place
-        if place.model == record.model and place.variant == record.variant and _took_part(place, record)
-    ]
+    looked = [_look(defect, place, record) for defect in defects for place in defect.place if place.concerns(record)]
+    named = {e.defect.id for e in looked if e.place.model == record.model}
+    expected = [e for e in looked if e.place.model == record.model or (e.state == "seen" and e.defect.id not in named)]
     by_hop = {hop.name: e for e in expected for hop in record.hops if _concerns(e, hop)}
     return Match(tuple(expected), tuple(_unexpected(record, expected, by_hop)), by_hop)
-
-
-def _took_part(place: Place, record: Record) -> bool:
-    if place.hop:
-        return any(hop.name == place.hop for hop in record.hops)
-    return not place.stage or any(stage.name == place.stage for stage in record.stages)
 
 
 def _concerns(expected: Expected, hop: Hop) -> bool:
@@ -230,8 +242,8 @@ def _look(defect: Defect, place: Place, record: Record) -> Expected:
             return Expected(defect, place, "gone", f"stage {stage.name} is {stage.status}")
         state: Literal["seen", "elsewhere"] = "seen" if all(s in stage.detail for s in place.says) else "elsewhere"
         return Expected(defect, place, state, f"stage {stage.name} {stage.status}: {stage.detail}")
-    errors = [f.what for f in record.findings if f.severity == "error" and f.kind == place.finding]
-    found = [next((what for what in errors if said in what), "") for said in place.says]
+    whats = [f.what for f in record.findings if (f.kind, f.severity) == (place.finding, place.severity)]
+    found = [next((what for what in whats if said in what), "") for said in place.says]
     if all(found):
         return Expected(defect, place, "seen", "; ".join(dict.fromkeys(found)))
     lacking = ", ".join(f"'{said}'" for said, what in zip(place.says, found, strict=True) if not what)

@@ -200,7 +200,7 @@ class Finding(_Part):
 
 
 class KnownDefect(_Part):
-    """A known upstream defect that this run was bound to show. The run fails for it all the same.
+    """A known upstream defect that this run was bound to show. What of it is an error fails the run all the same.
 
     state: `seen` where it shows as listed, `gone` where it does not, `elsewhere` where that hop or stage fails
     otherwise. place: where it is listed. found: what this run has there.

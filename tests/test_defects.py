@@ -167,6 +167,38 @@ def test_a_finding_that_is_listed_is_known_and_another_is_not() -> None:
     assert match(record, [defect(place)]).unexpected == (Surprise("config finding: another"),)
 
 
+def warned(what: str = "build_model returns None", model: str = "smollm2") -> Record:
+    found = Finding(kind="weights", severity="warning", what=what)
+    return run("pass").model_copy(update={"findings": [found], "model": model, "variant": "no-hlfb"})
+
+
+def test_a_warning_that_is_listed_is_known_in_a_run_that_passes() -> None:
+    given = {"finding": "weights", "says": ("returns None",), "measured": "always"}
+    place = Place(model="smollm2", variant="*", severity="warning", **given)  # type: ignore[arg-type]
+    assert match(warned(), [defect(place)]).is_exact
+    assert problems(warned(), match(warned(), [defect(place)])) == []
+    assert state_of(warned("another"), defect(place)) == ["gone"]
+    error = Place(model="smollm2", variant="*", **given)  # type: ignore[arg-type]
+    assert state_of(warned(), defect(error)) == ["gone"]
+    assert state_of(warned(), defect(Place(model="smollm2", severity="warning", **given))) == []  # type: ignore[arg-type]
+
+
+def test_a_model_that_only_a_pattern_means_may_show_a_finding_and_need_not() -> None:
+    given = {"finding": "weights", "severity": "warning", "says": ("returns None",), "measured": "always"}
+    wide, named = (Place(model=model, variant="*hlfb", **given) for model in ("*", "smollm2"))  # type: ignore[arg-type]
+    assert state_of(warned(model="other"), defect(wide)) == ["seen"]
+    assert state_of(warned("another", model="other"), defect(wide)) == []
+    assert state_of(warned("another"), defect(wide, named)) == ["gone"]
+    assert state_of(warned(), defect(wide, named)) == ["seen"]
+
+
+def test_a_finding_is_expected_only_of_a_run_with_a_stage_that_makes_it() -> None:
+    given = {"model": "smollm2", "finding": "runtime", "says": ("overwrites",), "measured": "always"}
+    record = run("crash")
+    for stages, state in (((CRASHED, "hf"), ["gone"]), ((CRASHED,), []), (("absent",), [])):
+        assert state_of(record, defect(Place(made_by=stages, **given))) == state  # type: ignore[arg-type]
+
+
 def test_other_versions_change_no_expectation_and_are_said() -> None:
     record = run("fail")
     (same,) = on_record(record, match(record, [defect()]))
@@ -229,6 +261,8 @@ measured = "excess 9"
         ('status = "run"', 'status = "odd"', "defect 'a', status: "),
         ('tap = "logits"', "", "defect 'a', place 1: "),
         ('hop = "hf->reauthored"', 'hop = "hf->reauthored"\nstage = "hf"', "one of hop, stage and finding"),
+        ('model = "smollm2"', 'model = "smollm*"', "defect 'a', place 1: "),
+        ('measured = "excess 9"', 'measured = "excess 9"\nmade_by = ["hf"]', "defect 'a', place 1: "),
         ('title = "t"', 'title = "t"\ntitel = "t"', "defect 'a', titel: "),
         ('status = "run"', 'status = "unseen"', "defect 'a': "),
         ('cause = "c"', 'cause = "c"\nremedy_command = "r"', "needs a remedy"),

@@ -27,41 +27,6 @@ def test_every_defect_that_a_test_shows_names_one_of_this_file() -> None:
     assert {command.split("::")[-1] for command in listed} <= own
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_builders_return_none_for_a_checkpoint_that_lacks_a_key(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, factory = _builder(family, monkeypatch)
-    assert build("", custom_loader=lambda _: {}) is None
-    # With names that fit nothing, what loads the weights does raise: the builder is what swallows it.
-    from litert_torch.generative.utilities import model_builder
-
-    with pytest.raises(KeyError):
-        model_builder.build_decoder_only_model("", factory(), model_builder.TENSOR_NAMES, custom_loader=lambda _: {})
-
-
-def _builder(family: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """The example's builder and its config factory, at a size that a test can afford."""
-    if family == "gemma2":
-        from litert_torch.generative.examples.gemma import gemma2 as module
-
-        name, build = "get_model_config_2b", module.build_2b_model
-    else:
-        from litert_torch.generative.examples.gemma3 import decoder as module
-
-        name, build = "get_decoder_config_1b", module.build_model_1b
-    small = module.get_fake_model_config() if family == "gemma2" else module.get_fake_decoder_config_1b()
-    monkeypatch.setattr(module, name, lambda: small)
-    return build, lambda: small
-
-
-def test_gemma1_says_which_keys_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from litert_torch.generative.examples.gemma import gemma1
-
-    small = gemma1.get_fake_model_config()
-    monkeypatch.setattr(gemma1, "get_model_config_2b", lambda: small)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        gemma1.build_2b_model("", custom_loader=lambda _: {})
-
-
 def test_reference_kernels_are_wrong_for_int4_in_blocks(tmp_path: Path) -> None:
     weight, given, file = _int4_in_blocks(tmp_path)
     exact = given @ weight.T

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.audit.audit import audit_configs
+from harness.audit.builder import audit_builder
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
 from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
@@ -49,11 +50,13 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
     report.progress(0, 1, "configs")
     with costs_only_this_stage():
+        network = build_published(published_config(model))
         if prepared.source.kind in ("gguf", "miniature"):
-            found = audit_configs(model)
+            found = audit_configs(model, network=network)
         else:  # the re-authored config counts for a checkpoint of a miniature's sizes
             small = reauthored_config(model, miniature=True, layers=prepared.layers) if prepared.miniature else None
             found = audit_configs(model, hf_config(Path(prepared.checkpoint)), small)
+        found += audit_builder(model, network)
     return {"findings": [finding.model_dump(mode="json") for finding in found]}
 
 
@@ -61,6 +64,7 @@ def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
     config = hf_config(folder) if folder else published_config(model)
     network, reauthored = build_published(config), full_reauthored_config(model)
     found = audit_configs(model, config, network=network)
+    found += audit_builder(model, network if folder is None else build_published(published_config(model)))
     if folder is not None and any(folder.glob("*.safetensors")):
         return [*found, *account_for_keys(model, folder, reauthored)]
     return [*found, *account_for_published_keys(model, network, reauthored)]

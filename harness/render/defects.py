@@ -17,9 +17,10 @@ _INTRO = """\
 Defects of the packages that Edge Parity stands on, as they were measured. This page is generated from
 `harness/known_defects.toml` with `python -m harness.defects > docs/upstream-defects.md`.
 
-A run that shows one fails, and its report names the defect, its cause and the remedy. The gate expects exactly the
-listed failure: a hop that passes, that fails first at another tap or together with another hop makes it red, also with
-other versions than those listed."""
+The report of a run that shows one names the defect, its cause and the remedy. Such a run fails, unless the defect is
+listed as a warning. The gate expects exactly what is listed: a hop that passes, that fails first at another tap or
+together with another hop makes it red, and so does a warning that is gone, also with other versions than those
+listed."""
 
 
 def defects_page(defects: Sequence[Defect]) -> str:
@@ -30,7 +31,7 @@ def defects_page(defects: Sequence[Defect]) -> str:
 
 
 def _summary(defect: Defect) -> str:
-    models = ", ".join(dict.fromkeys(place.model for place in defect.place)) or "-"
+    models = ", ".join(dict.fromkeys(_named(place.model) for place in defect.place)) or "-"
     return f"| [{defect.id}](#{defect.id}) | {models} | {_STATUS[defect.status]} |"
 
 
@@ -51,7 +52,11 @@ def _section(defect: Defect) -> Iterator[str]:
 def _places(places: Iterable[Place]) -> Iterator[str]:
     for place in places:
         where = str(place) if place.hop else f"{place}: {'; '.join(place.says)}"
-        yield f"| {place.model} | {place.variant} | {where} | {place.measured} |"
+        yield f"| {_named(place.model)} | {_named(place.variant)} | {where} | {place.measured} |"
+
+
+def _named(pattern: str) -> str:
+    return "any" if pattern == "*" else pattern.replace("*", "..")
 
 
 def _versions(defect: Defect) -> str:
