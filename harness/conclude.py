@@ -161,7 +161,29 @@ def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", severity="error", what=what))
-    return found
+    return found + _cache_findings(results)
+
+
+def _cache_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
+    stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    for name in DEVICE_STAGES:
+        end = results[name].value.get("past_the_cache") if name in results else None
+        if end and not end["refusal"]:
+            stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
+    return [
+        Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
+        for done, names in stages.items()
+    ]
+
+
+def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:
+    slots = ", ".join(map(str, overwritten))
+    does = f"overwrites slot {slots} and goes on with a damaged cache" if slots else "keeps nothing of the token"
+    return (
+        f"{' and '.join(stages)}: decode at position {position} of a KV cache of {position} does not fail but {does}; "
+        f"what drives this file must stop after {position} tokens"
+    )
 
 
 def _stage(result: TaskResult) -> Stage:

@@ -64,9 +64,13 @@ def default_plan() -> list[Entry]:
 
 
 TRAINED = ("smollm2",)
-# The second has a known defect in its conversion, and the variant below is the remedy for it.
+# The second has a known defect in its conversion, and the first variant below is the remedy for it; the other shows two
+# defects of its own.
 CONVERTED = ("tiny_llama", "gemma1")
-VARIANTS = (("gemma1", "kv=transposed", ("--kv-layout", "transposed")),)
+VARIANTS = (
+    ("gemma1", "kv=transposed", ("--kv-layout", "transposed")),
+    ("gemma2", "mask-as-input", ("--mask-as-input",)),
+)
 
 
 def called(ref: SpecRef) -> str:

@@ -62,7 +62,8 @@ def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
     listed = gate("--collect-only", "-q").stdout
     for name in ("qwen3_shipped_names", "falcon_shipped_names", "dropped_norm", "ignored_fields", "falcon_rounded"):
         assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(DEFAULT_INPUT_IDS)
-    assert listed.count("test_parity[gemma1,kv=transposed-") == CASES
+    for name in ("gemma1,kv=transposed", "gemma2,mask-as-input"):
+        assert listed.count(f"test_parity[{name}-") == CASES
 
 
 def test_all_miniatures_are_gated_on_every_hop_when_asked() -> None:

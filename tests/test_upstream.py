@@ -12,12 +12,8 @@ import numpy as np
 import pytest
 
 from harness.defects import load_defects
-from harness.stages.report import Silent
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parent.parent
-CACHE = 256
 
 
 def test_every_defect_that_a_test_shows_names_one_of_this_file() -> None:
@@ -73,50 +69,6 @@ def _output(file: Path, resolver: str, given: Any) -> Any:
 
 def _relative(one: Any, exact: Any) -> float:
     return float(np.linalg.norm(one - exact) / np.linalg.norm(exact))
-
-
-def test_a_position_past_the_cache_overwrites_its_last_slot(prepare: Any) -> None:
-    file = _converted(prepare, mask_as_input=True)
-    before = np.arange(CACHE, dtype=np.float32)[None, :, None, None]
-    inside, past = (_cache_after(file, position, before) for position in (CACHE - 2, CACHE))
-    assert _changed(inside, before) == [CACHE - 2]
-    assert _changed(past, before) == [CACHE - 1]
-
-
-def test_a_mask_made_inside_the_graph_ends_the_call_instead(prepare: Any) -> None:
-    file = _converted(prepare, mask_as_input=False)
-    before = np.zeros((1, CACHE, 1, 1), np.float32)
-    _cache_after(file, CACHE - 1, before)
-    with pytest.raises(RuntimeError, match="out of bounds"):
-        _cache_after(file, CACHE, before)
-
-
-def _converted(prepare: Any, *, mask_as_input: bool) -> Path:
-    from harness.cache import Cache
-    from harness.stages.flatbuffer import convert_model
-
-    spec = ROOT / "models" / "tiny_llama.py"
-    prepared = prepare(spec, miniature=True, variant={"mask_as_input": mask_as_input})
-    payload = {"prepared": prepared, "cache_root": str(Cache.standard().root), "spec_file": str(spec)}
-    return Path(convert_model({**payload, "spec_variable": "TINY_LLAMA"}, Silent())["flatbuffer"])
-
-
-def _cache_after(file: Path, position: int, before: Any) -> Any:
-    """The first cache of keys [1, CACHE, kv_heads, head_dim] after one token at a position; nothing complains."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    decode = Interpreter(str(file)).get_signature_runner("decode")
-    details = decode.get_input_details()
-    given = {name: np.broadcast_to(before, d["shape"]).copy() for name, d in details.items() if "kv_cache" in name}
-    given["tokens"] = np.array([[5]], details["tokens"]["dtype"])
-    given["input_pos"] = np.array([position], details["input_pos"]["dtype"])
-    if "mask" in details:
-        given["mask"] = np.zeros(details["mask"]["shape"], np.float32)
-    return decode(**given)["kv_cache_k_0"]
-
-
-def _changed(after: Any, before: Any) -> list[int]:
-    return [int(i) for i in np.flatnonzero((after != before).any(axis=(0, 2, 3)))]
 
 
 @pytest.mark.parametrize(("alibi", "least", "most"), [(True, 1e-3, 1.0), (False, 0.0, 1e-5)], ids=["alibi", "rope"])

@@ -56,7 +56,8 @@ def _places(places: Iterable[Place]) -> Iterator[str]:
 
 
 def _named(pattern: str) -> str:
-    return "any" if pattern == "*" else pattern.replace("*", "..")
+    wide = pattern.startswith("*") and pattern.endswith("*")
+    return " with ".join(filter(None, ["any", pattern.strip("*")])) if wide else pattern
 
 
 def _versions(defect: Defect) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from harness.align.views import TapSource, view_tensor
+from harness.flatbuffer.signatures import DECODE
 from harness.inputs import Step, schedule
 from harness.spec import GenerativeModel
+from harness.stages.cache_end import past_the_cache
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
 from harness.taps import split_tap
@@ -43,6 +45,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
     for number, item in enumerate(checked):
         report.progress(number, rounds, f"{item.id}, untouched file")
         untouched[item.id] = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
+    end = past_the_cache(runner.decode, runner.empty_cache(DECODE), job.kv_cache_len, job.variant.kv_layout)
     del runner
 
     runner = Runner(job, job.tapped, preserve=inner)
@@ -65,6 +68,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
         "steps": steps,
         "steps_checked_against_untouched_file": compared,
         "steps_differing_from_untouched_file": differing,
+        "past_the_cache": end.model_dump(),
     }
 
 
@@ -121,29 +125,33 @@ class Runner:
         cache: dict[str, Array] | None = None
         for step in schedule(len(item.tokens), item.decode_tail, self.job.prefill, self.job.kv_cache_len):
             run_signature = self.signature(step.signature)
-            details = run_signature.get_input_details()
-            if cache is None:
-                cache = {
-                    name: np.zeros(entry["shape"], entry["dtype"])
-                    for name, entry in details.items()
-                    if name.startswith(_CACHE)
-                }
-            outputs = run_signature(**_arguments(step, item, details, self.job.kv_cache_len), **cache)
+            cache = self.empty_cache(step.signature) if cache is None else cache
+            outputs = run_signature(**self._arguments(step, item.tokens), **cache)
             yield step, outputs
             cache = {name: outputs[name] for name in cache}
+
+    def decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
+        """One token, whose value is no matter, at any position. Raises RuntimeError where the runtime refuses it."""
+        arguments = self._arguments(Step(DECODE, 1, position, 1), [0] * (position + 1))
+        return dict(self.signature(DECODE)(**arguments, **cache))
+
+    def empty_cache(self, signature: str) -> dict[str, Array]:
+        details = self.signature(signature).get_input_details()
+        return {n: np.zeros(entry["shape"], entry["dtype"]) for n, entry in details.items() if n.startswith(_CACHE)}
 
     def inner_tensor(self, source: TapSource) -> Array:
         return self.interpreter.get_tensor(source.tensor, source.subgraph)  # type: ignore[no-any-return]
 
-
-def _arguments(step: Step, item: JobInput, details: dict[str, Any], kv_cache_len: int) -> dict[str, Array]:
-    tokens = np.zeros((1, step.size), details["tokens"]["dtype"])
-    tokens[0, : step.valid] = item.tokens[step.start : step.start + step.valid]
-    positions = np.arange(step.start, step.start + step.size, dtype=details["input_pos"]["dtype"])
-    arguments = {"tokens": tokens, "input_pos": positions}
-    if "mask" in details:
-        arguments["mask"] = device_mask(positions, step.valid, kv_cache_len)
-    return arguments
+    def _arguments(self, step: Step, ids: Sequence[int]) -> dict[str, Array]:
+        """ids: of the whole input."""
+        details = self.signature(step.signature).get_input_details()
+        tokens = np.zeros((1, step.size), details["tokens"]["dtype"])
+        tokens[0, : step.valid] = ids[step.start : step.start + step.valid]
+        positions = np.arange(step.start, step.start + step.size, dtype=details["input_pos"]["dtype"])
+        arguments = {"tokens": tokens, "input_pos": positions}
+        if "mask" in details:
+            arguments["mask"] = device_mask(positions, step.valid, self.job.kv_cache_len)
+        return arguments
 
 
 def device_mask(positions: Array, valid: int, kv_cache_len: int) -> Array:
