@@ -1,7 +1,7 @@
 """Synthetic runs for tests of what reads a record: the shape of a real one, made in milliseconds.
 
-In: the kind of run. Out: its Record and its taps frame (30 blocks, 6 inputs, 3 hops, every tap). The numbers
-are made up; the shipped rules judge them and the harness sums them up, as it does in a run.
+In: the kind of run. Out: its Record and its taps frame (6 inputs, 3 hops, every tap). The numbers are made up; the
+shipped rules judge them and the harness sums them up, as it does in a run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = ("pass", "fail", "crash", "nan", "hostile")
 FAULTY_TAP = "block.7.mlp.out"
-NAN_TAP = "block.20.attn.context"
+NAN_TAP = "block.8.attn.context"
 WHY_MISSING = "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel"
 HOSTILE = "</script><script>alert('x')</script> & \"q\" [bold red]m[/] \x1b[31mred\x00 \u202e {{ 7*7 }} ]]> %s"
 CRASHED = "tflite-xnnpack"
@@ -43,8 +43,11 @@ _RUNTIME = {"runtime": "ai-edge-litert 2.3.0", "steps": 19, "steps_differing_fro
 _RULES = load_rules()
 
 
+BLOCKS = 10
+
+
 @functools.cache
-def make_run(kind: str = "pass", blocks: int = 30) -> tuple[Record, pd.DataFrame]:
+def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataFrame]:
     """A run that passes, fails at `FAULTY_TAP`, lost a stage, met NaN, or carries hostile strings.
 
     Made once per kind: change a copy, not what is returned.

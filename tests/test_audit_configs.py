@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow_but
 
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
@@ -117,6 +118,8 @@ def rope(**values: Any) -> Change:
     return change
 
 
+DEAR = {"gemma1", "gemma2", "gemma3", "openelm", "falcon", "phi4"}  # half a second each and more
+
 # model, change, field, published, re-authored
 CHANGES: list[tuple[str, Change, str, str, str]] = [
     ("tiny_llama", put("model.vocab_size", 31999), "vocabulary", "32000", "31999"),
@@ -177,7 +180,7 @@ CHANGES: list[tuple[str, Change, str, str, str]] = [
 
 @pytest.mark.parametrize(
     ("name", "change", "field", "published", "reauthored"),
-    CHANGES,
+    [pytest.param(*change, marks=[pytest.mark.slow] if change[0] in DEAR else []) for change in CHANGES],
     ids=[f"{name}-{field}-{own}" for name, _, field, _, own in CHANGES],
 )
 def test_a_changed_field_is_the_only_finding_and_shows_both_values(
@@ -192,6 +195,7 @@ def test_a_changed_field_is_the_only_finding_and_shows_both_values(
     assert all(value in found[0].what for value in (field, found[0].published, found[0].reauthored))
 
 
+@pytest.mark.slow
 def test_a_field_that_differs_in_one_block_names_that_block_and_both_modules() -> None:
     model = changed(load_spec(find_spec("gemma3")), put("attn_config.rotary_base", 10_000, only=5))
     (finding,) = errors(model)
@@ -200,7 +204,7 @@ def test_a_field_that_differs_in_one_block_names_that_block_and_both_modules() -
     assert "block 5:" in finding.what
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", slow_but(set(main_models()) - DEAR, sorted(main_models())))
 def test_a_shipped_example_agrees_with_its_published_config_in_every_field(name: str) -> None:
     model = load_spec(find_spec(name))
     found = audit_configs(model)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow_but
 
 from harness.errors import UsageError
 
@@ -230,11 +231,15 @@ def assert_refused_without_a_trace(command: Command, case: Case, folder: Path) -
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", CASES)
+NEED_FRAMEWORKS = ("more layers than there are",)
+
+
+@pytest.mark.parametrize("name", slow_but(set(CASES) - set(NEED_FRAMEWORKS), CASES))
 def test_bad_input_is_one_line_and_leaves_nothing(name: str, forked: Command, tmp_path: Path) -> None:
     assert_refused_without_a_trace(forked, CASES[name], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unknown model, nearest", "inputs, no JSON", "flatbuffer, text", "record, cut"])
 def test_a_fresh_command_line_adds_no_line_of_its_own(name: str, tmp_path: Path) -> None:
     assert_refused_without_a_trace(fresh, CASES[name], tmp_path)

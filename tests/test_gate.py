@@ -48,6 +48,7 @@ def run_folders(out: Path) -> list[Path]:
     return sorted(out.glob("*/*"))
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_all() -> None:
     listed = gate("--collect-only", "-q").stdout
     whole = {"smollm2", "tiny_llama", "gemma1"}
@@ -58,6 +59,7 @@ def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_a
                 assert f"test_parity[{model}-{a}->{b}-{item}]" in listed
 
 
+@pytest.mark.slow
 def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
     listed = gate("--collect-only", "-q").stdout
     for name in ("qwen3_shipped_names", "falcon_shipped_names", "dropped_norm", "ignored_fields", "falcon_rounded"):
@@ -66,6 +68,7 @@ def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
         assert listed.count(f"test_parity[{name}-") == CASES
 
 
+@pytest.mark.slow
 def test_all_miniatures_are_gated_on_every_hop_when_asked() -> None:
     listed = gate("--collect-only", "-q", "--miniature").stdout
     assert listed.count("::test_parity[") == CASES * len(main_models())
@@ -77,6 +80,7 @@ def test_a_named_model_is_the_only_one_gated() -> None:
     assert "smollm2" not in listed
 
 
+@pytest.mark.slow
 def test_a_model_named_twice_is_gated_once() -> None:
     named = ("--model", "tiny_llama", "--model", ROOT / "models" / "tiny_llama.py")
     assert gate("--collect-only", "-q", *named).stdout.count("::test_parity[") == CASES
@@ -148,6 +152,7 @@ def test_a_known_defect_is_green_while_it_shows_and_red_once_it_is_mended(tmp_pa
     assert "alibi-not-rounded: falcon, hf->reauthored, first at block.0.attn.probs" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_start_fails_each_case_with_its_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow_but
 
 from harness.errors import UsageError
 from harness.families import Sizes, sizes_of
@@ -52,7 +53,7 @@ def reauthored_logits(model: GenerativeModel, folder: Path, config: Any, ids: An
         return network(ids, torch.arange(POSITIONS), cache)["logits"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["tiny_llama", "phi2"], NAMES))
 def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> None:
     model = registered(name)
     write_miniature(model, 3, tmp_path)
@@ -63,7 +64,7 @@ def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> Non
     assert error < 1e-5
 
 
-@pytest.mark.parametrize("name", ["tiny_llama", "gemma3"])
+@pytest.mark.parametrize("name", slow_but(["tiny_llama"], ["tiny_llama", "gemma3"]))
 def test_attention_in_a_miniature_is_far_from_uniform(name: str, tmp_path: Path) -> None:
     import torch
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from faults import FIRST, Bench, Outcome
 from litert_torch.generative.layers import attention_utils
+from marks import slow_but
 from test_no_false_alarms import passes
 
 from harness.spec import main_models, registered
@@ -51,9 +52,7 @@ def test_a_model_cites_the_checkpoint_that_its_config_is_of(name: str) -> None:
     assert f"# https://huggingface.co/{ref.declared['hf_id']}/blob/main/config.json" in ref.file.read_text()
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RIGHT]
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, RIGHT))
 def test_the_pytorch_hop_of_a_right_miniature_passes_with_every_tap(name: str, tmp_path: Path) -> None:
     outcome = judged(Bench(name, inputs=LENGTHS), tmp_path)
     assert passes(outcome), outcome.fault

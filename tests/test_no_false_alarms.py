@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn, positions_of
+from marks import slow_but
 
 from harness.trace import Trace
 
 SEEDS = range(1, 21)
+QUICK_SEEDS = (1, 5)
 HOPS = (FIRST, XNNPACK, BUILTIN)
 # The lengths of a run that names no inputs, and the shortest ones.
 EVERY_LENGTH = (
@@ -50,7 +52,7 @@ def every_seed(name: str) -> list[Bench]:
     return [bench(name).reseeded(seed, EVERY_LENGTH) for seed in SEEDS]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", slow_but(QUICK_SEEDS, SEEDS))
 def test_an_unbroken_miniature_passes_whatever_its_weights_and_tokens_are(seed: int, tmp_path: Path) -> None:
     """Through XNNPACK at every fifth seed; the slow test below takes all seeds through all stages."""
     other = bench("tiny_llama").reseeded(seed, FEW, flatbuffer=seed % 5 == 0)

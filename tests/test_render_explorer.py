@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import FAULTY_TAP, NAN_TAP, make_run
+from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
 from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, write_explorer
 from harness.taps import BLOCK_POINTS, block_tap, tap_order
@@ -58,7 +58,7 @@ def test_both_sides_have_the_same_nodes_and_ids_are_unique_over_all_files(folder
     for content in graphs:
         (graph,) = content["graphs"]
         assert graph["id"] == content["label"]
-        assert [node["id"] for node in graph["nodes"]] == tap_order(30)
+        assert [node["id"] for node in graph["nodes"]] == tap_order(BLOCKS)
     ids = {content["label"] for content in graphs}
     assert len(ids) == len(graphs) == 6
     assert "hf->reauthored/hf" in ids

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from record_factory import CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
+from record_factory import BLOCKS, CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
 from rich.console import Console
 
 from harness.diff import compare_runs
 from harness.render import missing_groups, number, percent, suspicion
 from harness.render.terminal import print_diff, print_explain, print_summary
+from harness.taps import tap_order
 
 FOLDER = Path("reports/smollm2/20261114-093012-a1b2")
 
@@ -38,8 +39,8 @@ def explanation(kind: str) -> str:
 def test_a_passing_run_says_so_and_names_what_was_not_compared() -> None:
     text = summary("pass", 120)
     assert text.startswith("PASS  smollm2")
-    assert f"30 taps missing: block.*.attn.probs - {WHY_MISSING}" in " ".join(text.split())
-    assert "30 taps could not be compared" in text
+    assert f"{BLOCKS} taps missing: block.*.attn.probs - {WHY_MISSING}" in " ".join(text.split())
+    assert f"{BLOCKS} taps could not be compared" in text
     assert "edge-parity explain" not in text
 
 
@@ -132,7 +133,7 @@ def test_shapes_that_differ_are_not_shown_as_nan() -> None:
 def test_a_crashed_stage_is_neither_a_pass_nor_a_zero() -> None:
     text = summary("crash")
     assert f"Stage {CRASHED} crashed." in text
-    assert "543 taps missing: every tap" in text
+    assert f"{len(tap_order(BLOCKS))} taps missing: every tap" in text
     assert "0 %" in text
     assert "SIGSEGV" in explanation("crash")
 
@@ -209,10 +210,10 @@ def test_numbers_have_three_digits_and_shares_are_never_rounded_up_to_all() -> N
 
 def test_missing_taps_the_record_does_not_explain_are_counted_too() -> None:
     record, _ = make_run("pass")
-    hop = record.hops[1].model_copy(update={"missing": record.hops[1].missing[:10]})
+    hop = record.hops[1].model_copy(update={"missing": record.hops[1].missing[:4]})
     assert [(group.count, group.why) for group in missing_groups(hop)] == [
-        (20, "the record does not say why"),
-        (10, WHY_MISSING),
+        (BLOCKS - 4, "the record does not say why"),
+        (4, WHY_MISSING),
     ]
 
 

@@ -39,6 +39,7 @@ from faults import (
     typical_element,
     with_flip,
 )
+from marks import slow_but
 
 from harness.spec import GenerativeModel
 from harness.trace import TAPS_FILE, Trace
@@ -141,7 +142,7 @@ def jiggle(find: Callable[[Any], Any], relative: float = 1e-4, seed: int = 0) ->
     return lambda network: set_weight(find(network), jiggled(find(network).weight, relative, seed))
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", slow_but(["qkv_projection", "w2", "lm_head"], MODULES))
 def test_any_matrix_of_the_reauthored_model_that_is_off_by_1e_4_is_seen_at_its_own_output(
     llama: Bench, module: str
 ) -> None:
@@ -190,7 +191,7 @@ def final_norm_left_at_ones(network: Any) -> None:
         (final_norm_left_at_ones, "final_norm"),
     ],
 )
-@pytest.mark.parametrize("name", ["tiny_llama", pytest.param("smollm2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", slow_but(["tiny_llama"], ["tiny_llama", "smollm2"]))
 def test_a_mistake_in_the_reauthored_model_is_seen_where_it_was_made(
     name: str, change: Callable[[Any], None], tap: str
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_wrong_number_in_the_reauthored_config_is_seen_where_it_first_acts(
     assert_first_fault(f"re-authored config, {change.__name__}", outcome, FIRST, tap, "fff")
 
 
+@pytest.mark.slow
 def test_the_smallest_error_of_a_matrix_that_is_seen_is_a_hundred_thousandth(llama: Bench) -> None:
     """And one of 1e-6, about ten times float32's own rounding, is not."""
     for module in ("qkv_projection", "output_projection", "w2"):
@@ -279,15 +281,13 @@ def flip_one_bit(llama: Bench, weight: str, stages: Sequence[str], retap: bool =
     return llama.with_flatbuffer(lambda file: patch(file, values, broken), stages, retap)
 
 
-@pytest.mark.parametrize("weight", CONSTANTS)
+@pytest.mark.parametrize("weight", slow_but(["qkv.1"], CONSTANTS))
 def test_one_exponent_bit_of_one_typical_weight_of_the_flatbuffer_is_seen(llama: Bench, weight: str) -> None:
     outcome = flip_one_bit(llama, weight, ("tflite-xnnpack",))
     assert_first_fault(f"flatbuffer, an exponent bit of {weight}", outcome, XNNPACK, CONSTANTS[weight], "pfp")
 
 
-@pytest.mark.parametrize(
-    "weight", [pytest.param(name, marks=pytest.mark.slow if name != "qkv.1" else ()) for name in CONSTANTS]
-)
+@pytest.mark.parametrize("weight", slow_but(["qkv.1"], CONSTANTS))
 def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, weight: str) -> None:
     """What both TFLite stages share is the file's fault, and not that of a kernel."""
     outcome = flip_one_bit(llama, weight, DEVICE_STAGES, retap=True)
@@ -295,6 +295,7 @@ def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, we
     assert outcome.hops[BUILTIN].first_failing_tap == CONSTANTS[weight]
 
 
+@pytest.mark.slow
 def test_an_exponent_bit_of_the_embedding_is_seen_when_its_token_occurs(llama: Bench) -> None:
     values = llama.constant("model.embed_tokens.weight")
     token = llama.prepared.inputs[0].tokens[3]
@@ -308,6 +309,7 @@ def test_an_exponent_bit_of_the_embedding_is_seen_when_its_token_occurs(llama: B
     assert unseen.verdicts[XNNPACK] == "pass", "nobody can see a weight that was not used"
 
 
+@pytest.mark.slow
 def test_a_tied_embedding_is_seen_at_both_its_ends() -> None:
     smollm = bench("smollm2")
     values = smollm.constant("model.embed_tokens.weight")
@@ -316,6 +318,7 @@ def test_a_tied_embedding_is_seen_at_both_its_ends() -> None:
     assert figures(outcome, XNNPACK, "logits")["excess"] > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", ["qkv.1", DOWN.format(1)])
 def test_a_matrix_of_the_flatbuffer_that_is_off_by_1e_4_is_seen(llama: Bench, weight: str) -> None:
     values = llama.constant(weight)
@@ -323,6 +326,7 @@ def test_a_matrix_of_the_flatbuffer_that_is_off_by_1e_4_is_seen(llama: Bench, we
     assert_first_fault(f"flatbuffer, {weight} by 1e-4", outcome, XNNPACK, CONSTANTS[weight], "pff")
 
 
+@pytest.mark.slow
 def test_gate_and_up_exchanged_in_the_flatbuffer_are_seen(llama: Bench) -> None:
     gate, up = llama.constant(GATE.format(1)), llama.constant(UP.format(1))
     outcome = llama.with_flatbuffer(lambda file: swap(file, gate, up))
@@ -373,6 +377,7 @@ def spoiled(tensors: Tensors, value: float = math.nan) -> None:
     tensors[DOWN.format(1)][1, 2] = value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("stages", [("oracle",), ("hf",), ("oracle", "hf")], ids="+".join)
 def test_a_weight_that_is_no_number_in_the_checkpoint_fails_every_hop(
@@ -383,6 +388,7 @@ def test_a_weight_that_is_no_number_in_the_checkpoint_fails_every_hop(
     assert_first_fault(f"{'+'.join(stages)}, {value} in a weight", outcome, FIRST, "block.1.mlp.out", "fff")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_no_number_in_the_reauthored_model_is_seen(llama: Bench, value: float) -> None:
     def spoil(network: Any) -> None:
@@ -394,6 +400,7 @@ def test_a_weight_that_is_no_number_in_the_reauthored_model_is_seen(llama: Bench
     assert_first_fault(f"re-authored, {value} in a weight", outcome, FIRST, "block.1.mlp.out", "fff")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_no_number_in_the_flatbuffer_is_seen(llama: Bench, value: float) -> None:
     values = llama.constant(DOWN.format(1))

@@ -1,0 +1,13 @@
+"""Which parameters of a test belong to the fast part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Collection[Any], values: Iterable[Any]) -> list[Any]:
+    """All values as parameters, slow ones but for those in `quick`."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
