@@ -30,6 +30,11 @@ def sample(traces: Path, order: int) -> Path:
     return traces.with_name(f"{traces.name}.order{order}") if order else traces
 
 
+def local(traces: Path) -> Path:
+    """The folder of a stage's local traces: each tap computed from a reference's values of the taps before it."""
+    return traces.with_name(f"{traces.name}.local")
+
+
 @dataclass
 class _Open:
     shape: tuple[int, ...]

@@ -1,16 +1,25 @@
 """Where a tap lies in a flatbuffer, and how the tensor there becomes the tap.
 
-In: a tensor of a signature. Out: the tap's array, `[1, time, ...]`. Pure.
+In: a tensor of a signature. Out: the tap's array, `[1, time, ...]`; and back. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.align.layout import HeadLayout, canonical_cache, split_gate, split_heads
+from harness.align.layout import (
+    HeadLayout,
+    canonical_cache,
+    join_gate,
+    join_heads,
+    layout_cache,
+    split_gate,
+    split_heads,
+)
 
 Array = np.ndarray[Any, Any]
 Move = tuple[str, tuple[int, ...]]
@@ -63,3 +72,34 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
     if view.startswith("split_"):
         return split_heads(rows, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
     return rows
+
+
+def tensor_of(
+    taps: Mapping[str, Array], source: TapSource, shape: Sequence[int], layout: HeadLayout, kv_layout: str = "default"
+) -> Array:
+    """The tensor of a signature, made of the taps that are views of it: `view_tensor` turned round.
+
+    taps: view -> tap, `[1, time, ...]`; all parts of a projection where the view is a part of one.
+    shape: of the tensor in the file. Raises KeyError when a part is absent, ValueError when sizes do not fit.
+    """
+    shapes = [tuple(shape)]
+    for move, sizes in source.moves:
+        turned = tuple(shapes[-1][axis] for axis in sizes) if move == "transpose" else sizes
+        shapes.append(turned)
+    values = _before_view(taps, source.view, layout, kv_layout).reshape(shapes[-1])
+    for (move, sizes), before in zip(reversed(source.moves), reversed(shapes[:-1]), strict=True):
+        values = values.transpose(np.argsort(sizes)) if move == "transpose" else values.reshape(before)
+    return np.ascontiguousarray(values)
+
+
+def _before_view(taps: Mapping[str, Array], view: str, layout: HeadLayout, kv_layout: str) -> Array:
+    if view in ("split_gate", "split_up"):
+        return join_gate({part: taps[f"split_{part}"] for part in ("gate", "up")})  # type: ignore[no-any-return]
+    if view.startswith("split_"):
+        return join_heads({part: taps[f"split_{part}"] for part in "qkv"}, layout)  # type: ignore[no-any-return]
+    values = taps[view]
+    if view.startswith("cache_"):
+        return layout_cache(values, view.removeprefix("cache_"), kv_layout)  # type: ignore[no-any-return]
+    if view in ("probs", "heads_first"):
+        return values.transpose(0, 2, 1, 3)
+    return values

@@ -32,5 +32,11 @@ def tflite(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return stage.run(Job.model_validate(payload), None, report)
 
 
+def local_tflite(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    from harness.stages import local_tflite as stage
+
+    return stage.run(Job.model_validate(payload), None, report)
+
+
 def _model(job: Job) -> GenerativeModel:
     return load_spec(SpecRef(Path(job.spec_file), job.spec_variable, {}))

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.align.feeds import plan_feeds
 from harness.align.tflite import plan_signature
 from harness.audit.constants import audit_constants
 from harness.cache import Cache, key_of, sha256_of
@@ -96,16 +97,20 @@ _CONSTANTS_CODE = ("audit/constants.py", "audit/values.py", "flatbuffer/reader.p
 _ALIGNMENT_CODE = (
     "taps.py",
     "align/tflite.py",
+    "align/feeds.py",
     "align/layout.py",
     "align/views.py",
     "flatbuffer/reader.py",
     "flatbuffer/tap.py",
+    "flatbuffer/writing.py",
     "stages/tflite.py",
+    "stages/local_tflite.py",
 )
 
 
 def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
-    from harness.stages.tflite import TAP_PREFIX
+    from harness.stages.local_tflite import SEVERED_HEAD, fed_inputs
+    from harness.stages.tflite import tapped_outputs
 
     file = FlatbufferModel(source)
     wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
@@ -114,13 +119,17 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     plans = {
         name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks) for name in wanted
     }
-    outputs = {
-        name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in plan.sources.values() if not item.inner}
-        for name, plan in plans.items()
+    sources = {name: plan.sources for name, plan in plans.items()}
+    feeds = {
+        name: plan_feeds(file.subgraph(file.signatures[name].subgraph), found, set(found))
+        for name, found in sources.items()
     }
-    write_tapped(source, folder / FLATBUFFER, outputs)
+    write_tapped(
+        source, folder / FLATBUFFER, tapped_outputs(sources), fed_inputs(feeds), severed_head=folder / SEVERED_HEAD
+    )
     content = {
         "sources": {name: {tap: item.as_dict() for tap, item in plan.sources.items()} for name, plan in plans.items()},
+        "feeds": {name: [feed.as_dict() for feed in entries] for name, entries in feeds.items()},
         "missing": {name: plan.missing for name, plan in plans.items()},
     }
     (folder / "plan.json").write_text(json.dumps(content))

@@ -54,7 +54,11 @@ class JobInput(BaseModel):
 
 
 class Job(BaseModel):
-    """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces."""
+    """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces.
+
+    reference: the folder of the traces whose values replace the stage's own, which makes it a local pass: it writes to
+    `local(traces)`.
+    """
 
     stage: str
     spec_file: str
@@ -67,6 +71,7 @@ class Job(BaseModel):
     kv_cache_len: int
     variant: Variant = Variant()
     traces: Path
+    reference: Path | None = None
     miniature: bool = False
     layers: int | None = None
     flatbuffer: Path | None = None

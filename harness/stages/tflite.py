@@ -28,7 +28,7 @@ from harness.trace import TraceWriter
 Array = np.ndarray[Any, Any]
 TAP_PREFIX = "edge_parity/"
 _HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
-_CACHE = "kv_cache_"
+CACHE = "kv_cache_"
 
 
 def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
                     compared += 1
                     if _digest(outputs, runner.own_outputs(step)) != untouched[item.id][index]:
                         differing.append(f"{item.id}: {step.signature} at position {step.start}")
-                _write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
+                write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
                 steps += 1
             _write_cache(trace, plan[step.signature], outputs, job, len(item.tokens))
     return {
@@ -90,6 +90,14 @@ def read_plan(path: Path) -> dict[str, dict[str, TapSource]]:
     return {
         signature: {tap: TapSource(**source) for tap, source in sources.items()}
         for signature, sources in content["sources"].items()
+    }
+
+
+def tapped_outputs(plan: Mapping[str, Mapping[str, TapSource]]) -> dict[str, dict[str, int]]:
+    """Signature -> output name -> tensor, for every tap that is a tensor of a signature's own subgraph."""
+    return {
+        name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in sources.values() if not item.inner}
+        for name, sources in plan.items()
     }
 
 
@@ -126,23 +134,23 @@ class Runner:
         for step in schedule(len(item.tokens), item.decode_tail, self.job.prefill, self.job.kv_cache_len):
             run_signature = self.signature(step.signature)
             cache = self.empty_cache(step.signature) if cache is None else cache
-            outputs = run_signature(**self._arguments(step, item.tokens), **cache)
+            outputs = run_signature(**self.arguments(step, item.tokens), **cache)
             yield step, outputs
             cache = {name: outputs[name] for name in cache}
 
     def decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
         """One token, whose value is no matter, at any position. Raises RuntimeError where the runtime refuses it."""
-        arguments = self._arguments(Step(DECODE, 1, position, 1), [0] * (position + 1))
+        arguments = self.arguments(Step(DECODE, 1, position, 1), [0] * (position + 1))
         return dict(self.signature(DECODE)(**arguments, **cache))
 
     def empty_cache(self, signature: str) -> dict[str, Array]:
         details = self.signature(signature).get_input_details()
-        return {n: np.zeros(entry["shape"], entry["dtype"]) for n, entry in details.items() if n.startswith(_CACHE)}
+        return {n: np.zeros(entry["shape"], entry["dtype"]) for n, entry in details.items() if n.startswith(CACHE)}
 
     def inner_tensor(self, source: TapSource) -> Array:
         return self.interpreter.get_tensor(source.tensor, source.subgraph)  # type: ignore[no-any-return]
 
-    def _arguments(self, step: Step, ids: Sequence[int]) -> dict[str, Array]:
+    def arguments(self, step: Step, ids: Sequence[int]) -> dict[str, Array]:
         """ids: of the whole input."""
         details = self.signature(step.signature).get_input_details()
         tokens = np.zeros((1, step.size), details["tokens"]["dtype"])
@@ -174,7 +182,7 @@ def _digest(outputs: dict[str, Array], names: list[str]) -> str:
     return state.hexdigest()
 
 
-def _write_step(
+def write_step(
     trace: TraceWriter,
     sources: dict[str, TapSource],
     step: Step,
@@ -184,10 +192,10 @@ def _write_step(
     inner: bool,
 ) -> None:
     for tap, source in sources.items():
-        if _is_cache(tap) or (source.inner and not inner):
+        if is_cache(tap) or (source.inner and not inner):
             continue
         tensor = runner.inner_tensor(source) if source.inner else outputs[f"{TAP_PREFIX}{source.tensor}"]
-        values = _as_tap(tap, tensor, source, job)
+        values = as_tap(tap, tensor, source, job)
         if source.view == "probs":
             values = values[..., : trace.length]  # the cache is longer than the sequence
         trace.put(tap, values[:, : step.valid], step.start)
@@ -197,17 +205,17 @@ def _write_cache(
     trace: TraceWriter, sources: dict[str, TapSource], outputs: dict[str, Array], job: Job, length: int
 ) -> None:
     for tap, source in sources.items():
-        if _is_cache(tap):
+        if is_cache(tap):
             tensor = outputs[f"{TAP_PREFIX}{source.tensor}"]
-            values = _as_tap(tap, tensor, source, job)
+            values = as_tap(tap, tensor, source, job)
             trace.put(tap, values[:, :length])
 
 
-def _as_tap(tap: str, tensor: Array, source: TapSource, job: Job) -> Array:
+def as_tap(tap: str, tensor: Array, source: TapSource, job: Job) -> Array:
     block, _ = split_tap(tap)
     return view_tensor(tensor, source, job.dimensions.layout_of(block or 0), job.variant.kv_layout)
 
 
-def _is_cache(tap: str) -> bool:
+def is_cache(tap: str) -> bool:
     """Whether a tap is the KV cache itself, which is read once when the input has ended."""
     return split_tap(tap)[1].startswith("cache.")

@@ -1,0 +1,50 @@
+"""Which tensors of a signature can be given a reference's values, and of which taps each is made.
+
+In: a subgraph and where its taps are. Out: a `Feed` per tensor. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.align.views import TapSource
+from harness.flatbuffer.reader import Subgraph
+
+# A projection that is more than one tap is made of all of them.
+_PARTS = {"split_q": 3, "split_k": 3, "split_v": 3, "split_gate": 2, "split_up": 2}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A tensor whose readers are given a reference's values. taps: those it is made of, see `tensor_of`."""
+
+    tensor: int
+    shape: tuple[int, ...]
+    taps: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"tensor": self.tensor, "shape": list(self.shape), "taps": list(self.taps)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Feed:
+        return cls(content["tensor"], tuple(content["shape"]), tuple(content["taps"]))
+
+
+def plan_feeds(graph: Subgraph, sources: Mapping[str, TapSource], present: Collection[str]) -> list[Feed]:
+    """A feed for each tensor that some operator reads and that the taps in `present` give whole."""
+    read = {index for op in graph.operators for index in op.inputs}
+    views: dict[int, list[TapSource]] = {}
+    for tap, source in sources.items():
+        if tap in present and not source.inner and source.tensor in read:
+            views.setdefault(source.tensor, []).append(source)
+    made = {tensor: _made_of(items) for tensor, items in views.items()}
+    return [Feed(tensor, graph.tensors[tensor].shape, taps) for tensor, taps in made.items() if taps]
+
+
+def _made_of(views: list[TapSource]) -> tuple[str, ...]:
+    whole = next((item.tap for item in views if item.view not in _PARTS), None)
+    if whole is not None:
+        return (whole,)
+    return tuple(item.tap for item in views) if len(views) == _PARTS[views[0].view] else ()
