@@ -123,6 +123,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                     defects,
                     progress=lambda done, total: watcher.progress("compare", done, total, "taps"),
                 )
+            record = _explained(state, record, frame, prepared)
         record.timings = state.timings
         write_record(folder, record, frame)
         render_all(folder, record, frame)
@@ -293,6 +294,18 @@ def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dic
     budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
     with state.timed("stages"):
         return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
+
+
+def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared) -> Record:
+    """With the causes of its faults, while the traces are still there."""
+    from harness.explain.task import EXPLAIN, explain_task, explained
+
+    spec = (str(state.ref.file.resolve()), state.ref.variable)
+    task = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder)
+    if task is None:
+        return record
+    with state.timed("explain"):
+        return explained(record, run_tasks([task], state.log, state.watcher)[EXPLAIN])
 
 
 def _recorded(options: Options) -> dict[str, Any]:

@@ -180,9 +180,21 @@ class FirstFault(_Part):
 
 
 class Diagnosis(_Part):
+    """A cause that was tried at a fault and closes the gap, best first.
+
+    explains: share of the squared error there. excess_before, excess_after: of the error made at this tap alone, as
+    it is and as it would be if that were the cause. change: what to do about it. modules: those of the tap, by version.
+    """
+
     hypothesis: str
     detail: str
     explains: float
+    excess_before: float | None = None
+    excess_after: float | None = None
+    change: str = ""
+    hop: str = ""
+    tap: str = ""
+    modules: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Finding(_Part):
@@ -237,6 +249,7 @@ class Record(_Part):
     cases: list[Case] = Field(default_factory=list)
     first_fault: FirstFault | None = None
     diagnosis: list[Diagnosis] = Field(default_factory=list)
+    unexplained: list[str] = Field(default_factory=list)  # a sentence for each fault that no hypothesis explains
     findings: list[Finding] = Field(default_factory=list)
     known_defects: list[KnownDefect] = Field(default_factory=list)
     # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order

@@ -53,7 +53,7 @@ def _findings(model: GenerativeModel, network: Any) -> Iterator[Finding]:
     small_published, small_reauthored = shrink(model)
     tiny = Tiny(model.model_class)
     with torch.random.fork_rng(), _one_thread():
-        theirs = _published_placement(model, small_published)
+        theirs = published_placement(model, small_published)
         ours = _reauthored_placement(tiny, small_reauthored)
         yield from differences(
             published_structure(published, model.tensor_names, theirs, network or build_published(published)),
@@ -83,7 +83,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _published_placement(model: GenerativeModel, small: Any) -> Placement:
+def published_placement(model: GenerativeModel, small: Any) -> Placement:
+    """How the published model wires its blocks, seen in one run of a small one. small: from `shrunk_hf_config`."""
     import torch
     import transformers
 

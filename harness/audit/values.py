@@ -30,19 +30,23 @@ class Expected:
 
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
-        parts = [self._values(self._stored[key]) for key in source.keys]
+        parts = [read_values(self._stored[key]) for key in source.keys]
         return parts[0] if source.fused is None else fuse(parts, source.fused)
 
-    def _values(self, tensor: StoredTensor) -> Array:
-        # Read and not mapped: pages that stay mapped would count as this process's memory, a whole model of them.
-        count = int(np.prod(tensor.shape, dtype=np.int64))
-        kind = _STORED.get(tensor.dtype)
-        if kind is None:
-            raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is no floating point number known here")
-        raw = np.fromfile(tensor.file, kind, count, offset=tensor.offset).reshape(tensor.shape)
-        if tensor.dtype == "BF16":  # the upper half of a float32
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return np.asarray(raw.astype(np.float32, copy=False))
+
+def read_values(tensor: StoredTensor) -> Array:
+    """A tensor of a checkpoint in float32. Raises ValueError for one that holds no floating point numbers.
+
+    Read and not mapped: pages that stay mapped would count as this process's memory, a whole model of them.
+    """
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    kind = _STORED.get(tensor.dtype)
+    if kind is None:
+        raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is no floating point number known here")
+    raw = np.fromfile(tensor.file, kind, count, offset=tensor.offset).reshape(tensor.shape)
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(raw.astype(np.float32, copy=False))
 
 
 def fuse(parts: Sequence[Array], layout: Fused) -> Array:

@@ -1,0 +1,269 @@
+"""What a fault left behind: the candidate's values at a tap, and what they should have been.
+
+In: traces of a run, while they are there, and the reference `Decoder`. Out: `Evidence`, which predicts the tap for any
+change of the reference.
+
+The error is the local one: expected is what the reference makes of the candidate's own taps before the fault, so that
+an error upstream is not charged to it. The noise is that of `hf`'s three orders of summation, taken in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.compare import FLOAT32_RUNS
+from harness.excess import NoiseFloor, excess
+from harness.explain.decoder import NORM_POINTS, TOKENS, WHOLE, Decoder, NotCoveredError, Walk
+from harness.explain.functions import Array
+from harness.inputs import schedule
+from harness.metrics import position_stats
+from harness.stages.job import JobInput
+from harness.stages.request import Prepared
+from harness.taps import LOGITS, split_tap
+from harness.trace import Trace
+
+POSITIONS = 256  # of an input are looked at, or more where the worst one lies behind
+_LOGIT_NUMBERS = 4_000_000  # of logits, whose positions are thinned out to so many
+_COVERED = 1e-6  # relative error of the reference against the oracle: float32's own is up to 1e-5
+
+
+class Known(Mapping[str, Array]):
+    """Taps of a trace in float64 without the batch, at some positions, read when they are asked for.
+
+    only: the taps that count as known. A tap that its stage did not compute at every position is not.
+    """
+
+    def __init__(self, trace: Trace, tokens: Array, keep: Array, only: frozenset[str]) -> None:
+        self._trace = trace
+        self._keep = keep
+        self._names = [tap for tap in trace.taps if tap in only and covers(trace, tap, keep)]
+        self._read: dict[str, Array] = {TOKENS: tokens[keep]}
+
+    def __getitem__(self, tap: str) -> Array:
+        if tap not in self._read:
+            if tap not in self._names:
+                raise KeyError(tap)
+            values = self._trace.load(tap)[0, self._keep].astype(np.float64)
+            if tap.endswith("attn.probs"):
+                values = values[..., : len(self._keep)]
+            self._read[tap] = values
+        return self._read[tap]
+
+    def __contains__(self, tap: object) -> bool:
+        return tap in self._read or tap in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([TOKENS, *self._names])
+
+    def __len__(self) -> int:
+        return 1 + len(self._names)
+
+    def touched(self) -> dict[str, Array]:
+        """What was asked for so far."""
+        return dict(self._read)
+
+
+def covered(trace: Trace, tap: str) -> Array:
+    """The positions that a stage computed."""
+    spans = [np.arange(start, stop) for start, stop in trace.covered(tap)]
+    return np.concatenate(spans) if spans else np.arange(0)
+
+
+def covers(trace: Trace, tap: str, positions: Array) -> bool:
+    return bool(np.isin(positions, covered(trace, tap)).all())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A fault at one tap, on one input.
+
+    known: what the candidate had before the tap. observed: what it made of that, `[positions, ...]` at `rows` of the
+    known positions. expected: what the reference makes of it. floor: what float32 costs in between.
+    computed: the taps between the known ones and the fault, itself among them. written: how many positions the
+    KV cache held when each was computed, `[time]`; padded: up to where padding had been written behind them. cache:
+    how many it has room for.
+    """
+
+    hop: str
+    tap: str
+    input: str
+    decoder: Decoder
+    known: Known
+    rows: Array
+    expected: Array
+    observed: Array
+    floor: NoiseFloor
+    computed: tuple[str, ...]
+    written: Array
+    padded: Array
+    cache: int
+
+    @property
+    def block(self) -> int:
+        """Of the tap; -1 outside the blocks."""
+        block = split_tap(self.tap)[0]
+        return WHOLE if block is None else block
+
+    @property
+    def point(self) -> str:
+        return split_tap(self.tap)[1]
+
+    @cached_property
+    def points(self) -> frozenset[str]:
+        """What is computed in the fault's own block, or outside the blocks."""
+        return frozenset(
+            point for tap in self.computed for block, point in [split_tap(tap)] if block in (None, self.block)
+        )
+
+    @cached_property
+    def whole(self) -> bool:
+        """Every number is finite."""
+        return bool(np.isfinite(self.observed).all())
+
+    @property
+    def candidate(self) -> str:
+        return self.hop.split("->")[1]
+
+    def module(self, role: str) -> str:
+        """The Hugging Face module that a role belongs to."""
+        return self.decoder.modules.get(role, role).format(self.block)
+
+    def loss(self, predicted: Array) -> float:
+        """What is left of the error, for fitting: the root mean square over positions, in units of the noise."""
+        return float(np.sqrt(np.square(self.errors(predicted)).mean()))
+
+    def norm_slots(self) -> list[str]:
+        """Norms that act between the known taps and the fault."""
+        return [
+            slot
+            for slot, point in NORM_POINTS.items()
+            if point in self.points and self.decoder.norm(slot, self.block) is not None
+        ]
+
+    def predict(self, decoder: Decoder) -> Array:
+        """The tap as another decoder makes it of what is known, at `rows`. Raises NotCoveredError."""
+        return Walk(decoder, self.known).compute(self.tap)[self.rows]
+
+    def errors(self, predicted: Array) -> Array:
+        """norm(observed - predicted) over the noise, per position. Equal infinities and NaN are no error."""
+        same = (self.observed == predicted) | (np.isnan(self.observed) & np.isnan(predicted))
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.where(same, 0.0, self.observed - predicted).reshape(len(predicted), -1)
+            size = np.sqrt(np.square(gap).sum(-1))
+            norms = np.where(self.floor.norms > 0, self.floor.norms, 1.0)
+            return np.asarray(size / norms / self.floor.floor)
+
+    def excess(self, predicted: Array) -> float:
+        """Of what is observed over what is predicted, in units of the noise."""
+        same = (self.observed == predicted) | (np.isnan(self.observed) & np.isnan(predicted))
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.where(same, 0.0, self.observed - predicted).reshape(len(predicted), -1)
+            squared = np.square(gap).sum(-1)
+        return excess(squared, self.floor).whole
+
+
+def gather(
+    traces: Path, hop: str, tap: str, item: JobInput, decoder: Decoder, prepared: Prepared, worst: int = 0
+) -> Evidence:
+    """The evidence of a fault, from a run's traces.
+
+    worst: the position that shows the fault most.
+    Raises NotCoveredError where the reference does not compute what the oracle computed at this tap.
+    """
+    taps, tokens = prepared.taps, item.tokens
+    candidate = Trace.open(traces / hop.split("->")[1] / item.id)
+    before = frozenset(taps[: taps.index(tap)])
+    keep, rows = _positions(candidate, tap, len(tokens), worst)
+    ids = np.asarray(tokens)
+
+    def known(trace: Trace) -> Known:
+        return Known(trace, ids, keep, before)
+
+    oracle = Trace.open(traces / "oracle" / item.id)
+    _check(known(oracle), oracle, tap, keep, decoder)
+    own = known(candidate)
+    walk = Walk(decoder, own)
+    expected = walk.compute(tap)[rows]
+    observed = _values(candidate, tap, keep)[rows]
+    if expected.shape != observed.shape:
+        raise NotCoveredError(f"{tap} has shape {observed.shape[1:]} and not {expected.shape[1:]}")
+    runs = [Trace.open(traces / run / item.id) for run in FLOAT32_RUNS if (traces / run / item.id).is_dir()]
+    noise = [(Walk(decoder, known(run)).compute(tap)[rows], _values(run, tap, keep)[rows]) for run in runs]
+    floor = NoiseFloor.of(*(position_stats(made[None], given[None]) for made, given in noise))
+    floor = NoiseFloor(floor.relative, floor.norms, float(np.median(floor.relative)))
+    written, padded = _written(item, prepared)
+    return Evidence(
+        hop=hop,
+        tap=tap,
+        input=item.id,
+        decoder=decoder,
+        known=own,
+        rows=rows,
+        expected=expected,
+        observed=observed,
+        floor=floor,
+        computed=tuple(walk.made),
+        written=written[keep],
+        padded=padded[keep],
+        cache=prepared.kv_cache_len,
+    )
+
+
+def _written(item: JobInput, prepared: Prepared) -> tuple[Array, Array]:
+    """(behind which position the KV cache held nothing of the input when each was computed, behind which nothing)"""
+    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    ends = np.maximum.accumulate([step.start + step.size for step in steps])
+    sizes = [step.valid for step in steps]
+    return np.repeat([step.start + step.valid for step in steps], sizes), np.repeat(ends, sizes)
+
+
+def _positions(trace: Trace, tap: str, length: int, worst: int) -> tuple[Array, Array]:
+    """(positions of the input that are looked at, which of those the fault's tap has)."""
+    count = min(length, max(POSITIONS, worst + 1))
+    there = covered(trace, tap)
+    there = there[there < count]
+    if tap != LOGITS:
+        return np.arange(count), there
+    most = max(8, _LOGIT_NUMBERS // int(trace.taps[tap]["shape"][-1]))
+    if len(there) > most:
+        there = np.union1d(there[np.linspace(0, len(there) - 1, most).astype(int)], there[there == worst])
+    return there, np.arange(len(there))
+
+
+def _values(trace: Trace, tap: str, keep: Array) -> Array:
+    values = trace.load(tap)[0, keep].astype(np.float64)
+    return np.asarray(values[..., : len(keep)] if tap.endswith("attn.probs") else values)
+
+
+def _check(known: Known, oracle: Trace, tap: str, keep: Array, decoder: Decoder) -> None:
+    made, given = Walk(decoder, known).compute(tap), _values(oracle, tap, keep)
+    if made.shape != given.shape:
+        raise NotCoveredError(f"the published model has another shape at {tap} than is known here")
+    off = float(np.linalg.norm(made - given) / (np.linalg.norm(given) or 1.0))
+    if not off <= _COVERED:
+        raise NotCoveredError(f"the published model computes {tap} in a way that is not known here (off by {off:.2g})")
+
+
+def save(evidence: Evidence, folder: Path, name: str) -> None:
+    """Write `<name>.npz` and `<name>.json`: what was known, expected and observed, and the facts of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f"known/{tap}": values for tap, values in evidence.known.touched().items()}
+    arrays |= {"expected": evidence.expected, "observed": evidence.observed, "rows": evidence.rows}
+    arrays |= {"noise": evidence.floor.floor}
+    np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **arrays)
+    layer = asdict(evidence.decoder.layer(evidence.block)) if evidence.block >= 0 else {}
+    about: dict[str, Any] = {
+        "hop": evidence.hop,
+        "tap": evidence.tap,
+        "input": evidence.input,
+        "computed": list(evidence.computed),
+        "layer": layer,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=1))

@@ -1,0 +1,73 @@
+"""Which faults of a run are explained, on which input, and the task that does it.
+
+In: the record so far and the rows of its taps. Out: a task, or None where there is no fault. Imports no framework.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record import Finding, Record
+from harness.stages.process import Task, TaskResult
+from harness.stages.request import Prepared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXPLAIN = "explain"
+_FAULTS = 3  # are explained at most
+_SECONDS = 300.0
+
+
+def explain_task(
+    record: Record, frame: pd.DataFrame, prepared: Prepared, spec: tuple[str, str], traces: Path, folder: Path
+) -> Task | None:
+    """spec: file and variable of the declaration. traces, folder: of the run."""
+    faults = [fault_of(hop, tap, frame) for hop, tap in _places(record)][:_FAULTS]
+    if not faults:
+        return None
+    payload = {
+        "prepared": prepared.model_dump(mode="json"),
+        "spec_file": spec[0],
+        "spec_variable": spec[1],
+        "traces": str(traces),
+        "folder": str(folder / "evidence"),
+        "faults": faults,
+    }
+    return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
+
+
+def explained(record: Record, result: TaskResult) -> Record:
+    """The record with what the task found, or with a word about why it found nothing."""
+    if result.status != "ok":
+        lost = Finding(kind="runtime", severity="warning", what=f"the fault is not explained: {result.detail}")
+        return record.model_copy(update={"findings": [*record.findings, lost]})
+    return Record.model_validate(
+        {
+            **record.model_dump(by_alias=True),
+            "diagnosis": result.value["diagnosis"],
+            "unexplained": result.value["unexplained"],
+        }
+    )
+
+
+def _places(record: Record) -> list[tuple[str, str]]:
+    """(hop, tap) of the first fault and of further ones."""
+    first = record.first_fault
+    return [(first.hop, first.tap)] if first else []
+
+
+def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
+    rows = frame[(frame["hop"] == hop) & (frame["tap"] == tap)].to_dict("records")
+    failing = [row for row in rows if row["verdict"] == "fail"] or rows
+    row = max(failing, key=lambda row: _length(row["shape"]))
+    worst = row["worst_position"]
+    return {"hop": hop, "tap": tap, "input": row["input"], "worst": int(worst) if worst == worst else 0}
+
+
+def _length(shape: object) -> int:
+    """Positions of a tap's shape, "1x45x128"; 0 where the row has none."""
+    parts = str(shape).split("x")
+    return int(parts[1]) if len(parts) > 1 else 0

@@ -1,0 +1,86 @@
+"""Where the explanation's process enters: gather the evidence of each fault while the traces are there, and diagnose.
+
+In: faults and the folder of the traces. Out: `Diagnosis` entries, and what stayed unexplained. In a process of its
+own, because the structure of the published model comes from transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.explain.decoder import Decoder, NotCoveredError, Weights
+from harness.explain.diagnose import diagnose
+from harness.explain.evidence import gather, save
+from harness.explain.facts import checkpoint_structure
+from harness.explain.roles import CheckpointWeights
+from harness.record import Diagnosis
+from harness.spec import GenerativeModel, SpecRef, load_spec
+from harness.stages.report import Reporter, costs_only_this_stage
+from harness.stages.request import Prepared
+
+EVIDENCE = "evidence"
+
+
+class Fault(BaseModel):
+    """A fault to explain. input: on which it shows; worst: the position of it that shows it most."""
+
+    hop: str
+    tap: str
+    input: str
+    worst: int = 0
+
+
+class ExplainRequest(BaseModel):
+    """traces: of the run. folder: where evidence is written."""
+
+    prepared: Prepared
+    spec_file: str
+    spec_variable: str
+    traces: Path
+    folder: Path
+    faults: list[Fault]
+
+
+def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """{"diagnosis": entries of the record, "unexplained": a sentence per fault that nothing explains}"""
+    request = ExplainRequest.model_validate(payload)
+    prepared = request.prepared
+    with costs_only_this_stage():
+        model = load_spec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+        decoder = reference(model, prepared)
+    found: list[Diagnosis] = []
+    unexplained = []
+    for number, fault in enumerate(request.faults):
+        report.progress(number, len(request.faults), fault.tap)
+        try:
+            entries = explain_fault(fault, prepared, decoder, request.traces, request.folder, number)
+        except NotCoveredError as error:
+            unexplained.append(f"{fault.hop} at {fault.tap}: {error}")
+            continue
+        found += entries
+        if not entries:
+            unexplained.append(f"{fault.hop} at {fault.tap}: none of the hypotheses explains the error")
+    return {"diagnosis": [entry.model_dump(mode="json") for entry in found], "unexplained": unexplained}
+
+
+def reference(model: GenerativeModel, prepared: Prepared) -> Decoder:
+    """The decoder of a run's checkpoint, as the published model computes it."""
+    folder = Path(prepared.checkpoint)
+    structure, paths = checkpoint_structure(model, folder)
+    return Decoder(structure, Weights(CheckpointWeights(folder, paths, prepared.dimensions)), modules=paths)
+
+
+def explain_fault(
+    fault: Fault, prepared: Prepared, decoder: Decoder, traces: Path, folder: Path | None = None, number: int = 0
+) -> list[Diagnosis]:
+    """Diagnose one fault, and save its evidence. Raises NotCoveredError."""
+    item = next(item for item in prepared.inputs if item.id == fault.input)
+    evidence = gather(traces, fault.hop, fault.tap, item, decoder, prepared, fault.worst)
+    entries = diagnose(evidence)
+    if folder is not None:
+        save(evidence, folder, str(number))
+    modules = prepared.modules.get(fault.tap, {})
+    return [entry.model_copy(update={"modules": modules}) for entry in entries]

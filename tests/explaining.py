@@ -1,0 +1,96 @@
+"""A bench's faults, explained as a run would explain them.
+
+In: a bench and what to break. Out: the first fault and its diagnosis.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from faults import STAGES, Bench, Tensors, changed_when_loaded, write_changed
+
+from harness.compare import FLOAT32_RUNS
+from harness.explain.decoder import Decoder
+from harness.explain.task import fault_of
+from harness.explain.work import Fault, explain_fault, reference
+from harness.record import Diagnosis, FirstFault
+from harness.spec import GenerativeModel
+
+
+@dataclass(frozen=True)
+class Explained:
+    fault: FirstFault
+    diagnosis: list[Diagnosis]
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.hypothesis for entry in self.diagnosis]
+
+    @property
+    def best(self) -> Diagnosis:
+        assert self.diagnosis, f"nothing explains {self.fault.hop} at {self.fault.tap}"
+        return self.diagnosis[0]
+
+
+@functools.cache
+def _reference(bench: Bench) -> Decoder:
+    return reference(bench.model, bench.prepared)
+
+
+def _explain(bench: Bench, broken: Path, decoder: Decoder | None = None) -> Explained:
+    outcome = bench.judge(broken)
+    assert outcome.fault is not None, "the fault was not seen"
+    fault = Fault.model_validate(fault_of(outcome.fault.hop, outcome.fault.tap, outcome.frame))
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        joined = Path(temporary)
+        for stage in dict.fromkeys((*STAGES, *FLOAT32_RUNS)):
+            own = broken / stage
+            (joined / stage).symlink_to(own if own.is_dir() else bench.sound / stage)
+        found = explain_fault(fault, bench.prepared, decoder or _reference(bench), joined)
+    for entry in found:
+        print(f"explained: {entry.hop} {entry.tap} {entry.hypothesis} {entry.explains:.4f}: {entry.detail}")
+    return Explained(outcome.fault, found)
+
+
+def explain_reauthored(
+    bench: Bench, change: Callable[[Any], Any] = lambda network: None, model: GenerativeModel | None = None
+) -> Explained:
+    """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        with changed_when_loaded(change):
+            bench.trace("reauthored", Path(temporary), model=model)
+        return _explain(bench, Path(temporary))
+
+
+def explain_checkpoint(
+    bench: Bench,
+    change: Callable[[Tensors], Any] = lambda tensors: None,
+    config: Callable[[dict[str, Any]], Any] = lambda config: None,
+) -> Explained:
+    """Break what Hugging Face loads."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        folder = Path(temporary)
+        checkpoint = folder / "checkpoint"
+        write_changed(bench.checkpoint, checkpoint, change, config)
+        for stage in ("oracle", "hf"):
+            bench.trace(stage, folder, checkpoint=checkpoint)
+        prepared = bench.prepared.model_copy(update={"checkpoint": str(checkpoint)})
+        return _explain(bench, folder, reference(bench.model, prepared))
+
+
+def explain_flatbuffer(bench: Bench, change: Callable[[Path], Any], stage: str = "tflite-xnnpack") -> Explained:
+    """Break a copy of the flatbuffer: `change` gets its path."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        folder = Path(temporary)
+        file, tapped = folder / "broken.tflite", folder / "tapped.tflite"
+        for path, source in ((file, bench.flatbuffer), (tapped, bench.tapped[0])):
+            shutil.copyfile(source, path)
+            change(path)
+        bench.trace(stage, folder, flatbuffer=file, tapped=(tapped, bench.tapped[1]))
+        return _explain(bench, folder)
