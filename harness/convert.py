@@ -1,7 +1,8 @@
 """Convert a re-authored model to a flatbuffer with prefill and decode signatures, once per content.
 
 In: a model, a checkpoint and options. Out: the path of a float32 `.tflite` in the cache. The key covers all
-that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions.
+that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions, and what a spec has
+put in the place of litert-torch's own functions.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import enum
 import hashlib
 import inspect
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +53,7 @@ def conversion_key(
             "mask_as_input": variant.mask_as_input,
             "quantize": "none",
             "prefill_logits": True,
+            **replaced_code(),
             "versions": {name: version(name) for name in _CONVERTER_PACKAGES},
         }
     )
@@ -85,6 +89,26 @@ def _code(value: Any) -> list[str]:
         source = repr(value).encode()
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
     return [name, hashlib.sha256(source).hexdigest()]
+
+
+def replaced_code() -> dict[str, list[str]]:
+    """Functions that a spec has put in the place of litert-torch's own, with the file each comes from.
+
+    Empty where there are none, so that the key of a model that replaces nothing is what it was.
+    """
+    package = sys.modules.get("litert_torch")
+    installed = (*(str(Path(path).parent) for path in getattr(package, "__path__", [])), sysconfig.get_path("stdlib"))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] != "litert_torch":
+            continue
+        classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name]
+        for holder in (module, *classes):
+            for attribute, value in vars(holder).items():
+                file = getattr(getattr(value, "__code__", None), "co_filename", "<")
+                if not file.startswith(("<", *installed)):
+                    found[f"{getattr(holder, '__qualname__', name)}.{attribute}"] = _code(value)
+    return {"replaced": [str(sorted(found.items()))]} if found else {}
 
 
 def convert(

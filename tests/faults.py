@@ -10,7 +10,6 @@ import copy
 import functools
 import json
 import math
-import mmap
 import shutil
 import struct
 import tempfile
@@ -23,6 +22,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from reseed import Place, places, positions_of, reseed
 from safetensors.torch import load_file, save_file
 
 import harness.weights
@@ -118,11 +118,7 @@ class Bench:
         return Path(made["tapped"]), Path(made["plan"])
 
     def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]], flatbuffer: bool = True) -> Bench:
-        """The same miniature with other weights and other tokens, and without a conversion of its own.
-
-        The weights of a flatbuffer are constants of the same shapes whatever their values are, so they are
-        written over those of the converted file, each found by its bytes.
-        """
+        """The same miniature with other weights and other tokens, and without a conversion of its own."""
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
         other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
@@ -135,12 +131,20 @@ class Bench:
         )
         if not flatbuffer:
             return other
+        (plain, tapped), (own, own_tapped) = (self.flatbuffer, self.tapped[0]), self.places
         other.flatbuffer = other.folder / "reseeded.tflite"
-        shutil.copyfile(self.flatbuffer, other.flatbuffer)
-        for name in self.constants:
-            patch(other.flatbuffer, self.constant(name), other.constant(name))
-        other.tapped = other.tap(other.flatbuffer)
+        other.tapped = other.folder / "tapped.tflite", self.tapped[1]
+        for source, target, at in ((plain, other.flatbuffer, own), (tapped, other.tapped[0], own_tapped)):
+            shutil.copyfile(source, target)
+            reseed(target, at, other.checkpoint)
         return other
+
+    @functools.cached_property
+    def places(self) -> tuple[list[Place], list[Place]]:
+        """Where the flatbuffer and its tapped copy hold the weights."""
+        files = self.flatbuffer, self.tapped[0]
+        one, other = (places(file, self.prepared.parameters, self.checkpoint) for file in files)
+        return one, other
 
     def on_inputs(self, inputs: Sequence[JobInput]) -> Outcome:
         """What a run of these inputs alone comes to; they are among those of the bench."""
@@ -382,32 +386,6 @@ def jiggled(values: torch.Tensor, relative: float = 1e-4, seed: int = 0) -> torc
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
     return values * (1 + relative * signs)
-
-
-def positions_of(file: Path, values: np.ndarray[Any, Any]) -> list[int]:
-    """Where in a flatbuffer a weight matrix stands, found by its bytes: no alignment, no schema, no names."""
-    needle = np.ascontiguousarray(values, np.float32).tobytes()
-    found = []
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        at = content.find(needle[:256])
-        while at >= 0:
-            if content[at : at + len(needle)] == needle:
-                found.append(at)
-            at = content.find(needle[:256], at + 4)
-    if not found:
-        raise AssertionError(f"{file} does not hold these {values.shape} weights")
-    return found
-
-
-def patch(file: Path, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> None:
-    """Overwrite a weight matrix in place, wherever the file holds it."""
-    assert old.shape == new.shape
-    content = np.ascontiguousarray(new, np.float32).tobytes()
-    places = positions_of(file, old)
-    with file.open("r+b") as stream:
-        for at in places:
-            stream.seek(at)
-            stream.write(content)
 
 
 def swap(file: Path, one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench, jiggled, patch
+from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench, jiggled
 from hypothesis import given
 from hypothesis import strategies as st
+from reseed import patch
 
 from harness.align.layout import (
     HeadLayout,

@@ -75,6 +75,26 @@ def test_an_edited_model_class_changes_the_key(tmp_path, monkeypatch):
     assert key(model_class=module.Own) != before
 
 
+def test_a_function_that_a_spec_puts_in_the_place_of_one_of_litert_torch_changes_the_key(tmp_path, monkeypatch):
+    """Else a flatbuffer of the shipped code would be taken for one of the replaced code, and the other way round."""
+    from litert_torch.generative.layers import attention_utils
+    from litert_torch.generative.layers.attention import CausalSelfAttention
+
+    before = key()
+    keys = {before}
+    for holder, name in ((attention_utils, "build_alibi_bias"), (CausalSelfAttention, "forward")):
+        for content in ("1", "2"):
+            file = tmp_path / "spec.py"
+            file.write_text(f"def own(*args, **kwargs):\n    return {content}\n")
+            space: dict[str, object] = {}
+            exec(compile(file.read_text(), str(file), "exec"), space)
+            with monkeypatch.context() as replaced:
+                replaced.setattr(holder, name, space["own"])
+                keys.add(key())
+    assert len(keys) == 5
+    assert key() == before
+
+
 def test_another_converter_version_changes_the_key(monkeypatch):
     before = key()
     monkeypatch.setattr(conversion, "version", lambda name: "99")

@@ -1,13 +1,11 @@
 """Every registered model follows its published checkpoint, and its miniature's PyTorch hop is what it should be.
 
-The sweeps over seeds and long inputs print what they met: `make sweep | grep clean:`
+tests/test_sweep.py takes more seeds, long inputs and the flatbuffers.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +31,6 @@ RIGHT = sorted(EXAMPLES - {"falcon"})
 QUICK = ("gemma2", "phi4")
 # Shorter than a window, twice as long, and six times; the last two end with single decode steps.
 LENGTHS = (("one", 1, 1), ("chunked", 33, 1), ("long", 96, 3))
-SEEDS = range(1, 11)
 
 
 def judged(bench: Bench, folder: Path) -> Outcome:
@@ -92,36 +89,3 @@ def test_falcon_passes_with_its_slopes_rounded_as_transformers_rounds_them(tmp_p
     outcome = falcon_with_rounded_slopes(None, tmp_path)
     assert passes(outcome), outcome.fault
     assert outcome.hops[FIRST].coverage == 1.0
-
-
-def report(what: str, outcomes: list[Outcome]) -> None:
-    """One line a figure: the largest value, and where it was."""
-    for column in ("excess", "position_excess"):
-        rows = [outcome.frame.loc[outcome.frame[column].fillna(math.inf).idxmax()] for outcome in outcomes]
-        row = max(rows, key=lambda row: row[column] if row[column] == row[column] else math.inf)
-        print(f"clean: {what}, {column}: {row[column]:.2f} at {row['tap']} of '{row['input']}'")
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", RIGHT)
-def test_no_seed_and_no_length_gives_a_false_alarm(name: str, tmp_path: Path) -> None:
-    outcomes = []
-    first = Bench(name)
-    for seed in SEEDS:
-        other = first.reseeded(seed, LENGTHS, flatbuffer=False)
-        outcomes.append(judged(other, tmp_path / str(seed)))
-        shutil.rmtree(tmp_path / str(seed))
-    report(f"{name}, 10 seeds of weights and tokens, 3 lengths", outcomes)
-    assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", RIGHT)
-def test_excess_stays_below_4_at_1024_positions(name: str, tmp_path: Path) -> None:
-    bench = Bench(name, inputs=(("1024", 1024, 0),))
-    bench.prepared.kv_cache_len, bench.prepared.prefill = 1024, [512]
-    outcome = judged(bench, tmp_path)
-    shutil.rmtree(tmp_path)
-    report(f"{name}, 1024 positions", [outcome])
-    assert passes(outcome), outcome.fault
-    assert outcome.worst(FIRST) < 4

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn, positions_of
+from faults import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
 from marks import slow_but
+from reseed import positions_of
 
 from harness.trace import Trace
 
 SEEDS = range(1, 21)
 QUICK_SEEDS = (1, 5)
 HOPS = (FIRST, XNNPACK, BUILTIN)
+# Norms of 1 + weight and folded scales; fused biases; one more of each part that Llama lacks.
+OTHERS = ("gemma2", "qwen2_5", "falcon")
 # The lengths of a run that names no inputs, and the shortest ones.
 EVERY_LENGTH = (
     ("one", 1, 1), ("two", 2, 1), ("three", 3, 1), ("prompt", 6, 1), ("padded", 22, 3),
@@ -93,11 +96,14 @@ def test_a_reseeded_flatbuffer_holds_the_new_weights_and_no_old_ones() -> None:
             positions_of(other.flatbuffer, base.constant(name))
 
 
-@pytest.mark.slow
-def test_a_reseeded_flatbuffer_is_what_a_conversion_of_those_weights_gives() -> None:
-    """Else the test of 20 seeds would prove nothing about conversions."""
-    converted = Bench("tiny_llama", seed=1, inputs=FEW)
-    other = bench("tiny_llama").reseeded(1, FEW)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("tiny_llama", marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.sweep) for n in OTHERS)],
+)
+def test_a_reseeded_flatbuffer_is_what_a_conversion_of_those_weights_gives(name: str) -> None:
+    """Else the tests of many seeds would prove nothing about conversions."""
+    converted = Bench(name, seed=1, inputs=FEW)
+    other = bench(name).reseeded(1, FEW)
     assert other.tensors.keys() == converted.tensors.keys()
     assert all(bool((other.tensors[name] == converted.tensors[name]).all()) for name in other.tensors)
     other.prepared.inputs = converted.prepared.inputs

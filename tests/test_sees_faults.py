@@ -33,13 +33,13 @@ from faults import (
     figures,
     flipped,
     jiggled,
-    patch,
     set_weight,
     swap,
     typical_element,
     with_flip,
 )
 from marks import slow_but
+from reseed import patch
 
 from harness.spec import GenerativeModel
 from harness.trace import TAPS_FILE, Trace
