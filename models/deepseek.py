@@ -6,6 +6,7 @@ from transformers import Qwen2Config
 from harness import GenerativeModel
 
 # https://huggingface.co/deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B/blob/main/config.json
+# Confirmed by a copy of it.
 DEEPSEEK = GenerativeModel(
     name="deepseek",
     hf_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",

@@ -8,6 +8,7 @@ from transformers import FalconConfig
 from harness import GenerativeModel
 
 # https://huggingface.co/tiiuae/falcon-rw-1b/blob/main/config.json
+# Confirmed by an excerpt, and by the checkpoint's number of parameters.
 FALCON = GenerativeModel(
     name="falcon",
     hf_id="tiiuae/falcon-rw-1b",

@@ -6,6 +6,7 @@ from transformers import GemmaConfig
 from harness import GenerativeModel
 
 # https://huggingface.co/google/gemma-2b-it/blob/main/config.json
+# Confirmed by the copy of gemma-2b in MLC LLM's model_preset.py; its gelu is the tanh form in transformers.
 GEMMA1 = GenerativeModel(
     name="gemma1",
     hf_id="google/gemma-2b-it",

@@ -6,6 +6,7 @@ from transformers import Gemma2Config
 from harness import GenerativeModel
 
 # https://huggingface.co/google/gemma-2-2b-it/blob/main/config.json
+# Confirmed by the copy in MLC LLM's model_preset.py.
 GEMMA2 = GenerativeModel(
     name="gemma2",
     hf_id="google/gemma-2-2b-it",

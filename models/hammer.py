@@ -8,6 +8,7 @@ from transformers import Qwen2Config
 from harness import GenerativeModel
 
 # https://huggingface.co/MadeAgents/Hammer2.1-1.5b/blob/main/config.json
+# Not confirmed: no copy was found. The vocabulary stands in the re-authored example only.
 HAMMER = GenerativeModel(
     name="hammer",
     hf_id="MadeAgents/Hammer2.1-1.5b",

@@ -13,6 +13,7 @@ ROPE = {
 }  # fmt: skip
 
 # https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct/blob/main/config.json
+# Confirmed by the copies of both in MLC LLM's model_preset.py.
 LLAMA3_2 = GenerativeModel(
     name="llama3_2",
     hf_id="meta-llama/Llama-3.2-1B-Instruct",

@@ -6,6 +6,7 @@ from harness import GenerativeModel
 from models.reference.openelm import OpenELMConfig, OpenELMForCausalLM
 
 # https://huggingface.co/apple/OpenELM-3B/blob/main/config.json
+# Confirmed by a copy of it.
 OPENELM = GenerativeModel(
     name="openelm",
     hf_id="apple/OpenELM-3B",

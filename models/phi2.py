@@ -6,6 +6,7 @@ from transformers import PhiConfig
 from harness import GenerativeModel
 
 # https://huggingface.co/microsoft/phi-2/blob/main/config.json
+# Confirmed by copies of it in four projects.
 PHI2 = GenerativeModel(
     name="phi2",
     hf_id="microsoft/phi-2",

@@ -30,6 +30,7 @@ LONG_FACTOR = [
 ]  # fmt: skip
 
 # https://huggingface.co/microsoft/Phi-3.5-mini-instruct/blob/main/config.json
+# Confirmed by the copy in MLC LLM's model_preset.py.
 PHI3 = GenerativeModel(
     name="phi3",
     hf_id="microsoft/Phi-3.5-mini-instruct",

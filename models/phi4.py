@@ -14,6 +14,7 @@ LONG_FACTOR = [
 ]  # fmt: skip
 
 # https://huggingface.co/microsoft/Phi-4-mini-instruct/blob/main/config.json
+# Confirmed by the copy in MLC LLM's model_preset.py.
 PHI4 = GenerativeModel(
     name="phi4",
     hf_id="microsoft/Phi-4-mini-instruct",

@@ -14,6 +14,7 @@ COMMON = partial(
 )  # fmt: skip
 
 # https://huggingface.co/Qwen/Qwen2.5-0.5B-Instruct/blob/main/config.json
+# Confirmed by copies of all three.
 QWEN2_5 = GenerativeModel(
     name="qwen2_5",
     hf_id="Qwen/Qwen2.5-0.5B-Instruct",

@@ -14,6 +14,7 @@ COMMON = partial(
 )  # fmt: skip
 
 # https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json
+# Confirmed by copies of all three.
 QWEN3 = GenerativeModel(
     name="qwen3",
     hf_id="Qwen/Qwen3-0.6B",

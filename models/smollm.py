@@ -6,6 +6,7 @@ from transformers import LlamaConfig
 from harness import GenerativeModel
 
 # https://huggingface.co/HuggingFaceTB/SmolLM-135M-Instruct/blob/main/config.json
+# Confirmed for the base model, by a reading of its config and tensors.
 SMOLLM = GenerativeModel(
     name="smollm",
     hf_id="HuggingFaceTB/SmolLM-135M-Instruct",

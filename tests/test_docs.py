@@ -17,14 +17,17 @@ from record_factory import KINDS, make_run
 from harness.cli import app
 from harness.record import TAP_COLUMNS, Record
 from harness.schema import record_schema
-from harness.spec import GenerativeModel, find_spec
+from harness.spec import GenerativeModel, find_spec, registered
 from harness.verdict import load_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("adding-a-model", "record", "how-it-works", "tolerances", "upstream-defects")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("adding-a-model", "models", "record", "how-it-works", "tolerances", "upstream-defects")
+    ),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -107,6 +110,14 @@ def test_the_default_limits_in_the_page_are_those_of_the_rules() -> None:
     shown = {name: [float(cell) for cell in row[2:5]] for row in rows for name in INLINE.findall(row[0])}
     figures = ("excess", "position_excess", "noise_floor")
     assert shown == {rule.name: [rule.limits[figure] for figure in figures] for rule in load_rules()}
+
+
+def test_every_entry_of_the_catalogue_has_its_checkpoint_in_the_page_of_models() -> None:
+    named = named_in(DOCS / "models.md")
+    assert set(registered()) <= named
+    assert {
+        str(ref.declared["hf_id"]) for ref in registered().values() if "." not in str(ref.declared["hf_id"])
+    } <= named
 
 
 def test_every_field_of_a_model_is_documented() -> None:
