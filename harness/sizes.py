@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from harness.spec import SpecRef
@@ -23,19 +24,23 @@ def published_parameters(ref: SpecRef) -> int | None:
     declared = ref.declared.get("published")
     if not isinstance(declared, str):
         return None
-    tree = ast.parse(ref.file.read_text(encoding="utf-8"))
-    names = {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    family, sizes = _call(ast.parse(declared, mode="eval").body, names)
+    family, sizes = _call(ast.parse(declared, mode="eval").body, _assignments(ref.file.read_text(encoding="utf-8")))
     try:
         return _count(family, sizes)
     except (KeyError, TypeError):
         return None
+
+
+@cache
+def _assignments(text: str) -> Mapping[str, ast.expr]:
+    """Name -> what it is set to, at the top of a file. A file of several models is parsed once."""
+    return {
+        target.id: node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _call(node: ast.expr, names: Mapping[str, ast.expr]) -> tuple[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.audit.parameters import ParameterSource, parameter_sources
 from harness.configs import without_initial_weights
 from harness.errors import UsageError
 from harness.record import Finding
@@ -73,6 +74,28 @@ def _account(
         *accounts.homeless_values(),
         *accounts.defaulted_parameters(),
         *accounts.clashes(),
+    ]
+
+
+def sources_of(model: GenerativeModel, model_config: Any, folder: Path, own: Any) -> list[ParameterSource]:
+    """Which tensors of a checkpoint each re-authored parameter is made of, as far as that is known.
+
+    own: names of the model's parameters. For a model with `load_weights` these are the tensors that it hands on as they
+    are; what it computes of them has no source.
+    """
+    stored = stored_tensors(folder)
+    if model.load_weights is None:
+        return parameter_sources(model.tensor_names, model_config, stored, own)
+    import torch
+
+    with torch.device("meta"):
+        state = {name: torch.empty(tensor.shape) for name, tensor in stored.items()}
+    key_of = {id(tensor): name for name, tensor in state.items()}
+    handed_on = _run_loader(model, model_config, state).converted
+    return [
+        ParameterSource(parameter=name, keys=[key_of[id(value)]], forms_known=False)
+        for name, value in handed_on.items()
+        if name in own and id(value) in key_of
     ]
 
 

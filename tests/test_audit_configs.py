@@ -283,3 +283,16 @@ def test_names_that_ask_for_a_key_no_tied_checkpoint_has_are_found_without_weigh
     (finding,) = account_for_published_keys(shipped, network, model.config())
     assert finding.kind == "weights"
     assert "lm_head.weight" in finding.what
+
+
+@pytest.mark.parametrize(("name", "published"), [("tiny_llama", "0.125"), ("gemma2", "0.0625")])
+def test_the_scale_of_queries_is_what_attention_multiplies_by(
+    name: str, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No re-authored config says it. With a softcap it is a product of its own, without one an argument of torch's."""
+    from litert_torch.generative.layers import scaled_dot_product_attention as attention
+
+    shipped = attention.scaled_dot_product_attention_with_hlfb
+    monkeypatch.setattr(attention, "scaled_dot_product_attention_with_hlfb", partial(shipped, scale=0.3))
+    (finding,) = errors(load_spec(find_spec(name)))
+    assert (finding.field, finding.published, finding.reauthored) == ("query_scale", published, "0.3")

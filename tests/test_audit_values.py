@@ -23,7 +23,7 @@ from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.stages.prepare import _parameters
 from harness.variant import Variant
-from harness.weights import account_for_keys, load_reauthored
+from harness.weights import account_for_keys, load_reauthored, sources_of
 
 
 @pytest.fixture(scope="module", params=["tiny_llama", "gemma3", "phi4", "qwen3", "falcon", "openelm"])
@@ -45,7 +45,7 @@ def plain(tmp_path: Path) -> tuple[GenerativeModel, Path]:
 def wrongly(model: GenerativeModel, folder: Path, network: Any = None) -> list[Finding]:
     config = shrink(model)[1]
     network = network or load_reauthored(model, folder, config, 64)
-    return loaded_wrongly(network, model.tensor_names, config, folder)
+    return loaded_wrongly(network, sources_of(model, config, folder, network.state_dict()), folder)
 
 
 def next_float(values: Any, at: Any) -> None:
@@ -105,8 +105,40 @@ def test_a_norm_that_stays_at_ones_in_a_tied_model_is_found(tmp_path: Path) -> N
         "final_norm.weight" in f.what and f.severity == "error" for f in account_for_keys(forgetful, folder, config)
     )
     # By value too, where the names are those of the model as it should be.
-    (finding,) = loaded_wrongly(network, model.tensor_names, config, folder)
+    (finding,) = loaded_wrongly(network, sources_of(model, config, folder, network.state_dict()), folder)
     assert "final_norm.weight of the re-authored model is not model.norm.weight" in finding.what
+
+
+def test_of_a_model_with_its_own_loader_what_it_hands_on_is_compared_by_value(
+    plain: tuple[GenerativeModel, Path],
+) -> None:
+    """What the loader computes is not: the projections that it fuses are named in a warning."""
+    import torch
+
+    from harness.audit.parameters import parameter_sources
+    from harness.weight_files import stored_tensors
+
+    model, folder = plain
+    config = shrink(model)[1]
+    own = load_reauthored(model, folder, config, 64).state_dict()
+    known = parameter_sources(model.tensor_names, config, stored_tensors(folder), own)
+
+    def load(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        taken = {source.parameter: [checkpoint.pop(key) for key in source.keys] for source in known}
+        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in taken.items()}
+
+    loading = dataclasses.replace(model, load_weights=load)
+    network = load_reauthored(loading, folder, config, 64)
+    (warning,) = wrongly(loading, folder, network)
+    assert (warning.severity, warning.what.split(" not ")[0]) == (
+        "warning",
+        "2 parameters of the re-authored model are",
+    )
+    assert "transformer_blocks.0.atten_func.qkv_projection.weight" in warning.what
+    next_float(network.get_parameter("transformer_blocks.1.ff.w2.weight").data, (5, 5))
+    error, _ = wrongly(loading, folder, network)
+    assert error.severity == "error"
+    assert "transformer_blocks.1.ff.w2.weight of the re-authored model is not model.layers.1.mlp" in error.what
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

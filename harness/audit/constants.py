@@ -119,7 +119,7 @@ def _forms(values: Array, source: ParameterSource) -> Iterator[Array]:
     yield values
     if values.ndim == 2:
         yield values.T
-    if source.one_plus:
+    if source.one_plus or not source.forms_known:
         yield np.float32(1) + values
     if source.scale is not None:
         yield values * np.float32(source.scale)
@@ -169,7 +169,10 @@ def _lost(source: ParameterSource, values: Array, strangers: list[_Constant]) ->
                 if best is None or shared > best[0]:
                     best = (shared, constant, describe_difference(constant.values.reshape(form.shape), form))
     if best is None or not (best[0] >= _RELATED or module in best[1].names):
-        return _error(f"no constant of the flatbuffer holds {source.parameter}: its values are not in the file")
+        what = f"no constant of the flatbuffer holds {source.parameter}: its values are not in the file"
+        if source.forms_known:
+            return _error(what)
+        return Finding(kind="weights", severity="warning", what=f"{what}, or in a form that is not known here")
     best[1].holds.append(source.parameter)
     return _error(f"constant {best[1]} of the flatbuffer is not {source.parameter}: {best[2]}")
 

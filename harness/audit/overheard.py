@@ -16,13 +16,16 @@ from torch.overrides import TorchFunctionMode
 
 from harness.audit.behaviour import describe_activation
 
+_MULTIPLIED = (torch.Tensor.__mul__, torch.Tensor.mul, torch.mul)
+_PRODUCTS = (torch.Tensor.__matmul__, torch.Tensor.matmul, torch.matmul)
 _ACTIVATIONS = (functional.silu, functional.gelu, functional.relu, torch.sigmoid)
 
 
 class Overheard(TorchFunctionMode):
     """activations: by name, each once. queries: what attention was given first, `[batch, heads, time, head_dim]`.
 
-    scale: the factor of the products, None where no attention of torch's own was called.
+    scale: the factor of the products, None where no attention of torch's own was called. scales: (factor, head_dim) of
+    each attention, also of those that scale their queries before a product of their own, as softcaps require.
     """
 
     def __init__(self) -> None:
@@ -30,6 +33,8 @@ class Overheard(TorchFunctionMode):
         self.activations: list[str] = []
         self.queries: torch.Tensor | None = None
         self.scale: float | None = None
+        self.scales: list[tuple[float, int]] = []
+        self._scaled: tuple[Any, float] = (None, 1.0)
 
     def __torch_function__(
         self,
@@ -39,15 +44,22 @@ class Overheard(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and self.queries is None:
-            self.queries = args[0].clone()
-            self.scale = kwargs.get("scale") or 1 / math.sqrt(args[0].shape[-1])
+        if func is functional.scaled_dot_product_attention:
+            scale = kwargs.get("scale") or 1 / math.sqrt(args[0].shape[-1])
+            self.scales.append((scale, args[0].shape[-1]))
+            if self.queries is None:
+                self.queries, self.scale = args[0].clone(), scale
+        elif func in _PRODUCTS and args[0] is self._scaled[0]:
+            self.scales.append((self._scaled[1], args[0].shape[-1]))
         elif func in _ACTIVATIONS:
             rest = args[1:]
             name = describe_activation(lambda x: func(x, *rest, **kwargs))
             if name not in self.activations:
                 self.activations.append(name)
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        if func in _MULTIPLIED and len(args) > 1 and isinstance(args[1], (int, float)):
+            self._scaled = (made, float(args[1]))
+        return made
 
 
 def turns_by(before: torch.Tensor, after: torch.Tensor, base: float) -> bool:

@@ -46,7 +46,8 @@ class ParameterSource(BaseModel):
 
     keys: one tensor of the checkpoint, or those of queries, keys and values, which are fused.
     one_plus: the model multiplies by 1 + this, so a converter may store the sum. scale, divisor: it multiplies or
-    divides what this gives, so a converter may store the product.
+    divides what this gives, so a converter may store the product. forms_known: that these are all; not so for a model
+    of its user's own blocks.
     """
 
     parameter: str
@@ -55,6 +56,7 @@ class ParameterSource(BaseModel):
     one_plus: bool = False
     scale: float | None = None
     divisor: float | None = None
+    forms_known: bool = True
 
 
 def parameter_sources(names: Any, config: Any, stored: Any, own: Any) -> list[ParameterSource]:

@@ -6,7 +6,7 @@ In: a small model that runs. Out: a `Placement`. Neither config says this; one r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def watch(network: Any, places: Mapping[str, str | None], run: Callable[[], Any]
             handle.remove()
     attention_in = seen.get("queries", seen.get("fused"))
     if attention_in is None or "mlp_in" not in seen or "attention_out" not in seen:
-        return unknown_placement("its miniature has no modules of these names")
+        return replace(unknown_placement("its miniature has no modules of these names"), overheard=overheard)
     after = seen.get("norm_after")
     return Placement(
         parallel_residual=torch.equal(seen["mlp_in"][0], attention_in[0]),

@@ -67,7 +67,7 @@ def _layer(config: Any, block: Any, placement: Placement, unaudited: dict[str, s
         heads=attention.num_heads,
         kv_heads=attention.num_query_groups or attention.num_heads,
         head_dim=attention.head_dim,
-        query_scale=1 / math.sqrt(attention.head_dim),  # the Generative API's attention has no other
+        query_scale=_query_scale(attention.head_dim, placement, unaudited),
         softcap=attention.logit_softcap,
         window=attention.sliding_window_size if slides else None,
         rope=None if attention.use_alibi else _rope(config, attention, unaudited),
@@ -81,6 +81,18 @@ def _layer(config: Any, block: Any, placement: Placement, unaudited: dict[str, s
         parallel_residual=block.parallel_residual,
         **placement.placed({slot: _norm(norm) for slot, norm in norms.items()}),
     )
+
+
+def _query_scale(head_dim: int, placement: Placement, unaudited: dict[str, str]) -> float:
+    """No config has it: what the attention of the small model was heard to multiply by."""
+    heard = placement.overheard.scales if placement.overheard is not None else []
+    # The heads of the small model may be narrower. Either its factor follows from the width, or the width is the same.
+    if heard and all(math.isclose(scale, width**-0.5, rel_tol=1e-6) for scale, width in heard):
+        return float(head_dim**-0.5)
+    if len(set(heard)) == 1 and heard[0][1] == head_dim:
+        return heard[0][0]
+    unaudited["query_scale"] = "the attention of its miniature was not heard to scale all queries by one known factor"
+    return 0.0
 
 
 def _norm(config: Any) -> Norm | None:

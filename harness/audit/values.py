@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.audit.parameters import Fused, ParameterSource, parameter_sources
+from harness.audit.parameters import Fused, ParameterSource
 from harness.record import Finding
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
 
@@ -57,10 +57,9 @@ def fuse(parts: Sequence[Array], layout: Fused) -> Array:
     return np.concatenate(grouped, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
-def loaded_wrongly(network: Any, names: Any, config: Any, folder: Path) -> list[Finding]:
+def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Path) -> list[Finding]:
     """`differing_parameters` of a loaded re-authored model, and a warning that names what has no known source."""
     own = {name: parameter.detach().numpy() for name, parameter in network.state_dict().items()}
-    sources = parameter_sources(names, config, stored_tensors(folder), own)
     findings = differing_parameters(own, sources, folder)
     unknown = sorted(own.keys() - {source.parameter for source in sources})
     if unknown:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, own_modules
-from harness.audit.parameters import ParameterSource, parameter_sources
+from harness.audit.parameters import ParameterSource
 from harness.audit.reauthored import position_tables
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
@@ -35,7 +35,6 @@ from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.variant import Variant, coverage_of, parse_variant
-from harness.weight_files import stored_tensors
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
@@ -205,9 +204,11 @@ def _inputs(
 def _parameters(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> list[ParameterSource]:
     import torch
 
+    from harness.weights import sources_of
+
     with torch.device("meta"), without_initial_weights():
         own = model.model_class(config, 0).state_dict()
-    return parameter_sources(model.tensor_names, config, stored_tensors(checkpoint.folder), own)
+    return sources_of(model, config, checkpoint.folder, own)
 
 
 def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:

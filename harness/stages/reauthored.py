@@ -31,13 +31,14 @@ from harness.trace import TraceWriter
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Trace every input. Returns facts about the stage."""
     from harness.audit.values import loaded_wrongly
-    from harness.weights import load_reauthored
+    from harness.weights import load_reauthored, sources_of
 
     torch.set_num_threads(job.threads)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
     report.progress(0, len(job.inputs), "weights by value")
-    findings = [found.model_dump() for found in loaded_wrongly(network, model.tensor_names, config, job.checkpoint)]
+    sources = sources_of(model, config, job.checkpoint, network.state_dict())
+    findings = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
     capture = Capture()
     dims = job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
