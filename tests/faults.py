@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from reseed import Place, places, positions_of, reseed
+from reseed import patch as patch
 from safetensors.torch import load_file, save_file
 
 import harness.weights

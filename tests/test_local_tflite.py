@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import DEVICE_STAGES, Bench, bench, jiggled
-from reseed import patch
+from faults import DEVICE_STAGES, Bench, bench, jiggled, patch
 
 from harness.align.feeds import plan_feeds
 from harness.align.views import TapSource, tensor_of, view_tensor
