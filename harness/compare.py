@@ -6,7 +6,7 @@ In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ STANDARD_HOPS: tuple[tuple[str, str], ...] = (
 class Comparison:
     rows: list[Row]
     logits: dict[str, Logits]
+    hops: tuple[tuple[str, str], ...] = ()  # those whose stages ran
 
 
 @dataclass
@@ -100,26 +101,31 @@ def compare_traces(
     present = [hop for hop in hops if set(hop) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
     rows: list[Row] = []
-    opened = [_Taps({name: _open(traces / name / item) for name in stages | set(FLOAT32_RUNS)}) for item in inputs]
+    opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
-        floors = _noise(opened, tap)
+        floors = noise_floors(opened, tap, FLOAT32_RUNS)
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
             tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
             rows.extend({"model": model, "input": item, "order": order, **row} for row in tap_rows)
             of_input.let_go()
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
     logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
-    return Comparison(rows, logits)
+    return Comparison(rows, logits, tuple(present))
 
 
-class _Taps:
+class TapReader:
     """The traces of all stages on one input, and the tap that is looked at just now, each mapped once."""
 
     def __init__(self, traces: Mapping[str, Trace | None]) -> None:
         self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
         self._tap = ""
         self._values: dict[str, Array] = {}
+
+    @classmethod
+    def of(cls, traces: Path, stages: Iterable[str], item: str) -> TapReader:
+        """Of the stages that finished the trace of this input."""
+        return cls({name: _open_trace(traces / name / item) for name in stages})
 
     def has(self, stage: str, tap: str) -> bool:
         return stage in self._traces and tap in self._traces[stage]
@@ -144,19 +150,19 @@ class _Taps:
         return any(self._traces[stage].how(tap) == "derived" for stage in stages)
 
 
-def _open(folder: Path) -> Trace | None:
+def _open_trace(folder: Path) -> Trace | None:
     try:
         return Trace.open(folder)
     except FileNotFoundError:
         return None
 
 
-def _noise(opened: list[_Taps], tap: str) -> list[NoiseFloor | None]:
-    """The noise floor of a tap on each input; None where `oracle` or `hf` lacks it."""
+def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> list[NoiseFloor | None]:
+    """The noise floor of a tap on each input; None where `oracle` or the first of the float32 runs lacks it."""
     floors = {
-        number: NoiseFloor.of(*_samples(taps, tap))
+        number: NoiseFloor.of(*_samples(taps, tap, runs))
         for number, taps in enumerate(opened)
-        if taps.has("oracle", tap) and taps.has("hf", tap)
+        if taps.has("oracle", tap) and taps.has(runs[0], tap)
     }
     for taps in opened:
         taps.let_go()
@@ -165,7 +171,7 @@ def _noise(opened: list[_Taps], tap: str) -> list[NoiseFloor | None]:
 
 
 def _compare_tap(
-    taps: _Taps,
+    taps: TapReader,
     noise: NoiseFloor | None,
     hops: list[tuple[str, str]],
     tap: str,
@@ -181,7 +187,7 @@ def _compare_tap(
         if absent is not None or noise is None:
             yield {**base, "verdict": "missing", "why": why_missing(absent or "hf", tap), "rule": ""}
             continue
-        spans = _common(taps.covered(reference, tap), taps.covered(candidate, tap))
+        spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
         if not spans:
             yield {**base, "verdict": "missing", "why": "no position was computed by both stages", "rule": ""}
             continue
@@ -199,10 +205,13 @@ def _compare_tap(
             **base,
             **row,
             "how": how,
+            "positions": positions,
             "verdict": judgement.verdict,
             "rule": judgement.rule,
             "excess_limit": judgement.limits.get("excess", math.nan),
             "position_excess_limit": judgement.limits.get("position_excess", math.nan),
+            "local_excess_limit": math.nan,
+            "local_position_excess_limit": math.nan,
             "why": judgement.why,
         }
 
@@ -216,22 +225,22 @@ def _block(tap: str) -> int:
     return -1 if block is None else block
 
 
-def _common(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[slice]:
+def common_spans(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[slice]:
     """Stretches of positions that both sides cover."""
     spans = ((max(a, c), min(b, d)) for a, b in one for c, d in other)
     return [slice(start, stop) for start, stop in sorted(spans) if start < stop]
 
 
-def _stats(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
+def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
     parts = [position_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
     return parts[0] if len(parts) == 1 else concat(parts)
 
 
-def _samples(taps: _Taps, tap: str) -> list[PositionStats]:
+def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionStats]:
     """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
     oracle = taps.values("oracle", tap)
-    runs = [stage for stage in FLOAT32_RUNS if taps.has(stage, tap)]
-    return [_stats(oracle, taps.values(stage, tap), [slice(0, oracle.shape[1])]) for stage in runs]
+    runs = [stage for stage in names if taps.has(stage, tap)]
+    return [stats_over(oracle, taps.values(stage, tap), [slice(0, oracle.shape[1])]) for stage in runs]
 
 
 def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
@@ -251,8 +260,8 @@ def _figures(
     reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, first: bool
 ) -> tuple[Row, dict[str, float]]:
     """The row of a tap and its figures. On the first hop the excess is that of the error against the oracle."""
-    stats = _stats(reference, candidate, spans)
-    total = _stats(oracle, candidate, spans)
+    stats = stats_over(reference, candidate, spans)
+    total = stats_over(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     overall: Excess = excess(total.squared_error, noise, positions)
     over = overall if first else excess(stats.squared_error, noise, positions)
@@ -275,6 +284,7 @@ def _figures(
         **figures,
         "worst_position": int(positions[over.worst_position]),
         "local_excess": float("nan"),
+        "local_position_excess": float("nan"),
         "shape": "x".join(map(str, candidate.shape)),
         "dtype": candidate.dtype.name,
     }
@@ -282,12 +292,12 @@ def _figures(
 
 
 def _logit_figures(
-    reference: Array, candidate: Array, taps: _Taps, spans: list[slice], tally: _LogitTally
+    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally
 ) -> dict[str, float]:
     oracle = taps.values("oracle", LOGITS)
     singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
     parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
-    noise = np.max([_stats(oracle, values, spans).max_abs_err for values in singles], axis=0)
+    noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )

@@ -9,23 +9,27 @@ import datetime
 import json
 import platform
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.align.tflite import FUSED
-from harness.compare import STANDARD_HOPS, compare_traces
+from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.defects import Defect, match, on_record
-from harness.locate import cases, first_fault, summarise_hop
-from harness.record import Finding, Input, Record, Stage, taps_frame
+from harness.local import local_errors, with_local
+from harness.locate import cases, first_row, locate, summarise_hop
+from harness.ownership import ownership
+from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
 from harness.stages.process import TaskResult
 from harness.stages.request import Prepared
-from harness.tasks import DEVICE_STAGES
+from harness.tasks import DEVICE_STAGES, LOCAL_PASSES
 from harness.verdict import Rule
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DIFFERING = "steps_differing_from_untouched_file"
 _VERSIONS = (
     "edge-parity",
     "torch",
@@ -40,34 +44,59 @@ _VERSIONS = (
 )
 
 
-def conclude(
-    run_id: str,
+def compare(
     prepared: Prepared,
     results: dict[str, TaskResult],
     stages: tuple[str, ...],
     rules: list[Rule],
     traces: Path,
-    options: dict[str, Any],
-    defects: Iterable[Defect] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Record, pd.DataFrame]:
-    """Compare what the stages left in `traces`, judge it, find the first fault, and put it on record.
-
-    options: what the command line said, as the record shows it. defects: the known ones, of all models.
-    """
+) -> Comparison:
+    """Every tap of every input on every hop whose stages ran, and what the local passes have."""
     plan = _plan(results)
     done = {name for name in stages if results[name].status == "ok"}
-    item_ids = [item.id for item in prepared.inputs]
     comparison = compare_traces(
         traces,
         done,
-        item_ids,
+        [item.id for item in prepared.inputs],
         prepared.taps,
         prepared.model,
         rules,
         lambda stage, tap: _why_missing(stage, tap, plan, results),
         progress=progress,
     )
+    return with_local_errors(comparison, prepared, traces, rules)
+
+
+def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, rules: list[Rule]) -> Comparison:
+    """The comparison with what was introduced at each tap, on the inputs that local passes ran."""
+    inputs = [item.id for item in prepared.inputs]
+    errors = local_errors(traces, comparison.hops, inputs, prepared.taps)
+    return replace(comparison, rows=with_local(comparison.rows, errors, rules))
+
+
+def in_question(comparison: Comparison) -> list[str]:
+    """The inputs on which hops first fail: what was introduced there is worth knowing."""
+    frame = taps_frame(comparison.rows)
+    failing = [frame[(frame["hop"] == f"{a}->{b}") & (frame["verdict"] == "fail")] for a, b in comparison.hops]
+    return list(dict.fromkeys(str(first_row(rows)["input"]) for rows in failing if len(rows)))
+
+
+def conclude(
+    run_id: str,
+    prepared: Prepared,
+    results: dict[str, TaskResult],
+    stages: tuple[str, ...],
+    comparison: Comparison,
+    options: dict[str, Any],
+    defects: Iterable[Defect] = (),
+) -> tuple[Record, pd.DataFrame]:
+    """Find the first fault in what was compared, and put it on record.
+
+    options: what the command line said, as the record shows it. defects: the known ones, of all models.
+    """
+    plan = _plan(results)
+    item_ids = [item.id for item in prepared.inputs]
     frame = taps_frame(comparison.rows)
     hops = [
         summarise_hop(
@@ -81,10 +110,13 @@ def conclude(
         for a, b in STANDARD_HOPS
         if a in stages and b in stages
     ]
-    findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results)]
-    crashed = any(result.status in ("crashed", "timeout") for result in results.values())
+    findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
+    crashed = any(
+        result.status in ("crashed", "timeout") for name, result in results.items() if name not in LOCAL_PASSES
+    )
     failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
     modules = {tap: {**names, "tflite": plan["names"].get(tap)} for tap, names in prepared.modules.items()}
+    faults = _owned(locate(hops, frame, modules, plan["ops"]), frame, findings, results)
     record = Record(
         model=prepared.model,
         run_id=run_id,
@@ -107,7 +139,8 @@ def conclude(
         stages=[_stage(results[name]) for name in ("convert", "tap", *stages) if name in results],
         hops=hops,
         cases=cases(hops, frame, item_ids),
-        first_fault=first_fault(hops, frame, modules, plan["ops"]),
+        first_fault=faults[0] if faults else None,
+        faults=faults,
         findings=findings,
         taps=modules,
         environment=environment(),
@@ -149,6 +182,37 @@ def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:
     return ""
 
 
+def _owned(
+    faults: list[FirstFault], frame: pd.DataFrame, findings: list[Finding], results: dict[str, TaskResult]
+) -> list[FirstFault]:
+    """The faults with whose they are."""
+    owned = []
+    for fault in faults:
+        same_place = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input)]
+        compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
+        observers = {
+            name: results[name].value.get(DIFFERING, [])
+            for name in DEVICE_STAGES
+            if name in results and any(hop.endswith(f"->{name}") for hop in compared)
+        }
+        whose = ownership(fault, faults, findings, observers)
+        owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))
+    return owned
+
+
+def _local_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """A local pass that did not end costs the run its aim, and not its verdict."""
+    return [
+        Finding(
+            kind="runtime",
+            severity="warning",
+            what=f"{name} {result.status}, so faults may be less exactly named: {result.detail}",
+        )
+        for name, result in results.items()
+        if name in LOCAL_PASSES and result.status in ("crashed", "timeout")
+    ]
+
+
 def _stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """What tasks found while they had the weights in hand."""
     return [Finding.model_validate(found) for result in results.values() for found in result.value.get("findings", [])]
@@ -157,7 +221,7 @@ def _stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
 def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
     for name in DEVICE_STAGES:
-        differing = results[name].value.get("steps_differing_from_untouched_file", []) if name in results else []
+        differing = results[name].value.get(DIFFERING, []) if name in results else []
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", severity="error", what=what))

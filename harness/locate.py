@@ -2,7 +2,8 @@
 
 In: judged rows. Out: hops, cases and the first failing tap. Pure.
 
-At this point the first fault is the first failing tap in execution order: taps before it agree.
+A fault is a tap whose local error exceeds its limit: computed from the reference's own values, it is not the
+reference's. Where no local pass ran, it is the first failing tap in execution order: taps before it agree.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, cast
 import pandas as pd
 
 from harness.record import Case, FirstFault, Hop, Logits, MissingTap, Worst
+from harness.taps import block_tap, split_tap
 
 
 def summarise_hop(
@@ -30,7 +32,7 @@ def summarise_hop(
         reasons.append(blocked)
     if len(failing):
         reasons.append(
-            f"{failing['tap'].nunique()} taps fail, first {_first(failing)['tap']}: {_first(failing)['why']}"
+            f"{failing['tap'].nunique()} taps fail, first {first_row(failing)['tap']}: {first_row(failing)['why']}"
         )
     if coverage < required_coverage and not blocked:
         reasons.append(f"coverage {coverage:.3f} is below the {required_coverage:g} that the model declares")
@@ -45,7 +47,7 @@ def summarise_hop(
         worst=_worst(rows, "excess"),
         worst_position=_worst(rows, "position_excess"),
         logits=logits,
-        first_failing_tap=str(_first(failing)["tap"]) if len(failing) else None,
+        first_failing_tap=str(first_row(failing)["tap"]) if len(failing) else None,
         missing=missing,
         reasons=reasons,
     )
@@ -59,7 +61,7 @@ def _missing(rows: pd.DataFrame, blocked: str, taps: list[str]) -> list[MissingT
     return [MissingTap(tap=tap, why=why) for tap, why in zip(absent["tap"], absent["why"], strict=True)]
 
 
-def _first(failing: pd.DataFrame) -> Any:
+def first_row(failing: pd.DataFrame) -> Any:
     """The failing row that is first in execution order; on several inputs, the one that shows it most."""
     earliest = failing[failing["order"] == failing["order"].min()]
     severity = earliest["position_excess"].fillna(math.inf)
@@ -99,7 +101,7 @@ def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
     worst_position = float(compared["position_excess"].fillna(math.inf).max())
     failing = rows[rows["verdict"] == "fail"]
     if len(failing):
-        row = _first(failing)
+        row = first_row(failing)
         message = f"{hop.name} on {item}: first failing tap {row['tap']}, {row['why']} (rule {row['rule'] or 'none'})"
         return Case(
             input=item,
@@ -118,28 +120,126 @@ def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
     )
 
 
-def first_fault(
+def locate(
     hops: list[Hop], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
-) -> FirstFault | None:
-    """The first failing tap of the first failing hop, in the order of the pipeline.
+) -> list[FirstFault]:
+    """The faults of a run, in the order of the pipeline: the first one is the first fault.
+
+    A tap is at fault when its local error exceeds a limit, and no faulty tap whose error the model went on with feeds
+    it. On a hop without local errors it is the first failing tap.
 
     modules: tap -> module or tensor name per version. ops: tap -> kind of the flatbuffer operator that writes it.
     """
+    found = []
     for hop in hops:
-        failing = frame[(frame["hop"] == hop.name) & (frame["verdict"] == "fail")]
-        if hop.verdict == "pass" or failing.empty:
+        rows = frame[frame["hop"] == hop.name]
+        if hop.verdict == "pass" or not (rows["verdict"] == "fail").any():
             continue
-        row = _first(failing)
-        block = int(row["block"])
-        return FirstFault(
-            hop=hop.name,
-            tap=row["tap"],
-            block=None if block < 0 else block,
-            input=row["input"],
-            modules=dict(modules.get(row["tap"], {})),
-            op=ops.get(row["tap"]) if hop.to.startswith("tflite") else None,
-            excess=row["excess"],
-            position_excess=row["position_excess"],
-            reason=row["why"],
-        )
-    return None
+        for row in _faulty(rows):
+            block = int(row["block"])
+            found.append(
+                FirstFault(
+                    hop=hop.name,
+                    tap=row["tap"],
+                    block=None if block < 0 else block,
+                    input=row["input"],
+                    modules=dict(modules.get(row["tap"], {})),
+                    op=ops.get(row["tap"]) if hop.to.startswith("tflite") else None,
+                    excess=row["excess"],
+                    position_excess=row["position_excess"],
+                    local_excess=_number(row["local_excess"]),
+                    local_position_excess=_number(row["local_position_excess"]),
+                    reason=row["why"],
+                )
+            )
+    return [fault.model_copy(update={"where": _where(fault, found)}) for fault in found]
+
+
+def _faulty(rows: pd.DataFrame) -> list[Any]:
+    """One row for each tap of a failing hop that is at fault, in execution order."""
+    failing = rows[rows["verdict"] == "fail"]
+    first = first_row(failing)
+    known = set(rows[rows["local_excess"].notna()]["tap"])
+    worst = rows.assign(share=_local_share(rows)).sort_values("share", ascending=False).drop_duplicates("tap")
+    over = {row["tap"]: row for _, row in worst[worst["share"] > 1].sort_values("order").iterrows()}
+    # What no local pass could look at may be at fault itself, if it fails before any tap that surely is.
+    blind = first["tap"] not in known and all(first["order"] < row["order"] for row in over.values())
+    faulty = {first["tap"]: first, **over} if blind else over
+    own = [row for tap, row in faulty.items() if not _fed_by(tap, set(faulty), known)]
+    return own or [first]
+
+
+def _local_share(rows: pd.DataFrame) -> pd.Series:
+    """How much of its local limits a row uses up; NaN where no local pass ran."""
+    shares = [rows[name] / rows[f"{name}_limit"] for name in ("local_excess", "local_position_excess")]
+    return pd.concat(shares, axis=1).max(axis=1)
+
+
+def _fed_by(tap: str, faulty: set[str], known: set[str]) -> bool:
+    """Whether a faulty tap feeds this one whose error the model went on with, so that this one need not be at fault."""
+    block, point = split_tap(tap)
+    if block is None:
+        return False
+    sources = {block_tap(block, source) for source in _FED_BY.get(point, ())}
+    kept = {source for source in sources if split_tap(source)[1] in KEPT or source not in known}
+    return bool(kept & faulty)
+
+
+def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
+    """What a tap is, in words."""
+    block, point = split_tap(fault.tap)
+    taps = {other.tap for other in faults if other.hop == fault.hop}
+    rotated = ("attn.q_rope", "attn.k_rope")
+    if block is not None and point in rotated and {block_tap(block, name) for name in rotated} <= taps:
+        return "the rotary embedding: its tables, or how they are applied"
+    return _WORDS.get(point, "")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+# Results that a local pass reads and does not replace: what follows them sees the model's own.
+KEPT = frozenset({"cache.k", "cache.v", "attn.probs"})
+_FED_BY: Mapping[str, tuple[str, ...]] = {
+    "attn.q": ("attn.norm",),
+    "attn.k": ("attn.norm",),
+    "attn.v": ("attn.norm",),
+    "attn.q_rope": ("attn.q",),
+    "attn.k_rope": ("attn.k",),
+    "cache.k": ("attn.k", "attn.k_rope"),
+    "cache.v": ("attn.v",),
+    "attn.probs": ("attn.q", "attn.k", "attn.q_rope", "attn.k_rope", "cache.k"),
+    "attn.context": ("attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "cache.k", "cache.v", "attn.probs"),
+    "attn.out": ("attn.context",),
+    "residual": ("attn.out",),
+    "mlp.norm": ("residual",),
+    "mlp.gate": ("mlp.norm",),
+    "mlp.up": ("mlp.norm",),
+    "mlp.act": ("mlp.gate", "mlp.up"),
+    "mlp.out": ("mlp.act",),
+    "out": ("residual", "mlp.out"),
+}
+_WORDS: Mapping[str, str] = {
+    "embed": "the embedding",
+    "attn.norm": "the norm before attention",
+    "attn.q": "the query projection",
+    "attn.k": "the key projection",
+    "attn.v": "the value projection",
+    "attn.q_rope": "the rotation of the queries",
+    "attn.k_rope": "the rotation of the keys",
+    "cache.k": "the KV cache: keys",
+    "cache.v": "the KV cache: values",
+    "attn.probs": "the attention scores: scale, mask or softcap",
+    "attn.context": "attention: scores, mask, or their product with the values",
+    "attn.out": "the output projection of attention",
+    "residual": "the sum after attention",
+    "mlp.norm": "the norm before the MLP",
+    "mlp.gate": "the gate projection",
+    "mlp.up": "the up projection",
+    "mlp.act": "the activation",
+    "mlp.out": "the down projection",
+    "out": "the sum after the MLP",
+    "final_norm": "the final norm",
+    "logits": "the lm_head",
+}

@@ -1,4 +1,4 @@
-"""The run: spec -> checkpoint -> inputs -> stages -> compare -> judge -> locate -> record.
+"""The run: spec -> checkpoint -> inputs -> stages -> compare -> judge -> local passes -> locate -> record.
 
 In: what the command line asked for. Out: a run folder and its record. This is the one place that knows the
 order of the steps; each step is a file of its own.
@@ -15,9 +15,9 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
 from harness.record import Finding, Record, write_record
 from harness.spec import SpecRef, find_spec
-from harness.stages.process import Task, TaskResult, Watcher, run_tasks
+from harness.stages.process import Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
-from harness.tasks import AUDIT, STAGES, Place, conversion_mb, stage_tasks
+from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.variant import VariantOptions
 from harness.verdict import load_rules
 
@@ -108,21 +108,24 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             if prepared.audited:
                 remember(state.cache, key, prepared)
             # Here and not above: these import what computes, which a bad input should not wait for.
-            from harness.conclude import conclude
+            from harness.conclude import compare, conclude, in_question, with_local_errors
             from harness.render.files import render_all
 
             with state.timed("compare"):
-                record, frame = conclude(
-                    run_id,
+                comparison = compare(
                     prepared,
                     results,
                     stages,
                     rules,
                     folder / "traces",
-                    _recorded(options),
-                    defects,
                     progress=lambda done, total: watcher.progress("compare", done, total, "taps"),
                 )
+            with state.timed("locate"):
+                closer = _look_closer(state, prepared, stages, results, in_question(comparison))
+                results |= closer
+                if closer:
+                    comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
+            record, frame = conclude(run_id, prepared, results, stages, comparison, _recorded(options), defects)
             record = _explained(state, record, frame, prepared)
         record.timings = state.timings
         write_record(folder, record, frame)
@@ -279,9 +282,9 @@ def _tail(log: Path) -> str:
     return frames[-1] if frames else "no further word in the log"
 
 
-def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dict[str, TaskResult]:
+def _place(state: _Run) -> Place:
     tflite = state.options.tflite
-    place = Place(
+    return Place(
         spec_file=str(state.ref.file.resolve()),
         spec_variable=state.ref.variable,
         cache_root=str(state.cache.root),
@@ -289,11 +292,33 @@ def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dic
         tflite=tflite.resolve() if tflite else None,
         timeout=state.options.timeout,
     )
-    tasks = stage_tasks(place, prepared, stages)
+
+
+def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dict[str, TaskResult]:
+    """Every stage on all inputs, and its local pass on the few that are looked at in every run."""
+    place = _place(state)
+    tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
+    with state.timed("stages"):
+        return _processes(state, prepared, tasks)
+
+
+def _look_closer(
+    state: _Run, prepared: Prepared, stages: tuple[str, ...], results: Results, inputs: Sequence[str]
+) -> dict[str, TaskResult]:
+    """Local passes on the inputs that show a fault and that nobody has looked at yet."""
+    more = [item for item in inputs if item not in inputs_for_local(prepared)]
+    tasks = [
+        replace(task, needs=(), payload=task.payload(results) if callable(task.payload) else task.payload)
+        for task in (local_tasks(_place(state), prepared, stages, more) if more else [])
+        if all(results[name].status == "ok" for name in task.needs)
+    ]
+    return _processes(state, prepared, tasks)
+
+
+def _processes(state: _Run, prepared: Prepared, tasks: list[Task]) -> dict[str, TaskResult]:
     # Whoever could convert the model has this much; stages that overlap take no more.
     budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
-    with state.timed("stages"):
-        return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
+    return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 
 
 def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared) -> Record:

@@ -27,6 +27,7 @@ TapVerdict = Literal["pass", "fail", "missing"]
 
 # One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
 # `position_excess` is the largest excess of a single token position, `worst_position` where it is.
+# `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
 # The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
@@ -48,6 +49,7 @@ TAP_COLUMNS: tuple[str, ...] = (
     "worst_position",
     "total_excess",
     "local_excess",
+    "local_position_excess",
     "nan_count",
     "inf_count",
     "how",
@@ -55,6 +57,8 @@ TAP_COLUMNS: tuple[str, ...] = (
     "rule",
     "excess_limit",
     "position_excess_limit",
+    "local_excess_limit",
+    "local_position_excess_limit",
     "why",
 )
 
@@ -168,15 +172,27 @@ class Case(_Part):
 
 
 class FirstFault(_Part):
+    """A tap whose error was introduced there.
+
+    where: what it is, in words. local_excess, local_position_excess: the error of the tap computed from the reference's
+    own values, in units of what float32 costs at that step; none where no local pass could tell.
+    owner: whose it is; `harness/ownership.py` lists them. evidence: what says so.
+    """
+
     hop: str
     tap: str
     block: int | None
     input: str = ""
+    where: str = ""
     modules: dict[str, str | None]
     op: str | None = None
     excess: float | None = None
     position_excess: float | None = None
+    local_excess: float | None = None
+    local_position_excess: float | None = None
     reason: str = ""
+    owner: str = ""
+    evidence: list[str] = Field(default_factory=list)
 
 
 class Diagnosis(_Part):
@@ -248,6 +264,7 @@ class Record(_Part):
     hops: list[Hop]
     cases: list[Case] = Field(default_factory=list)
     first_fault: FirstFault | None = None
+    faults: list[FirstFault] = Field(default_factory=list)  # all that are not another's doing; the first one included
     diagnosis: list[Diagnosis] = Field(default_factory=list)
     unexplained: list[str] = Field(default_factory=list)  # a sentence for each fault that no hypothesis explains
     findings: list[Finding] = Field(default_factory=list)

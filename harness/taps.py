@@ -23,6 +23,7 @@ from collections.abc import Iterable
 EMBED = "embed"
 FINAL_NORM = "final_norm"
 LOGITS = "logits"
+LOCAL_SUFFIX = ".local"  # of a stage's name: its local pass
 
 # Execution order inside one block. A cache tap is what the KV cache holds at that position when the
 # run ends, so it stands behind the write (after k_rope and v) and before its first use.

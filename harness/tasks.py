@@ -5,15 +5,17 @@ In: a prepared model. Out: tasks for `stages/process.py`; the stages' jobs are m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.convert import CONVERSIONS
+from harness.inputs import schedule
 from harness.stages.job import Job
 from harness.stages.process import Payload, Results, Task
 from harness.stages.request import Prepared
+from harness.taps import LOCAL_SUFFIX
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
 STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
@@ -26,6 +28,17 @@ _RUNNERS = {
     "tflite-xnnpack": "harness.stages.entry:tflite",
     "tflite-builtin": "harness.stages.entry:tflite",
 }
+# What a local pass of a stage runs, and the stage whose values it puts in place of its own.
+_LOCAL = {
+    "hf": ("harness.stages.entry:hf", "oracle"),
+    "reauthored": ("harness.stages.entry:reauthored", "oracle"),
+    "tflite-xnnpack": ("harness.stages.entry:local_tflite", "reauthored"),
+    "tflite-builtin": ("harness.stages.entry:local_tflite", "reauthored"),
+}
+# Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
+# positions faithful models have a local excess of 2.5, on 22 one of 1.4.
+_ENOUGH = 16
+LOCAL_PASSES = tuple(name + LOCAL_SUFFIX for name in _LOCAL)
 
 
 @dataclass(frozen=True)
@@ -50,20 +63,12 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
         "spec_variable": place.spec_variable,
     }
     timeout = place.timeout
+    memory_of = _memory_of(weights)
     tasks = []
     if any(name in DEVICE_STAGES for name in stages):
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common))
         tasks.append(_tap_task(place, common, weights, timeout))
-    # Measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
-    # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor.
-    memory_of = {
-        "oracle": 3 * weights + 50,
-        "hf": weights + 300,
-        "reauthored": weights + 200,
-        "tflite-xnnpack": 2 * weights + 800,
-        "tflite-builtin": weights + 720,
-    }
     # The longest first, so that no core waits for a long one at the end.
     for name in ("tflite-builtin", "hf", "tflite-xnnpack", "oracle", "reauthored"):
         if name in stages:
@@ -91,6 +96,61 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
             )
         )
     return tasks
+
+
+def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:
+    """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
+    memory_of = _memory_of(prepared.source.parameters * 4 / 1e6)
+    return [
+        Task(
+            name + LOCAL_SUFFIX,
+            target,
+            _job_maker(place, prepared, name, reference, inputs),
+            needs=(reference, name),
+            memory_mb=memory_of[name],
+            torch=name not in DEVICE_STAGES,
+            timeout=place.timeout,
+        )
+        for name, (target, reference) in _LOCAL.items()
+        if name in stages and reference in stages
+    ]
+
+
+def inputs_for_local(prepared: Prepared) -> list[str]:
+    """The shortest input that runs every signature in use; where none does, the shortest that do together.
+
+    Of those that do, the shortest with enough positions for a noise floor, if there is one.
+    """
+    used = {
+        item.id: {
+            step.signature
+            for step in schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+        }
+        for item in sorted(prepared.inputs, key=lambda item: len(item.tokens))
+    }
+    every = set().union(*used.values())
+    whole = [item for item, signatures in used.items() if signatures == every]
+    if whole:
+        lengths = {item.id: len(item.tokens) for item in prepared.inputs}
+        return [next((item for item in whole if lengths[item] >= _ENOUGH), whole[-1])]
+    chosen: list[str] = []
+    for item, signatures in used.items():
+        if not signatures <= set().union(*(used[one] for one in chosen)):
+            chosen.append(item)
+    return chosen
+
+
+def _memory_of(weights: float) -> dict[str, float]:
+    """Memory of each stage in MB. weights: those of the model in float32."""
+    # Measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
+    # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor.
+    return {
+        "oracle": 3 * weights + 50,
+        "hf": weights + 300,
+        "reauthored": weights + 200,
+        "tflite-xnnpack": 2 * weights + 800,
+        "tflite-builtin": weights + 720,
+    }
 
 
 def conversion_mb(prepared: Prepared) -> float:
@@ -129,7 +189,11 @@ def _tap_task(place: Place, common: Payload, weights: float, timeout: float) -> 
     )
 
 
-def _job_maker(place: Place, prepared: Prepared, stage: str) -> Callable[[Results], Payload]:
+def _job_maker(
+    place: Place, prepared: Prepared, stage: str, reference: str = "", only: Sequence[str] = ()
+) -> Callable[[Results], Payload]:
+    """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
+
     def payload(results: Results) -> Payload:
         flatbuffer: dict[str, Any] = {}
         if stage in DEVICE_STAGES:
@@ -146,11 +210,12 @@ def _job_maker(place: Place, prepared: Prepared, stage: str) -> Callable[[Result
             checkpoint=Path(prepared.checkpoint),
             dimensions=prepared.dimensions,
             points=prepared.points,
-            inputs=prepared.inputs,
+            inputs=[item for item in prepared.inputs if not only or item.id in only],
             prefill=prepared.prefill,
             kv_cache_len=prepared.kv_cache_len,
             variant=prepared.variant,
             traces=place.traces / stage,
+            reference=place.traces / reference if reference else None,
             miniature=prepared.miniature,
             layers=prepared.layers,
             threads=1,  # stages overlap: a core each is quicker than all cores for one after the other

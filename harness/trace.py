@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.taps import LOCAL_SUFFIX
+
 MANIFEST = "manifest.json"
 TAPS_FILE = "taps.bin"
 _ALIGNMENT = 64
@@ -32,7 +34,7 @@ def sample(traces: Path, order: int) -> Path:
 
 def local(traces: Path) -> Path:
     """The folder of a stage's local traces: each tap computed from a reference's values of the taps before it."""
-    return traces.with_name(f"{traces.name}.local")
+    return traces.with_name(traces.name + LOCAL_SUFFIX)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.errors import UsageError
 
@@ -20,17 +20,22 @@ DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
 
 LOGITS_ONLY = frozenset({"kl_max", "kl_mean", "flips", "flips_above_noise", "top1_agreement"})
 LOWER = frozenset({"cosine", "snr_db", "top1_agreement"})
-UPPER = (LOGITS_ONLY - LOWER) | {
-    "excess",
-    "position_excess",
-    "total_excess",
-    "max_abs_err",
-    "mean_abs_err",
-    "rel_l2",
-    "noise_floor",
-    "nan_count",
-    "inf_count",
-}
+LOCAL = frozenset({"local_excess", "local_position_excess"})
+UPPER = (
+    (LOGITS_ONLY - LOWER)
+    | LOCAL
+    | {
+        "excess",
+        "position_excess",
+        "total_excess",
+        "max_abs_err",
+        "mean_abs_err",
+        "rel_l2",
+        "noise_floor",
+        "nan_count",
+        "inf_count",
+    }
+)
 _SELECTORS = frozenset({"name", "model", "hop", "tap"})
 _MAX_POSITIONS = "max_positions"
 
@@ -109,10 +114,28 @@ def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, fig
     A figure that is NaN fails: not-a-number is under no limit. So does a figure that the tap lacks.
     NaN or infinity in the tap's values fails whatever the limits are, unless the rule allows a count of them.
     """
-    rule = next((rule for rule in rules if rule.matches(model, hop, tap, positions)), None)
+    rule = _first(rules, model, hop, tap, positions)
     if rule is None:
         return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
-    limits = {"nan_count": 0.0, "inf_count": 0.0, **rule.limits}
+    limits = {name: limit for name, limit in rule.limits.items() if name not in LOCAL}
+    return _judged(rule, {"nan_count": 0.0, "inf_count": 0.0, **limits}, figures)
+
+
+def judge_local(
+    rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]
+) -> Judgement:
+    """The verdict on what was introduced at a tap, by the same rule's limits on that."""
+    rule = _first(rules, model, hop, tap, positions)
+    if rule is None:
+        return Judgement("pass", "")
+    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL}, figures)
+
+
+def _first(rules: list[Rule], *place: Any) -> Rule | None:
+    return next((rule for rule in rules if rule.matches(*place)), None)
+
+
+def _judged(rule: Rule, limits: Mapping[str, float], figures: Mapping[str, float]) -> Judgement:
     broken = [text for name, limit in limits.items() if (text := _break(name, limit, figures.get(name, math.nan)))]
     return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken), limits)
 

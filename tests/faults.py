@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 import harness.weights
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
-from harness.locate import first_fault, summarise_hop
+from harness.local import local_errors, with_local
+from harness.locate import locate, summarise_hop
 from harness.miniature import write_miniature
 from harness.record import FirstFault, Hop, taps_frame
 from harness.spec import GenerativeModel, find_spec, load_spec
@@ -38,11 +39,13 @@ from harness.stages import hf, prepare, reauthored, tflite
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Silent
 from harness.stages.request import Prepared, Request
+from harness.taps import LOCAL_SUFFIX
 from harness.variant import VariantOptions, parse_variant
 from harness.verdict import load_rules
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
 STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
+LOCAL = ("hf", "reauthored")  # stages with local passes
 FIRST, XNNPACK, BUILTIN = (f"{a}->{b}" for a, b in STANDARD_HOPS)
 _RUN = {"oracle": hf.run, "hf": hf.run, "reauthored": reauthored.run, **dict.fromkeys(DEVICE_STAGES, tflite.run)}
 
@@ -59,6 +62,7 @@ class Outcome:
     frame: pd.DataFrame
     hops: dict[str, Hop]
     fault: FirstFault | None
+    faults: list[FirstFault]
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -178,17 +182,20 @@ class Bench:
         flatbuffer: Path | None = None,
         model: GenerativeModel | None = None,
         tapped: tuple[Path, Path] | None = None,
+        reference: Path | None = None,
     ) -> dict[str, Any]:
         """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped anew.
 
-        tapped: a tapped copy and its plan, which need not be those of the flatbuffer.
+        tapped: a tapped copy and its plan, which need not be those of the flatbuffer. reference: the traces that make
+        it a local pass.
         """
         files: dict[str, Any] = {}
         if stage.startswith("tflite"):
             copy_and_plan = tapped or (self.tapped if flatbuffer is None else self.tap(flatbuffer))
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
-        return _RUN[stage](self.job(stage, folder, checkpoint, files), model or self.model, Silent())
+        job = self.job(stage, folder, checkpoint, files).model_copy(update={"reference": reference})
+        return _RUN[stage](job, model or self.model, Silent())
 
     def job(
         self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Any] | None = None
@@ -226,6 +233,8 @@ class Bench:
         for stage in STAGES:
             facts = self.trace(stage, folder)
             assert not facts.get("steps_differing_from_untouched_file")
+        for stage in LOCAL:
+            self.trace(stage, folder, reference=folder / "oracle")
         return folder
 
     @functools.cached_property
@@ -236,9 +245,14 @@ class Bench:
         """Compare the traces in `broken`, and for stages that are not there the sound ones."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             joined = Path(temporary)
-            for stage in dict.fromkeys((*stages, *FLOAT32_RUNS)):
+            passes = [stage + LOCAL_SUFFIX for stage in (*FLOAT32_RUNS, *stages)]
+            for stage in dict.fromkeys((*stages, *FLOAT32_RUNS, *passes)):
                 own = broken / stage
-                (joined / stage).symlink_to(own if own.is_dir() else self.sound / stage)
+                # What was broken has no sound local pass.
+                if own.is_dir():
+                    (joined / stage).symlink_to(own)
+                elif not (broken / stage.removesuffix(LOCAL_SUFFIX)).is_dir():
+                    (joined / stage).symlink_to(self.sound / stage)
             return self._judge(joined, stages)
 
     def _judge(self, traces: Path, stages: Sequence[str]) -> Outcome:
@@ -253,13 +267,15 @@ class Bench:
             load_rules(),
             lambda stage, tap: f"not in {stage}",
         )
-        frame = taps_frame(compared.rows)
+        errors = local_errors(traces, compared.hops, inputs, prepared.taps)
+        frame = taps_frame(with_local(compared.rows, errors, load_rules()))
         present = [f"{a}->{b}" for a, b in STANDARD_HOPS if {a, b} <= set(stages)]
         hops = {
             name: summarise_hop(name, frame, prepared.taps, compared.logits.get(name), prepared.coverage[name])
             for name in present
         }
-        return Outcome(frame, hops, first_fault(list(hops.values()), frame, prepared.modules, {}))
+        faults = locate(list(hops.values()), frame, prepared.modules, {})
+        return Outcome(frame, hops, faults[0] if faults else None, faults)
 
     def with_checkpoint(
         self,
@@ -274,6 +290,10 @@ class Bench:
             write_changed(self.checkpoint, checkpoint, change, config)
             for stage in stages:
                 self.trace(stage, folder, checkpoint=checkpoint)
+            oracle = (folder if "oracle" in stages else self.sound) / "oracle"
+            for stage in LOCAL:
+                broken = checkpoint if stage in stages else None
+                self.trace(stage, folder, checkpoint=broken, reference=oracle)
             return self.judge(folder)
 
     def with_reauthored(
@@ -284,6 +304,7 @@ class Bench:
             folder = Path(temporary)
             with changed_when_loaded(change):
                 self.trace("reauthored", folder, model=model)
+                self.trace("reauthored", folder, model=model, reference=self.sound / "oracle")
             return self.judge(folder)
 
     def with_flatbuffer(

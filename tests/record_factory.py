@@ -11,7 +11,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from harness.locate import cases, first_fault, summarise_hop
+from harness.locate import cases, locate, summarise_hop
 from harness.record import Diagnosis, Finding, FirstFault, Hop, Input, Logits, Record, Source, Stage, taps_frame
 from harness.taps import split_tap, tap_order
 from harness.verdict import judge, load_rules
@@ -233,7 +233,7 @@ def _first_fault(
 ) -> FirstFault | None:
     if kind == "hostile":
         modules = {tap: dict.fromkeys(names, HOSTILE) for tap, names in modules.items()}
-    return first_fault(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})
+    return next(iter(locate(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})), None)
 
 
 def _diagnosis(kind: str) -> list[Diagnosis]:

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from harness.locate import cases, first_fault, summarise_hop
+from harness.locate import cases, locate, summarise_hop
 from harness.record import TAP_COLUMNS
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "logits"]
@@ -58,7 +58,7 @@ def test_the_first_fault_is_first_in_execution_order_whatever_is_largest():
         {"tap": "embed"}, failing("block.0.out", 5.0), failing("logits", 5000.0), failing("block.0.out", 9.0, input="b")
     )
     hop = summarise_hop(HOP, frame, TAPS, None, 0.0)
-    fault = first_fault([hop], frame, {"block.0.out": {"hf": "model.layers.0"}}, {"block.0.out": "ADD"})
+    (fault,) = locate([hop], frame, {"block.0.out": {"hf": "model.layers.0"}}, {"block.0.out": "ADD"})
     assert fault is not None
     assert (fault.tap, fault.input, fault.block) == ("block.0.out", "a", 0)
     assert fault.modules == {"hf": "model.layers.0"}
@@ -71,7 +71,7 @@ def test_a_fault_of_an_earlier_hop_comes_first():
     late = frame_of(failing("embed", 9.0, hop=device))
     frame = pd.concat([late, early], ignore_index=True)
     hops = [summarise_hop(name, frame, TAPS, None, 0.0) for name in (HOP, device)]
-    fault = first_fault(hops, frame, {}, {})
+    fault, *_ = locate(hops, frame, {}, {})
     assert fault is not None
     assert fault.hop == HOP
 

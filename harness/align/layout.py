@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class HeadLayout:
@@ -107,4 +105,6 @@ def join_gate(parts: Mapping[str, Any]) -> Any:
 
 def _empty_like(values: Any, shape: tuple[int, ...]) -> Any:
     """Without importing the framework that the values are of."""
+    import numpy as np  # here, since requests for a run know layouts as well and should not wait for it
+
     return values.new_empty(shape) if hasattr(values, "new_empty") else np.empty(shape, values.dtype)

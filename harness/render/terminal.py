@@ -226,9 +226,11 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     wrapped(console, fault_words(record, rows[0] if rows else None))
     facts = [
         ("hop", fault.hop),
+        ("what", fault.where),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
         ("excess", _fault_excess(fault, rows)),
+        ("local", _local_words(fault)),
         ("judged by", rows[0]["rule"] if rows else "-"),
         ("because", fault.reason or (rows[0]["why"] if rows else "")),
         ("hf", fault.modules.get("hf")),
@@ -239,7 +241,20 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     for name, fact in facts:
         if fact:
             line(console, f"  {name:<11}{one_line(fact)}")
+    if fault.owner:
+        wrapped(console, f"Owner: {fault.owner}: {'; '.join(fault.evidence)}.")
     wrapped(console, suspicion(record))
+    others = [f"{other.tap} ({other.hop})" for other in record.faults[1:]]
+    if others:
+        wrapped(console, f"At fault besides: {_some(others, 6)}.")
+
+
+def _local_words(fault: FirstFault) -> str:
+    """What was introduced at the tap; empty where no local pass could tell."""
+    if fault.local_excess is None:
+        return ""
+    position = number(fault.local_position_excess)
+    return f"excess {number(fault.local_excess)} introduced here, at its worst position {position}"
 
 
 def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:

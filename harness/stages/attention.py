@@ -37,6 +37,12 @@ def probabilities(
     return torch.softmax(scores, dim=-1)
 
 
+def rotated(capture: Capture, tap: str, values: torch.Tensor) -> torch.Tensor:
+    """Write q or k as attention receives them; returns what it goes on with. values: `[1, heads, time, head_dim]`."""
+    forced = capture.exchange(tap, values.transpose(1, 2))
+    return values if forced is None else forced.transpose(1, 2)
+
+
 class UnfusedAttention(TorchFunctionMode):
     """Within it, fused attention is its definition, step by step, and its steps are written to the trace.
 
@@ -59,7 +65,8 @@ class UnfusedAttention(TorchFunctionMode):
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         query, key, value = args[:3]
-        weights = probabilities(*args, **(kwargs or {}))
-        for point, values in (("attn.q_rope", query), ("attn.k_rope", key), ("attn.probs", weights)):
-            self.capture.put(block_tap(self.block.current, point), values.transpose(1, 2))
+        query = rotated(self.capture, block_tap(self.block.current, "attn.q_rope"), query)
+        key = rotated(self.capture, block_tap(self.block.current, "attn.k_rope"), key)
+        weights = probabilities(query, key, *args[2:], **(kwargs or {}))
+        self.capture.put(block_tap(self.block.current, "attn.probs"), weights.transpose(1, 2))
         return weights @ value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)

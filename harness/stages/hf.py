@@ -2,7 +2,8 @@
 
 In: a job with a checkpoint folder. Out: a trace per input. One forward pass over the whole sequence,
 eager attention, so that probabilities are read and not derived. `hf` runs it several times, each with
-another order of summation, so that the noise floor does not rest on one draw of the rounding.
+another order of summation, so that the noise floor does not rest on one draw of the rounding. With a reference it
+runs them as local passes.
 
 A family whose attention cannot be listened to (Falcon) runs its default one, with the fused call taken apart.
 Falcon's eager attention is no substitute: in transformers 5.23 it adds the ALiBi bias twice.
@@ -20,14 +21,14 @@ import torch
 from harness.align.modules import ModuleMap, hf_modules
 from harness.configs import hf_config
 from harness.spec import GenerativeModel
-from harness.stages.attention import UnfusedAttention
+from harness.stages.attention import UnfusedAttention, rotated
 from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.float64 import TrueFloat64
 from harness.stages.job import Job
 from harness.stages.report import Reporter
 from harness.stages.summation import OtherSummation
 from harness.taps import LOGITS, block_tap
-from harness.trace import NOISE_SAMPLES, TraceWriter, sample
+from harness.trace import NOISE_SAMPLES, Trace, TraceWriter, local, sample
 
 _ATTENTION = "edge_parity_eager"
 
@@ -49,7 +50,10 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
                     for number, item in enumerate(job.inputs):
                         done = order * len(job.inputs) + number
                         report.progress(done, len(orders) * len(job.inputs), item.id)
-                        with TraceWriter(sample(job.traces, order) / item.id, len(item.tokens)) as trace:
+                        folder = sample(job.traces, order)
+                        if job.reference is not None:
+                            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
+                        with TraceWriter(folder / item.id, len(item.tokens)) as trace:
                             capture.trace = trace
                             with attention_taps(network, modules, dims.blocks, capture):
                                 _forward(network, item.tokens, capture)
@@ -123,9 +127,10 @@ def _attention(
 ) -> Any:
     """The model's own eager attention, overheard. query: `[1, heads, time, head_dim]`."""
     eager = sys.modules[type(module).__module__].eager_attention_forward
+    for capture in _listeners:
+        query = rotated(capture, block_tap(module.layer_idx, "attn.q_rope"), query)
+        key = rotated(capture, block_tap(module.layer_idx, "attn.k_rope"), key)
     context, weights = eager(module, query, key, value, *args, **kwargs)
     for capture in _listeners:
-        capture.put(block_tap(module.layer_idx, "attn.q_rope"), query.transpose(1, 2))
-        capture.put(block_tap(module.layer_idx, "attn.k_rope"), key.transpose(1, 2))
         capture.put(block_tap(module.layer_idx, "attn.probs"), weights.transpose(1, 2))
     return context, weights

@@ -3,6 +3,7 @@
 In: a job with a checkpoint folder. Out: a trace per input. Prefill chunks, padding, KV cache with its layout and
 decode steps are those of the TFLite stages, so that a fault in any of them is charged to the step that made it. The
 attention mask is always the model's own: where a flatbuffer takes it as an input, what is lost by that is lost there.
+With a reference it is a local pass: what the KV cache receives, and so what later steps read of it, is the reference's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
 from harness.taps import LOGITS, block_tap
-from harness.trace import TraceWriter
+from harness.trace import Trace, TraceWriter, local
 
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
@@ -36,19 +37,25 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
-    report.progress(0, len(job.inputs), "weights by value")
-    sources = sources_of(model, config, job.checkpoint, network.state_dict())
-    findings = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
+    findings = []
+    if job.reference is None:
+        report.progress(0, len(job.inputs), "weights by value")
+        sources = sources_of(model, config, job.checkpoint, network.state_dict())
+        findings = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
     capture = Capture()
     dims = job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
     with (
+        torch.no_grad(),
         module_taps(network, modules, dims.blocks, dims.layout_of, capture) as absent,
         attention_taps(network, modules, dims.blocks, capture),
     ):
         for number, item in enumerate(job.inputs):
             report.progress(number, len(job.inputs), item.id)
-            with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+            folder = job.traces
+            if job.reference is not None:
+                folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
+            with TraceWriter(folder / item.id, len(item.tokens)) as trace:
                 capture.trace = trace
                 _drive(network, config, item, job, capture)
     return {"dtype": "float32", "absent_modules": absent, "findings": findings}
@@ -85,8 +92,11 @@ def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Captu
     original = attention.sdpa_with_kv_update
 
     def overheard(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        capture.put(block_tap(block.current, "attn.q_rope"), query)
-        capture.put(block_tap(block.current, "attn.k_rope"), key)
+        forced = [
+            capture.exchange(block_tap(block.current, point), values)
+            for point, values in (("attn.q_rope", query), ("attn.k_rope", key))
+        ]
+        query, key = (own if put is None else put for own, put in zip((query, key), forced, strict=True))
         with _Probabilities(block, capture, query.shape[1]):
             return original(query, key, *args, **kwargs)
 

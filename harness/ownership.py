@@ -1,0 +1,151 @@
+"""Whose a fault is: which step of the pipeline made it, and on what evidence.
+
+In: the faults of all hops, the findings and what each stage said of itself. Out: an `Ownership`. Pure.
+
+What the re-authored model computes otherwise is charged to its config or its weights where an audit found the same
+place, else to the re-authoring. What a flatbuffer computes otherwise is the converter's where both runtimes show it at
+the same tap, and a kernel's where one runtime shows it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.record import Finding, FirstFault
+from harness.taps import split_tap
+
+DEVICE_PREFIX = "tflite"
+
+# Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
+_ACTS_AT: Mapping[str, tuple[str, ...]] = {
+    "vocabulary": ("embed", "logits"),
+    "embedding_scale": ("embed",),
+    "tied_embeddings": ("embed", "logits"),
+    "lm_head_bias": ("logits",),
+    "final_softcap": ("logits",),
+    "final_norm": ("final_norm",),
+    "rope_until": ("attn.q_rope", "attn.k_rope"),
+    "rope": ("attn.q_rope", "attn.k_rope"),
+    "query_norm": ("attn.q_rope", "attn.k_rope"),
+    "key_norm": ("attn.q_rope", "attn.k_rope"),
+    "heads": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "kv_heads": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "head_dim": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "qkv_bias": ("attn.q", "attn.k", "attn.v"),
+    "query_scale": ("attn.q_rope", "attn.probs", "attn.context"),
+    "softcap": ("attn.probs", "attn.context"),
+    "window": ("attn.probs", "attn.context"),
+    "alibi": ("attn.probs", "attn.context"),
+    "output_bias": ("attn.out",),
+    "pre_attention": ("attn.norm",),
+    "post_attention": ("residual",),
+    "pre_mlp": ("mlp.norm",),
+    "post_mlp": ("out",),
+    "parallel_residual": ("residual", "mlp.norm", "mlp.gate", "mlp.up", "out"),
+    "activation": ("mlp.act",),
+    "gated": ("mlp.gate", "mlp.up", "mlp.act"),
+    "intermediate_size": ("mlp.gate", "mlp.up", "mlp.act"),
+    "mlp_bias": ("mlp.gate", "mlp.up", "mlp.out"),
+}
+# Fields of the re-authored config by their own names, for those that a model's class ignores.
+_OWN_NAMES = {
+    "final_logit_softcap": "final_softcap",
+    "logit_softcap": "softcap",
+    "sliding_window_size": "window",
+    "attention_patterns": "window",
+    "rotary_base": "rope",
+    "rotary_percentage": "rope",
+}
+# Weights that act at taps whose module, as the record has it, is a larger part of the model.
+_WEIGHTS_AT = {
+    "embed": "tok_embedding",
+    "logits": "lm_head",
+    "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
+    "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
+}
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
+    kernels of <stage>` where one runtime alone was run. evidence: what says so, in words."""
+
+    owner: str
+    evidence: tuple[str, ...]
+
+
+def ownership(
+    fault: FirstFault, faults: Sequence[FirstFault], findings: Sequence[Finding], observers: Mapping[str, Sequence[str]]
+) -> Ownership:
+    """The owner of one fault.
+
+    faults: those of all hops. observers: TFLite stage that compared the tap on this fault's input -> the steps at which
+    its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
+    """
+    candidate = fault.hop.split("->")[1]
+    if not candidate.startswith(DEVICE_PREFIX):
+        return _of_reauthored(fault, findings)
+    differing = observers.get(candidate, ())
+    if differing:
+        return Ownership(
+            "memory planner",
+            (f"{candidate} gives other outputs when its tensors are kept: at {', '.join(differing)}",),
+        )
+    spoiled = _about_weights(fault, findings, of_file=True)
+    if spoiled:
+        return Ownership("weights", (spoiled.what,))
+    return _of_device(fault, candidate, faults, observers)
+
+
+def _of_reauthored(fault: FirstFault, findings: Sequence[Finding]) -> Ownership:
+    here = f"what goes into {fault.tap} is the Hugging Face model's own, and what comes out is not"
+    if fault.local_excess is None:
+        here = f"{fault.tap} is the first tap that differs from the Hugging Face model"
+    weights = _about_weights(fault, findings, of_file=False)
+    if weights:
+        return Ownership("weights", (here, weights.what))
+    config = next((finding for finding in findings if _acts_at(finding, fault)), None)
+    if config:
+        return Ownership("config", (here, config.what))
+    return Ownership("re-authoring", (here, "no difference of configs or weights was found that acts there"))
+
+
+def _of_device(
+    fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
+) -> Ownership:
+    also = [
+        stage
+        for other in faults
+        if other.tap == fault.tap and (stage := other.hop.split("->")[1]) != candidate and stage in observers
+    ]
+    if also:
+        return Ownership("converter", (f"{candidate} and {also[0]} both differ there, and share the file alone",))
+    others = [stage for stage in observers if stage != candidate]
+    if others:
+        return Ownership(
+            f"kernels of {candidate}", (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
+        )
+    return Ownership(f"converter or kernels of {candidate}", (f"no other runtime compared {fault.tap}",))
+
+
+def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
+    """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
+    block, point = split_tap(fault.tap)
+    module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get("reauthored")
+    if not module:
+        return None
+    for finding in findings:
+        about = finding.kind == "weights" and finding.severity == "error"
+        if about and f"{module}." in finding.what and ("of the flatbuffer" in finding.what) == of_file:
+            return finding
+    return None
+
+
+def _acts_at(finding: Finding, fault: FirstFault) -> bool:
+    if finding.kind != "config" or finding.severity != "error":
+        return False
+    block, point = split_tap(fault.tap)
+    names = [_OWN_NAMES.get(name, name) for name in finding.field.split(".")]
+    points = [at for name in names for at in _ACTS_AT.get(name, ())]
+    return point in points and (not finding.blocks or block is None or block in finding.blocks)
