@@ -241,9 +241,8 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     for name, fact in facts:
         if fact:
             line(console, f"  {name:<11}{one_line(fact)}")
-    if fault.owner:
-        wrapped(console, f"Owner: {fault.owner}: {'; '.join(fault.evidence)}.")
-    wrapped(console, suspicion(record))
+    owner = f"Owner: {fault.owner}. {'; '.join(fault.evidence)}." if fault.owner else suspicion(record)
+    wrapped(console, owner)
     others = [f"{other.tap} ({other.hop})" for other in record.faults[1:]]
     if others:
         wrapped(console, f"At fault besides: {_some(others, 6)}.")
