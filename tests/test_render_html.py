@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
-import json
 import shlex
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,12 @@ from harness.render import clean
 from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report
 from harness.render.junit import write_junit
+from harness.render.page import CHART_SCRIPT, TEMPLATES, VENDORED, unpacked
 from harness.render.terminal import print_explain, print_summary
 
-QUIET = "--disable-background-networking --disable-component-update --virtual-time-budget=3000"
+
+def sha256_source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 class Page(HTMLParser):
@@ -32,6 +34,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self.styles: list[str] = []
         self.text = ""
         self.feed(text)
 
@@ -39,16 +42,20 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag == "script":
             self.scripts.append("")
+        if tag == "style":
+            self.styles.append("")
 
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1][0] == "script" and self.cdata_elem == "script":
             self.scripts[-1] += data
+        elif self.cdata_elem == "style":
+            self.styles[-1] += data
         else:
             self.text += data
 
     @property
     def data(self) -> dict[str, Any]:
-        return json.loads(self.scripts[0])
+        return unpacked(self.scripts[0])
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +72,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def rows(data: dict[str, Any], **wanted: str) -> list[dict[str, Any]]:
     """Rows of the embedded data as dicts."""
     found = []
-    for row in data["rows"]:
-        named = dict(zip(data["columns"], row, strict=True))
+    for row in range(data["rows"]):
+        named = {column: values[row] for column, values in data["columns"].items()}
         named |= {column: index[named[column]] for column, index in data["texts"].items()}
         named["verdict"] = data["verdicts"][named["verdict"]]
         if all(named[column] == value for column, value in wanted.items()):
@@ -78,21 +85,27 @@ def rows(data: dict[str, Any], **wanted: str) -> list[dict[str, Any]]:
 def test_the_report_reaches_for_nothing_outside_itself(pages: dict[str, str], kind: str) -> None:
     page = Page(pages[kind])
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    digests = [sha256_source(text) for text in (page.styles[0], page.scripts[-1])]
+    assert policy == (
+        f"default-src 'none'; style-src {digests[0]}; script-src {digests[1]}; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    assert [tag for tag, attrs in page.tags if "style" in attrs or any(name.startswith("on") for name in attrs)] == []
     for _, attrs in page.tags:
         assert not attrs.get("src")
-        assert (attrs.get("href") or "data:").startswith("data:")
+        assert (attrs.get("href") or "data:").startswith(("data:", "#"))
 
 
 def test_the_verdict_stands_in_words_at_the_top(pages: dict[str, str]) -> None:
-    assert "Parity holds on every compared tap: 3 of 3 hops pass" in Page(pages["pass"]).text
-    assert f"Parity is lost in hf->reauthored, first at {FAULTY_TAP}." in Page(pages["fail"]).text
+    assert "The re-authored model is faithful to the Hugging Face model; TFLite is faithful" in Page(pages["pass"]).text
+    assert "The re-authored model diverges from block 7's MLP output: weight bfloat16." in Page(pages["fail"]).text
+    assert "TFLite on builtin kernels diverges from block 8's attention." in Page(pages["nan"]).text
     assert "Stage tflite-xnnpack crashed." in Page(pages["crash"]).text
 
 
 def test_a_failing_report_says_first_where_by_how_much_and_what_to_do_next(pages: dict[str, str]) -> None:
     text = " ".join(Page(pages["fail"]).text.split())
-    top = text[: text.index("Pipeline")]
+    top = text[: text.index("Error against depth")]
     module = "transformer_blocks.7.mlp.out"
     assert f"{FAULTY_TAP} of reauthored ({module}) is off from hf by 310 times what float32 itself costs" in top
     assert "the limit is 4." in top
@@ -160,7 +173,7 @@ def test_numbers_survive_with_three_digits(pages: dict[str, str]) -> None:
     (row,) = rows(Page(pages["fail"]).data, tap=FAULTY_TAP, hop="hf->reauthored", input="prompt")
     for column in ("excess", "rel_l2", "noise_floor", "max_abs_err"):
         assert row[column] == pytest.approx(wanted[column].item(), rel=5e-3)
-    assert len(Page(pages["fail"]).data["rows"]) == len(frame)
+    assert Page(pages["fail"]).data["rows"] == len(frame)
 
 
 def test_hostile_strings_neither_leave_their_element_nor_get_lost(pages: dict[str, str]) -> None:
@@ -222,19 +235,6 @@ def test_a_run_that_compared_nothing_is_still_shown_by_every_renderer(tmp_path: 
     assert write_explorer(tmp_path, record, frame) == []
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_report_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
-    for kind, charts in (("crash", 2), ("hostile", 3), ("nan", 3)):
-        report = write_report(tmp_path, *make_run(kind))
-        options = f"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync {QUIET}"
-        own = (f"--user-data-dir={tmp_path / kind}", "--enable-logging=stderr", "--dump-dom", report.as_uri())
-        opened = subprocess.run(["chromium", *options.split(), *own], capture_output=True, text=True, timeout=60)
-        assert "CONSOLE" not in opened.stderr
-        assert opened.stdout.count("<svg") == charts
-        assert opened.stdout.count('<span class="verdict') > 30
-
-
 def test_a_report_written_while_the_run_is_under_way_names_the_folder_where_it_will_be(tmp_path: Path) -> None:
     record, frame = make_run("fail")
     working = tmp_path / f".{record.run_id}.partial"
@@ -242,3 +242,11 @@ def test_a_report_written_while_the_run_is_under_way_names_the_folder_where_it_w
     page = write_report(working, record, frame).read_text()
     assert f"edge-parity explain {tmp_path / record.run_id}" in page
     assert ".partial" not in page
+
+
+def test_the_chart_library_is_carried_whole_once_and_with_its_licence(pages: dict[str, str]) -> None:
+    library = (VENDORED / CHART_SCRIPT).read_text(encoding="utf-8")
+    assert pages["pass"].count(library) == 1
+    assert "MIT" in (VENDORED / "uPlot.LICENSE").read_text(encoding="utf-8")
+    for own in TEMPLATES.glob("*.js"):
+        assert "innerHTML" not in own.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.record import Hop, KnownDefect, Record, Worst
-from harness.render.limits import Figure, limit_of, nearest, share
+from harness.render.limits import LOCAL, Figure, limit_of, nearest, share
 from harness.taps import split_tap
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 _WORST_FIRST = ("fail", "missing", "pass")
-_FIGURE_NAMES = {"excess": "excess", "position_excess": "position"}
+_FIGURE_NAMES = {
+    "excess": "excess",
+    "position_excess": "position",
+    "local_excess": "local",
+    "local_position_excess": "local position",
+}
 
 
 @dataclass(frozen=True)
@@ -259,9 +264,11 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     if math.isnan(figure.value) or math.isinf(figure.value):
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
     at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
+    at = " at its worst token position" if figure.column == "local_position_excess" else at
+    alone = f", computed from what {source} has before it," if figure.column in LOCAL else ""
     return clean(
-        f"{fault.tap} of {target}{where} is off from {source} by {number(figure.value)} times what float32 itself "
-        f"costs there{at}; the limit is {number(figure.limit)}."
+        f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
+        f"itself costs there{at}; the limit is {number(figure.limit)}."
     )
 
 

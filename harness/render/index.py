@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from harness.errors import UsageError
 from harness.record import Record, read_record, write_text
-from harness.render.html import REPORT_FILE, page_asset, page_environment
+from harness.render.html import REPORT_FILE
+from harness.render.page import render_page
 from harness.runs import all_runs
 
 INDEX_FILE = "index.html"
@@ -37,7 +38,7 @@ def write_index(out: Path) -> Path:
     path = out / INDEX_FILE
     with _alone(out):  # else a run that ends meanwhile could write the longer list before this one
         rows = [_row(folder) for folder in reversed(all_runs(out))]
-        page = page_environment().get_template("index.html.j2").render(rows=rows, style=page_asset("report.css"))
+        page = render_page("index.html.j2", rows=rows)
         write_text(path, page)
     return path
 

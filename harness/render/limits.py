@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FIGURES = ("excess", "position_excess")
+LOCAL = ("local_excess", "local_position_excess")
+FIGURES = ("excess", "position_excess", *LOCAL)
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ def limit_of(row: Mapping[Any, Any], column: str) -> float | None:
 def nearest(row: Mapping[Any, Any]) -> Figure | None:
     """The figure that uses up most of its limit; None for a tap that was not compared or has no figure.
 
-    A figure without a limit counts only where neither has one: then it is the excess.
+    A figure without a limit counts only where none has one: then it is the excess. Local figures are of chosen
+    inputs: elsewhere they are NaN, which there says nothing of the tap.
     """
     if row["verdict"] == "missing":
         return None
-    limited = [(column, limit_of(row, column)) for column in FIGURES]
+    known = [column for column in FIGURES if column not in LOCAL or not math.isnan(_value(row.get(column)))]
+    limited = [(column, limit_of(row, column)) for column in known]
     limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]
     figures = [Figure(column, _value(row[column]), limit) for column, limit in limited]
     worst = max(figures, key=lambda figure: figure.share)

@@ -1,0 +1,108 @@
+"""What the scripts of a report read. In: record and taps. Out: columns of small values, texts by index.
+
+Numbers are cut to the digits that the page shows; nothing is computed from them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from harness.record import Record
+from harness.render import clean, is_nothing, tap_value
+from harness.render.limits import FIGURES, LOCAL, limit_of, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERDICTS = ("pass", "fail", "missing")
+VERSIONS = ("hf", "reauthored", "tflite")
+# The numbers of a tap; the scripts know them by these names.
+NUMBERS = (
+    "excess",
+    "position_excess",
+    "local_excess",
+    "local_position_excess",
+    "total_excess",
+    "rel_l2",
+    "noise_floor",
+    "max_abs_err",
+    "mean_abs_err",
+    "snr_db",
+    "cosine",
+)
+# The largest share of a limit that is used up.
+USED = "limit_used"
+_TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
+_COUNTS = ("worst_position", "nan_count", "inf_count")
+
+
+def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
+    """The taps frame in columns: texts by index, a number, null, or the word `NaN`, `inf` or `-inf`."""
+    taps = frame[["tap", "order", "block"]].drop_duplicates("tap").sort_values("order", kind="stable")
+    order = {str(tap): i for i, tap in enumerate(taps["tap"])}
+    texts: dict[str, dict[str, int]] = {column: {} for column in _TEXTS}
+    texts["input"] = {item.id: i for i, item in enumerate(record.inputs)}
+    texts["hop"] = {hop.name: i for i, hop in enumerate(record.hops)}
+    texts["tap"] = order
+    names = [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *(f"{name}_limit" for name in FIGURES), USED]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for row in frame.sort_values(["hop", "input", "order"], kind="stable").to_dict("records"):
+        for name, value in _cells(row, texts).items():
+            columns[name].append(value)
+    return {
+        "columns": columns,
+        "rows": len(frame),
+        "texts": {column: [clean(text) for text in index] for column, index in texts.items()},
+        "verdicts": VERDICTS,
+        "blocks": [int(block) for block in taps["block"]],
+        "versions": VERSIONS,
+        "modules": [[clean(record.taps.get(tap, {}).get(name) or "") for name in VERSIONS] for tap in order],
+        "fault": _fault_index(record, texts),
+    }
+
+
+def _cells(row: dict[Any, Any], texts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for column in _TEXTS:
+        cells[column] = _index(texts[column], "" if is_nothing(row[column]) else str(row[column]))
+    cells["verdict"] = VERDICTS.index(row["verdict"])
+    for column in _COUNTS:
+        cells[column] = 0 if is_nothing(row[column]) else int(row[column])
+    for column in NUMBERS:
+        cells[column] = compact(tap_value(row, column), column) if column in row and _known(row, column) else None
+    for column in FIGURES:
+        cells[f"{column}_limit"] = compact(limit_of(row, column), column)
+    return cells | {USED: compact(share(row), USED)}
+
+
+def _known(row: dict[Any, Any], column: str) -> bool:
+    """Local figures are of chosen inputs only: elsewhere there is none, though the tap may hold NaN."""
+    return column not in LOCAL or not is_nothing(row[column])
+
+
+def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> dict[str, int | None] | None:
+    fault = record.first_fault
+    if fault is None:
+        return None
+    return {
+        "hop": texts["hop"].get(fault.hop),
+        "tap": texts["tap"].get(fault.tap),
+        "input": texts["input"].get(fault.input),
+    }
+
+
+def _index(known: dict[str, int], text: str) -> int:
+    return known.setdefault(text, len(known))
+
+
+def compact(value: float | str | None, column: str = "") -> float | str | None:
+    """A number in three digits (nine of a cosine, which is near 1), as JSON takes it."""
+    if value is None or isinstance(value, str):
+        return value
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    short = float(f"{value:.9g}" if column == "cosine" else f"{value:.3g}")
+    return int(short) if short == int(short) and abs(short) < 1e6 else short

@@ -1,0 +1,7 @@
+load().then(() => {
+  const worst = allRows().reduce((best, row) => (best === null || rank(row, "limit_used") > rank(best, "limit_used") ? row : best), null);
+  startTable();
+  startDepth(worst);
+  performance.mark("ready");
+  document.documentElement.dataset.ready = "yes";
+});

@@ -1,0 +1,153 @@
+"""The verdict of a run in words. In: the record. Out: sentences for whoever decides, from the record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
+from harness.render import clean
+from harness.taps import split_tap
+
+_MODELS = {
+    "hf": "the Hugging Face model",
+    "reauthored": "the re-authored model",
+    "tflite-xnnpack": "TFLite on XNNPACK",
+    "tflite-builtin": "TFLite on builtin kernels",
+}
+_PLACES = {
+    "embed": "the embedding",
+    "final_norm": "the final norm",
+    "logits": "the logits",
+    "attn.norm": "attention norm",
+    "attn.q": "query projection",
+    "attn.k": "key projection",
+    "attn.v": "value projection",
+    "attn.q_rope": "rotated queries",
+    "attn.k_rope": "rotated keys",
+    "attn.probs": "attention probabilities",
+    "attn.context": "attention",
+    "attn.out": "attention output",
+    "residual": "residual after attention",
+    "mlp.norm": "MLP norm",
+    "mlp.gate": "MLP gate",
+    "mlp.up": "MLP up projection",
+    "mlp.act": "MLP activation",
+    "mlp.out": "MLP output",
+    "out": "output",
+    "cache.k": "key cache",
+    "cache.v": "value cache",
+}
+_ENDED = {"crashed": "crashed", "timeout": "timed out"}
+
+
+def model_words(stage: str) -> str:
+    """A stage as a person says it."""
+    return _MODELS.get(stage, stage)
+
+
+def tap_words(tap: str) -> str:
+    """A tap as a person says it: `block 7's MLP output`."""
+    block, point = split_tap(tap)
+    place = _PLACES.get(point, point)
+    return place if block is None else f"block {block}'s {place}"
+
+
+def cause_words(hypothesis: str) -> str:
+    """The name of a hypothesis as a person says it."""
+    return hypothesis.replace("_", " ")
+
+
+def faults(record: Record) -> list[FirstFault]:
+    """All faults, the first one first; records of older versions have that one alone."""
+    return record.faults or [fault for fault in (record.first_fault,) if fault is not None]
+
+
+def where(fault: FirstFault) -> str:
+    """Where a fault is, in words."""
+    return fault.where or tap_words(fault.tap)
+
+
+def fault_of(record: Record, hop: Hop) -> FirstFault | None:
+    """The first fault of a hop."""
+    return next((fault for fault in faults(record) if fault.hop == hop.name), None)
+
+
+def causes_of(record: Record, fault: FirstFault) -> list[Diagnosis]:
+    """What closes the gap at a fault, best first. A diagnosis without a place is of the first fault."""
+    first = fault is record.first_fault or fault == record.first_fault
+    return [
+        item for item in record.diagnosis if (item.hop, item.tap) == (fault.hop, fault.tap) or (first and not item.tap)
+    ]
+
+
+def verdict_words(record: Record) -> str:
+    """The verdict in a sentence or two: what diverges, where and why, and what is faithful."""
+    said = [*_lost(record), *_diverging(record), *_audited(record)]
+    faithful = _faithful([hop for hop in record.hops if hop.verdict == "pass"])
+    if faithful:
+        missing = sum(hop.taps_missing for hop in record.hops if hop.verdict == "pass")
+        said.append(faithful + (f"; {missing} taps could not be compared" if missing else ""))
+    if not record.hops:
+        said.append("nothing was compared")
+    return clean(" ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said))
+
+
+def _lost(record: Record) -> Iterator[str]:
+    for stage in record.stages:
+        if stage.status in _ENDED:
+            yield f"stage {stage.name} {_ENDED[stage.status]}"
+
+
+def _diverging(record: Record) -> Iterator[str]:
+    """A sentence for each failing hop, and one for hops that differ at the same place for the same reason."""
+    sentences: dict[str, list[str]] = {}
+    for hop in record.hops:
+        if hop.verdict == "fail":
+            sentences.setdefault(_divergence(record, hop), []).append(model_words(hop.to))
+    for rest, who in sentences.items():
+        yield f"{_joined(who)} {rest if len(who) == 1 else rest.replace('diverges', 'diverge', 1)}"
+
+
+def _divergence(record: Record, hop: Hop) -> str:
+    if not hop.taps_compared:
+        return "could not be compared"
+    fault = fault_of(record, hop)
+    tap = fault.tap if fault else hop.first_failing_tap
+    if tap is None:
+        return f"fails: {hop.reasons[0]}" if hop.reasons else "fails"
+    causes = causes_of(record, fault) if fault else []
+    known = _known(record, hop)
+    why = f": {cause_words(causes[0].hypothesis)}" if causes else ""
+    return f"diverges from {tap_words(tap)}{why}{f' (known upstream defect {known.id})' if known else ''}"
+
+
+def _known(record: Record, hop: Hop) -> KnownDefect | None:
+    """The known defect that a hop shows as it is listed."""
+    return next((known for known in record.known_defects if known.state == "seen" and hop.name in known.place), None)
+
+
+def _audited(record: Record) -> Iterator[str]:
+    """Errors that no number at a tap shows: without a failing hop they are the verdict."""
+    errors = [finding for finding in record.findings if finding.severity == "error"]
+    if errors and all(hop.verdict == "pass" for hop in record.hops):
+        more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        yield f"an audit of the {errors[0].kind} fails: {errors[0].what.rstrip('.')}{more}"
+
+
+def _faithful(hops: Sequence[Hop]) -> str:
+    """What passes: to what each is faithful, each reference once."""
+    sides: dict[str, list[str]] = {}
+    for hop in hops:
+        sides.setdefault(hop.from_, []).append(hop.to)
+    said = []
+    for reference, stages in sides.items():
+        names = ["TFLite"] if {"tflite-xnnpack", "tflite-builtin"} <= set(stages) else []
+        names += [model_words(stage) for stage in stages if not names or not stage.startswith("tflite-")]
+        names += [stage for stage in stages if names[:1] == ["TFLite"] and "[" in stage]
+        verb = "is" if len(names) == 1 else "are"
+        said.append(f"{_joined(names)} {verb} faithful to {model_words(reference)}")
+    return "; ".join(said)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

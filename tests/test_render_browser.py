@@ -1,0 +1,193 @@
+"""What a report promises in a real browser: no error, no request, the fault on the first screen, every tap a point."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Opened, chromium, in_a_browser
+from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_run
+
+from harness.render import clean
+from harness.render.html import write_report
+
+pytestmark = [pytest.mark.slow, in_a_browser]
+BLOCKS = 30
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    written = {}
+    for kind in KINDS:
+        (folder / kind).mkdir()
+        written[kind] = write_report(folder / kind, *make_run(kind, BLOCKS))
+    return written
+
+
+@pytest.fixture
+def opened(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
+    pages = []
+
+    def open_page(kind: str, **context: Any) -> Opened:
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **context})
+        pages.append(page)
+        return Opened(page).open(reports[kind])
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_opens_without_an_error_and_without_a_request(opened: Open, kind: str) -> None:
+    page = opened(kind)
+    page.keep(f"report-{kind}")
+    page.keep(f"report-{kind}-whole", full_page=True)
+    assert page.said == []
+    assert page.outside == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pass", ["PASS", "The re-authored model is faithful to the Hugging Face model", "Worst excess 1."]),
+        ("fail", ["FAIL", "diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "model-explorer "]),
+        ("nan", ["TFLite on builtin kernels diverges", f"First fault: {NAN_TAP}", "XNNPACK is faithful"]),
+        ("crash", ["Stage tflite-xnnpack crashed", "not compared", "killed by SIGSEGV"]),
+        ("hostile", ["FAIL", f"First fault: {FAULTY_TAP}"]),
+    ],
+)
+def test_the_first_screen_has_the_verdict_and_the_first_fault(opened: Open, kind: str, said: list[str]) -> None:
+    seen = opened(kind).first_screen()
+    for words in said:
+        assert words in seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_compared_tap_is_a_point(opened: Open, kind: str) -> None:
+    record, frame = make_run(kind, BLOCKS)
+    page = opened(kind)
+    given = page.page.evaluate("document.getElementById('chart-input').selectedIndex")
+    mine = frame[
+        (frame["input"] == record.inputs[given].id) & (frame["verdict"] != "missing") & frame["excess"].notna()
+    ]
+    wanted = {hop.name: int((mine["hop"] == hop.name).sum()) for hop in record.hops if hop.taps_compared}
+    assert page.charts() == wanted
+
+
+def test_a_figure_that_is_chosen_is_drawn_and_a_stretch_can_be_looked_at(opened: Open) -> None:
+    page = opened("fail")
+    page.page.select_option("#chart-metric", "rel_l2")
+    assert page.charts()["hf->reauthored"] == 18 * BLOCKS + 3
+    plot = page.page.locator(".plot").first
+    plot.focus()
+    for key in ("ArrowRight", "PageDown", "+", "+"):
+        page.page.keyboard.press(key)
+    assert "noise floor" in page.page.inner_text("#tip")
+    page.keep("report-fail-zoomed")
+    assert page.said == []
+
+
+def test_a_point_leads_to_its_row_by_mouse_and_by_keyboard(opened: Open) -> None:
+    page = opened("fail")
+    page.page.locator(".plot").first.scroll_into_view_if_needed()
+    box = page.page.locator(".plot .u-over").first.bounding_box()
+    page.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 40)
+    assert page.page.locator("#tap-table tr.detail").count() == 1
+    assert page.page.input_value("#f-text").startswith("block.")
+    page.page.locator(".plot").first.focus()
+    page.page.keyboard.press("Home")
+    page.page.keyboard.press("Enter")
+    assert page.page.input_value("#f-text") == "embed"
+
+
+def test_the_table_filters_searches_sorts_and_opens(opened: Open) -> None:
+    page, (_, frame) = opened("fail"), make_run("fail", BLOCKS)
+    shown = page.page.locator("#count")
+    page.page.select_option("#f-hop", label="all")
+    page.page.select_option("#f-input", label="all")
+    failing = int((frame["verdict"] == "fail").sum())
+    assert shown.inner_text().startswith(f"{failing} of {len(frame)} rows")
+    page.page.select_option("#f-verdict", label="all")
+    page.page.fill("#f-text", "block.7 mlp.out")
+    assert shown.inner_text().startswith(f"18 of {len(frame)} rows")
+    page.page.click("button[data-name=excess]")
+    assert page.page.get_attribute("#tap-table th:has(button[data-name=excess])", "aria-sort") == "descending"
+    page.page.locator("#tap-table tbody tr").first.press("Enter")
+    detail = page.page.inner_text("#tap-table tr.detail")
+    for name in ("hf", "reauthored", "tflite", "transformer_blocks.7.mlp.out"):
+        assert name in detail
+
+
+def test_the_filtered_rows_are_copied_as_csv(opened: Open) -> None:
+    page = opened("fail")
+    page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.page.select_option("#f-verdict", label="missing")
+    page.page.select_option("#f-hop", label="reauthored->tflite-xnnpack")
+    page.page.click("#copy")
+    page.page.locator("#count", has_text="copied").wait_for()
+    copied = list(csv.DictReader(io.StringIO(page.page.evaluate("navigator.clipboard.readText()"))))
+    assert len(copied) == BLOCKS
+    assert {row["tap"].split(".")[-1] for row in copied} == {"probs"}
+    assert {row["excess"] for row in copied} == {""}
+
+
+def test_a_hostile_name_is_shown_and_does_nothing(opened: Open) -> None:
+    page = opened("hostile")
+    dialogs: list[str] = []
+    page.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    assert page.page.evaluate("document.scripts.length") == 2
+    assert clean(HOSTILE) in " ".join(page.page.text_content("body").split())
+    page.page.fill("#f-text", "alert")
+    assert dialogs == page.said == []
+
+
+@pytest.mark.parametrize("kind", ["pass", "fail", "hostile"])
+def test_nothing_sticks_out_of_a_narrow_screen(opened: Open, kind: str) -> None:
+    page = opened(kind, viewport={"width": 400, "height": 800})
+    page.keep(f"report-{kind}-narrow", full_page=True)
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_dark_mode_and_print_are_kept_as_pictures(opened: Open) -> None:
+    page = opened("fail", color_scheme="dark")
+    page.keep("report-fail-dark", full_page=True)
+    background = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.page.emulate_media(media="print", color_scheme="light")
+    page.keep("report-fail-print", full_page=True)
+    assert background != page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert not page.page.locator(".controls").first.is_visible()
+    assert page.said == []
+
+
+def test_every_control_has_a_name_and_every_table_has_headings(opened: Open) -> None:
+    page = opened("fail")
+    unnamed = page.page.evaluate(
+        """() => {
+            const named = (one) => one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label");
+            return [...document.querySelectorAll("select, input, button")].filter((one) => !named(one)).length;
+        }"""
+    )
+    assert unnamed == 0
+    assert page.page.locator("table:not(:has(th[scope=col]))").count() == 0
+    assert page.page.locator(".plot:not([aria-label])").count() == 0
+
+
+def test_a_page_is_interactive_within_a_second_or_so(opened: Open) -> None:
+    """Measured in the page itself, from its start to the last chart. The limit allows for a busy machine."""
+    page = opened("fail")
+    ready = page.page.evaluate("performance.getEntriesByName('ready')[0].startTime")
+    assert ready < 3000
