@@ -18,12 +18,14 @@ from harness.align.tflite import FUSED
 from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
-from harness.locate import cases, first_row, locate, summarise_hop
+from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.ownership import ownership
 from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
 from harness.stages.process import TaskResult
 from harness.stages.request import Prepared
+from harness.taps import split_tap
 from harness.tasks import DEVICE_STAGES, LOCAL_PASSES
+from harness.trace import Trace
 from harness.verdict import Rule
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def conclude(
     results: dict[str, TaskResult],
     stages: tuple[str, ...],
     comparison: Comparison,
+    traces: Path,
     options: dict[str, Any],
     defects: Iterable[Defect] = (),
 ) -> tuple[Record, pd.DataFrame]:
@@ -116,7 +119,8 @@ def conclude(
     )
     failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
     modules = {tap: {**names, "tflite": plan["names"].get(tap)} for tap, names in prepared.modules.items()}
-    faults = _owned(locate(hops, frame, modules, plan["ops"]), frame, findings, results)
+    faults = [_with_mask(fault, traces) for fault in locate(hops, frame, modules, plan["ops"])]
+    faults = _owned(faults, frame, findings, results)
     record = Record(
         model=prepared.model,
         run_id=run_id,
@@ -180,6 +184,17 @@ def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:
         if results[name].status != "ok":
             return f"stage {name} {results[name].status}: {results[name].detail}"
     return ""
+
+
+def _with_mask(fault: FirstFault, traces: Path) -> FirstFault:
+    """A fault of attention's probabilities, with a word about the mask if that is what differs."""
+    if split_tap(fault.tap)[1] != "attn.probs":
+        return fault
+    source, candidate = fault.hop.split("->")
+    names = ("oracle" if source == "hf" else source, candidate)
+    pair = [Trace.open(traces / name / fault.input).load(fault.tap) for name in names]
+    masked = pair[0].shape == pair[1].shape and hides_others(pair[0], pair[1])
+    return fault.model_copy(update={"where": ANOTHER_MASK}) if masked else fault
 
 
 def _owned(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from harness.record import Case, FirstFault, Hop, Logits, MissingTap, Worst
@@ -195,10 +196,19 @@ def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
     return _WORDS.get(point, "")
 
 
+def hides_others(reference: Array, candidate: Array) -> bool:
+    """Whether probabilities of attention, `[1, time, heads, source]`, are zero at other positions: by another mask."""
+    mine, theirs = (np.asarray(values) for values in (reference, candidate))
+    return bool(((mine == 0) & (theirs > _SEEN)).any() or ((theirs == 0) & (mine > _SEEN)).any())
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+Array = np.ndarray[Any, Any]
+_SEEN = 1e-6  # a probability that no rounding makes of none
+ANOTHER_MASK = "the attention mask: it hides other positions"
 # Results that a local pass reads and does not replace: what follows them sees the model's own.
 KEPT = frozenset({"cache.k", "cache.v", "attn.probs"})
 _FED_BY: Mapping[str, tuple[str, ...]] = {

@@ -125,7 +125,9 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                 results |= closer
                 if closer:
                     comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
-            record, frame = conclude(run_id, prepared, results, stages, comparison, _recorded(options), defects)
+            record, frame = conclude(
+                run_id, prepared, results, stages, comparison, folder / "traces", _recorded(options), defects
+            )
             record = _explained(state, record, frame, prepared)
         record.timings = state.timings
         write_record(folder, record, frame)

@@ -35,7 +35,7 @@ from harness.miniature import write_miniature
 from harness.record import FirstFault, Hop, taps_frame
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.stages import flatbuffer as files
-from harness.stages import hf, prepare, reauthored, tflite
+from harness.stages import hf, local_tflite, prepare, reauthored, tflite
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Silent
 from harness.stages.request import Prepared, Request
@@ -195,7 +195,8 @@ class Bench:
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
         job = self.job(stage, folder, checkpoint, files).model_copy(update={"reference": reference})
-        return _RUN[stage](job, model or self.model, Silent())
+        run = local_tflite.run if reference and stage in DEVICE_STAGES else _RUN[stage]
+        return run(job, model or self.model, Silent())
 
     def job(
         self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Any] | None = None
@@ -248,12 +249,17 @@ class Bench:
             passes = [stage + LOCAL_SUFFIX for stage in (*FLOAT32_RUNS, *stages)]
             for stage in dict.fromkeys((*stages, *FLOAT32_RUNS, *passes)):
                 own = broken / stage
-                # What was broken has no sound local pass.
                 if own.is_dir():
                     (joined / stage).symlink_to(own)
-                elif not (broken / stage.removesuffix(LOCAL_SUFFIX)).is_dir():
+                elif not self._rests_on(stage, broken):
                     (joined / stage).symlink_to(self.sound / stage)
             return self._judge(joined, stages)
+
+    def _rests_on(self, name: str, broken: Path) -> bool:
+        """Whether a local pass rests on a stage or a reference that was broken, so that the sound one says nothing."""
+        stage = name.removesuffix(LOCAL_SUFFIX)
+        reference = "reauthored" if stage in DEVICE_STAGES else "oracle"
+        return name != stage and any((broken / part).is_dir() for part in (stage, reference))
 
     def _judge(self, traces: Path, stages: Sequence[str]) -> Outcome:
         prepared = self.prepared
@@ -308,9 +314,13 @@ class Bench:
             return self.judge(folder)
 
     def with_flatbuffer(
-        self, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES, retap: bool = False
+        self,
+        change: Callable[[Path], Any],
+        stages: Sequence[str] = DEVICE_STAGES,
+        retap: bool = False,
+        locally: bool = False,
     ) -> Outcome:
-        """Break a copy of the flatbuffer: `change` gets its path.
+        """Break a copy of the flatbuffer: `change` gets its path. locally: with the stages' local passes.
 
         retap: align and tap the broken file, as a run does. Else `change` is applied to the tapped copy as well,
         which saves half the time; every run proves that both give the same.
@@ -328,6 +338,9 @@ class Bench:
             for stage in stages:
                 facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
                 assert facts["steps_differing_from_untouched_file"] == []
+                if locally:
+                    reference = self.sound / "reauthored"
+                    self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=reference)
             return self.judge(folder)
 
     @functools.cached_property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from faults import FIRST, Bench, Outcome, bench, set_weight
+from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench, jiggled, patch, set_weight
 from test_sees_faults import MODULES, block, gelu_for_silu, jiggle
 
 from harness.local import local_errors
@@ -156,3 +157,32 @@ def test_every_kind_of_model_is_locally_sound(name: str) -> None:
     worst = max(errors.values(), key=lambda error: error.whole)
     print(f"clean: {name}, local_excess {worst.whole:.2f}")
     assert worst.whole < SOUND
+
+
+@pytest.mark.slow
+def test_two_faults_of_a_flatbuffer_are_both_found_by_both_runtimes(llama: Bench) -> None:
+    """One of them in a block before the other, and each too small to be told from what the other passes on."""
+    down, qkv = (llama.constant(name) for name in ("model.layers.0.mlp.down_proj.weight", "qkv.1"))
+
+    def change(file: Path) -> None:
+        for values in (down, qkv):
+            patch(file, values, jiggled(torch.tensor(values), 1e-5).numpy())
+
+    outcome = llama.with_flatbuffer(change, locally=True)
+    taps = ["block.0.mlp.out", "block.1.attn.q", "block.1.attn.k", "block.1.attn.v"]
+    assert [(fault.hop, fault.tap) for fault in outcome.faults] == [
+        (hop, tap) for hop in (XNNPACK, BUILTIN) for tap in taps
+    ]
+    assert outcome.verdicts[FIRST] == "pass"
+
+
+@pytest.mark.slow
+def test_a_sound_flatbuffer_is_locally_sound(llama: Bench) -> None:
+    for stage in DEVICE_STAGES:
+        llama.trace(stage, llama.sound, reference=llama.sound / "reauthored")
+    rows = llama.judge(llama.sound).frame
+    for hop in (XNNPACK, BUILTIN):
+        own = rows[(rows["hop"] == hop) & (rows["verdict"] != "missing")]
+        assert own["local_excess"].notna().all()
+        assert own["local_excess"].max() < 4
+    assert (rows["verdict"] != "fail").all()

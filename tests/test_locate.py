@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
-from harness.locate import cases, locate, summarise_hop
+from harness.locate import cases, hides_others, locate, summarise_hop
 from harness.record import TAP_COLUMNS
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "logits"]
@@ -109,3 +110,54 @@ def test_a_case_names_hop_input_tap_excess_and_rule():
     for part in (HOP, "on a", "logits", "9.0", "float32"):
         assert part in failed.message
     assert passed.verdict == "pass"
+
+
+BLOCK = ["attn.k_rope", "cache.k", "attn.probs", "attn.context", "attn.out", "mlp.out"]
+
+
+def located(**local: float) -> list[str]:
+    """Taps found at fault in a block whose taps have these local excesses; the rest have 1."""
+    rows = []
+    for order, point in enumerate(BLOCK):
+        excess = local.get(point.replace(".", "_"), 1.0)
+        verdict = "fail" if excess > 4 or math.isnan(excess) else "pass"
+        rows.append(
+            {
+                "model": "m", "hop": HOP, "input": "a", "tap": f"block.0.{point}", "block": 0, "order": order,
+                "excess": 9.0, "position_excess": 9.0, "max_abs_err": 1.0, "rule": "float32", "why": "",
+                "local_excess": excess, "local_excess_limit": 4.0, "verdict": verdict,
+                "local_position_excess": excess, "local_position_excess_limit": 16.0,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=list(TAP_COLUMNS))
+    hop = summarise_hop(HOP, frame, list(frame["tap"]), None, 0.0)
+    return [fault.tap.removeprefix("block.0.") for fault in locate([hop], frame, {}, {})]
+
+
+def test_two_faults_with_sound_taps_between_are_both_found():
+    assert located(attn_k_rope=50.0, attn_out=9.0, mlp_out=5.0) == ["attn.k_rope", "attn.out", "mlp.out"]
+
+
+def test_what_a_faulty_cache_does_to_attention_is_not_charged_to_attention():
+    assert located(cache_k=50.0, attn_probs=40.0, attn_context=30.0) == ["cache.k"]
+    assert located(attn_probs=40.0, attn_context=30.0, attn_out=20.0) == ["attn.probs", "attn.out"]
+
+
+def test_a_failing_tap_that_no_local_pass_saw_comes_before_local_faults_behind_it():
+    assert located(attn_k_rope=math.nan, mlp_out=9.0) == ["attn.k_rope", "mlp.out"]
+    assert located(attn_k_rope=9.0, mlp_out=math.nan) == ["attn.k_rope"]
+
+
+def test_no_number_is_past_every_limit():
+    assert located(attn_out=math.inf) == ["attn.out"]
+
+
+def test_a_mask_is_told_from_scores_by_the_zeros():
+    scores = np.random.default_rng(0).random((1, 4, 2, 4)) + 0.1
+    causal = scores * np.tril(np.ones((4, 4)))[None, :, None, :]
+    assert not hides_others(causal, causal * 1.5)
+    assert hides_others(causal, scores)
+    assert hides_others(scores, causal)
+    tiny = causal.copy()
+    tiny[0, 3, 0, 0] = 1e-30  # rounds to none
+    assert not hides_others(tiny, np.where(tiny < 1e-20, 0, tiny))

@@ -1,0 +1,87 @@
+"""Whose a fault is follows from the hops that show it and from what the audits found at the same place."""
+
+from harness.ownership import ownership
+from harness.record import Finding, FirstFault
+
+FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
+BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
+
+
+def fault(hop: str = FIRST, tap: str = "block.1.attn.norm", module: str = "transformer_blocks.1.pre_atten_norm"):
+    block = int(tap.split(".")[1]) if tap.startswith("block") else None
+    return FirstFault(hop=hop, tap=tap, block=block, modules={"reauthored": module}, local_excess=90.0)
+
+
+def config(field: str, blocks: list[int], severity: str = "error") -> Finding:
+    return Finding(
+        kind="config", severity=severity, what=f"{field}: published 1, re-authored 2", field=field, blocks=blocks
+    )
+
+
+def weights(what: str, severity: str = "error") -> Finding:
+    return Finding(kind="weights", severity=severity, what=what)
+
+
+WRONG_NORM = weights("transformer_blocks.1.pre_atten_norm.weight of the re-authored model is not model.layers.1.x: ...")
+WRONG_CONSTANT = weights("constant norm of the flatbuffer is not transformer_blocks.1.pre_atten_norm.weight: 1 of 64")
+
+
+def test_a_first_hop_that_no_audit_explains_is_the_reauthoring():
+    assert ownership(fault(), [fault()], [], {}).owner == "re-authoring"
+
+
+def test_a_config_finding_owns_the_fault_where_its_field_acts_and_nowhere_else():
+    eps = config("pre_attention.eps", [0, 1])
+    found = ownership(fault(), [fault()], [eps], {})
+    assert found.owner == "config"
+    assert eps.what in found.evidence
+    assert ownership(fault(), [fault()], [config("pre_attention.eps", [0])], {}).owner == "re-authoring"
+    assert ownership(fault(), [fault()], [config("rope.base", [1])], {}).owner == "re-authoring"
+    assert ownership(fault(), [fault()], [config("pre_attention.eps", [1], "warning")], {}).owner == "re-authoring"
+
+
+def test_a_field_that_the_class_ignores_is_a_config_too():
+    last = fault(tap="logits", module="lm_head")
+    assert ownership(last, [last], [config("final_logit_softcap", [])], {}).owner == "config"
+
+
+def test_weights_that_differ_by_value_own_the_fault_of_their_module():
+    assert ownership(fault(), [fault()], [config("pre_attention.eps", [1]), WRONG_NORM], {}).owner == "weights"
+    assert ownership(fault(), [fault()], [WRONG_CONSTANT], {}).owner == "re-authoring", "the file is not run here"
+    elsewhere = fault(tap="block.1.mlp.norm", module="transformer_blocks.1.post_atten_norm")
+    assert ownership(elsewhere, [elsewhere], [WRONG_NORM], {}).owner == "re-authoring"
+
+
+def test_tied_and_unnamed_modules_are_found_by_what_they_hold():
+    embed = fault(tap="embed", module="transformer_blocks.0")
+    found = weights("tok_embedding.weight of the re-authored model is not model.embed_tokens.weight: ...")
+    assert ownership(embed, [embed], [found], {}).owner == "weights"
+
+
+def test_what_both_runtimes_show_at_one_tap_is_the_converters():
+    faults = [fault(XNNPACK), fault(BUILTIN)]
+    found = ownership(faults[0], faults, [], BOTH)
+    assert found.owner == "converter"
+    assert "tflite-builtin" in found.evidence[0]
+
+
+def test_what_one_runtime_shows_alone_is_its_kernels():
+    faults = [fault(BUILTIN), fault(XNNPACK, tap="block.1.out")]
+    assert ownership(faults[0], faults, [], BOTH).owner == "kernels of tflite-builtin"
+
+
+def test_with_one_runtime_nobody_can_tell_converter_from_kernels():
+    alone = fault(XNNPACK)
+    assert ownership(alone, [alone], [], {"tflite-xnnpack": []}).owner == "converter or kernels of tflite-xnnpack"
+
+
+def test_a_constant_of_the_file_that_is_not_the_checkpoints_is_a_matter_of_weights():
+    faults = [fault(XNNPACK), fault(BUILTIN)]
+    assert ownership(faults[0], faults, [WRONG_CONSTANT], BOTH).owner == "weights"
+
+
+def test_outputs_that_change_when_tensors_are_kept_are_the_memory_planners():
+    observers = {**BOTH, "tflite-builtin": ["short: decode at position 5"]}
+    found = ownership(fault(BUILTIN), [fault(BUILTIN)], [WRONG_CONSTANT], observers)
+    assert found.owner == "memory planner"
+    assert "decode at position 5" in found.evidence[0]
