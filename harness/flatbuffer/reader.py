@@ -180,6 +180,21 @@ class FlatbufferModel:
             data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
         return tuple(int(value) for value in np.frombuffer(data, "<i4"))
 
+    def subgraph_inputs(self, index: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in self._root.Subgraphs(index).InputsAsNumpy())
+
+    def subgraph_outputs(self, index: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in self._root.Subgraphs(index).OutputsAsNumpy())
+
+    def options(self, subgraph: int, operator: int) -> dict[str, Any]:
+        """An operator's options by the names of the schema, e.g. `{"axis": 3}`; empty where it has none."""
+        op = _schema().OperatorT.InitFromObj(self._root.Subgraphs(subgraph).Operators(operator))
+        return {} if op.builtinOptions is None else dict(vars(op.builtinOptions))
+
+    def quantization(self, subgraph: int, tensor: int) -> Any:
+        """A tensor's quantisation in the schema's object form, or None."""
+        return _schema().TensorT.InitFromObj(self._root.Subgraphs(subgraph).Tensors(tensor)).quantization
+
     def _operator(self, op: Any, index: int) -> Operator:
         kind = self._codes[op.OpcodeIndex()]
         inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()

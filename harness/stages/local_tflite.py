@@ -110,10 +110,10 @@ def _trace(
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
             run_signature = runner.signature(step.signature)
             details = run_signature.get_input_details()
-            before = _cache_inputs(reference, step, job, details)
+            before = cache_before(reference, step, job, details)
             sources = plan[step.signature]
             values = {
-                f"{FED_PREFIX}{feed.tensor}": _fed(feed, sources, reference, step, job)
+                f"{FED_PREFIX}{feed.tensor}": fed_values(feed, sources, reference, step, job)
                 for feed in feeds[step.signature]
             }
             outputs = run_signature(**runner.arguments(step, item.tokens), **before, **values)
@@ -123,7 +123,7 @@ def _trace(
             trace.put(tap, rows[:, : trace.length])
 
 
-def _cache_inputs(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
+def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
     """The KV cache as the reference had written it before a step; zeros behind."""
     found = {}
     for name, entry in details.items():
@@ -135,7 +135,7 @@ def _cache_inputs(reference: Trace, step: Step, job: Job, details: Mapping[str, 
     return found
 
 
-def _fed(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step: Step, job: Job) -> Array:
+def fed_values(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step: Step, job: Job) -> Array:
     """A tensor made of the reference's values at a step's positions; zeros in rows of padding."""
     taps = {}
     for source in (plan[tap] for tap in feed.taps):

@@ -1,0 +1,74 @@
+"""The values of a flatbuffer's constants, dequantised where they are narrow.
+
+In: a file and one of its tensors. Out: an array of the tensor's shape, or None for a tensor that is no constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+
+Array = np.ndarray[Any, Any]
+
+_PLAIN = {
+    "FLOAT32": "<f4",
+    "FLOAT16": "<f2",
+    "FLOAT64": "<f8",
+    "INT64": "<i8",
+    "INT32": "<i4",
+    "INT16": "<i2",
+    "INT8": "i1",
+    "UINT8": "u1",
+    "BOOL": "?",
+}
+NARROW = frozenset({"INT8", "INT4", "INT2"})
+
+
+def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | None:
+    """The values of a tensor that the file holds: floats and whole numbers as they are, narrow weights as float64.
+
+    Raises ValueError for a type or a quantisation that is not known here.
+    """
+    tensor = graph.tensors[index]
+    data = model.buffer(tensor.buffer)
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, _PLAIN.get(tensor.dtype, "<f4"))
+    if len(data) == 0:
+        return None
+    if tensor.dtype in ("INT4", "INT2"):
+        values = _unpacked(np.asarray(data), 4 if tensor.dtype == "INT4" else 2, int(np.prod(tensor.shape)))
+    elif tensor.dtype in _PLAIN:
+        values = np.frombuffer(data, _PLAIN[tensor.dtype])
+    else:
+        raise ValueError(f"tensor {index} is {tensor.dtype}, which is not read")
+    values = values.reshape(tensor.shape)
+    return _dequantised(model, graph, index, values) if tensor.dtype in NARROW else values
+
+
+def _unpacked(data: Array, bits: int, count: int) -> Array:
+    """Whole numbers of 2 or 4 bits, the lowest bits of a byte first, sign extended."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = (data[:, None] >> shifts) & ((1 << bits) - 1)
+    values = fields.reshape(-1)[:count].astype(np.int8)
+    return np.where(values >= 1 << (bits - 1), values - (1 << bits), values).astype(np.int8)
+
+
+def _dequantised(model: FlatbufferModel, graph: Subgraph, index: int, values: Array) -> Array:
+    quantization = model.quantization(graph.index, index)
+    details = getattr(quantization, "details", None)
+    if details is not None and hasattr(details, "blockSize"):
+        scales = constant(model, graph, details.scales)
+        assert scales is not None
+        wide = np.repeat(scales.astype(np.float64).reshape(*values.shape[:-1], -1), details.blockSize, axis=-1)
+        return values * wide
+    if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
+        return values
+    scale, zero = np.asarray(quantization.scale, np.float64), np.asarray(quantization.zeroPoint, np.float64)
+    if len(scale) > 1:
+        shape = [1] * values.ndim
+        shape[quantization.quantizedDimension] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return (values - zero) * scale

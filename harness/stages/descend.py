@@ -1,0 +1,126 @@
+"""Descend into a flatbuffer from a tap that is wrong to the operator that makes it wrong.
+
+In: a TFLite stage's job and a tap. Out: the operator, whose fault it is and why; see `harness/flatbuffer/descend.py`.
+The re-authored model runs once more, on an input without padding, so that every value there has its counterpart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.align.feeds import Feed
+from harness.align.views import TapSource
+from harness.flatbuffer.cut import range_between
+from harness.flatbuffer.descend import OpFault, Question, find_fault
+from harness.flatbuffer.evaluate import Evaluator
+from harness.flatbuffer.matching import Recorded
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.inputs import Step, schedule
+from harness.spec import GenerativeModel
+from harness.stages.job import Job, JobInput
+from harness.stages.local_tflite import cache_before, fed_values
+from harness.stages.ranges import RangeRunner
+from harness.stages.recording import record
+from harness.stages.report import Reporter
+from harness.stages.tflite import Array, device_mask, read_plan
+from harness.taps import block_tap, split_tap
+from harness.trace import Trace
+
+# Two right float32 computations of one step differ by less, as a share of the tap's largest value.
+AGREED = 2e-5
+
+
+def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+    """Find the operator behind `job.options["tap"]`.
+
+    Returns `{"fault": OpFault as a dictionary, or None, "signature": where it shows, or None}`: None where the stage
+    gives the reference's value of the tap on the reference's values of the taps before it.
+    """
+    tap = job.options["tap"]
+    block, _ = split_tap(tap)
+    report.progress(0, 2, "recording the re-authored model")
+    with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
+        item = unpadded_input(job)
+        recorded = record(
+            job.model_copy(update={"inputs": [item], "traces": Path(folder), "reference": None}), model, block
+        )
+        reference = Trace.open(Path(folder) / item.id)
+        report.progress(1, 2, "checking operators")
+        for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+            fault = _descend(job, tap, item, step, reference, Recorded.of(recorded[step.start]))
+            if fault is not None:
+                return {"fault": fault.as_dict(), "signature": step.signature}
+    return {"fault": None, "signature": None}
+
+
+def unpadded_input(job: Job) -> JobInput:
+    """The tokens of the job's longest input, as many as fill the smallest prefill and one step of decode."""
+    tokens = max((item.tokens for item in job.inputs), key=len)
+    count = min(job.prefill) + 1
+    return JobInput(id="unpadded", tokens=list(itertools.islice(itertools.cycle(tokens), count)), decode_tail=1)
+
+
+def _descend(job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: Recorded) -> OpFault | None:
+    assert job.flatbuffer
+    file = FlatbufferModel(job.flatbuffer)
+    question = question_of(job, file, tap, item, step, reference)
+    if question is None:
+        return None
+    return find_fault(Evaluator(file), question, RangeRunner(file, job.stage, job.threads), recorded, AGREED)
+
+
+def question_of(
+    job: Job, file: FlatbufferModel, tap: str, item: JobInput, step: Step, reference: Trace
+) -> Question | None:
+    """The operators between the taps before `tap` and it, with the reference's values of both.
+
+    None where this signature does not have the tap, or the reference does not hold all of its tensor. For the
+    probabilities, which lie within a composite, it is what is made of them.
+    """
+    assert job.plan
+    plan = read_plan(job.plan)[step.signature]
+    block, point = split_tap(tap)
+    if tap in plan and plan[tap].inner and block is not None and point == "attn.probs":
+        tap = block_tap(block, "attn.context")
+    if tap not in plan or plan[tap].inner:
+        return None
+    entries = json.loads(job.plan.read_text())["feeds"][step.signature]
+    feeds = {feed.tensor: feed for feed in map(Feed.from_dict, entries) if all(name in reference for name in feed.taps)}
+    tensor, signature = plan[tap].tensor, file.signatures[step.signature]
+    graph = file.subgraph(signature.subgraph)
+    own = feeds.get(tensor) or _own_feed(plan[tap], graph.tensors[tensor].shape)
+    if own is None or any(name not in reference for name in own.taps):
+        return None
+    cut = range_between(file, signature.subgraph, set(feeds) - {tensor}, [tensor])
+    given = _signature_inputs(job, item, step, reference, file)
+    inputs = {
+        index: fed_values(feeds[index], plan, reference, step, job) if index in feeds else given[index]
+        for index in cut.inputs
+    }
+    return Question(cut, inputs, tensor, fed_values(own, plan, reference, step, job))
+
+
+def _own_feed(source: TapSource, shape: tuple[int, ...]) -> Feed | None:
+    """For a tensor that nobody reads, such as the logits: made of its one tap, if it is one."""
+    return None if source.view.startswith("split_") else Feed(source.tensor, shape, (source.tap,))
+
+
+def _signature_inputs(
+    job: Job, item: JobInput, step: Step, reference: Trace, file: FlatbufferModel
+) -> Mapping[int, Array]:
+    signature = file.signatures[step.signature]
+    positions = np.arange(step.start, step.start + step.size, dtype=np.int32)
+    tokens = np.asarray([item.tokens[step.start : step.start + step.size]], np.int32)
+    values = {"tokens": tokens, "input_pos": positions}
+    if "mask" in signature.inputs:
+        values["mask"] = device_mask(positions, step.valid, job.kv_cache_len)
+    details = {name: {"dtype": np.float32} for name in signature.inputs}
+    values |= cache_before(reference, step, job, details)
+    return {index: values[name] for name, index in signature.inputs.items() if name in values}
