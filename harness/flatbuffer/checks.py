@@ -55,13 +55,13 @@ def check_kernels(
     """
     graph = evaluator.graph(subgraph)
     values = {**inputs, **run(subgraph, operators, inputs)}
-    keyed: dict[Key, Array] = {((), index): array for index, array in values.items()}
+    keyed: dict[Key, Array] = {((), subgraph, index): array for index, array in values.items()}
     for op in (graph.operators[index] for index in operators):
         if op.decomposition is not None:
             inside = evaluator.graph(op.decomposition)
             entries = zip(evaluator.model.subgraph_inputs(inside.index), op.inputs, strict=True)
             given = {
-                inner: _typed(inside, inner, evaluator.value(subgraph, ((), index), keyed)) for inner, index in entries
+                inner: _typed(inside, inner, evaluator.value(((), subgraph, index), keyed)) for inner, index in entries
             }
             everything = range(len(inside.operators))
             names = (*composites, op.composite or op.kind)
@@ -85,12 +85,17 @@ def _composite(
     composites: tuple[str, ...],
 ) -> Checked:
     flat = evaluator.flat(graph.index, [op.index])
-    given = {key: values[key] for key in values if key[1] in op.inputs}
+    given = {key: values[key] for key in values if key[2] in op.inputs}
     expected = evaluator.run(flat.nodes, given)[flat.key_of(op.outputs[0])]
     expected = expected.reshape(graph.tensors[op.outputs[0]].shape)
     size = float(np.abs(expected).max()) if expected.size else 0.0
     return _checked(
-        graph.index, op, values[(), op.outputs[0]], expected, _COMPOSITE_UNITS * ROUNDOFF * size, composites
+        graph.index,
+        op,
+        values[(), graph.index, op.outputs[0]],
+        expected,
+        _COMPOSITE_UNITS * ROUNDOFF * size,
+        composites,
     )
 
 

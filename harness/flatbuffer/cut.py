@@ -102,7 +102,7 @@ def _narrowed(graph: Any, cut: Range, named: Iterable[int]) -> _Narrowed:
     """A subgraph's table with the operators of a range alone; `kept`: its tensors, by their old numbers."""
     operators = [copy.copy(graph.operators[index]) for index in cut.operators]
     used = {int(index) for op in operators for index in (*op.inputs, *op.outputs) if index >= 0}
-    kept = sorted(used | set(named))
+    kept = sorted(_with_scales(graph, used | set(named)))
     place = {old: new for new, old in enumerate(kept)} | {-1: -1}
     for op in operators:
         op.inputs = [place[int(index)] for index in op.inputs]
@@ -110,8 +110,31 @@ def _narrowed(graph: Any, cut: Range, named: Iterable[int]) -> _Narrowed:
         op.intermediates = None
     table = copy.copy(graph)
     table.operators = operators
-    table.tensors = [copy.copy(graph.tensors[index]) for index in kept]
+    table.tensors = [_placed(graph.tensors[index], place) for index in kept]
     return _Narrowed(table, kept)
+
+
+def _with_scales(graph: Any, tensors: set[int]) -> set[int]:
+    """With the tensors that hold the scales and zero points of those which are quantised in blocks."""
+    details = [detail for index in tensors if (detail := _block_details(graph.tensors[index])) is not None]
+    beside = {int(index) for detail in details for index in (detail.scales, detail.zeroPoints)}
+    return tensors | {index for index in beside if 0 <= index < len(graph.tensors)}
+
+
+def _block_details(tensor: Any) -> Any:
+    details = getattr(tensor.quantization, "details", None)
+    return details if hasattr(details, "blockSize") else None
+
+
+def _placed(tensor: Any, place: Mapping[int, int]) -> Any:
+    moved = copy.copy(tensor)
+    if _block_details(tensor) is not None:
+        moved.quantization = copy.copy(tensor.quantization)
+        moved.quantization.details = copy.copy(tensor.quantization.details)
+        for name in ("scales", "zeroPoints"):
+            old = int(getattr(moved.quantization.details, name))
+            setattr(moved.quantization.details, name, place.get(old, old))
+    return moved
 
 
 def _with_composites(model: Any, first: Any) -> list[Any]:

@@ -129,7 +129,9 @@ class _Graph:
         flat = evaluator.flat(cut.subgraph, cut.operators)
         self.nodes = flat.nodes
         self.tap = flat.key_of(question.tap)
-        self.given: dict[Key, Array] = {((), index): wide(values) for index, values in question.inputs.items()}
+        self.given: dict[Key, Array] = {
+            ((), cut.subgraph, index): wide(values) for index, values in question.inputs.items()
+        }
         self.values = evaluator.run(self.nodes, self.given)
         self.error = share(self.values[self.tap], question.expected)
         self.writer = {node.output: node for node in self.nodes}
@@ -202,10 +204,10 @@ class _Graph:
         number = self.nodes.index(node)
         before = [*self.given, *(other.output for other in self.nodes[:number])]
         graph = self.evaluator.graph(node.subgraph)
-        found = {f"tensor {key[1]}": self.values[key] for key in before if key[0] == node.path}
+        found = {f"tensor {key[2]}": self.values[key] for key in before if key[0] == node.path}
         shapes = {graph.tensors[index].shape for index in node.operator.inputs if index >= 0}
         for tensor in graph.tensors:
-            if tensor.shape in shapes and (node.path, tensor.index) not in self.writer:
+            if tensor.shape in shapes and (node.path, node.subgraph, tensor.index) not in self.writer:
                 values = self.evaluator.constant(node.subgraph, tensor.index)
                 if values is not None:
                     found[f"the constant {tensor.index} ({tensor.name.rsplit('/', 1)[-1]})"] = values
@@ -220,7 +222,8 @@ class _Graph:
             if any(key in changed for key in other.inputs):
                 call = self.evaluator.call(other, ChainMap(changed, self.values))
                 try:
-                    changed[other.output] = define(call)[0]
+                    with np.errstate(all="ignore"):
+                        changed[other.output] = define(call)[0]
                 except (ValueError, IndexError):
                     return float("inf")  # what comes behind cannot take these values
         if self.tap not in changed:

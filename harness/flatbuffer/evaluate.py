@@ -16,8 +16,8 @@ from harness.flatbuffer.constants import NARROW, constant
 from harness.flatbuffer.definitions import Array, Call, define
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 
-# A tensor, and the composites that it lies in: their operators' numbers, outermost first.
-Key = tuple[tuple[int, ...], int]
+# The composites that a tensor lies in (their operators' numbers, outermost first), its subgraph and its number there.
+Key = tuple[tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Node:
 class Flat:
     """A range without composites. alias: what a tensor outside a composite is inside it, or the reverse."""
 
+    subgraph: int
     nodes: list[Node]
     alias: Mapping[Key, Key]
 
     def key_of(self, tensor: int) -> Key:
         """Where the values of a tensor of the range's own subgraph are: inside a composite if that makes them."""
-        return self.alias.get(((), tensor), ((), tensor))
+        own = ((), self.subgraph, tensor)
+        return self.alias.get(own, own)
 
 
 class Evaluator:
@@ -74,7 +76,7 @@ class Evaluator:
     def flat(self, subgraph: int, operators: Iterable[int]) -> Flat:
         """The operators in execution order, those of composites in the composites' place."""
         alias: dict[Key, Key] = {}
-        return Flat(list(self._flattened(subgraph, operators, (), (), alias)), alias)
+        return Flat(subgraph, list(self._flattened(subgraph, operators, (), (), alias)), alias)
 
     def _flattened(
         self,
@@ -86,34 +88,37 @@ class Evaluator:
     ) -> Iterator[Node]:
         graph = self.graph(subgraph)
         for op in (graph.operators[index] for index in operators):
-            inputs = tuple(None if index < 0 else alias.get((path, index), (path, index)) for index in op.inputs)
+            own = ((path, subgraph, index) for index in op.inputs)
+            inputs = tuple(None if key[2] < 0 else alias.get(key, key) for key in own)
             if op.decomposition is None:
                 if len(op.outputs) != 1:
                     raise NotImplementedError(f"{op.kind} with {len(op.outputs)} outputs has no definition here")
-                yield Node(path, names, subgraph, op, inputs, (path, op.outputs[0]))
+                yield Node(path, names, subgraph, op, inputs, (path, subgraph, op.outputs[0]))
                 continue
             inner = (*path, op.index)
             for index, key in zip(self.model.subgraph_inputs(op.decomposition), inputs, strict=True):
                 assert key is not None
-                alias[inner, index] = key
+                alias[inner, op.decomposition, index] = key
             inside = range(len(self.graph(op.decomposition).operators))
             yield from self._flattened(op.decomposition, inside, inner, (*names, op.composite or op.kind), alias)
             for index, made in zip(op.outputs, self.model.subgraph_outputs(op.decomposition), strict=True):
-                alias[path, index] = alias.get((inner, made), (inner, made))
+                result = (inner, op.decomposition, made)
+                alias[path, subgraph, index] = alias.get(result, result)
 
-    def value(self, subgraph: int, key: Key, values: Mapping[Key, Array]) -> Array:
+    def value(self, key: Key, values: Mapping[Key, Array]) -> Array:
         """Raises KeyError for a value that nobody has."""
         if key in values:
             return wide(values[key])
-        found = self.constant(subgraph, key[1])
+        _, subgraph, tensor = key
+        found = self.constant(subgraph, tensor)
         if found is None:
-            raise KeyError(f"tensor {key[1]} ({self.graph(subgraph).tensors[key[1]].name}) has no value")
+            raise KeyError(f"tensor {tensor} ({self.graph(subgraph).tensors[tensor].name}) has no value")
         return found
 
     def call(self, node: Node, values: Mapping[Key, Array]) -> Call:
         """A node with what it reads, from `values` or the file."""
         graph, op = self.graph(node.subgraph), node.operator
-        inputs = [None if key is None else self.value(node.subgraph, key, values) for key in node.inputs]
+        inputs = [None if key is None else self.value(key, values) for key in node.inputs]
         narrow = any(graph.tensors[index].dtype in NARROW for index in op.inputs if index >= 0)
         return Call(op.kind, inputs, self.options(node.subgraph, op), graph.tensors[op.outputs[0]].shape, narrow)
 

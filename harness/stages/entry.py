@@ -38,5 +38,13 @@ def local_tflite(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return stage.run(Job.model_validate(payload), None, report)
 
 
+def descend(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    from harness.stages import descend as stage
+
+    job = Job.model_validate(payload)
+    with costs_only_this_stage():
+        return stage.run(job, _model(job), report)
+
+
 def _model(job: Job) -> GenerativeModel:
     return load_spec(SpecRef(Path(job.spec_file), job.spec_variable, {}))
