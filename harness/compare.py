@@ -32,10 +32,27 @@ STANDARD_HOPS: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
+class LogitPositions:
+    """What a hop's logits came to at each position of one input; arrays are `[len(positions)]`.
+
+    noise: the largest error of the float32 runs against `oracle`. flips: another token is the most likely one.
+    above_noise: flips where the reference's margin is more than twice the noise.
+    """
+
+    input: str
+    positions: Array
+    stats: LogitStats
+    noise: Array
+    flips: Array
+    above_noise: Array
+
+
+@dataclass(frozen=True)
 class Comparison:
     rows: list[Row]
     logits: dict[str, Logits]
     hops: tuple[tuple[str, str], ...] = ()  # those whose stages ran
+    logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
 
 
 @dataclass
@@ -46,14 +63,16 @@ class _LogitTally:
     agree: list[Array] = field(default_factory=list)
     above_noise: list[Array] = field(default_factory=list)
     max_abs: list[Array] = field(default_factory=list)
+    each: list[LogitPositions] = field(default_factory=list)
     error: float = 0.0
     reference: float = 0.0
 
-    def add(self, stats: LogitStats, noise: Array) -> dict[str, float]:
-        """Take in one input; returns its figures as the tolerance rules name them."""
+    def add(self, item: str, positions: Array, stats: LogitStats, noise: Array) -> dict[str, float]:
+        """Take in one input, at the positions compared; returns its figures as the tolerance rules name them."""
         agree = stats.top1_reference == stats.top1_candidate
         # Both sides may be off by the noise, in opposite directions. Written so that a NaN margin counts.
         above = ~agree & ~(stats.margin_reference <= 2 * noise)
+        self.each.append(LogitPositions(item, positions, stats, noise, ~agree, above))
         self.kl.append(stats.kl)
         self.agree.append(agree)
         self.above_noise.append(above)
@@ -111,13 +130,15 @@ def compare_traces(
             of_input.let_go()
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
     logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
-    return Comparison(rows, logits, tuple(present))
+    each = {f"{a}->{b}": tally.each for (a, b), tally in tallies.items()}
+    return Comparison(rows, logits, tuple(present), each)
 
 
 class TapReader:
     """The traces of all stages on one input, and the tap that is looked at just now, each mapped once."""
 
-    def __init__(self, traces: Mapping[str, Trace | None]) -> None:
+    def __init__(self, traces: Mapping[str, Trace | None], item: str) -> None:
+        self.item = item
         self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
         self._tap = ""
         self._values: dict[str, Array] = {}
@@ -125,7 +146,7 @@ class TapReader:
     @classmethod
     def of(cls, traces: Path, stages: Iterable[str], item: str) -> TapReader:
         """Of the stages that finished the trace of this input."""
-        return cls({name: _open_trace(traces / name / item) for name in stages})
+        return cls({name: _open_trace(traces / name / item) for name in stages}, item)
 
     def has(self, stage: str, tap: str) -> bool:
         return stage in self._traces and tap in self._traces[stage]
@@ -301,4 +322,5 @@ def _logit_figures(
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )
-    return tally.add(joined, noise)
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    return tally.add(taps.item, positions, joined, noise)

@@ -84,9 +84,15 @@ def excess(squared_error: Floats, noise: NoiseFloor, positions: Any = slice(None
     """
     floor = noise.floor[positions]
     error = _relative(np.sqrt(squared_error), noise.norms[positions])
-    each = error / floor
+    each = position_excess(squared_error, noise, positions)
     worst = int(np.argmax(np.where(np.isnan(each), np.inf, each)))
     return Excess(float(error.mean() / floor.mean()), float(each[worst]), worst)
+
+
+def position_excess(squared_error: Floats, noise: NoiseFloor, positions: Any = slice(None)) -> Floats:
+    """The excess of each position by itself, `[len(positions)]`: e_t / f_t of `excess`."""
+    each: Floats = _relative(np.sqrt(squared_error), noise.norms[positions]) / noise.floor[positions]
+    return each
 
 
 def _relative(error: Floats, norms: Floats) -> Floats:

@@ -128,6 +128,8 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             record, frame = conclude(
                 run_id, prepared, results, stages, comparison, folder / "traces", _recorded(options), defects
             )
+            with state.timed("details"):
+                _look_closely(folder, comparison, frame, prepared)
             record = _explained(state, record, frame, prepared)
         record.timings = state.timings
         write_record(folder, record, frame)
@@ -321,6 +323,15 @@ def _processes(state: _Run, prepared: Prepared, tasks: list[Task]) -> dict[str, 
     # Whoever could convert the model has this much; stages that overlap take no more.
     budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
     return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
+
+
+def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:
+    """What single positions and tokens came to, while the traces are still there."""
+    from harness.closeup import look_closely
+    from harness.details import write_details
+
+    inputs = [(item.id, item.tokens) for item in prepared.inputs]
+    write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
 
 
 def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared) -> Record:
