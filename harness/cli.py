@@ -75,6 +75,10 @@ def run(
     mask_as_input: Annotated[
         bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE,...", help="Also convert quantised, and compare kernels on that file."),
+    ] = None,
     prefill: Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, typer.Option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
@@ -92,6 +96,7 @@ def run(
     """
     from harness import pipeline
     from harness.progress import watcher
+    from harness.recipes import parse_recipes
     from harness.tasks import STAGES
     from harness.variant import VariantOptions, parse_prefill
 
@@ -100,6 +105,7 @@ def run(
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
     lengths = parse_prefill(prefill) if prefill is not None else None
+    recipes = parse_recipes(quantize) if quantize is not None else ()
     variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths)
 
     def options(model: str) -> pipeline.Options:
@@ -113,6 +119,7 @@ def run(
             prompts=tuple(prompt or ()),
             inputs_file=inputs,
             variant=variant,
+            quantize=recipes,
             seed=seed,
             tolerances=tolerances,
             out=out,

@@ -20,11 +20,12 @@ from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.ownership import ownership
+from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
 from harness.stages.process import TaskResult
 from harness.stages.request import Prepared
 from harness.taps import split_tap
-from harness.tasks import DEVICE_STAGES, LOCAL_PASSES
+from harness.tasks import DEVICE_STAGES, LOCAL_PASSES, is_device
 from harness.trace import Trace
 from harness.verdict import Rule
 
@@ -40,6 +41,7 @@ _VERSIONS = (
     "litert-torch",
     "litert-converter",
     "ai-edge-litert",
+    "ai-edge-quantizer",
     "tensorflow",
     "numpy",
     "safetensors",
@@ -55,7 +57,7 @@ def compare(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran, and what the local passes have."""
-    plan = _plan(results)
+    plans = _plans(results, stages)
     done = {name for name in stages if results[name].status == "ok"}
     comparison = compare_traces(
         traces,
@@ -64,7 +66,8 @@ def compare(
         prepared.taps,
         prepared.model,
         rules,
-        lambda stage, tap: _why_missing(stage, tap, plan, results),
+        lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results),
+        hops=_hops(stages),
         progress=progress,
     )
     return with_local_errors(comparison, prepared, traces, rules)
@@ -98,7 +101,7 @@ def conclude(
 
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
     """
-    plan = _plan(results)
+    plans = _plans(results, stages)
     item_ids = [item.id for item in prepared.inputs]
     frame = taps_frame(comparison.rows)
     hops = [
@@ -107,19 +110,23 @@ def conclude(
             frame,
             prepared.taps,
             comparison.logits.get(f"{a}->{b}"),
-            prepared.coverage.get(f"{a}->{b}", 0.0),
+            # A quantised file's kernels see as many taps as its float32 twin's.
+            prepared.coverage.get(f"{a}->{b}" if split(b)[1] == FLOAT else f"reauthored->{_twin(b)}", 0.0),
             _blocked((a, b), results),
         )
-        for a, b in STANDARD_HOPS
-        if a in stages and b in stages
+        for a, b in _hops(stages)
     ]
     findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
+    if said := unjudged(stages):
+        findings.append(Finding(kind="numeric", severity="warning", what=said))
     crashed = any(
         result.status in ("crashed", "timeout") for name, result in results.items() if name not in LOCAL_PASSES
     )
     failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
-    modules = {tap: {**names, "tflite": plan["names"].get(tap)} for tap, names in prepared.modules.items()}
-    faults = [_with_mask(fault, traces) for fault in locate(hops, frame, modules, plan["ops"])]
+    tensors = {tap: name for plan in reversed(plans.values()) for tap, name in plan["names"].items()}
+    kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan["ops"].items()}
+    modules = {tap: {**names, "tflite": tensors.get(tap)} for tap, names in prepared.modules.items()}
+    faults = [_with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
     faults = _owned(faults, frame, findings, results)
     record = Record(
         model=prepared.model,
@@ -140,7 +147,7 @@ def conclude(
             )
             for item in prepared.inputs
         ],
-        stages=[_stage(results[name]) for name in ("convert", "tap", *stages) if name in results],
+        stages=[_stage(results[name]) for name in (*_preparing(stages), *stages) if name in results],
         hops=hops,
         cases=cases(hops, frame, item_ids),
         first_fault=faults[0] if faults else None,
@@ -153,9 +160,29 @@ def conclude(
     return record, frame
 
 
-def _plan(results: dict[str, TaskResult]) -> dict[str, Any]:
+def _hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return (*((a, b) for a, b in STANDARD_HOPS if a in stages and b in stages), *kernel_hops(stages))
+
+
+def _plans(results: dict[str, TaskResult], stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The alignment plan of each recipe's file; "none" is that of the float32 one."""
+    return {recipe: _plan(results, recipe) for recipe in dict.fromkeys(split(name)[1] for name in stages)}
+
+
+def _twin(stage: str) -> str:
+    """The float32 stage whose coverage holds for a quantised one; reference kernels are read as builtin ones."""
+    base = split(stage)[0]
+    return base if base in DEVICE_STAGES else "tflite-builtin"
+
+
+def _preparing(stages: tuple[str, ...]) -> list[str]:
+    recipes = dict.fromkeys(split(name)[1] for name in stages)
+    return [named(task, recipe) for recipe in recipes for task in ("convert", "tap")]
+
+
+def _plan(results: dict[str, TaskResult], recipe: str) -> dict[str, Any]:
     """Tensor names, operator kinds and what is missing, from the alignment plan; empty without a flatbuffer."""
-    tap = results.get("tap")
+    tap = results.get(named("tap", recipe))
     empty: dict[str, Any] = {"names": {}, "ops": {}, "inner": set(), "missing": {}}
     if tap is None or tap.status != "ok":
         return empty
@@ -171,7 +198,7 @@ def _plan(results: dict[str, TaskResult]) -> dict[str, Any]:
 
 
 def _why_missing(stage: str, tap: str, plan: dict[str, Any], results: dict[str, TaskResult]) -> str:
-    if stage in DEVICE_STAGES:
+    if is_device(stage):
         if tap in plan["inner"]:
             return FUSED
         return str(plan["missing"].get(tap, "no such tensor in the flatbuffer"))
@@ -235,8 +262,8 @@ def _stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
-    for name in DEVICE_STAGES:
-        differing = results[name].value.get(DIFFERING, []) if name in results else []
+    for name in filter(is_device, results):
+        differing = results[name].value.get(DIFFERING, [])
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", severity="error", what=what))
@@ -246,14 +273,19 @@ def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
 def _cache_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
     stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
-    for name in DEVICE_STAGES:
-        end = results[name].value.get("past_the_cache") if name in results else None
+    for name in sorted(filter(is_device, results), key=_device_order):
+        end = results[name].value.get("past_the_cache")
         if end and not end["refusal"]:
             stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
     return [
         Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
         for done, names in stages.items()
     ]
+
+
+def _device_order(stage: str) -> tuple[str, int]:
+    base, recipe = split(stage)
+    return "" if recipe == FLOAT else recipe, KERNELS.index(base)
 
 
 def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:

@@ -1,8 +1,8 @@
 """Convert a re-authored model to a flatbuffer with prefill and decode signatures, once per content.
 
-In: a model, a checkpoint and options. Out: the path of a float32 `.tflite` in the cache. The key covers all
-that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions, and what a spec has
-put in the place of litert-torch's own functions.
+In: a model, a checkpoint and options. Out: the path of a `.tflite` in the cache, float32 unless a recipe is named. The
+key covers all that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions, and
+what a spec has put in the place of litert-torch's own functions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of
+from harness.recipes import FLOAT
 from harness.variant import Variant
 
 CONVERSIONS = "conversions"
@@ -35,6 +36,7 @@ def conversion_key(
     prefill: list[int],
     kv_cache_len: int,
     variant: Variant,
+    recipe: str = FLOAT,
 ) -> str:
     """The cache key of a conversion.
 
@@ -51,7 +53,7 @@ def conversion_key(
             "kv_cache_len": kv_cache_len,
             "kv_layout": variant.kv_layout,
             "mask_as_input": variant.mask_as_input,
-            "quantize": "none",
+            "quantize": recipe,
             "prefill_logits": True,
             **replaced_code(),
             "versions": {name: version(name) for name in _CONVERTER_PACKAGES},
@@ -112,18 +114,31 @@ def replaced_code() -> dict[str, list[str]]:
 
 
 def convert(
-    cache: Cache, key: str, build: Callable[[], Any], prefill: list[int], kv_cache_len: int, variant: Variant
+    cache: Cache,
+    key: str,
+    build: Callable[[], Any],
+    prefill: list[int],
+    kv_cache_len: int,
+    variant: Variant,
+    recipe: str = FLOAT,
 ) -> Path:
-    """The flatbuffer for `key`, converted now if the cache has none. `build` makes the re-authored model."""
+    """The flatbuffer for `key`, converted now if the cache has none. `build` makes the re-authored model.
+
+    Raises ValueError where a recipe left every weight in float32, which quantisers do without a word.
+    """
 
     def make(folder: Path) -> None:
         network = build()
-        _to_flatbuffer(network, folder, prefill, kv_cache_len, variant)
+        _to_flatbuffer(network, folder, prefill, kv_cache_len, variant, recipe)
+        if recipe != FLOAT:
+            _check_quantised(folder / FLATBUFFER, recipe)
 
     return cache.build(CONVERSIONS, key, make) / FLATBUFFER
 
 
-def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant) -> None:
+def _to_flatbuffer(
+    network: Any, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant, recipe: str
+) -> None:
     from litert_torch.generative.utilities import converter
     from litert_torch.generative.utilities.export_config import ExportConfig
 
@@ -133,7 +148,7 @@ def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len:
         output_name_prefix="model",
         prefill_seq_len=prefill,
         kv_cache_max_len=kv_cache_len,
-        quantize=converter.QuantizationName.NONE,
+        quantize=converter.QuantizationName(recipe),
         export_config=ExportConfig(
             # Logits at every position, or only the last one could be compared.
             output_logits_on_prefill=True,
@@ -142,6 +157,14 @@ def _to_flatbuffer(network: Any, folder: Path, prefill: list[int], kv_cache_len:
         ),
     )
     shutil.move(produced, folder / FLATBUFFER)
+
+
+def _check_quantised(file: Path, recipe: str) -> None:
+    from harness.flatbuffer.reader import FlatbufferModel
+    from harness.flatbuffer.signatures import narrow_operand
+
+    if narrow_operand(FlatbufferModel(file)) is None:
+        raise ValueError(f"{recipe} wrote a file in which nothing is quantised")
 
 
 def kv_layout(variant: Variant) -> Any:

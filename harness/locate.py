@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from harness.record import Case, FirstFault, Hop, Logits, MissingTap, Worst
+from harness.recipes import is_kernel_hop
+from harness.record import Case, FirstFault, Hop, Logits, LowestSnr, MissingTap, Worst
 from harness.taps import block_tap, split_tap
 
 
@@ -24,6 +25,7 @@ def summarise_hop(
 ) -> Hop:
     """A hop's line in the record. `blocked`: why it could not be compared at all, if so."""
     reference, candidate = hop.split("->")
+    kernels = is_kernel_hop(reference, candidate)
     rows = frame[frame["hop"] == hop]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
@@ -45,8 +47,9 @@ def summarise_hop(
         taps_missing=len(missing),
         coverage=coverage,
         coverage_required=required_coverage,
-        worst=_worst(rows, "excess"),
-        worst_position=_worst(rows, "position_excess"),
+        worst=None if kernels else _worst(rows, "excess"),
+        worst_position=None if kernels else _worst(rows, "position_excess"),
+        lowest_snr=_lowest_snr(rows) if kernels else None,
         logits=logits,
         first_failing_tap=str(first_row(failing)["tap"]) if len(failing) else None,
         missing=missing,
@@ -83,6 +86,14 @@ def _worst(rows: pd.DataFrame, column: str) -> Worst | None:
     )
 
 
+def _lowest_snr(rows: pd.DataFrame) -> LowestSnr | None:
+    compared = rows[rows["verdict"] != "missing"]
+    if compared.empty:
+        return None
+    row: Any = compared.loc[cast("Any", compared["snr_db"].fillna(-math.inf).idxmin())]
+    return LowestSnr(tap=row["tap"], input=row["input"], snr_db=row["snr_db"])
+
+
 def cases(hops: list[Hop], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:
     """One case per input and hop. An input fails when one of its taps does, or when the hop lacks coverage."""
     found = []
@@ -98,8 +109,10 @@ def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
     if compared.empty:
         why = hop.reasons[0] if hop.reasons else "nothing was compared"
         return Case(input=item, hop=hop.name, verdict="missing", message=f"{hop.name} on {item}: {why}")
-    worst = float(compared["excess"].fillna(math.inf).max())
-    worst_position = float(compared["position_excess"].fillna(math.inf).max())
+    worst, worst_position = None, None
+    if not is_kernel_hop(hop.from_, hop.to):
+        worst = float(compared["excess"].fillna(math.inf).max())
+        worst_position = float(compared["position_excess"].fillna(math.inf).max())
     failing = rows[rows["verdict"] == "fail"]
     if len(failing):
         row = first_row(failing)

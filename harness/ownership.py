@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.recipes import is_kernel_hop
 from harness.record import Finding, FirstFault
 from harness.taps import split_tap
 
@@ -83,7 +84,10 @@ def ownership(
     faults: those of all hops. observers: TFLite stage that compared the tap on this fault's input -> the steps at which
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
     """
-    candidate = fault.hop.split("->")[1]
+    source, candidate = fault.hop.split("->")
+    if is_kernel_hop(source, candidate):
+        same = f"{source} runs the same quantised file, and computes something else there"
+        return Ownership(f"kernels of {candidate}", (same,))
     if not candidate.startswith(DEVICE_PREFIX):
         return _of_reauthored(fault, findings)
     differing = observers.get(candidate, ())

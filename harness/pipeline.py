@@ -29,6 +29,7 @@ from harness.defects import load_defects
 from harness.errors import UsageError
 from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
+from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
 from harness.record import Finding, Record, write_record
 from harness.spec import SpecRef, find_spec
 from harness.stages.process import Results, Task, TaskResult, Watcher, run_tasks
@@ -57,6 +58,7 @@ class Options:
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
+    quantize: tuple[str, ...] = ()
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -158,13 +160,21 @@ def check(options: Options) -> SpecRef:
 
 
 def _stages(options: Options) -> tuple[str, ...]:
-    unknown = [name for name in options.stages if name not in STAGES]
+    known = (*STAGES, REFERENCE)
+    unknown = [name for name in options.stages if name not in known]
     if unknown:
-        raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(STAGES)}")
+        raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
+    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in KERNELS if base in options.stages)
+    if REFERENCE in options.stages and not options.quantize:
+        raise UsageError(f"{REFERENCE} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
+    if options.quantize and not kernel_hops(quantised):
+        raise UsageError(
+            f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
+        )
     if "reauthored" not in options.stages:
         raise UsageError(f"--stages {','.join(options.stages)} compares nothing: every hop needs 'reauthored'; add it")
     # Without these two there is no noise floor, and without a noise floor no verdict.
-    return tuple(name for name in STAGES if name in options.stages or name in ("oracle", "hf"))
+    return (*(name for name in STAGES if name in options.stages or name in ("oracle", "hf")), *quantised)
 
 
 def _check_files(options: Options) -> None:
@@ -184,8 +194,10 @@ def _check_files(options: Options) -> None:
     if options.checkpoint is not None:
         check_source(options.checkpoint, options.miniature)
     if options.tflite is not None and options.variant.given():
-        named = " and ".join(options.variant.given())
-        raise UsageError(f"--tflite converts nothing, and {named} says how to convert; leave one of them out")
+        given = " and ".join(options.variant.given())
+        raise UsageError(f"--tflite converts nothing, and {given} says how to convert; leave one of them out")
+    if options.tflite is not None and options.quantize:
+        raise UsageError("--tflite converts nothing, and --quantize says how to convert; leave one of them out")
     if options.tflite is not None:
         from harness.flatbuffer.reader import FlatbufferModel
 
@@ -252,6 +264,7 @@ def _prepare(state: _Run) -> tuple[Prepared, str | None]:
         prompts=list(options.prompts),
         inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
         variant=options.variant,
+        quantize=list(options.quantize),
         cache_root=str(state.cache.root),
     )
     with state.timed("prepare"):
@@ -355,6 +368,7 @@ def _recorded(options: Options) -> dict[str, Any]:
         "layers": options.layers,
         "tflite": str(options.tflite) if options.tflite else None,
         "stages": list(options.stages),
+        "quantize": list(options.quantize),
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "seed": options.seed,

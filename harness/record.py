@@ -108,6 +108,14 @@ class Worst(_Part):
     limit: float | None = None
 
 
+class LowestSnr(_Part):
+    """Where the kernels of one quantised file agree least: signal to noise in dB, of a tap on an input."""
+
+    tap: str
+    input: str
+    snr_db: float | None
+
+
 class Logits(_Part):
     """Over all positions of all inputs. KL divergence in nats, KL(reference || candidate)."""
 
@@ -138,6 +146,7 @@ class Hop(_Part):
     coverage_required: float = 0.0
     worst: Worst | None = None
     worst_position: Worst | None = None  # the largest excess of a single token position
+    lowest_snr: LowestSnr | None = None  # of a hop between kernels, in place of the excesses
     logits: Logits | None = None
     first_failing_tap: str | None = None
     missing: list[MissingTap] = Field(default_factory=list)

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.convert import CONVERSIONS
 from harness.inputs import schedule
+from harness.recipes import FLOAT, KERNELS, named, split
 from harness.stages.job import Job
 from harness.stages.process import Payload, Results, Task
 from harness.stages.request import Prepared
@@ -25,8 +26,7 @@ _RUNNERS = {
     "oracle": "harness.stages.entry:hf",
     "hf": "harness.stages.entry:hf",
     "reauthored": "harness.stages.entry:reauthored",
-    "tflite-xnnpack": "harness.stages.entry:tflite",
-    "tflite-builtin": "harness.stages.entry:tflite",
+    **dict.fromkeys(KERNELS, "harness.stages.entry:tflite"),
 }
 # What a local pass of a stage runs, and the stage whose values it puts in place of its own.
 _LOCAL = {
@@ -65,25 +65,26 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
     timeout = place.timeout
     memory_of = _memory_of(weights)
     tasks = []
-    if any(name in DEVICE_STAGES for name in stages):
+    device = [name for name in stages if is_device(name)]
+    for recipe in dict.fromkeys(split(name)[1] for name in device):
         if place.tflite is None:
-            tasks.append(_convert_task(place, prepared, common))
-        tasks.append(_tap_task(place, common, weights, timeout))
+            tasks.append(_convert_task(place, prepared, common, recipe))
+        tasks.append(_tap_task(place, common, weights, timeout, recipe))
     # The longest first, so that no core waits for a long one at the end.
-    for name in ("tflite-builtin", "hf", "tflite-xnnpack", "oracle", "reauthored"):
-        if name in stages:
-            device = name in DEVICE_STAGES
-            tasks.append(
-                Task(
-                    name,
-                    _RUNNERS[name],
-                    _job_maker(place, prepared, name),
-                    needs=("tap",) if device else (),
-                    memory_mb=memory_of[name],
-                    torch=not device,
-                    timeout=timeout,
-                )
+    order = ("tflite-reference", "tflite-builtin", "hf", "tflite-xnnpack", "oracle", "reauthored")
+    for name in sorted(stages, key=lambda stage: order.index(split(stage)[0])):
+        base, recipe = split(name)
+        tasks.append(
+            Task(
+                name,
+                _RUNNERS[base],
+                _job_maker(place, prepared, name),
+                needs=(named("tap", recipe),) if name in device else (),
+                memory_mb=memory_of[base],
+                torch=name not in device,
+                timeout=timeout,
             )
+        )
     if not prepared.audited:
         tasks.append(
             Task(
@@ -150,7 +151,13 @@ def _memory_of(weights: float) -> dict[str, float]:
         "reauthored": weights + 200,
         "tflite-xnnpack": 2 * weights + 800,
         "tflite-builtin": weights + 720,
+        "tflite-reference": weights + 720,
     }
+
+
+def is_device(stage: str) -> bool:
+    """Whether a stage runs a flatbuffer."""
+    return split(stage)[0] in KERNELS
 
 
 def conversion_mb(prepared: Prepared) -> float:
@@ -158,32 +165,33 @@ def conversion_mb(prepared: Prepared) -> float:
     return 3.2 * prepared.source.parameters * 4 / 1e6 + 2100
 
 
-def _convert_task(place: Place, prepared: Prepared, common: Payload) -> Task:
+def _convert_task(place: Place, prepared: Prepared, common: Payload, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
-    cached = (Path(place.cache_root) / CONVERSIONS / prepared.conversion_key).is_dir()
+    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
+    cached = (Path(place.cache_root) / CONVERSIONS / key).is_dir()
     return Task(
-        "convert",
+        named("convert", recipe),
         "harness.stages.flatbuffer:convert_model",
-        common,
+        {**common, "recipe": recipe},
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
         timeout=place.timeout,
     )
 
 
-def _tap_task(place: Place, common: Payload, weights: float, timeout: float) -> Task:
-    own = place.tflite
+def _tap_task(place: Place, common: Payload, weights: float, timeout: float, recipe: str) -> Task:
+    own, convert = place.tflite, named("convert", recipe)
 
     def payload(results: Results) -> Payload:
         if own is not None:
             return {**common, "flatbuffer": str(own)}
-        return {**common, **results["convert"].value}
+        return {**common, "recipe": recipe, **results[convert].value}
 
     return Task(
-        "tap",
+        named("tap", recipe),
         "harness.stages.flatbuffer:tap_flatbuffer",
         payload,
-        needs=() if own is not None else ("convert",),
+        needs=() if own is not None else (convert,),
         memory_mb=weights + 400,
         timeout=timeout,
     )
@@ -196,12 +204,13 @@ def _job_maker(
 
     def payload(results: Results) -> Payload:
         flatbuffer: dict[str, Any] = {}
-        if stage in DEVICE_STAGES:
-            own = place.tflite
+        if is_device(stage):
+            own, recipe = place.tflite, split(stage)[1]
+            tapped = results[named("tap", recipe)].value
             flatbuffer = {
-                "flatbuffer": own if own else results["convert"].value["flatbuffer"],
-                "tapped": results["tap"].value["tapped"],
-                "plan": results["tap"].value["plan"],
+                "flatbuffer": own if own else results[named("convert", recipe)].value["flatbuffer"],
+                "tapped": tapped["tapped"],
+                "plan": tapped["plan"],
             }
         job = Job(
             stage=stage,

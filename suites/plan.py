@@ -11,6 +11,8 @@ from pathlib import Path
 
 from harness.compare import STANDARD_HOPS
 from harness.defects import load_defects
+from harness.recipes import BUILTIN, REFERENCE
+from harness.recipes import named as named_for
 from harness.spec import SpecRef, main_models, registered
 
 Hop = tuple[str, str]
@@ -48,6 +50,7 @@ def default_plan() -> list[Entry]:
     whole = [Entry(name, name) for name in TRAINED]
     whole += [Entry(name, name, small) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options)) for name, variant, options in VARIANTS]
+    whole += [_kernels(name, recipe, small) for name, recipe in REFERENCE_KERNELS]
     rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
     listed = dict.fromkeys(
         place.model
@@ -71,6 +74,15 @@ VARIANTS = (
     ("gemma1", "kv=transposed", ("--kv-layout", "transposed")),
     ("gemma2", "mask-as-input", ("--mask-as-input",)),
 )
+# Reference kernels, which nobody ships, on a quantised file: a known defect.
+REFERENCE_KERNELS = (("tiny_llama", "dynamic_int4_block32"),)
+
+
+def _kernels(name: str, recipe: str, options: tuple[str, ...]) -> Entry:
+    stages = ("reauthored", BUILTIN, REFERENCE)
+    quantised = (named_for(BUILTIN, recipe), named_for(REFERENCE, recipe))
+    words = ("--quantize", recipe, "--stages", ",".join(stages))
+    return Entry(name, f"{name},{recipe}", (*options, *words), (*REAUTHORED, ("reauthored", BUILTIN), quantised))
 
 
 def called(ref: SpecRef) -> str:

@@ -108,7 +108,7 @@ def test_a_fingerprint_holds_no_address():
 def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path, monkeypatch):
     built = []
 
-    def to_flatbuffer(network: object, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant) -> None:
+    def to_flatbuffer(network: object, folder: Path, *told: object) -> None:
         built.append(network)
         (folder / conversion.FLATBUFFER).write_bytes(b"flatbuffer" * 1000)
 

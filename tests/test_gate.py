@@ -66,6 +66,9 @@ def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
         assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(DEFAULT_INPUT_IDS)
     for name in ("gemma1,kv=transposed", "gemma2,mask-as-input"):
         assert listed.count(f"test_parity[{name}-") == CASES
+    for hop in ("hf->reauthored", "reauthored->tflite-builtin", "tflite-builtin[{0}]->tflite-reference[{0}]"):
+        hop = hop.format("dynamic_int4_block32")
+        assert listed.count(f"test_parity[tiny_llama,dynamic_int4_block32-{hop}-") == len(DEFAULT_INPUT_IDS)
 
 
 @pytest.mark.slow

@@ -123,10 +123,22 @@ def located(**local: float) -> list[str]:
         verdict = "fail" if excess > 4 or math.isnan(excess) else "pass"
         rows.append(
             {
-                "model": "m", "hop": HOP, "input": "a", "tap": f"block.0.{point}", "block": 0, "order": order,
-                "excess": 9.0, "position_excess": 9.0, "max_abs_err": 1.0, "rule": "float32", "why": "",
-                "local_excess": excess, "local_excess_limit": 4.0, "verdict": verdict,
-                "local_position_excess": excess, "local_position_excess_limit": 16.0,
+                "model": "m",
+                "hop": HOP,
+                "input": "a",
+                "tap": f"block.0.{point}",
+                "block": 0,
+                "order": order,
+                "excess": 9.0,
+                "position_excess": 9.0,
+                "max_abs_err": 1.0,
+                "rule": "float32",
+                "why": "",
+                "local_excess": excess,
+                "local_excess_limit": 4.0,
+                "verdict": verdict,
+                "local_position_excess": excess,
+                "local_position_excess_limit": 16.0,
             }
         )
     frame = pd.DataFrame(rows, columns=list(TAP_COLUMNS))

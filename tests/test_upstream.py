@@ -1,6 +1,7 @@
-"""Upstream defects that no run of the harness can show. Each is made to happen here; a test fails once it is mended.
+"""Upstream defects that no run of the harness can show, or not the whole of. Each is made to happen here; a test fails
+once it is mended.
 
-`harness/known_defects.toml` lists them with status `test`.
+`harness/known_defects.toml` lists the former with status `test`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def device_shape(
         )
     length, layout = _cache(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
-    _check_float32(file, decode)
+    _check_float32(file)
     return DeviceShape(
         lengths,
         length,
@@ -80,15 +80,23 @@ def _cache(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: in
     )
 
 
-def _check_float32(file: FlatbufferModel, decode: Signature) -> None:
-    graph = file.subgraph(decode.subgraph)
+def _check_float32(file: FlatbufferModel) -> None:
+    found = narrow_operand(file)
+    if found is not None:
+        raise UsageError(
+            f"{file.path} is quantised ({found}), which --tflite does not take yet; "
+            "give the float32 flatbuffer it was made of"
+        )
+
+
+def narrow_operand(file: FlatbufferModel) -> str | None:
+    """The first operator of decode that reads fewer bits than float32, and what it reads; None in a float32 file."""
+    graph = file.subgraph(file.signatures[DECODE].subgraph)
     for op in graph.operators:
         for index in op.inputs:
             if index >= 0 and graph.tensors[index].dtype in _NARROW:
-                raise UsageError(
-                    f"{file.path} is quantised ({op.kind} reads {graph.tensors[index].dtype}), which is not "
-                    "supported yet; give the float32 flatbuffer it was made of"
-                )
+                return f"{op.kind} reads {graph.tensors[index].dtype}"
+    return None
 
 
 def _check_vocabulary(file: FlatbufferModel, decode: Signature, vocab: int, model: str) -> None:

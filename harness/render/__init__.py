@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.recipes import is_kernel_hop
 from harness.record import Hop, KnownDefect, Record, Worst
 from harness.render.limits import LOCAL, Figure, limit_of, nearest, share
 from harness.taps import split_tap
@@ -127,6 +128,16 @@ def tap_figure(row: Mapping[str, Any], column: str) -> str:
     """A figure of a tap row beside its limit: `3.20 of 4`."""
     value = number(tap_value(row, column))
     return value if value == "-" else of_limit(value, limit_of(row, column))
+
+
+def snr_words(hop: Hop) -> str:
+    """How well two sets of kernels agree: `lowest SNR 38.3 dB (logits, input long)`; empty for any other hop."""
+    lowest = hop.lowest_snr
+    if lowest is None:
+        return ""
+    without = "inf" if hop.first_failing_tap is None else "NaN"  # JSON can hold neither
+    snr = without if lowest.snr_db is None or math.isnan(lowest.snr_db) else f"{lowest.snr_db:.1f}"
+    return clean(f"lowest SNR {snr} dB ({lowest.tap}, input {one_line(lowest.input, 40)})")
 
 
 def nearest_figure(row: Mapping[str, Any]) -> str:
@@ -293,6 +304,8 @@ def suspicion(record: Record) -> str:
         return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
     others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and hop.to.startswith("tflite")]
     twin = next((hop for hop in others if hop.taps_compared), None)
+    if is_kernel_hop(source, target):
+        return f"Suspect the kernels of {target}, or those of {source}: both run the same quantised flatbuffer."
     if "[" in target or twin is None:
         return f"Suspect what changes between {source} and {target}: nothing else was compared."
     if twin.first_failing_tap is None:

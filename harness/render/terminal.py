@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.recipes import is_kernel_hop
 from harness.record import FirstFault, Hop, KnownDefect, Record, Worst
 from harness.render import (
     compared,
@@ -24,6 +25,7 @@ from harness.render import (
     one_line,
     percent,
     rows_of,
+    snr_words,
     sort_key,
     suspicion,
     tap_figure,
@@ -149,7 +151,8 @@ def _stage_table(record: Record) -> Table:
 
 
 def _hop_name(hop: Hop) -> str:
-    return f"{hop.from_}\n->{hop.to}"
+    """Broken where it can be: a recipe is as long as a column is wide."""
+    return f"{hop.from_}\n->{hop.to}".replace("[", "\n[")
 
 
 def _where(worst: Worst | None) -> str:
@@ -186,7 +189,9 @@ def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
     compared = [row for row in worst.values() if row["verdict"] != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
-    if top:
+    if hop.lowest_snr is not None:
+        wrapped(console, f"{hop.name} {snr_words(hop)}", indent=0)
+    elif top:
         taps = ", ".join(f"{row['tap']} {nearest_figure(row)}" for row in top)
         wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
@@ -229,7 +234,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         ("what", fault.where),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
-        ("excess", _fault_excess(fault, rows)),
+        ("SNR", _fault_snr(rows)) if is_kernel_hop(*fault.hop.split("->")) else ("excess", _fault_excess(fault, rows)),
         ("local", _local_words(fault)),
         ("judged by", rows[0]["rule"] if rows else "-"),
         ("because", fault.reason or (rows[0]["why"] if rows else "")),
@@ -261,6 +266,10 @@ def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
         return number(fault.excess)
     excess, position = (tap_figure(rows[0], column) for column in ("excess", "position_excess"))
     return f"{excess}, at its worst position {position}"
+
+
+def _fault_snr(rows: Sequence[dict[str, Any]]) -> str:
+    return f"{number(tap_value(rows[0], 'snr_db'))} dB" if rows else "-"
 
 
 def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:

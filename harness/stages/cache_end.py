@@ -17,6 +17,9 @@ Array = np.ndarray[Any, Any]
 Decode = Callable[[int, Mapping[str, Array]], Mapping[str, Array]]
 
 
+_SAID = 160  # the end counts: kernels put what they grumble about before it
+
+
 class CacheEnd(BaseModel):
     """refusal: what the runtime said; empty where it took the position. overwritten: slots that changed then."""
 
@@ -34,7 +37,7 @@ def past_the_cache(decode: Decode, empty: Mapping[str, Array], length: int, layo
     try:
         after = decode(length, full)
     except RuntimeError as error:
-        return CacheEnd(position=length, refusal=(str(error).strip().splitlines() or ["no word"])[0])
+        return CacheEnd(position=length, refusal=" ".join(str(error).split())[-_SAID:] or "no word")
     changed = {slot for name in full for slot in _changed(name, full[name], after[name], layout)}
     return CacheEnd(position=length, overwritten=sorted(changed))
 

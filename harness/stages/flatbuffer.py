@@ -18,6 +18,7 @@ from harness.convert import FLATBUFFER, convert
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
+from harness.recipes import FLOAT
 from harness.spec import SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
@@ -43,11 +44,13 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         with costs_only_this_stage():
             return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 
-    known = cache.entry("conversions", prepared.conversion_key) is not None
-    path = convert(cache, prepared.conversion_key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant)
+    recipe = payload.get("recipe", FLOAT)
+    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
+    known = cache.entry("conversions", key) is not None
+    path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe)
     return {
         "flatbuffer": str(path),
-        "sha256": cache.checksums("conversions", prepared.conversion_key)[FLATBUFFER],
+        "sha256": cache.checksums("conversions", key)[FLATBUFFER],
         "cached": known,
     }
 
@@ -69,7 +72,9 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         _write_tapped_and_plan(source, folder, prepared)
 
     folder = cache.build(TAPPED, key, make)
-    audited = _audit_constants(cache, prepared, source, digest)
+    # A quantised file holds no parameter bit by bit.
+    quantised = payload.get("recipe", FLOAT) != FLOAT
+    audited = {} if quantised else _audit_constants(cache, prepared, source, digest)
     return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
 
 

@@ -6,6 +6,7 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from harness.inputs import (
     inputs_from_prompts,
     schedule,
 )
+from harness.recipes import FLOAT
 from harness.record import Finding, Source
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.job import Dimensions, JobInput
@@ -72,6 +74,16 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     own_map = own_modules(model, fused_gate=dims.fused_gate)
     points = _points(config, hf_map, own_map)
     taps = tap_order(dims.blocks, points)
+    key_for = partial(
+        conversion_key,
+        checkpoint.sha256,
+        config,
+        model.model_class,
+        model.load_weights or model.tensor_names,
+        shape.prefill,
+        shape.kv_cache_len,
+        variant,
+    )
     prepared = Prepared(
         model=model.name,
         source=Source(
@@ -104,15 +116,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         kv_cache_len=shape.kv_cache_len,
         variant=variant,
         coverage=coverage_of(model.coverage, variant),
-        conversion_key=conversion_key(
-            checkpoint.sha256,
-            config,
-            model.model_class,
-            model.load_weights or model.tensor_names,
-            shape.prefill,
-            shape.kv_cache_len,
-            variant,
-        ),
+        conversion_key=key_for(recipe=FLOAT),
+        quantized_keys={recipe: key_for(recipe=recipe) for recipe in request.quantize},
         findings=findings,
         parameters=_parameters(model, checkpoint, config),
         tables=position_tables(config),

@@ -27,11 +27,14 @@ class Request(BaseModel):
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
     variant: VariantOptions = VariantOptions()
+    quantize: list[str] = Field(default_factory=list)
     cache_root: str = ""
 
 
 class Prepared(BaseModel):
-    """parameters, tables: what the audit of a flatbuffer's constants needs, see `harness/audit/`."""
+    """quantized_keys: the conversion key of each recipe. parameters, tables: what the audit of a flatbuffer's constants
+    needs, see `harness/audit/`.
+    """
 
     model: str
     source: Source
@@ -50,6 +53,7 @@ class Prepared(BaseModel):
     variant: Variant
     coverage: dict[str, float]
     conversion_key: str
+    quantized_keys: dict[str, str] = Field(default_factory=dict)
     findings: list[Finding]
     audited: bool = False  # whether those of the config audit are among the findings
     parameters: list[ParameterSource] = Field(default_factory=list)

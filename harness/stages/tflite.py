@@ -1,4 +1,4 @@
-"""The TFLite stages: `tflite-xnnpack` (what ships) and `tflite-builtin` (no delegate).
+"""The TFLite stages: `tflite-xnnpack` (what ships), `tflite-builtin` (no delegate) and `tflite-reference`.
 
 In: a job with a flatbuffer, its tapped copy and the alignment plan. Out: a trace per input, and the proof
 that the tapped copy computes what the untouched file computes: its own outputs, bit for bit.
@@ -18,6 +18,7 @@ import numpy as np
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs import Step, schedule
+from harness.recipes import BUILTIN, REFERENCE, XNNPACK, split
 from harness.spec import GenerativeModel
 from harness.stages.cache_end import past_the_cache
 from harness.stages.job import Job, JobInput
@@ -35,7 +36,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
     """Trace every input. Returns facts: the runtime, and the steps whose outputs differed from the untouched file's."""
     assert job.flatbuffer and job.tapped and job.plan
     plan = read_plan(job.plan)
-    inner = job.stage == "tflite-builtin"
+    inner = split(job.stage)[0] != XNNPACK
     # A delegate partitions the graph anew when tensors are tapped: there every step of every input is checked.
     # Plain kernels take a second a step and run the same operators either way: there every signature is.
     checked = _using_every_signature(job) if inner else job.inputs
@@ -107,9 +108,11 @@ class Runner:
     def __init__(self, job: Job, path: Path, *, preserve: bool) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        resolver = (
-            OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if job.stage == "tflite-builtin" else OpResolverType.AUTO
-        )
+        resolver = {
+            XNNPACK: OpResolverType.AUTO,
+            BUILTIN: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            REFERENCE: OpResolverType.BUILTIN_REF,
+        }[split(job.stage)[0]]
         self.job = job
         self.interpreter = Interpreter(
             str(path),

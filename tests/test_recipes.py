@@ -1,0 +1,145 @@
+"""`--quantize`: which stages a recipe brings, and that kernels which disagree on one quantised file are found."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.compare import compare_traces
+from harness.convert import _check_quantised
+from harness.errors import UsageError
+from harness.locate import cases, locate, summarise_hop
+from harness.ownership import ownership
+from harness.pipeline import Options, _stages, check, run
+from harness.progress import PlainProgress
+from harness.recipes import is_kernel_hop, kernel_hops, parse_recipes, split, unjudged
+from harness.record import taps_frame
+from harness.render import snr_words
+from harness.trace import TraceWriter
+from harness.verdict import load_rules
+
+INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"
+ALL = ("reauthored", "tflite-xnnpack", "tflite-builtin", "tflite-reference")
+AGREEING, DIFFERING = (
+    (f"tflite-builtin[{INT8}]", f"tflite-xnnpack[{INT8}]"),
+    (
+        f"tflite-builtin[{INT8}]",
+        f"tflite-reference[{INT8}]",
+    ),
+)
+
+
+def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones() -> None:
+    stages = _stages(Options(model="tiny_llama", quantize=(INT8, "fp16")))
+    quantised = [stage for stage in stages if split(stage)[1] != "none"]
+    assert quantised == [
+        f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in ("tflite-xnnpack", "tflite-builtin")
+    ]
+    assert kernel_hops(stages) == tuple((f"tflite-builtin[{r}]", f"tflite-xnnpack[{r}]") for r in (INT8, "fp16"))
+    more = _stages(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
+    assert kernel_hops(more) == (AGREEING, DIFFERING)
+    assert "tflite-reference" not in more
+    assert kernel_hops(("hf", "tflite-builtin", "tflite-xnnpack")) == ()
+
+
+def test_only_two_kernels_on_the_same_file_are_a_hop_between_kernels() -> None:
+    assert is_kernel_hop(*AGREEING)
+    for other in ("tflite-xnnpack", "reauthored", "tflite-xnnpack[fp16]"):
+        assert not is_kernel_hop(other, AGREEING[1])
+    assert not is_kernel_hop("tflite-builtin", "tflite-xnnpack")
+
+
+def test_what_is_not_judged_is_said_of_quantised_runs_alone() -> None:
+    assert unjudged(("hf", "tflite-xnnpack")) == ""
+    assert unjudged(("hf", *AGREEING)).startswith(f"of {INT8} only that the kernels agree")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dynamic_int5", "did you mean 'dynamic_int8'"),
+        ("", "the recipes are"),
+        ("fp16,", "no recipe ''"),
+        ("x y", "dynamic"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused_with_those_there_are(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match="--quantize") as caught:
+        parse_recipes(text)
+    assert says in str(caught.value)
+    assert parse_recipes(" fp16, dynamic_int8,fp16") == ("fp16", INT8)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"quantize": (INT8,), "stages": ("reauthored",)}, "--stages needs tflite-builtin, and tflite-xnnpack or"),
+        ({"quantize": (INT8,), "stages": ("reauthored", "tflite-builtin")}, "--stages needs tflite-builtin, and"),
+        ({"stages": ("reauthored", "tflite-reference")}, "add --quantize RECIPE"),
+        ({"quantize": (INT8,), "tflite": Path("some.tflite")}, "--quantize says how to convert"),
+    ],
+)
+def test_options_that_compare_nothing_are_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        check(Options(model="tiny_llama", **options))  # type: ignore[arg-type]
+
+
+TAPS, LENGTH = ["embed", "block.0.attn.q", "logits"], 12
+
+
+def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> None:
+    """The error of int8 is a million times that of float32: it passes. A kernel that computes zeros does not."""
+    rng = np.random.default_rng(7)
+    clean = {tap: rng.standard_normal((1, LENGTH, 64)).astype(np.float32) for tap in TAPS}
+    rough = {tap: values + 0.1 * rng.standard_normal(values.shape).astype(np.float32) for tap, values in clean.items()}
+    wrong = rough | {"block.0.attn.q": np.zeros_like(clean["block.0.attn.q"])}
+    off = {tap: values * np.float32(1 + 1e-6) for tap, values in clean.items()}
+    traces = {"oracle": clean, "hf": off, AGREEING[0]: clean, AGREEING[1]: rough, DIFFERING[1]: wrong}
+    for stage, taps in traces.items():
+        with TraceWriter(tmp_path / stage / "a", LENGTH) as trace:
+            for tap, values in taps.items():
+                trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
+    found = compare_traces(
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: "", (AGREEING, DIFFERING)
+    )
+    assert {row["rule"] for row in found.rows} == {"kernels"}
+    assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))
+    frame = taps_frame(found.rows)
+    hops = [summarise_hop("->".join(pair), frame, TAPS, None, 1.0) for pair in (AGREEING, DIFFERING)]
+    assert [hop.verdict for hop in hops] == ["pass", "fail"]
+    assert hops[1].first_failing_tap == "block.0.attn.q"
+    assert [(hop.worst, hop.worst_position) for hop in hops] == [(None, None)] * 2
+    lowest = [hop.lowest_snr for hop in hops]
+    assert lowest[0] is not None
+    assert lowest[1] is not None
+    assert lowest[0].snr_db == pytest.approx(20, abs=1)
+    assert (lowest[1].tap, lowest[1].snr_db) == ("block.0.attn.q", pytest.approx(0))
+    assert snr_words(hops[1]) == "lowest SNR 0.0 dB (block.0.attn.q, input a)"
+    assert next((case.verdict, case.excess) for case in cases(hops, frame, ["a"])) == ("pass", None)
+    (fault,) = locate(hops, frame, {}, {"block.0.attn.q": "FULLY_CONNECTED"})
+    assert (fault.hop, fault.tap, fault.op) == ("->".join(DIFFERING), "block.0.attn.q", "FULLY_CONNECTED")
+    assert ownership(fault, [fault], [], {"tflite-builtin": ()}).owner == f"kernels of {DIFFERING[1]}"
+
+
+@pytest.mark.slow
+def test_a_file_that_a_recipe_left_as_it_was_is_refused(shipped: Path) -> None:
+    with pytest.raises(ValueError, match="nothing is quantised"):
+        _check_quantised(shipped, INT8)
+
+
+@pytest.mark.slow
+def test_reference_kernels_are_found_wrong_for_int4_blocks_and_right_for_int8(tmp_path: Path) -> None:
+    wanted = Options(model="tiny_llama", miniature=True, quantize=(INT8, INT4), stages=ALL, out=tmp_path)
+    with PlainProgress() as progress:
+        _, record = run(wanted, progress)
+    assert {stage.status for stage in record.stages} == {"ok"}
+    failing = f"tflite-builtin[{INT4}]->tflite-reference[{INT4}]"
+    assert [hop.name for hop in record.hops if hop.verdict == "fail"] == [failing]
+    assert record.first_fault is not None
+    assert (record.first_fault.tap, record.first_fault.op) == ("block.0.attn.q", "FULLY_CONNECTED")
+    assert all(hop.coverage >= 0.94 for hop in record.hops)
+    assert any("only that the kernels agree" in finding.what for finding in record.findings)
+    assert [(known.id, known.state) for known in record.known_defects] == [("reference-kernels-int4", "seen")]
