@@ -11,6 +11,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
+from harness.details import Details, table
 from harness.locate import cases, locate, summarise_hop
 from harness.record import Diagnosis, Finding, FirstFault, Hop, Input, Logits, Record, Source, Stage, taps_frame
 from harness.taps import split_tap, tap_order
@@ -89,6 +90,58 @@ def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataF
         timings={"prepare": 41.0, "stages": 175.0, "compare": 18.1, "total": 235.3},
     )
     return record, frame
+
+
+def make_details(kind: str = "pass", blocks: int = BLOCKS) -> Details:
+    """Positions, tokens and errors of such a run: a few taps of each hop, and a flip where it fails."""
+    record, frame = make_run(kind, blocks)
+    shown = [tap for tap in ("embed", FAULTY_TAP, NAN_TAP, "logits") if tap in record.taps]
+    compared = frame[(frame["verdict"] != "missing") & frame["tap"].isin(shown)]
+    positions, logits = [], []
+    for row in compared.to_dict("records"):
+        tokens = int(row["shape"].split("x")[1])
+        key = (row["hop"], row["input"], row["tap"])
+        worst, limit = row["position_excess"], row["position_excess_limit"]
+        spread = [worst if at == row["worst_position"] else worst * 0.4 for at in range(tokens)]
+        positions += [(*key, at, value, limit) for at, value in enumerate(spread)]
+        if row["tap"] == "logits":
+            flips = row["verdict"] == "fail" and tokens > 1
+            logits += [
+                (
+                    *key[:2],
+                    at,
+                    1e-11 * (at + 1),
+                    0.5 + at / 10,
+                    1e-5,
+                    7,
+                    8 if flips and at == 1 else 7,
+                    _flip(flips, at),
+                )
+                for at in range(tokens)
+            ]
+    stages = dict.fromkeys(
+        ["oracle", *(stage for hop in record.hops if hop.taps_compared for stage in (hop.from_, hop.to))]
+    )
+    tokens_rows = [
+        (item.id, at, stage, rank, 7 + rank, 9.0 - rank, 0.5 / 2**rank)
+        for item in record.inputs
+        for at in range(item.tokens)
+        for stage in stages
+        for rank in range(5)
+    ]
+    words = [(token, HOSTILE if kind == "hostile" else f" word{token}") for token in range(200)]
+    sizes = [("hf->reauthored", "long", FAULTY_TAP, 10.0**-i, 100 // i) for i in range(1, 8)] if blocks > 7 else []
+    return Details(
+        positions=table("positions", positions),
+        logits=table("logits", logits),
+        tokens=table("tokens", tokens_rows),
+        words=table("words", words),
+        histograms=table("histograms", sizes),
+    )
+
+
+def _flip(flips: bool, at: int) -> str:
+    return {1: "above noise", 2: "within noise"}.get(at, "") if flips else ""
 
 
 def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], taps: list[str]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from browser import Opened, chromium, in_a_browser
-from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_run
+from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_details, make_run
 
+from harness.details import write_details
 from harness.render import clean
 from harness.render.html import write_report
 
@@ -33,6 +34,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written = {}
     for kind in KINDS:
         (folder / kind).mkdir()
+        write_details(folder / kind, make_details(kind, BLOCKS))
         written[kind] = write_report(folder / kind, *make_run(kind, BLOCKS))
     return written
 
@@ -112,6 +114,49 @@ def test_a_point_leads_to_its_row_by_mouse_and_by_keyboard(opened: Open) -> None
     page.page.keyboard.press("Home")
     page.page.keyboard.press("Enter")
     assert page.page.input_value("#f-text") == "embed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_position_of_the_chosen_tap_is_a_point_and_opens_at_the_fault(opened: Open, kind: str) -> None:
+    record, _ = make_run(kind, BLOCKS)
+    page = opened(kind).page
+    chosen = page.locator("#p-input option:checked").inner_text()
+    tokens = {clean(item.id)[:57]: item.tokens for item in record.inputs}[chosen.removesuffix("...")]
+    plot = page.locator("#excess-chart .plot")
+    points = int(plot.get_attribute("data-points"))
+    assert points == (0 if kind == "nan" else tokens)
+    if record.first_fault is not None:
+        assert plot.get_attribute("data-tap") == record.first_fault.tap
+    for chart in ("kl", "margin"):
+        assert int(page.locator(f".plot[data-of={chart}]").get_attribute("data-points")) == tokens
+
+
+def test_flips_are_told_apart_and_lead_to_the_likely_tokens_as_text(opened: Open) -> None:
+    page = opened("fail").page
+    said = page.locator("#p-said")
+    assert page.input_value("#p-at") == "1"
+    assert 'flips above noise: " word7" to " word8"' in said.inner_text()
+    page.click("#p-flip")
+    assert page.input_value("#p-at") == "2"
+    assert "flips within noise" in said.inner_text()
+    stages = page.locator("#token-table thead th").all_inner_texts()
+    assert stages == ["rank", "oracle", "hf", "reauthored", "tflite-xnnpack", "tflite-builtin"]
+    assert page.locator("#token-table tbody tr").count() == 5
+    assert '" word7"' in page.locator("#token-table tbody tr").first.inner_text()
+    page.select_option("#p-hop", label="reauthored->tflite-xnnpack")
+    page.click("#p-flip")
+    assert said.inner_text() == "no flip on this input and hop"
+
+
+def test_a_row_shows_how_large_the_errors_of_its_elements_are(opened: Open) -> None:
+    page = opened("fail").page
+    for select, label in (("#f-verdict", "all"), ("#f-input", "long")):
+        page.select_option(select, label=label)
+    page.fill("#f-text", FAULTY_TAP)
+    page.locator("#tap-table tbody tr").first.click()
+    bars = page.locator(".histogram i")
+    assert bars.count() == 7
+    assert len({bar.bounding_box()["height"] for bar in bars.all()}) > 3
 
 
 def test_the_table_filters_searches_sorts_and_opens(opened: Open) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import BLOCKS, FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_run
+from record_factory import BLOCKS, FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_details, make_run
 from rich.console import Console
 
+from harness.details import write_details
 from harness.record import Record, Stage, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
 from harness.render.explorer import write_explorer
@@ -174,6 +175,19 @@ def test_numbers_survive_with_three_digits(pages: dict[str, str]) -> None:
     for column in ("excess", "rel_l2", "noise_floor", "max_abs_err"):
         assert row[column] == pytest.approx(wanted[column].item(), rel=5e-3)
     assert Page(pages["fail"]).data["rows"] == len(frame)
+
+
+def test_positions_and_tokens_are_in_the_page_where_the_run_kept_them(tmp_path: Path, pages: dict[str, str]) -> None:
+    details = make_details("fail", 8)
+    write_details(tmp_path, details)
+    page = Page(write_report(tmp_path, *make_run("fail", 8)).read_text(encoding="utf-8"))
+    kept, texts = page.data["details"], page.data["texts"]
+    assert sum(len(one["excess"]) for one in kept["excesses"]) == len(details.positions)
+    assert {flip for one in kept["logits"] for flip in one["flip"]} == {"", "above noise", "within noise"}
+    first = next(one for one in kept["excesses"] if texts["tap"][one["tap"]] == FAULTY_TAP)
+    assert (first["positions"][0], first["limit"]) == (0, 16)
+    assert "details" not in Page(pages["fail"]).data
+    assert "Error against position" not in Page(pages["fail"]).text
 
 
 def test_hostile_strings_neither_leave_their_element_nor_get_lost(pages: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.details import read_details
 from harness.record import FirstFault, Hop, Record, Stage, write_text
 from harness.render import (
     fault_words,
@@ -23,14 +24,14 @@ from harness.render import (
 from harness.render.explorer import FOLDER as EXPLORER
 from harness.render.explorer import file_stem
 from harness.render.page import render_page
-from harness.render.page_data import VERSIONS, tap_data
+from harness.render.page_data import VERSIONS, details_data, tap_data
 from harness.render.words import causes_of, fault_of, faults, verdict_words, where
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPORT_FILE = "report.html"
-SCRIPTS = ("core.js", "charts.js", "depth.js", "table.js", "start.js")
+SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "table.js", "start.js")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class Node:
 
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     """Write `report.html` into the run folder and return its path."""
-    fault_row = _fault_row(record, frame)
+    fault_row, details = _fault_row(record, frame), read_details(folder)
+    data = tap_data(record, frame)
+    if details is not None:
+        data["details"] = details_data(record, details, data["texts"])
     page = render_page(
         "report.html.j2",
         SCRIPTS,
-        tap_data(record, frame),
+        data,
+        has_details=details is not None and not details.positions.empty,
         record=record,
         verdict_words=verdict_words(record),
         nearest=nearest_to_limit(record),

@@ -6,8 +6,10 @@ Numbers are cut to the digits that the page shows; nothing is computed from them
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
+from harness.details import Details
 from harness.record import Record
 from harness.render import clean, is_nothing, tap_value
 from harness.render.limits import FIGURES, LOCAL, limit_of, share
@@ -106,3 +108,81 @@ def compact(value: float | str | None, column: str = "") -> float | str | None:
         return "inf" if value > 0 else "-inf"
     short = float(f"{value:.9g}" if column == "cosine" else f"{value:.3g}")
     return int(short) if short == int(short) and abs(short) < 1e6 else short
+
+
+def details_data(record: Record, details: Details, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """The details of a run: hops, inputs and taps by their index in `texts`.
+
+    excesses: {hop, tap, input, limit, positions, excess} each. logits: {hop, input, positions, kl, margin, noise, from,
+    to, flip} each. tokens: by input and position, for each stage the ids, logits and probabilities, best first.
+    """
+    number = {column: {text: i for i, text in enumerate(texts[column])} for column in ("hop", "tap", "input")}
+    return {
+        "excesses": list(_excesses(details.positions, number)),
+        "logits": list(_logits(details.logits, number)),
+        "stages": [clean(stage) for stage in dict.fromkeys(details.tokens["stage"])],
+        "tokens": _tokens(details.tokens, number["input"]),
+        "words": {str(row.token): clean(row.text) for row in details.words.itertuples()},
+        "histograms": list(_histograms(details.histograms, number)),
+        "inputs": [item.token_ids for item in record.inputs],
+    }
+
+
+def _groups(
+    frame: pd.DataFrame, by: list[str], number: dict[str, dict[str, int]]
+) -> Iterator[tuple[dict[str, int], pd.DataFrame]]:
+    """Rows that belong together, with the indexes of what they are of; rows of what the record does not know go."""
+    for key, rows in frame.groupby(by, sort=False):
+        names = {name: number[name].get(clean(value)) for name, value in zip(by, key, strict=True)}
+        if None not in names.values():
+            yield cast("dict[str, int]", names), rows
+
+
+def _excesses(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+    for names, rows in _groups(frame, ["hop", "tap", "input"], number):
+        limit = float(rows["limit"].iloc[0])
+        yield {
+            **names,
+            "limit": None if math.isnan(limit) else compact(limit),
+            "positions": rows["position"].tolist(),
+            "excess": _numbers(rows["excess"]),
+        }
+
+
+def _logits(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+    for names, rows in _groups(frame, ["hop", "input"], number):
+        yield {
+            **names,
+            "positions": rows["position"].tolist(),
+            **{column: _numbers(rows[column]) for column in ("kl", "margin", "noise")},
+            "from": rows["top1_from"].tolist(),
+            "to": rows["top1_to"].tolist(),
+            "flip": rows["flip"].tolist(),
+        }
+
+
+def _tokens(frame: pd.DataFrame, inputs: dict[str, int]) -> dict[str, dict[str, list[Any]]]:
+    order = {stage: i for i, stage in enumerate(dict.fromkeys(frame["stage"]))}
+    found: dict[str, dict[str, list[Any]]] = {}
+    for row in frame.sort_values("rank", kind="stable").itertuples():
+        given = inputs.get(clean(row.input))
+        if given is None:
+            continue
+        stages = found.setdefault(str(given), {}).setdefault(str(row.position), [[[], [], []] for _ in order])
+        for side, value in zip(stages[order[row.stage]], _token(row), strict=True):
+            side.append(value)
+    return found
+
+
+def _token(row: Any) -> tuple[int, Any, Any]:
+    return int(row.token), float(f"{row.logit:.5g}"), compact(float(row.probability))
+
+
+def _histograms(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+    for names, rows in _groups(frame, ["hop", "tap", "input"], number):
+        rows = rows.sort_values("at_least")
+        yield {**names, "at_least": _numbers(rows["at_least"]), "count": rows["count"].tolist()}
+
+
+def _numbers(values: pd.Series[Any]) -> list[float | str | None]:
+    return [compact(float(value)) for value in values]

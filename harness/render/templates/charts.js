@@ -28,7 +28,7 @@ function makeChart(place, label, spec, on) {
   // Zero, an exact value, stands on the axis: a log scale has no other place for it.
   const onScale = (value) => (isNumber(value) ? Math.min(top, Math.max(bottom, value)) : null);
   const box = element("div", { class: "plot", tabindex: "0", role: "figure", "aria-label": label });
-  box.dataset.points = spec.series.filter((one) => one.kind === "point").reduce((sum, one) => sum + one.values.filter(isNumber).length, 0);
+  box.dataset.points = spec.series.filter((one) => one.kind === "point" && !one.hollow).reduce((sum, one) => sum + one.values.filter(isNumber).length, 0);
   place.append(box);
   const whole = [spec.xs[0] - 0.5, spec.xs[spec.xs.length - 1] + 0.5];
   const series = spec.series.map((one) => {
@@ -102,7 +102,7 @@ function zoom(chart, middle, factor, whole) {
   const half = Math.max(2, ((max - min) / 2) * factor);
   chart.setScale("x", { min: Math.max(whole[0], centre - half), max: Math.min(whole[1], centre + half) });
 }
-// NaN and Inf as crosses at the top, missing as ticks at the bottom, one dashed line with a label.
+// NaN, Inf and flips as crosses at the top, missing as ticks at the bottom, one dashed line with a label.
 function drawMarks(u, spec, top, bottom) {
   const ctx = u.ctx, ratio = devicePixelRatio, at = (x) => u.valToPos(x, "x", true);
   const above = u.valToPos(top, "y", true), below = u.valToPos(bottom, "y", true);
@@ -111,7 +111,7 @@ function drawMarks(u, spec, top, bottom) {
   ctx.rect(u.bbox.left, 0, u.bbox.width, u.bbox.top + u.bbox.height);
   ctx.clip();
   for (const { x, kind } of spec.marks || []) {
-    ctx.strokeStyle = colour(kind === "missing" ? "missing" : "fail");
+    ctx.strokeStyle = colour(kind === "cross" ? "fail" : "missing");
     ctx.lineWidth = 2 * ratio;
     ctx.beginPath();
     const place = at(x), reach = 3 * ratio;

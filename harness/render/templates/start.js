@@ -2,6 +2,7 @@ load().then(() => {
   const worst = allRows().reduce((best, row) => (best === null || rank(row, "limit_used") > rank(best, "limit_used") ? row : best), null);
   startTable();
   startDepth(worst);
+  if (data.details && $("positions")) startPositions();
   performance.mark("ready");
   document.documentElement.dataset.ready = "yes";
 });

@@ -88,7 +88,7 @@ function toggleDetail(tr, row) {
   ];
   for (const [name, fact] of facts) if (fact.trim()) list.append(element("dt", {}, name), element("dd", {}, fact));
   const detail = element("tr", { class: "detail" }), td = element("td", { colspan: table.columns.length });
-  td.append(list);
+  td.append(list, ...histogramOf(row));
   detail.append(td);
   tr.after(detail);
 }
