@@ -19,7 +19,7 @@ from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
-from harness.ownership import ownership
+from harness.ownership import ownership, taps_at
 from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
 from harness.stages.process import TaskResult
@@ -230,7 +230,7 @@ def _owned(
     """The faults with whose they are."""
     owned = []
     for fault in faults:
-        same_place = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input)]
+        same_place = frame[frame["tap"].isin(taps_at(fault.tap)) & (frame["input"] == fault.input)]
         compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
         observers = {
             name: results[name].value.get(DIFFERING, [])

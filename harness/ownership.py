@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from harness.recipes import is_kernel_hop
 from harness.record import Finding, FirstFault
-from harness.taps import split_tap
+from harness.taps import block_tap, split_tap
 
 DEVICE_PREFIX = "tflite"
 
+_ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
 _ACTS_AT: Mapping[str, tuple[str, ...]] = {
     "vocabulary": ("embed", "logits"),
@@ -81,7 +82,7 @@ def ownership(
 ) -> Ownership:
     """The owner of one fault.
 
-    faults: those of all hops. observers: TFLite stage that compared the tap on this fault's input -> the steps at which
+    faults: those of all hops. observers: TFLite stage that compared the place on this input -> the steps at which
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
     """
     source, candidate = fault.hop.split("->")
@@ -119,18 +120,29 @@ def _of_device(
     fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
 ) -> Ownership:
     also = [
-        stage
+        other.hop.split("->")[1]
         for other in faults
-        if other.tap == fault.tap and (stage := other.hop.split("->")[1]) != candidate and stage in observers
+        if other.tap in taps_at(fault.tap) and other.hop.split("->")[1] in set(observers) - {candidate}
     ]
     if also:
         return Ownership("converter", (f"{candidate} and {also[0]} both differ there, and share the file alone",))
     others = [stage for stage in observers if stage != candidate]
+    if others and len(taps_at(fault.tap)) > 1:
+        apart = f"{others[0]} agrees there, but runs attention as one kernel where {candidate} runs a graph of the file"
+        return Ownership(f"converter or kernels of {candidate}", (apart,))
     if others:
         return Ownership(
             f"kernels of {candidate}", (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
         )
     return Ownership(f"converter or kernels of {candidate}", (f"no other runtime compared {fault.tap}",))
+
+
+def taps_at(tap: str) -> tuple[str, ...]:
+    """Where a fault of this tap shows: of attention as one kernel, the probabilities show at the output."""
+    block, point = split_tap(tap)
+    if block is None or point not in _ATTENTION:
+        return (tap,)
+    return tuple(block_tap(block, name) for name in _ATTENTION)
 
 
 def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:

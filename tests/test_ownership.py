@@ -85,3 +85,11 @@ def test_outputs_that_change_when_tensors_are_kept_are_the_memory_planners():
     found = ownership(fault(BUILTIN), [fault(BUILTIN)], [WRONG_CONSTANT], observers)
     assert found.owner == "memory planner"
     assert "decode at position 5" in found.evidence[0]
+
+
+def test_attention_as_one_kernel_shows_its_probabilities_at_its_output():
+    inner, outer = fault(BUILTIN, tap="block.0.attn.probs"), fault(XNNPACK, tap="block.0.attn.context")
+    assert ownership(outer, [outer, inner], [], BOTH).owner == "converter"
+    assert ownership(inner, [outer, inner], [], BOTH).owner == "converter"
+    # One runs it as a kernel, the other as the graph that the converter wrote: their difference is no proof.
+    assert ownership(inner, [inner], [], BOTH).owner == "converter or kernels of tflite-builtin"
