@@ -30,7 +30,7 @@ from harness.taps import LOGITS, split_tap
 from harness.trace import Trace
 
 POSITIONS = 256  # of an input are looked at, or more where the worst one lies behind
-_LOGIT_NUMBERS = 4_000_000  # of logits, whose positions are thinned out to so many
+_LOGIT_NUMBERS = 500_000  # of logits, whose positions are thinned out to about so many
 _COVERED = 1e-6  # relative error of the reference against the oracle: float32's own is up to 1e-5
 
 

@@ -83,39 +83,39 @@ def scale(evidence: Evidence) -> Iterator[Proposal]:
 @hypothesis("attention_softcap", "attn.probs")
 def softcap(evidence: Evidence) -> Iterator[Proposal]:
     published = evidence.decoder.layer(evidence.block).softcap
-    yield from _softcaps(
-        evidence,
-        published,
-        "attention",
-        lambda cap: evidence.decoder.with_layer(evidence.block, softcap=cap),
-    )
+
+    def capped(cap: float | None) -> Array:
+        return evidence.predict(evidence.decoder.with_layer(evidence.block, softcap=cap))
+
+    yield from _softcaps(evidence, published, "attention", capped)
 
 
 @hypothesis("final_softcap", "logits")
 def final_softcap(evidence: Evidence) -> Iterator[Proposal]:
+    raw = evidence.predict(evidence.decoder.with_structure(final_softcap=None))
     published = evidence.decoder.structure.final_softcap
-    yield from _softcaps(evidence, published, "final", lambda cap: evidence.decoder.with_structure(final_softcap=cap))
+    yield from _softcaps(evidence, published, "final", lambda cap: f.softcapped(raw, cap))
 
 
 def _softcaps(
-    evidence: Evidence, published: float | None, which: str, capped: Callable[[float | None], Decoder]
+    evidence: Evidence, published: float | None, which: str, capped: Callable[[float | None], Array]
 ) -> Iterator[Proposal]:
     if published is not None:
         yield Proposal(
             f"{evidence.candidate} lacks the {which} softcap of {published:g}",
             f"set the {which} logit softcap to {published:g}",
-            evidence.predict(capped(None)),
+            capped(None),
         )
 
     def loss(value: float) -> float:
-        return evidence.loss(evidence.predict(capped(value)))
+        return evidence.loss(capped(value))
 
     found = snapped(search(loss, _CAPS), loss, _CAPS)
     theirs = f"no {which} softcap" if published is None else f"{which} softcap {published:g}"
     yield Proposal(
         f"the published model has {theirs}, {evidence.candidate} computes as with {found:g}",
         f"take the {which} softcap away" if published is None else f"set the {which} logit softcap to {published:g}",
-        evidence.predict(capped(found)),
+        capped(found),
         fitted=1,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -150,8 +151,7 @@ def weight_differs(evidence: Evidence) -> Iterator[Proposal]:
         inverse = np.linalg.inv(kernel + share * np.trace(kernel) / len(kernel) * np.eye(len(kernel)))
         missed = inverse @ error / np.diag(inverse)[:, None]
         shares.append(1 - float(np.square(missed).sum()) / total)
-    change = np.linalg.lstsq(x, error, rcond=1e-9)[0]
-    size = float(np.linalg.norm(x @ change) / np.linalg.norm(x @ _matrix(evidence, role).T))
+    size = math.sqrt(total / float(np.square(evidence.expected.reshape(error.shape) * weights).sum()))
     name = f"{evidence.module(role)}.weight"
     yield Proposal(
         f"{name} as a whole is off, its outputs by {size:.2g} of their size: the error is linear in what the layer "
