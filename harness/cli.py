@@ -239,14 +239,28 @@ def audit(
 
 
 @app.command()
-def explain(run: RunName, out: OutFolder = REPORTS) -> None:
-    """The first failing tap of a run, with what stands before and behind it."""
+def explain(
+    run: RunName,
+    out: OutFolder = REPORTS,
+    repro: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the faulty piece, its inputs and a script that shows it.")
+    ] = None,
+) -> None:
+    """The first fault of a run: where, whose, why, and what to change."""
     from harness.record import read_record, read_taps
     from harness.render.terminal import print_explain
     from harness.runs import find_run
 
     folder = find_run(run, out)
-    print_explain(read_record(folder), read_taps(folder), _console())
+    record = read_record(folder)
+    print_explain(record, read_taps(folder), _console())
+    if repro is not None:
+        from harness.explain.pack import pack
+        from harness.progress import watcher
+
+        with watcher() as progress:
+            said = pack(folder, record, repro, progress)
+        print(f"repro   {repro}: {said}")
 
 
 @app.command()

@@ -132,7 +132,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             )
             with state.timed("details"):
                 _look_closely(folder, comparison, frame, prepared)
-            record = _explained(state, record, frame, prepared)
+            record = _explained(state, record, frame, prepared, results)
         record.timings = state.timings
         write_record(folder, record, frame)
         render_all(folder, record, frame)
@@ -347,12 +347,21 @@ def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared)
     write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
 
 
-def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared) -> Record:
+def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the causes of its faults, while the traces are still there."""
     from harness.explain.task import EXPLAIN, explain_task, explained
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
-    task = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder)
+    files: dict[str, str] = {
+        name: str(result.value[name])
+        for result in (results.get("convert"), results.get("tap"))
+        if result is not None
+        for name in ("flatbuffer", "plan")
+        if name in result.value
+    }
+    if state.options.tflite:
+        files["flatbuffer"] = str(state.options.tflite.resolve())
+    task = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
     if task is None:
         return record
     with state.timed("explain"):

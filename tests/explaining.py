@@ -18,7 +18,7 @@ from faults import STAGES, Bench, Tensors, changed_when_loaded, write_changed
 from harness.compare import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
 from harness.explain.task import fault_of
-from harness.explain.work import Fault, explain_fault, reference
+from harness.explain.work import ExplainRequest, Fault, explain_fault, reference, save_run
 from harness.record import Diagnosis, FirstFault
 from harness.spec import GenerativeModel
 
@@ -43,7 +43,9 @@ def _reference(bench: Bench) -> Decoder:
     return reference(bench.model, bench.prepared)
 
 
-def _explain(bench: Bench, broken: Path, decoder: Decoder | None = None) -> Explained:
+def _explain(
+    bench: Bench, broken: Path, decoder: Decoder | None = None, keep: Path | None = None, flatbuffer: Path | None = None
+) -> Explained:
     outcome = bench.judge(broken)
     assert outcome.fault is not None, "the fault was not seen"
     fault = Fault.model_validate(fault_of(outcome.fault.hop, outcome.fault.tap, outcome.frame))
@@ -52,20 +54,39 @@ def _explain(bench: Bench, broken: Path, decoder: Decoder | None = None) -> Expl
         for stage in dict.fromkeys((*STAGES, *FLOAT32_RUNS)):
             own = broken / stage
             (joined / stage).symlink_to(own if own.is_dir() else bench.sound / stage)
-        found = explain_fault(fault, bench.prepared, decoder or _reference(bench), joined)
+        found = explain_fault(fault, bench.prepared, decoder or _reference(bench), joined, keep)
+    if keep is not None:
+        request = ExplainRequest(
+            prepared=bench.prepared,
+            spec_file=str(bench.ref.file),
+            spec_variable=bench.ref.variable,
+            traces=joined,
+            folder=keep,
+            faults=[fault],
+            flatbuffer=str(flatbuffer or ""),
+            plan=str(bench.tapped[1]) if flatbuffer else "",
+        )
+        save_run(request)
     for entry in found:
         print(f"explained: {entry.hop} {entry.tap} {entry.hypothesis} {entry.explains:.4f}: {entry.detail}")
     return Explained(outcome.fault, found)
 
 
 def explain_reauthored(
-    bench: Bench, change: Callable[[Any], Any] = lambda network: None, model: GenerativeModel | None = None
+    bench: Bench,
+    change: Callable[[Any], Any] = lambda network: None,
+    model: GenerativeModel | None = None,
+    keep: Path | None = None,
 ) -> Explained:
-    """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it."""
+    """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it.
+
+    keep: where its evidence is to stay.
+    """
+    assert bench.sound, "before anything is broken"
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
         with changed_when_loaded(change):
             bench.trace("reauthored", Path(temporary), model=model)
-        return _explain(bench, Path(temporary))
+        return _explain(bench, Path(temporary), keep=keep)
 
 
 def explain_checkpoint(
@@ -84,8 +105,10 @@ def explain_checkpoint(
         return _explain(bench, folder, reference(bench.model, prepared))
 
 
-def explain_flatbuffer(bench: Bench, change: Callable[[Path], Any], stage: str = "tflite-xnnpack") -> Explained:
-    """Break a copy of the flatbuffer: `change` gets its path."""
+def explain_flatbuffer(
+    bench: Bench, change: Callable[[Path], Any], stage: str = "tflite-xnnpack", keep: Path | None = None
+) -> Explained:
+    """Break a copy of the flatbuffer: `change` gets its path. keep: where its evidence is to stay, and the file."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
         folder = Path(temporary)
         file, tapped = folder / "broken.tflite", folder / "tapped.tflite"
@@ -93,4 +116,7 @@ def explain_flatbuffer(bench: Bench, change: Callable[[Path], Any], stage: str =
             shutil.copyfile(source, path)
             change(path)
         bench.trace(stage, folder, flatbuffer=file, tapped=(tapped, bench.tapped[1]))
-        return _explain(bench, folder)
+        if keep is None:
+            return _explain(bench, folder)
+        keep.mkdir(parents=True, exist_ok=True)
+        return _explain(bench, folder, keep=keep, flatbuffer=shutil.copyfile(file, keep / "broken.tflite"))

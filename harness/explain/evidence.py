@@ -26,7 +26,7 @@ from harness.inputs import schedule
 from harness.metrics import position_stats
 from harness.stages.job import JobInput
 from harness.stages.request import Prepared
-from harness.taps import LOGITS, split_tap
+from harness.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.trace import Trace
 
 POSITIONS = 256  # of an input are looked at, or more where the worst one lies behind
@@ -88,7 +88,8 @@ class Evidence:
     known positions. expected: what the reference makes of it. floor: what float32 costs in between.
     computed: the taps between the known ones and the fault, itself among them. written: how many positions the
     KV cache held when each was computed, `[time]`; padded: up to where padding had been written behind them. cache:
-    how many it has room for.
+    how many it has room for. read: the known taps that the reference needs for it. positions: of `rows` in the input.
+    worst: the position that shows the fault most. accumulated: as `floor.floor`, of all that comes before the tap.
     """
 
     hop: str
@@ -104,6 +105,10 @@ class Evidence:
     written: Array
     padded: Array
     cache: int
+    read: tuple[str, ...]
+    positions: Array
+    worst: int
+    accumulated: Array
 
     @property
     def block(self) -> int:
@@ -191,6 +196,7 @@ def gather(
     own = known(candidate)
     walk = Walk(decoder, own)
     expected = walk.compute(tap)[rows]
+    read = tuple(known_tap for known_tap in own.touched() if known_tap != TOKENS)
     observed = _values(candidate, tap, keep)[rows]
     if expected.shape != observed.shape:
         raise NotCoveredError(f"{tap} has shape {observed.shape[1:]} and not {expected.shape[1:]}")
@@ -213,7 +219,16 @@ def gather(
         written=written[keep],
         padded=padded[keep],
         cache=prepared.kv_cache_len,
+        read=read,
+        positions=keep[rows],
+        worst=worst,
+        accumulated=_accumulated(oracle, runs, tap, keep[rows]),
     )
+
+
+def _accumulated(oracle: Trace, runs: list[Trace], tap: str, positions: Array) -> Array:
+    reference = _values(oracle, tap, positions)
+    return NoiseFloor.of(*(position_stats(reference[None], _values(run, tap, positions)[None]) for run in runs)).floor
 
 
 def _written(item: JobInput, prepared: Prepared) -> tuple[Array, Array]:
@@ -254,9 +269,12 @@ def _check(known: Known, oracle: Trace, tap: str, keep: Array, decoder: Decoder)
 def save(evidence: Evidence, folder: Path, name: str) -> None:
     """Write `<name>.npz` and `<name>.json`: what was known, expected and observed, and the facts of the block."""
     folder.mkdir(parents=True, exist_ok=True)
+    entering = _entering(evidence)
+    if entering is not None:
+        evidence.known[entering]
     arrays = {f"known/{tap}": values for tap, values in evidence.known.touched().items()}
-    arrays |= {"expected": evidence.expected, "observed": evidence.observed, "rows": evidence.rows}
-    arrays |= {"noise": evidence.floor.floor}
+    arrays |= {"expected": evidence.expected, "observed": evidence.observed, "positions": evidence.positions}
+    arrays |= {"noise": evidence.floor.floor, "norms": evidence.floor.norms, "accumulated": evidence.accumulated}
     np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **arrays)
     layer = asdict(evidence.decoder.layer(evidence.block)) if evidence.block >= 0 else {}
     about: dict[str, Any] = {
@@ -264,6 +282,17 @@ def save(evidence: Evidence, folder: Path, name: str) -> None:
         "tap": evidence.tap,
         "input": evidence.input,
         "computed": list(evidence.computed),
+        "read": list(evidence.read),
+        "entering": entering,
+        "worst": evidence.worst,
         "layer": layer,
     }
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
+
+
+def _entering(evidence: Evidence) -> str | None:
+    """The tap that the fault's block reads, where the candidate shows it."""
+    if evidence.block < 0:
+        return None
+    tap = EMBED if evidence.block == 0 else block_tap(evidence.block - 1, "out")
+    return tap if tap in evidence.known else None

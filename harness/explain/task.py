@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXPLAIN = "explain"
+REPRO = "repro"
+EVIDENCE = "evidence"
 _FAULTS = 3  # are explained at most
 _SECONDS = 300.0
 
 
 def explain_task(
-    record: Record, frame: pd.DataFrame, prepared: Prepared, spec: tuple[str, str], traces: Path, folder: Path
+    record: Record,
+    frame: pd.DataFrame,
+    prepared: Prepared,
+    spec: tuple[str, str],
+    traces: Path,
+    folder: Path,
+    files: dict[str, str],
 ) -> Task | None:
-    """spec: file and variable of the declaration. traces, folder: of the run."""
+    """spec: file and variable of the declaration. traces, folder: of the run. files: `flatbuffer` and `plan`."""
     faults = [fault_of(hop, tap, frame) for hop, tap in _places(record)][:_FAULTS]
     if not faults:
         return None
@@ -32,10 +40,17 @@ def explain_task(
         "spec_file": spec[0],
         "spec_variable": spec[1],
         "traces": str(traces),
-        "folder": str(folder / "evidence"),
+        "folder": str(folder / EVIDENCE),
         "faults": faults,
+        **files,
     }
     return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
+
+
+def repro_task(run: Path, target: Path) -> Task:
+    """The task that writes a folder to show the fault with, `target`, which is empty."""
+    payload = {"evidence": str(run / EVIDENCE), "target": str(target)}
+    return Task(REPRO, "harness.explain.repro:write_repro", payload, timeout=_SECONDS)
 
 
 def explained(record: Record, result: TaskResult) -> Record:

@@ -6,6 +6,7 @@ own, because the structure of the published model comes from transformers.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ from harness.explain.decoder import Decoder, NotCoveredError, Weights
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather, save
 from harness.explain.facts import checkpoint_structure
+from harness.explain.repro import RUN_FILE
 from harness.explain.roles import CheckpointWeights
 from harness.record import Diagnosis
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
-
-EVIDENCE = "evidence"
 
 
 class Fault(BaseModel):
@@ -34,7 +34,7 @@ class Fault(BaseModel):
 
 
 class ExplainRequest(BaseModel):
-    """traces: of the run. folder: where evidence is written."""
+    """traces: of the run. folder: where evidence is written. flatbuffer, plan: of the TFLite stages, if there are."""
 
     prepared: Prepared
     spec_file: str
@@ -42,6 +42,8 @@ class ExplainRequest(BaseModel):
     traces: Path
     folder: Path
     faults: list[Fault]
+    flatbuffer: str = ""
+    plan: str = ""
 
 
 def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -63,7 +65,18 @@ def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         found += entries
         if not entries:
             unexplained.append(f"{fault.hop} at {fault.tap}: none of the hypotheses explains the error")
+    save_run(request)
     return {"diagnosis": [entry.model_dump(mode="json") for entry in found], "unexplained": unexplained}
+
+
+def save_run(request: ExplainRequest) -> None:
+    """What a repro has to know of the run."""
+    request.folder.mkdir(parents=True, exist_ok=True)
+    content = request.model_dump(mode="json", include={"spec_file", "spec_variable", "flatbuffer", "plan"})
+    content["prepared"] = request.prepared.model_copy(
+        update={"parameters": [], "tables": [], "findings": []}
+    ).model_dump(mode="json")
+    (request.folder / RUN_FILE).write_text(json.dumps(content))
 
 
 def reference(model: GenerativeModel, prepared: Prepared) -> Decoder:

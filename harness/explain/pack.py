@@ -1,0 +1,38 @@
+"""`explain --repro`: write the folder in a process of its own, run its script once, and say what came of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.explain.task import EVIDENCE, REPRO, repro_task
+from harness.record import Record
+from harness.stages.process import Watcher, run_tasks
+
+_SECONDS = 120
+
+
+def pack(run: Path, record: Record, target: Path, watcher: Watcher) -> str:
+    """Write `target` and return what its script prints. Raises UsageError where there is nothing to show."""
+    if record.first_fault is None:
+        raise UsageError(f"{run} has no fault at a tap, so there is nothing to reproduce; leave --repro out")
+    if not (run / EVIDENCE / "0.npz").is_file():
+        raise UsageError(f"{run} holds no evidence of its fault ({'; '.join(record.unexplained) or 'an older run'})")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--repro {target} is there already; give a new folder")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--repro {target} cannot be made ({error.strerror}); give another folder") from None
+    with tempfile.TemporaryDirectory() as logs:
+        result = run_tasks([repro_task(run, target.resolve())], Path(logs) / "repro.log", watcher)[REPRO]
+    if result.status != "ok":
+        raise UsageError(f"--repro {target}: the faulty piece cannot be cut out: {result.detail.split(';')[0]}")
+    done = subprocess.run(
+        [sys.executable, result.value["script"]], capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[-1] if lines else f"its script says nothing (exit {done.returncode})"

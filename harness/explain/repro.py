@@ -1,0 +1,137 @@
+"""A folder that shows a fault without Edge Parity: the faulty piece, its inputs, and a script of twenty lines.
+
+In: the evidence of a run. Out: `repro.py`, `values.npz`, and `module.pt` (PyTorch) or `cut.tflite`. The script needs
+NumPy and torch, or NumPy and ai-edge-litert; it exits with 1 when the fault shows and with 0 when it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.explain.functions import Array
+from harness.stages.report import Reporter
+from harness.stages.request import Prepared
+
+RUN_FILE = "run.json"
+SCRIPT, VALUES, MODULE, CUT = "repro.py", "values.npz", "module.pt", "cut.tflite"
+LIMIT = 4.0  # of the excess: what a faithful step leaves is 1 to 3
+
+_SCRIPT = '''"""{what}
+
+python repro.py needs NumPy and {needs}. It exits with 1 when the fault shows and with 0 when it is gone.
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+
+here = Path(__file__).parent
+values = np.load(here / "{values}")
+{run}
+made = np.asarray(made, np.float64).reshape(-1)[values["index"]]
+gap = (made - values["expected"]).reshape(len(made), -1)
+error = np.linalg.norm(gap, axis=1) / values["norms"]
+excess = error.mean() / values["noise"].mean()
+shows = not excess <= {limit}
+said = "the fault shows" if shows else "the fault is gone"
+print(f"{tap} of {candidate}: {{said}}, error {{excess:.3g}} times float32's own, limit {limit:g}")
+sys.exit(int(shows))
+'''
+_TORCH = """module = torch.jit.load(here / "module.pt").eval()
+with torch.inference_mode():
+    made = module(torch.from_numpy(values["input"])).numpy()"""
+_TFLITE = """kernels = OpResolverType.{resolver}
+interpreter = Interpreter(str(here / "cut.tflite"), num_threads=1, experimental_op_resolver_type=kernels)
+inputs = {{name.removeprefix("in/"): values[name] for name in values.files if name.startswith("in/")}}
+made = interpreter.get_signature_runner("cut")(**inputs)["out"]"""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Evidence as it was saved, see `Evidence`. positions: of `expected`, in the input. noise: of the tap alone."""
+
+    hop: str
+    tap: str
+    input: str
+    worst: int
+    read: list[str]
+    entering: str | None
+    known: dict[str, Array]
+    expected: Array
+    positions: Array
+    norms: Array
+    noise: Array
+    accumulated: Array
+
+    @property
+    def candidate(self) -> str:
+        return self.hop.split("->")[1]
+
+
+def load_evidence(folder: Path, number: int = 0) -> Saved:
+    """Raises UsageError when the run has none."""
+    try:
+        about = json.loads((folder / f"{number}.json").read_text())
+        with np.load(folder / f"{number}.npz") as arrays:
+            held = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no evidence of a fault ({error}); run the model again") from None
+    known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
+    keys = ("hop", "tap", "input", "worst", "read", "entering")
+    values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
+    return Saved(known=known, **{key: about[key] for key in keys}, **values)
+
+
+def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """payload: `evidence`, the folder in the run; `target`, an empty one. Returns the script's path.
+
+    Raises UsageError for a fault that cannot be cut out.
+    """
+    folder, target = Path(payload["evidence"]), Path(payload["target"])
+    saved = load_evidence(folder)
+    run = json.loads((folder / RUN_FILE).read_text())
+    prepared = Prepared.model_validate(run["prepared"])
+    report.progress(0, 1, saved.tap)
+    if saved.candidate.startswith("tflite"):
+        from harness.explain.repro_tflite import cut_out
+
+        arrays = cut_out(saved, prepared, run, target)
+        resolver = "AUTO" if "builtin" not in saved.candidate else "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+        parts = {
+            "needs": "ai-edge-litert",
+            "imports": "from ai_edge_litert.interpreter import Interpreter, OpResolverType",
+            "run": _TFLITE.format(resolver=resolver),
+        }
+    else:
+        from harness.explain.repro_torch import trace_out
+
+        arrays = trace_out(saved, prepared, run, target)
+        parts = {"needs": "torch", "imports": "import torch", "run": _TORCH}
+    np.savez_compressed(target / VALUES, allow_pickle=False, **arrays)
+    what = f"{prepared.model}: {saved.tap} of {saved.candidate} is not what its inputs make of it."
+    script = _SCRIPT.format(what=what, values=VALUES, tap=saved.tap, candidate=saved.candidate, limit=LIMIT, **parts)
+    (target / SCRIPT).write_text(script)
+    return {"script": str(target / SCRIPT)}
+
+
+def chosen(saved: Saved, start: int, stop: int, near: bool = True) -> dict[str, Array]:
+    """What the script compares with, at the positions of the evidence between two positions of the input.
+
+    near: whether the piece starts right before the tap, so that the noise is that of the tap alone.
+    """
+    rows = (saved.positions >= start) & (saved.positions < stop)
+    if not rows.any():
+        raise UsageError(f"{saved.tap}: the evidence holds none of positions {start} to {stop}; run the model again")
+    return {
+        "expected": saved.expected[rows],
+        "norms": saved.norms[rows],
+        "noise": (saved.noise if near else saved.accumulated)[rows],
+        "positions": saved.positions[rows],
+    }

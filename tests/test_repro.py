@@ -1,0 +1,83 @@
+"""The folder that `explain --repro` writes shows the fault with nothing of this project, and not once it is mended."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from explaining import explain_flatbuffer, explain_reauthored
+from faults import bench, changed_when_loaded
+from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS
+from test_sees_faults import final_norm_left_at_ones, jiggle
+
+from harness.explain.repro import write_repro
+from harness.stages.report import Silent
+
+
+def shown(evidence: Path, folder: Path) -> tuple[int, str]:
+    """(exit code, output) of the script that a fault's evidence makes, in a process that imports NumPy, torch or
+    ai-edge-litert and nothing of this project."""
+    folder.mkdir()
+    script = Path(write_repro({"evidence": str(evidence), "target": str(folder)}, Silent())["script"])
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3e6, "small enough to send"
+    assert len(script.read_text().splitlines()) <= 30
+    done = subprocess.run(
+        [sys.executable, "-I", "-X", "importtime", str(script)],
+        capture_output=True, text=True, cwd=folder, check=False,
+    )  # fmt: skip
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"harness", "litert_torch", "transformers"}
+    assert done.stdout.count("\n") == 1, done.stderr[-2000:]
+    return done.returncode, done.stdout
+
+
+PIECES: dict[str, tuple[Any, str]] = {
+    "a norm": (lambda: changed_when_loaded(CODE["norm_eps"][0]), "block.1.attn.norm"),
+    "an activation": (lambda: changed_when_loaded(CODE["activation gelu"][0]), "block.1.mlp.act"),
+    "a matrix": (lambda: changed_when_loaded(WEIGHTS["weight_differs"][0]), "block.1.mlp.out"),
+    "keys": (lambda: changed_when_loaded(WEIGHTS["head_permutation"][0]), "block.1.attn.k"),
+    "a residual": (lambda: changed_when_loaded(CODE["residual_missing"][0]), "block.1.out"),
+    "queries": (FUNCTIONS["interleaved rope"][0], "block.0.attn.q_rope"),
+    "probabilities": (FUNCTIONS["attention scale"][0], "block.0.attn.probs"),
+    "a context": (FUNCTIONS["values alone"][0], "block.0.attn.context"),
+    "the last norm": (lambda: changed_when_loaded(final_norm_left_at_ones), "final_norm"),
+    "the head": (lambda: changed_when_loaded(jiggle(lambda n: n.lm_head)), "logits"),
+    "the embedding": (lambda: changed_when_loaded(jiggle(lambda n: n.tok_embedding)), "embed"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", PIECES)
+def test_the_script_of_a_pytorch_fault_shows_it_and_is_silent_once_it_is_mended(what: str, tmp_path: Path) -> None:
+    broken, tap = PIECES[what]
+    model = bench("tiny_llama")
+    assert model.sound, "before anything is broken"
+    with broken():
+        assert explain_reauthored(model, keep=tmp_path / "evidence").fault.tap == tap
+        code, said = shown(tmp_path / "evidence", tmp_path / "broken")
+    assert code == 1
+    assert "the fault shows" in said
+    code, said = shown(tmp_path / "evidence", tmp_path / "mended")
+    assert code == 0, said
+    assert "the fault is gone" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", CONSTANTS)
+@pytest.mark.parametrize("stage", ["tflite-xnnpack", "tflite-builtin"])
+def test_the_script_of_a_flatbuffer_fault_shows_it_and_is_silent_once_it_is_mended(
+    what: str, stage: str, tmp_path: Path
+) -> None:
+    change, _ = CONSTANTS[what]
+    model = bench("tiny_llama")
+    found = explain_flatbuffer(model, lambda file: change(model, file), stage, keep=tmp_path / "evidence")
+    assert found.fault.hop == f"reauthored->{stage}"
+    code, said = shown(tmp_path / "evidence", tmp_path / "broken")
+    assert code == 1, said
+    shutil.copyfile(model.flatbuffer, tmp_path / "evidence" / "broken.tflite")
+    code, said = shown(tmp_path / "evidence", tmp_path / "mended")
+    assert code == 0, said
