@@ -12,8 +12,12 @@ import pytest
 from explaining import explain_flatbuffer, explain_reauthored
 from faults import bench, changed_when_loaded
 from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS
+from record_factory import make_run
+from test_process import Watcher
 from test_sees_faults import final_norm_left_at_ones, jiggle
 
+from harness.errors import UsageError
+from harness.explain.pack import pack
 from harness.explain.repro import write_repro
 from harness.stages.report import Silent
 
@@ -81,3 +85,25 @@ def test_the_script_of_a_flatbuffer_fault_shows_it_and_is_silent_once_it_is_mend
     shutil.copyfile(model.flatbuffer, tmp_path / "evidence" / "broken.tflite")
     code, said = shown(tmp_path / "evidence", tmp_path / "mended")
     assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "says"),
+    [
+        ("pass", False, "leave --repro out"),
+        ("fail", False, "holds no evidence"),
+        ("fail", True, "give a new folder"),
+    ],
+)
+def test_a_repro_that_cannot_be_is_refused_with_the_remedy(kind: str, taken: bool, says: str, tmp_path: Path) -> None:
+    record = make_run(kind)[0]
+    run, target = tmp_path / "run", tmp_path / "repro"
+    run.mkdir()
+    if taken:
+        (run / "evidence").mkdir()
+        (run / "evidence" / "0.npz").write_bytes(b"")
+        target.mkdir()
+        (target / "mine.txt").write_text("")
+    with pytest.raises(UsageError, match=says):
+        pack(run, record, target, Watcher())
+    assert target.exists() == taken

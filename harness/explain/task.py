@@ -68,9 +68,11 @@ def explained(record: Record, result: TaskResult) -> Record:
 
 
 def _places(record: Record) -> list[tuple[str, str]]:
-    """(hop, tap) of the first fault and of further ones."""
-    first = record.first_fault
-    return [(first.hop, first.tap)] if first else []
+    """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
+    places: dict[str, tuple[str, str]] = {}
+    for fault in record.faults or ([record.first_fault] if record.first_fault else []):
+        places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", (fault.hop, fault.tap))
+    return list(places.values())
 
 
 def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> dict[str, Any]:

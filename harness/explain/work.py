@@ -96,4 +96,6 @@ def explain_fault(
     if folder is not None:
         save(evidence, folder, str(number))
     modules = prepared.modules.get(fault.tap, {})
-    return [entry.model_copy(update={"modules": modules}) for entry in entries]
+    own = modules.get(evidence.candidate)
+    place = f" (here {own})" if own else ""
+    return [entry.model_copy(update={"modules": modules, "change": entry.change + place}) for entry in entries]

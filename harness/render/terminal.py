@@ -93,8 +93,6 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
     else:
         console.print(_around_table(rows, at, given))
     _other_hops(record, frame, fault, given, console)
-    for diagnosis in record.diagnosis:
-        line(console, f"diagnosis: {diagnosis.hypothesis} explains {percent(diagnosis.explains)}: {diagnosis.detail}")
     _findings(record, console)
     _known_defects(record, console)
 
@@ -248,9 +246,22 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
             line(console, f"  {name:<11}{one_line(fact)}")
     owner = f"Owner: {fault.owner}. {'; '.join(fault.evidence)}." if fault.owner else suspicion(record)
     wrapped(console, owner)
+    _why_lines(record, console)
     others = [f"{other.tap} ({other.hop})" for other in record.faults[1:]]
     if others:
         wrapped(console, f"At fault besides: {_some(others, 6)}.")
+
+
+def _why_lines(record: Record, console: Console) -> None:
+    """The causes that close the gap, and what to change."""
+    for entry in record.diagnosis:
+        where = f" at {entry.tap}" if record.first_fault and entry.tap not in ("", record.first_fault.tap) else ""
+        share = f"{percent(entry.explains)} of the error"
+        wrapped(console, f"Why{where}: {one_line(entry.detail, 400)} ({one_line(entry.hypothesis)}, {share}).")
+        if entry.change:
+            wrapped(console, f"To mend it: {one_line(entry.change, 200)}.")
+    for reason in record.unexplained:
+        wrapped(console, f"Not explained: {one_line(reason, 200)}.")
 
 
 def _local_words(fault: FirstFault) -> str:
