@@ -88,6 +88,9 @@ def run(
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Keep every tap as .npy.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that one stage may take.")] = 3600.0,
+    github: Annotated[
+        bool, typer.Option("--github", help="Annotate for GitHub Actions, and add to the job's summary.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run all versions of a model on the same inputs, compare every layer, and write a report.
@@ -131,10 +134,12 @@ def run(
     if every or len(names) > 1:
         for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
             pipeline.check(options(name))
-        _run_several(names, options, out, as_json, every)
+        _run_several(names, options, out, as_json, every, github)
     with watcher() as progress:
         folder, record = pipeline.run(options(names[0]), progress)
     _refresh_index(out)
+    if github:
+        _annotate(names[0], record, folder, "", as_json)
     if as_json:
         print(record.to_json())
     else:
@@ -156,7 +161,7 @@ def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
 
 
 def _run_several(
-    names: list[str], options: Callable[[str], pipeline.Options], out: Path, as_json: bool, every: bool
+    names: list[str], options: Callable[[str], pipeline.Options], out: Path, as_json: bool, every: bool, github: bool
 ) -> NoReturn:
     """Run the models one after the other, say what came of each, and exit with the worst of it."""
     from harness import pipeline
@@ -177,6 +182,9 @@ def _run_several(
                 _refresh_index(out)
     except KeyboardInterrupt:
         _interrupted(f"stages ended; {len(outcomes)} of {len(names)} models were done, their runs are in {out}")
+    if github:
+        for outcome in outcomes:
+            _annotate(outcome.model, outcome.record, outcome.folder, outcome.error, as_json)
     if as_json:
         print("[" + ",\n".join(outcome.record.to_json() for outcome in outcomes if outcome.record) + "]")
     else:
@@ -184,6 +192,26 @@ def _run_several(
 
         print_outcomes(outcomes, out, _further_entries() if every else 0, _console())
     raise typer.Exit(worst_exit(outcomes))
+
+
+def _annotate(model: str, record: Record | None, folder: Path | None, error: str, as_json: bool) -> None:
+    """Annotations on stdout, where JSON leaves it free: Actions reads both streams."""
+    from harness.render import github
+    from harness.render.markdown import summary
+    from harness.spec import find_spec
+
+    try:
+        file = github.shown_path(find_spec(model).file, Path.cwd())
+    except UsageError:
+        file = model
+    lines = [github.not_run(model, file, error)] if record is None else github.workflow_commands(record, file)
+    print("\n".join(lines), file=sys.stderr if as_json else sys.stdout, flush=True)
+    step = os.environ.get(github.STEP_SUMMARY)
+    if step and record is not None and folder is not None:
+        try:
+            github.append_summary(Path(step), summary(record, folder))
+        except OSError as problem:
+            print(f"edge-parity: {step} was not written: {problem.strerror}", file=sys.stderr)
 
 
 def _further_entries() -> int:

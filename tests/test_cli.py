@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,23 @@ def test_json_is_the_record_of_each_model_and_nothing_else(tmp_path: Path) -> No
         written = tmp_path / "tiny_llama" / record["run_id"] / "parity.json"
         assert json.loads(written.read_text()) == record
     assert records[0]["run_id"] != records[1]["run_id"]
+
+
+@pytest.mark.slow
+def test_a_run_annotates_each_model_and_adds_to_the_job_s_summary(tmp_path: Path) -> None:
+    step = tmp_path / "step.md"
+    words = [sys.executable, "-m", "harness.cli", "run", "tiny_llama", "gemma1", "--miniature", "--github"]
+    environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(step)}
+    ended = subprocess.run(
+        [*words, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment
+    )
+    assert ended.returncode == 1
+    commands = [line for line in ended.stdout.splitlines() if line.startswith("::")]
+    assert commands[0].startswith("::notice file=models/tiny_llama.py,title=tiny_llama%3A parity::")
+    fault = "::error file=models/gemma1.py,title=gemma1%3A parity::TFLite on builtin kernels: reauthored->tflite-builtin"
+    assert any(line.startswith(fault) for line in commands)
+    assert [line for line in step.read_text().splitlines() if line.startswith("## ")] == [
+        "## PASS tiny\\_llama",
+        "## FAIL gemma1",
+    ]
+    assert len(list(tmp_path.glob("*/*/summary.md"))) == 2

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 from record_factory import KINDS, make_run
 
@@ -26,7 +27,7 @@ PAGES = [
     ROOT / "README.md",
     *(
         DOCS / f"{name}.md"
-        for name in ("adding-a-model", "models", "record", "how-it-works", "tolerances", "upstream-defects")
+        for name in ("adding-a-model", "ci", "models", "record", "how-it-works", "tolerances", "upstream-defects")
     ),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -79,6 +80,22 @@ def test_every_option_named_alone_belongs_to_a_command_or_to_the_gate(page: Path
     known = set().union(*command_options().values()) | gate
     named = {name.split()[0] for name in named_in(page) if name.startswith("--")}
     assert named <= known
+
+
+def test_the_workflow_in_the_page_runs_commands_that_exist_and_keeps_the_report() -> None:
+    page = (DOCS / "ci.md").read_text(encoding="utf-8")
+    (text,) = [body for language, body in BLOCK.findall(page) if language == "yaml"]
+    steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
+    known, runs = command_options(), [step["run"].split() for step in steps if "edge-parity" in step.get("run", "")]
+    assert len(runs) == 2
+    for _, command, *words in runs:
+        options = {word for word in words if word.startswith("--")}
+        assert {"--github", "--out"} <= options <= known[command]
+        models = words[: next(i for i, word in enumerate(words) if word.startswith("--"))]
+        assert all(find_spec(model) for model in models)
+        assert words[-1] == "parity"
+    (kept,) = [step for step in steps if "upload-artifact" in step.get("uses", "")]
+    assert (kept["if"], kept["with"]["path"]) == ("always()", "parity/")
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 
 def render_all(folder: Path, record: Record, frame: pd.DataFrame) -> list[Path]:
-    """Write report, JUnit and Model Explorer files; returns their paths."""
+    """Write report, summary, JUnit and Model Explorer files; returns their paths."""
     from harness.render.explorer import write_explorer
-    from harness.render.html import write_report
+    from harness.render.html import final_folder, write_report
     from harness.render.junit import write_junit
+    from harness.render.markdown import write_summary
 
-    return [write_report(folder, record, frame), write_junit(folder, record), *write_explorer(folder, record, frame)]
+    pages = [write_report(folder, record, frame), write_summary(folder, final_folder(folder, record), record)]
+    return [*pages, write_junit(folder, record), *write_explorer(folder, record, frame)]

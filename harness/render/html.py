@@ -75,8 +75,8 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),
         command=_command(record),
-        run=shlex.quote(str(_final(folder, record))),
-        explorer=_explorer(_final(folder, record), record),
+        run=shlex.quote(str(final_folder(folder, record))),
+        explorer=_explorer(final_folder(folder, record), record),
         options={name: value for name, value in record.options.items() if name != "command"},
     )
     path = folder / REPORT_FILE
@@ -84,7 +84,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
     return path
 
 
-def _final(folder: Path, record: Record) -> Path:
+def final_folder(folder: Path, record: Record) -> Path:
     """Where a run folder will stay: a run under way still works in a hidden one, which no command would find."""
     return folder.parent / record.run_id if folder.name.startswith(".") else folder
 

@@ -1,0 +1,134 @@
+"""A run in Markdown, for a pull request or a job summary. In: the record. Out: `summary.md`.
+
+Whatever comes from a model, a prompt or a path is escaped, so that it can neither format, link nor mention.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.record import FirstFault, Hop, Record, write_text
+from harness.render import compared, defect_words, nearest_to_limit, number, one_line, percent, suspicion, worst_excess
+from harness.render.words import causes_of, fault_of, faults, verdict_words, where
+
+SUMMARY_FILE = "summary.md"
+_MOST = 10  # findings shown; the report has all
+# What formats, mentions, or makes a link or an emoji of a name.
+_SPECIAL = re.compile(r"[\\`*_\[\]#!|~>@]|:(?=\S)|(?<=www)\.")
+
+
+def write_summary(folder: Path, final: Path, record: Record) -> Path:
+    """Write `summary.md` into the run folder and return its path. final: where the folder will stay."""
+    path = folder / SUMMARY_FILE
+    write_text(path, summary(record, final))
+    return path
+
+
+def summary(record: Record, folder: Path) -> str:
+    """The whole text. folder: of the run, for the commands."""
+    parts = [
+        f"## {'PASS' if record.verdict == 'pass' else 'FAIL'} {plain(record.model)}",
+        plain(verdict_words(record)),
+        "\n".join(_hops(record)),
+        *_first_fault(record, folder),
+        *_listed("Findings", _findings(record)),
+        *_listed("Known upstream defects", _defects(record)),
+        f"Run {code(record.run_id)}{_made_of(record)}. The full report is {code('report.html')} in its folder.",
+    ]
+    if record.verdict == "pass" and nearest_to_limit(record):
+        parts.insert(2, plain(nearest_to_limit(record)))
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    escaped = _SPECIAL.sub(r"\\\g<0>", one_line(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def code(text: object) -> str:
+    """Text in a fixed font, on one line."""
+    return f"<code>{html.escape(one_line(text)).replace('|', '&#124;').replace('@', '&#64;')}</code>"
+
+
+def _hops(record: Record) -> Iterator[str]:
+    yield "| hop | verdict | worst excess | first fault | owner | coverage | KL max | flips above noise |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for hop in record.hops:
+        yield f"| {' | '.join(_hop(record, hop))} |"
+
+
+def _hop(record: Record, hop: Hop) -> Sequence[str]:
+    fault, logits = fault_of(record, hop), hop.logits
+    tap = fault.tap if fault else hop.first_failing_tap
+    verdict = "not compared" if not hop.taps_compared else "**FAIL**" if hop.verdict == "fail" else "pass"
+    figures = ("-", "-") if logits is None else (compared(logits.kl_max), str(logits.flips_above_noise))
+    return (
+        code(hop.name),
+        verdict,
+        plain(worst_excess(hop.worst)),
+        code(tap) if tap else "-",
+        plain(fault.owner) if fault and fault.owner else "-",
+        f"{percent(hop.coverage)} ({hop.taps_compared} of {hop.taps_compared + hop.taps_missing})",
+        *figures,
+    )
+
+
+def _first_fault(record: Record, folder: Path) -> Iterator[str]:
+    for stage in record.stages:
+        if stage.status in ("crashed", "timeout"):
+            yield f"Stage {code(stage.name)} {plain(stage.status)}: {plain(stage.detail or 'see run.log')}"
+    fault = record.first_fault
+    if fault is None:
+        return
+    yield f"### First fault: {code(fault.tap)}"
+    yield "\n".join(f"- {line}" for line in _fault_lines(record, fault))
+    more = len(faults(record)) - 1
+    if more > 0:
+        yield f"{more} further {'fault' if more == 1 else 'faults'}: " + ", ".join(
+            f"{code(other.tap)} ({code(other.hop)})" for other in faults(record)[1 : _MOST + 1]
+        )
+    yield f"```sh\nedge-parity explain {shlex.quote(str(folder))}\n```"
+
+
+def _fault_lines(record: Record, fault: FirstFault) -> Iterator[str]:
+    yield f"{plain(where(fault))}, on {code(fault.hop)}, input {code(fault.input)}"
+    yield f"excess {number(fault.excess)}, at its worst position {number(fault.position_excess)}: {plain(fault.reason)}"
+    if fault.owner:
+        yield f"owner: {plain(fault.owner)}. {plain('; '.join(fault.evidence))}"
+    else:
+        yield plain(suspicion(record))
+    for cause in causes_of(record, fault)[:3]:
+        change = f" To do: {plain(cause.change)}" if cause.change else ""
+        yield f"cause: {code(cause.hypothesis)} explains {percent(cause.explains)}: {plain(cause.detail)}.{change}"
+    for version, module in fault.modules.items():
+        if module:
+            yield f"{plain(version)}: {code(module)}"
+
+
+def _findings(record: Record) -> list[str]:
+    ordered = sorted(record.findings, key=lambda finding: finding.severity)
+    return [f"**{finding.severity}** ({finding.kind}): {plain(finding.what)}" for finding in ordered]
+
+
+def _defects(record: Record) -> list[str]:
+    return [
+        f"{code(known.id)} {plain(defect_words(known))}: {plain(known.found)}. {plain(known.remedy)}"
+        for known in record.known_defects
+    ]
+
+
+def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        more = [f"- and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
+        yield f"### {title}"
+        yield "\n".join([*(f"- {line}" for line in lines[:_MOST]), *more])
+
+
+def _made_of(record: Record) -> str:
+    source = f", weights {plain(record.source.name)}" if record.source else ""
+    return f"{source}, variant {plain(record.variant)}"
