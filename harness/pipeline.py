@@ -132,6 +132,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             )
             with state.timed("details"):
                 _look_closely(folder, comparison, frame, prepared)
+            record = _descended(state, record, prepared, results)
             record = _explained(state, record, frame, prepared, results)
         record.timings = state.timings
         write_record(folder, record, frame)
@@ -345,6 +346,17 @@ def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared)
 
     inputs = [(item.id, item.tokens) for item in prepared.inputs]
     write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
+
+
+def _descended(state: _Run, record: Record, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
+    """With the operators of the flatbuffer behind its faults."""
+    from harness.descent import descended, descents
+
+    tasks = descents(_place(state), prepared, record, results)
+    if not tasks:
+        return record
+    with state.timed("descend"):
+        return descended(record, tasks, _processes(state, prepared, list(tasks.values())))
 
 
 def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:

@@ -180,6 +180,25 @@ class Case(_Part):
     message: str = ""
 
 
+class FaultyOperator(_Part):
+    """The operator of a flatbuffer that makes a tap wrong.
+
+    whose: "kernel" or "converter". op, index, subgraph: its kind, and its numbers in the file. composites: those that
+    it lies in, outermost first. tensor: its output's name. error: of the tap, as a share of its largest value; after:
+    the same with what mends it.
+    """
+
+    whose: Literal["kernel", "converter"]
+    op: str
+    index: int
+    subgraph: int
+    composites: list[str] = Field(default_factory=list)
+    tensor: str
+    why: str
+    error: float | None
+    after: float | None = None
+
+
 class FirstFault(_Part):
     """A tap whose error was introduced there.
 
@@ -202,6 +221,7 @@ class FirstFault(_Part):
     reason: str = ""
     owner: str = ""
     evidence: list[str] = Field(default_factory=list)
+    operator: FaultyOperator | None = None
 
 
 class Diagnosis(_Part):

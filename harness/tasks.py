@@ -38,6 +38,7 @@ _LOCAL = {
 # Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
 _ENOUGH = 16
+_DESCEND_SECONDS = 300.0
 LOCAL_PASSES = tuple(name + LOCAL_SUFFIX for name in _LOCAL)
 
 
@@ -115,6 +116,19 @@ def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], input
         for name, (target, reference) in _LOCAL.items()
         if name in stages and reference in stages
     ]
+
+
+def descend_task(place: Place, prepared: Prepared, stage: str, tap: str, results: Results) -> Task:
+    """Find the operator behind a tap that is wrong in a TFLite stage. results: those of the stages."""
+    payload = _job_maker(place, prepared, stage)(results)
+    return Task(
+        f"{stage}.operator",
+        "harness.stages.entry:descend",
+        {**payload, "options": {"tap": tap}},
+        memory_mb=2 * _memory_of(prepared.source.parameters * 4 / 1e6)[stage],
+        torch=True,
+        timeout=min(place.timeout, _DESCEND_SECONDS),
+    )
 
 
 def inputs_for_local(prepared: Prepared) -> list[str]:

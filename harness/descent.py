@@ -1,0 +1,63 @@
+"""Which faults of a flatbuffer are descended into, and what the record says of the operators found.
+
+In: the record so far. Out: tasks, and the record with an operator at the first fault of each TFLite hop. Imports no
+framework. The descent itself is `harness/stages/descend.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.record import Finding, FirstFault, Record
+from harness.stages.process import Results, Task, TaskResult
+from harness.stages.request import Prepared
+from harness.tasks import DEVICE_STAGES, Place, descend_task
+
+_OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
+
+
+def descents(place: Place, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
+    """Hop -> the task that looks for the operator behind its first fault."""
+    first: dict[str, FirstFault] = {}
+    for fault in record.faults:
+        if fault.hop.split("->")[1] in DEVICE_STAGES:
+            first.setdefault(fault.hop, fault)
+    return {
+        hop: descend_task(place, prepared, fault.hop.split("->")[1], fault.tap, results) for hop, fault in first.items()
+    }
+
+
+def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
+    """The record with the operators that were found, or with a word about why they were not."""
+    findings, faults = list(record.findings), list(record.faults)
+    for hop, task in tasks.items():
+        result = ended[task.name]
+        if result.status != "ok":
+            what = f"the operator behind the first fault of {hop} is not known: {result.detail}"
+            findings.append(Finding(kind="runtime", severity="warning", what=what))
+            continue
+        number = next(number for number, fault in enumerate(faults) if fault.hop == hop)
+        faults[number] = _with_operator(faults[number], result)
+    return Record.model_validate(
+        {
+            **record.model_dump(by_alias=True),
+            "findings": [finding.model_dump() for finding in findings],
+            "faults": [fault.model_dump() for fault in faults],
+            "first_fault": faults[0].model_dump() if faults else None,
+        }
+    )
+
+
+def _with_operator(fault: FirstFault, result: TaskResult) -> FirstFault:
+    found: dict[str, Any] | None = result.value["fault"]
+    if found is None:
+        return fault
+    changes: dict[str, Any] = {"operator": found, "op": found["op"]}
+    if fault.owner.startswith(_OWNERS):
+        stage = fault.hop.split("->")[1]
+        inside = f" of {found['composites'][-1]}" if found["composites"] else ""
+        said = f"{found['op']} {found['index']}{inside}: {found['why']}"
+        owner = "converter" if found["whose"] == "converter" else f"kernels of {stage}"
+        changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
+    return FirstFault.model_validate({**fault.model_dump(), **changes})
