@@ -49,7 +49,9 @@ def test_a_local_pass_goes_on_with_the_values_of_the_reference(llama: Bench) -> 
         assert not np.array_equal(local.load("block.1.attn.v"), oracle.load("block.1.attn.v").astype(np.float32))
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [pytest.param(name, marks=pytest.mark.slow if name != "w2" else ()) for name in MODULES]
+)
 def test_one_matrix_a_little_off_stands_out_alone(llama: Bench, module: str) -> None:
     find, tap = MODULES[module]
     figures = local_figures(llama.with_reauthored(jiggle(find, 1e-5)))
