@@ -136,6 +136,7 @@ CODE: dict[str, tuple[Change, str]] = {
     "activation quick": (with_mlp(lambda act, g, u: g * torch.sigmoid(1.702 * g) * u), "activation"),
     "activation relu": (with_mlp(lambda act, g, u: torch.relu(g) * u), "activation"),
     "activation_on_up": (with_mlp(lambda act, g, u: g * act(u)), "activation_on_up"),
+    "zeroed": (with_mlp(lambda act, g, u: g * 0), "zeroed"),
     "gate_missing": (with_mlp(lambda act, g, u: act(g)), "gate_missing"),
     "residual_missing": (with_block(lambda x, a, norm, ff: (r := x + a) * 0 + ff(norm(r))), "residual_missing"),
     "branch_missing": (with_block(lambda x, a, norm, ff: x + ff(norm(x))), "branch_missing"),
@@ -163,6 +164,8 @@ WEIGHTS: dict[str, tuple[Change, str]] = {
     "gate_up_swapped": (swap_gate_and_up, "gate_up_swapped"),
     "weight_transposed": (
         edited(lambda n: attention(n).output_projection, lambda w: w.T.reshape(w.shape)), "weight_transposed"),
+    "weight_of_another_module": (lambda n: set_weight(n.lm_head, n.tok_embedding.weight), "weight_of_another_module"),
+    "embedding_token_offset": (edited(lambda n: n.tok_embedding, lambda w: w.roll(-1, 0)), "embedding_token_offset"),
     "weight_zeroed": (edited(lambda n: feed_forward(n).w2, torch.zeros_like), "weight_zeroed"),
     "weight_rounded bf16": (edited(lambda n: feed_forward(n).w2, lambda w: w.bfloat16().float()), "weight_rounded"),
     "weight_rounded fp16": (edited(lambda n: feed_forward(n).w1, lambda w: w.half().float()), "weight_rounded"),
@@ -245,6 +248,7 @@ CONFIG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "rope percentage": ("tiny_llama", every_attention(rotary_percentage=0.5), "rope_percentage"),
     "rope percentage of phi2": ("phi2", every_attention(rotary_percentage=1.0), "rope_percentage"),
     "position offset": ("tiny_llama", other_positions(lambda p: p + 1), "position_offset"),
+    "rope of the other layers": ("gemma3", every_attention(rotary_base=10_000), "rope_base_of_another_layer"),
     "rope missing": ("tiny_llama", other_positions(lambda p: p * 0), "rope_missing"),
     "attention softcap missing": ("gemma2", every_attention(logit_softcap=None), "attention_softcap"),
     "attention softcap wrong": ("gemma2", every_attention(logit_softcap=30.0), "attention_softcap"),
@@ -268,12 +272,32 @@ def tiled(heads: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return heads.repeat(1, 1, like.shape[2] // heads.shape[2], 1)
 
 
+def without_key(mask: torch.Tensor, key: int) -> torch.Tensor:
+    """A mask that hides one key from every position behind it."""
+    mask = mask.clone()
+    mask[..., key] = -torch.inf
+    return mask
+
+
+def across(original: Any) -> Any:
+    def call(*args: Any, **rest: Any) -> Any:
+        made = original(*args, **rest)
+        return made.transpose(2, 3).reshape(made.shape)
+
+    return call
+
+
 FUNCTIONS: dict[str, tuple[Any, str]] = {
     "attention scale": (sdpa(lambda q, k, v, mask: {"scale": 0.1}), "attention_scale"),
     "causal mask": (sdpa(lambda q, k, v, mask: {"mask": torch.zeros_like(mask)}), "causal_mask"),
     "repeated KV heads": (sdpa(lambda q, k, v, mask: {"k": tiled(k, q), "v": tiled(v, q)}), "kv_head_order"),
     "values alone": (sdpa(lambda q, k, v, mask: {"k": k.repeat_interleave(q.shape[2] // k.shape[2], 2),
                                                  "v": tiled(v, q)}), "kv_head_order"),
+    "another mask": (sdpa(lambda q, k, v, mask: {"mask": without_key(mask, 3)}), "mask"),
+    "heads across": (
+        lambda: patched("scaled_dot_product_attention", "scaled_dot_product_attention_with_hlfb", across),
+        "context_head_order",
+    ),
     "interleaved rope": (
         lambda: patched("rotary_position_embedding", "apply_rope", interleaved), "rope_interleaved"),
     "rope the other way": (

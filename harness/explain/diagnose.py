@@ -101,4 +101,6 @@ def _squared(errors: Array) -> float:
 
 
 def _text(value: float) -> str:
+    if not math.isfinite(value):
+        return "no number"
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"

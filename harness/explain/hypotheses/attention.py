@@ -237,6 +237,39 @@ def kv_head_order(evidence: Evidence) -> Iterator[Proposal]:
     )
 
 
+@hypothesis("transpose_as_reshape", "attn.probs")
+def transpose_as_reshape(evidence: Evidence) -> Iterator[Proposal]:
+    """Keys of a cache, `[cache, head_dim]`, whose bytes are read as those of the transpose."""
+    layer = evidence.decoder.layer(evidence.block)
+    if layer.kv_heads != 1:
+        return
+
+    def probs(walk: Walk, block: int) -> Array:
+        q, k = turned(walk, block, "q"), turned(walk, block, "k")[:, 0]
+        made = np.zeros((len(q), q.shape[1], len(q)))
+        for end in np.unique(evidence.written):
+            rows = evidence.written == end
+            held = np.zeros((evidence.cache, layer.head_dim))
+            held[:end] = k[:end]
+            keys = held.reshape(layer.head_dim, evidence.cache).T[: len(q), None]
+            mask = f.causal_mask(len(q), layer.window)[rows]
+            made[rows] = f.probabilities(q[rows], f.repeated(keys, q.shape[1]), layer.query_scale, mask, layer.softcap)
+        return made
+
+    made, fitted = evidence.predict(evidence.decoder.with_step("attn.probs", probs)), 0
+    beside = evidence.padded > evidence.written
+    if evidence.point == "attn.probs" and len(made) == len(beside):
+        # Where padding stands in the cache, its bytes are spread over all keys, and no trace holds them.
+        made[beside] = evidence.observed[beside]
+        fitted = made[beside].size
+    yield Proposal(
+        f"{evidence.candidate} reads the cached keys as if their bytes lay transposed: a transpose became a reshape",
+        "convert with the transposed KV layout, or keep the transpose of the keys",
+        made,
+        fitted,
+    )
+
+
 @hypothesis("context_head_order", "attn.context")
 def context_head_order(evidence: Evidence) -> Iterator[Proposal]:
     layer = evidence.decoder.layer(evidence.block)
