@@ -308,6 +308,7 @@ def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B")],
     out: OutFolder = REPORTS,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page as well.")] = None,
 ) -> None:
     """What got better or worse from RUN_A to RUN_B."""
     from harness.diff import compare_runs
@@ -316,7 +317,14 @@ def diff(
     from harness.runs import find_run
 
     a, b = find_run(run_a, out), find_run(run_b, out)
-    print_diff(compare_runs(read_record(a), read_taps(a), read_record(b), read_taps(b)), _console())
+    comparison = compare_runs(read_record(a), read_taps(a), read_record(b), read_taps(b))
+    if html is not None:
+        from harness.render.diff_page import write_diff
+
+        write_diff(html, comparison)
+    print_diff(comparison, _console())
+    if html is not None:
+        print(f"page    {html}")
 
 
 @app.command()

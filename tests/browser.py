@@ -39,9 +39,11 @@ class Opened:
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
 
-    def open(self, path: Path) -> Opened:
+    def open(self, path: Path, scripted: bool = True) -> Opened:
+        """scripted: whether the page has a script that says when all is drawn."""
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
+        if scripted:
+            self.page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
         return self
 
     @property

@@ -197,10 +197,11 @@ def nearest_to_limit(record: Record) -> str:
 def worst_of(record: Record, attribute: Literal["worst", "worst_position"] = "worst") -> tuple[Hop, Worst] | None:
     """The hop whose worst tap comes nearest to its limit or goes furthest past it; None when nothing was compared."""
     found = [(hop, worst) for hop in record.hops if (worst := getattr(hop, attribute)) is not None]
-    return max(found, key=lambda pair: _share_of(pair[1])) if found else None
+    return max(found, key=lambda pair: share_of(pair[1])) if found else None
 
 
-def _share_of(worst: Worst) -> float:
+def share_of(worst: Worst) -> float:
+    """How much of its limit the worst tap of a hop uses up; infinite for NaN."""
     limit = None if is_nothing(worst.limit) else worst.limit
     return Figure("excess", math.nan if worst.excess is None else worst.excess, limit).share
 
