@@ -1,6 +1,6 @@
 """Which faults of a flatbuffer are descended into, and what the record says of the operators found.
 
-In: the record so far. Out: tasks, and the record with an operator at the first fault of each TFLite hop. Imports no
+In: the record so far. Out: tasks, and the record with an operator at the first faults of each TFLite hop. Imports no
 framework. The descent itself is `harness/stages/descend.py`.
 """
 
@@ -10,22 +10,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.record import Finding, FirstFault, Record
-from harness.stages.process import Results, Task, TaskResult
+from harness.stages.process import Results, Task
 from harness.stages.request import Prepared
-from harness.tasks import DEVICE_STAGES, Place, descend_task
+from harness.tasks import Place, descend_task, is_device
 
+_FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
 def descents(place: Place, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
-    """Hop -> the task that looks for the operator behind its first fault."""
-    first: dict[str, FirstFault] = {}
+    """Hop -> the task that looks for the operators behind its first faults."""
+    taps: dict[str, list[str]] = {}
     for fault in record.faults:
-        if fault.hop.split("->")[1] in DEVICE_STAGES:
-            first.setdefault(fault.hop, fault)
-    return {
-        hop: descend_task(place, prepared, fault.hop.split("->")[1], fault.tap, results) for hop, fault in first.items()
-    }
+        if is_device(fault.hop.split("->")[1]):
+            taps.setdefault(fault.hop, []).append(fault.tap)
+    return {hop: descend_task(place, prepared, _ends(hop), found[:_FAULTS], results) for hop, found in taps.items()}
+
+
+def _ends(hop: str) -> tuple[str, str]:
+    source, _, stage = hop.partition("->")
+    return source, stage
 
 
 def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
@@ -37,8 +41,11 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
             what = f"the operator behind the first fault of {hop} is not known: {result.detail}"
             findings.append(Finding(kind="runtime", severity="warning", what=what))
             continue
-        number = next(number for number, fault in enumerate(faults) if fault.hop == hop)
-        faults[number] = _with_operator(faults[number], result)
+        found = result.value["faults"]
+        faults = [
+            _with_operator(fault, found[fault.tap]) if fault.hop == hop and fault.tap in found else fault
+            for fault in faults
+        ]
     return Record.model_validate(
         {
             **record.model_dump(by_alias=True),
@@ -49,15 +56,11 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
     )
 
 
-def _with_operator(fault: FirstFault, result: TaskResult) -> FirstFault:
-    found: dict[str, Any] | None = result.value["fault"]
-    if found is None:
-        return fault
+def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
     changes: dict[str, Any] = {"operator": found, "op": found["op"]}
     if fault.owner.startswith(_OWNERS):
-        stage = fault.hop.split("->")[1]
         inside = f" of {found['composites'][-1]}" if found["composites"] else ""
         said = f"{found['op']} {found['index']}{inside}: {found['why']}"
-        owner = "converter" if found["whose"] == "converter" else f"kernels of {stage}"
+        owner = "converter" if found["whose"] == "converter" else f"kernels of {_ends(fault.hop)[1]}"
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
     return FirstFault.model_validate({**fault.model_dump(), **changes})

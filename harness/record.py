@@ -185,7 +185,7 @@ class FaultyOperator(_Part):
 
     whose: "kernel" or "converter". op, index, subgraph: its kind, and its numbers in the file. composites: those that
     it lies in, outermost first. tensor: its output's name. error: of the tap, as a share of its largest value; after:
-    the same with what mends it.
+    the same with what mends it. signature: the first in which it shows.
     """
 
     whose: Literal["kernel", "converter"]
@@ -197,6 +197,7 @@ class FaultyOperator(_Part):
     why: str
     error: float | None
     after: float | None = None
+    signature: str = ""
 
 
 class FirstFault(_Part):

@@ -118,14 +118,15 @@ def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], input
     ]
 
 
-def descend_task(place: Place, prepared: Prepared, stage: str, tap: str, results: Results) -> Task:
-    """Find the operator behind a tap that is wrong in a TFLite stage. results: those of the stages."""
-    payload = _job_maker(place, prepared, stage)(results)
+def descend_task(place: Place, prepared: Prepared, hop: tuple[str, str], taps: Sequence[str], results: Results) -> Task:
+    """Find the operators behind taps that are wrong in a hop's TFLite stage. results: those of the stages."""
+    source, stage = hop
+    payload = _job_maker(place, prepared, stage, source if is_device(source) else "")(results)
     return Task(
         f"{stage}.operator",
         "harness.stages.entry:descend",
-        {**payload, "options": {"tap": tap}},
-        memory_mb=2 * _memory_of(prepared.source.parameters * 4 / 1e6)[stage],
+        {**payload, "options": {"taps": list(taps)}},
+        memory_mb=2 * _memory_of(prepared.source.parameters * 4 / 1e6)[split(stage)[0]],
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )

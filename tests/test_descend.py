@@ -32,8 +32,8 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
         "tapped": model.tapped[0],
         "plan": plan or model.tapped[1],
     }
-    job = model.job(stage, Path("unused"), None, files).model_copy(update={"options": {"tap": tap}})
-    found = descend.run(job, model.model, Silent())["fault"]
+    job = model.job(stage, Path("unused"), None, files).model_copy(update={"options": {"taps": [tap]}})
+    found = descend.run(job, model.model, Silent())["faults"].get(tap)
     if found:
         print("\nfault:", stage, tap, found)
     return found

@@ -28,9 +28,13 @@ def record_with(owner: str) -> Record:
     return record.model_copy(update={"first_fault": fault, "faults": [fault]})
 
 
+def found(operator: dict[str, Any]) -> dict[str, Any]:
+    return {"stage": "tflite-builtin", "faults": {"block.0.attn.probs": operator}}
+
+
 def described(owner: str, **result: Any) -> Record:
     task = Task("tflite-builtin.operator", "", {})
-    ended = TaskResult(**{"name": task.name, "status": "ok", "value": {"fault": FOUND}, **result})
+    ended = TaskResult(**{"name": task.name, "status": "ok", "value": found(FOUND), **result})
     return descended(record_with(owner), {HOP: task}, {task.name: ended})
 
 
@@ -40,7 +44,7 @@ def test_an_operator_tells_converter_and_kernels_apart() -> None:
     assert fault.owner == "converter"
     assert fault.op == "RESHAPE"
     assert fault.evidence[-1] == "RESHAPE 4 of odml.attention: it should transpose"
-    kernel = {"fault": {**FOUND, "whose": "kernel"}}
+    kernel = found({**FOUND, "whose": "kernel"})
     other = described("converter", value=kernel).first_fault
     assert other is not None
     assert other.owner == "kernels of tflite-builtin"
@@ -71,3 +75,16 @@ def test_a_run_names_the_reshape_that_should_be_a_transpose(tmp_path: Path) -> N
     assert fault["operator"]["op"] == "RESHAPE"
     assert "transpose" in fault["operator"]["why"]
     assert fault["operator"]["after"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_blames_the_reference_kernel_for_int4_in_blocks(tmp_path: Path) -> None:
+    stages = "reauthored,tflite-xnnpack,tflite-builtin,tflite-reference"
+    command = [sys.executable, "-m", "harness.cli", "run", "tiny_llama", "--miniature", "--stages", stages]
+    command += ["--quantize", "dynamic_int4_block32", "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 1, done.stderr
+    fault = json.loads(done.stdout)["first_fault"]
+    assert fault["owner"] == "kernels of tflite-reference[dynamic_int4_block32]"
+    assert (fault["op"], fault["operator"]["whose"]) == ("FULLY_CONNECTED", "kernel")
+    assert "times what rounding allows" in " ".join(fault["evidence"])

@@ -7,11 +7,12 @@ operator how far its output is from what its definition allows on the inputs tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.flatbuffer.definitions import ROUNDOFF, Array, define, is_defined
+from harness.flatbuffer.definitions import ROUNDOFF, Array, define
 from harness.flatbuffer.evaluate import Evaluator, Key, wide
 from harness.flatbuffer.reader import Operator, Subgraph
 
@@ -66,37 +67,26 @@ def check_kernels(
             everything = range(len(inside.operators))
             names = (*composites, op.composite or op.kind)
             yield from check_kernels(evaluator, inside.index, everything, given, run, names)
-            yield _composite(evaluator, graph, op, keyed, composites)
-        elif is_defined(op.kind):
-            (node,) = evaluator.flat(subgraph, [op.index]).nodes
-            expected, bound = define(evaluator.call(node, keyed))
-            yield _checked(subgraph, op, values[op.outputs[0]], expected, bound, composites)
+        with suppress(NotImplementedError):
+            yield _check(evaluator, graph, op, keyed, composites)
+
+
+def _check(
+    evaluator: Evaluator, graph: Subgraph, op: Operator, values: Mapping[Key, Array], composites: tuple[str, ...]
+) -> Checked:
+    flat = evaluator.flat(graph.index, [op.index])
+    found = values[(), graph.index, op.outputs[0]]
+    if op.decomposition is None:
+        expected, bound = define(evaluator.call(flat.nodes[0], values))
+        return _checked(graph.index, op, found, expected, bound, composites)
+    given = {key: values[key] for key in values if key[2] in op.inputs}
+    expected = evaluator.run(flat.nodes, given)[flat.key_of(op.outputs[0])].reshape(found.shape)
+    size = float(np.abs(expected).max()) if expected.size else 0.0
+    return _checked(graph.index, op, found, expected, _COMPOSITE_UNITS * ROUNDOFF * size, composites)
 
 
 def _typed(graph: Subgraph, index: int, values: Array) -> Array:
     return values.astype(_TYPES[graph.tensors[index].dtype])
-
-
-def _composite(
-    evaluator: Evaluator,
-    graph: Subgraph,
-    op: Operator,
-    values: Mapping[Key, Array],
-    composites: tuple[str, ...],
-) -> Checked:
-    flat = evaluator.flat(graph.index, [op.index])
-    given = {key: values[key] for key in values if key[2] in op.inputs}
-    expected = evaluator.run(flat.nodes, given)[flat.key_of(op.outputs[0])]
-    expected = expected.reshape(graph.tensors[op.outputs[0]].shape)
-    size = float(np.abs(expected).max()) if expected.size else 0.0
-    return _checked(
-        graph.index,
-        op,
-        values[(), graph.index, op.outputs[0]],
-        expected,
-        _COMPOSITE_UNITS * ROUNDOFF * size,
-        composites,
-    )
 
 
 def _checked(

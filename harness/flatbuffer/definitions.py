@@ -280,6 +280,8 @@ _RULES: dict[str, Callable[[Call], Result]] = {
     "NEG": _exact(lambda call: -call[0]),
     "RELU": _exact(lambda call: np.maximum(call[0], 0)),
     "CAST": _cast,
+    # Narrow constants are read as what they stand for.
+    "DEQUANTIZE": lambda call: _rounded(call[0]),
     # One rounding.
     "ADD": _binary(np.add),
     "SUB": _binary(np.subtract),

@@ -16,6 +16,7 @@ from harness.flatbuffer.constants import NARROW, constant
 from harness.flatbuffer.definitions import Array, Call, define
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 
+_COMPUTED = ("FLOAT32", "INT32", "INT64", "BOOL")
 # The composites that a tensor lies in (their operators' numbers, outermost first), its subgraph and its number there.
 Key = tuple[tuple[int, ...], int, int]
 
@@ -116,8 +117,15 @@ class Evaluator:
         return found
 
     def call(self, node: Node, values: Mapping[Key, Array]) -> Call:
-        """A node with what it reads, from `values` or the file."""
+        """A node with what it reads, from `values` or the file.
+
+        Raises NotImplementedError where activations are quantised: their definitions are not here.
+        """
         graph, op = self.graph(node.subgraph), node.operator
+        for key in (node.output, *(key for key in node.inputs if key is not None)):
+            kind = self.graph(key[1]).tensors[key[2]].dtype
+            if kind not in _COMPUTED and self.constant(key[1], key[2]) is None:
+                raise NotImplementedError(f"{op.kind} on {kind} has no definition here")
         inputs = [None if key is None else self.value(key, values) for key in node.inputs]
         narrow = any(graph.tensors[index].dtype in NARROW for index in op.inputs if index >= 0)
         return Call(op.kind, inputs, self.options(node.subgraph, op), graph.tensors[op.outputs[0]].shape, narrow)

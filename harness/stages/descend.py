@@ -1,6 +1,6 @@
 """Descend into a flatbuffer from a tap that is wrong to the operator that makes it wrong.
 
-In: a TFLite stage's job and a tap. Out: the operator, whose fault it is and why; see `harness/flatbuffer/descend.py`.
+In: a TFLite stage's job and taps. Out: the operators, whose faults they are and why (`harness/flatbuffer/descend.py`).
 The re-authored model runs once more, on an input without padding, so that every value there has its counterpart.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,50 @@ AGREED = 2e-5
 
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
-    """Find the operator behind `job.options["tap"]`.
+    """Find the operators behind `job.options["taps"]`.
 
-    Returns `{"fault": OpFault as a dictionary, or None, "signature": where it shows, or None}`: None where the stage
-    gives the reference's value of the tap on the reference's values of the taps before it.
+    Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is
+    absent where the stage gives the reference's value of it on the reference's values of the taps before it.
     """
-    tap = job.options["tap"]
-    block, _ = split_tap(tap)
-    report.progress(0, 2, "recording the re-authored model")
+    taps = list(job.options["taps"])
+    faults = {}
+    for number, tap in enumerate(taps):
+        report.progress(number, len(taps), tap)
+        fault = _first_signature(job, model, tap)
+        if fault is not None:
+            faults[tap] = fault
+    return {"stage": job.stage, "faults": faults}
+
+
+def _first_signature(job: Job, model: GenerativeModel, tap: str) -> dict[str, Any] | None:
+    for item, step, reference, recorded in _places(job, model, split_tap(tap)[0]):
+        fault = _descend(job, tap, item, step, reference, recorded)
+        if fault is not None:
+            return {"signature": step.signature, **fault.as_dict()}
+    return None
+
+
+def _places(
+    job: Job, model: GenerativeModel, block: int | None
+) -> Iterator[tuple[JobInput, Step, Trace, Recorded | None]]:
+    """A step of each signature, without padding, with the reference's trace and what it computes on the way.
+
+    The reference is the re-authored model, or, where the job names a folder of traces, a stage that runs the same file.
+    """
+    if job.reference is not None:
+        seen: set[str] = set()
+        for item in job.inputs:
+            for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+                if step.valid == step.size and step.signature not in seen:
+                    seen.add(step.signature)
+                    yield item, step, Trace.open(job.reference / item.id), None
+        return
+    item = unpadded_input(job)
     with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
-        item = unpadded_input(job)
-        recorded = record(
-            job.model_copy(update={"inputs": [item], "traces": Path(folder), "reference": None}), model, block
-        )
+        recorded = record(job.model_copy(update={"inputs": [item], "traces": Path(folder)}), model, block)
         reference = Trace.open(Path(folder) / item.id)
-        report.progress(1, 2, "checking operators")
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
-            fault = _descend(job, tap, item, step, reference, Recorded.of(recorded[step.start]))
-            if fault is not None:
-                return {"fault": fault.as_dict(), "signature": step.signature}
-    return {"fault": None, "signature": None}
+            yield item, step, reference, Recorded.of(recorded[step.start])
 
 
 def unpadded_input(job: Job) -> JobInput:
@@ -67,7 +91,9 @@ def unpadded_input(job: Job) -> JobInput:
     return JobInput(id="unpadded", tokens=list(itertools.islice(itertools.cycle(tokens), count)), decode_tail=1)
 
 
-def _descend(job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: Recorded) -> OpFault | None:
+def _descend(
+    job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: Recorded | None
+) -> OpFault | None:
     assert job.flatbuffer
     file = FlatbufferModel(job.flatbuffer)
     question = question_of(job, file, tap, item, step, reference)
