@@ -80,9 +80,11 @@ def _at_taps(
     readers: Sequence[TapReader], chosen: dict[tuple[str, str], list[str]], frame: pd.DataFrame
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
     """Rows of the tables `positions` and `histograms`, a tap in memory at a time."""
+    # Between two quantised stages there is no excess: float32 is no measure of them.
+    measured = frame[frame["position_excess"].notna() | (frame["nan_count"] > 0) | (frame["inf_count"] > 0)]
     limits = {
         (row["hop"], row["input"], row["tap"]): row["position_excess_limit"]
-        for row in frame[["hop", "input", "tap", "position_excess_limit"]].to_dict("records")
+        for row in measured[["hop", "input", "tap", "position_excess_limit"]].to_dict("records")
     }
     worst = _worst_inputs(frame)
     excesses: list[tuple[object, ...]] = []
@@ -94,8 +96,9 @@ def _at_taps(
                 if tap not in taps or noise is None or not _comparable(reader, hop, tap):
                     continue
                 key = ("->".join(hop), reader.item, tap)
-                limit = limits.get(key, math.nan)
-                excesses += [(*key, position, value, limit) for position, value in _each(reader, hop, tap, noise)]
+                if key in limits:
+                    each = _each(reader, hop, tap, noise)
+                    excesses += [(*key, position, value, limits[key]) for position, value in each]
                 if tap != LOGITS and worst.get(key[::2]) == reader.item:
                     histograms += [(*key, low, count) for low, count in _histogram(reader, hop, tap)]
             reader.let_go()

@@ -60,6 +60,14 @@ def test_positions_have_the_excess_of_their_tap_and_its_worst_place(compared: tu
         assert list(mine["position"]) == list(range(LENGTH))
 
 
+def test_a_hop_without_an_excess_has_none_at_its_positions(compared: tuple[Path, Comparison]) -> None:
+    traces, comparison = compared
+    frame = taps_frame(comparison.rows).assign(excess=np.nan, position_excess=np.nan)
+    details = look_closely(traces, comparison, frame, [("a", range(LENGTH))], Path("nowhere"))
+    assert details.positions.empty
+    assert len(details.logits) == LENGTH
+
+
 def test_a_flip_is_told_with_both_tokens_and_whether_noise_could_do_it(compared: tuple[Path, Comparison]) -> None:
     details, figures = closely(compared), compared[1].logits["hf->reauthored"]
     flips = details.logits[details.logits["flip"] != ""]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from browser import Opened, chromium, in_a_browser
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_details, make_run
 
 from harness.details import write_details
+from harness.record import read_record, read_taps
 from harness.render import clean
 from harness.render.html import write_report
 
@@ -67,6 +70,10 @@ def test_a_report_opens_without_an_error_and_without_a_request(opened: Open, kin
     [
         ("pass", ["PASS", "The re-authored model is faithful to the Hugging Face model", "Worst excess 1."]),
         ("fail", ["FAIL", "diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "model-explorer "]),
+        (
+            "kernel",
+            ["TFLite on XNNPACK diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "model-explorer "],
+        ),
         ("nan", ["TFLite on builtin kernels diverges", f"First fault: {NAN_TAP}", "XNNPACK is faithful"]),
         ("crash", ["Stage tflite-xnnpack crashed", "not compared", "killed by SIGSEGV"]),
         ("hostile", ["FAIL", f"First fault: {FAULTY_TAP}"]),
@@ -236,3 +243,28 @@ def test_a_page_is_interactive_within_a_second_or_so(opened: Open) -> None:
     page = opened("fail")
     ready = page.page.evaluate("performance.getEntriesByName('ready')[0].startTime")
     assert ready < 3000
+
+
+def test_a_real_run_says_and_draws_what_it_found(browser: Any, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(tmp_path)]
+    ended = subprocess.run(words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 1
+    (report,) = tmp_path.glob("gemma1/*/report.html")
+    record, frame = read_record(report.parent), read_taps(report.parent)
+    page = Opened(browser.new_page(viewport={"width": 1280, "height": 800})).open(report)
+    page.keep("report-real-gemma1", full_page=True)
+    seen = page.first_screen()
+    assert record.first_fault is not None
+    for said in (
+        "TFLite on builtin kernels diverges",
+        f"First fault: {record.first_fault.tap}",
+        record.first_fault.owner,
+    ):
+        assert said in seen
+    given = page.page.locator("#chart-input option:checked").inner_text()
+    mine = frame[(frame["input"] == given) & (frame["verdict"] != "missing")]
+    assert page.charts() == {hop.name: int((mine["hop"] == hop.name).sum()) for hop in record.hops}
+    stages = page.page.locator("#token-table thead th").all_inner_texts()
+    assert stages == ["rank", "oracle", "hf", "reauthored", "tflite-xnnpack", "tflite-builtin"]
+    assert page.page.locator(".plot[data-of=kl]").count() == 1
+    assert page.said == page.outside == []

@@ -15,7 +15,7 @@ from record_factory import BLOCKS, FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make
 from rich.console import Console
 
 from harness.details import write_details
-from harness.record import Record, Stage, read_record, read_taps, taps_frame, write_record
+from harness.record import FaultyOperator, Record, Stage, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
 from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report
@@ -112,6 +112,31 @@ def test_a_failing_report_says_first_where_by_how_much_and_what_to_do_next(pages
     assert "the limit is 4." in top
     assert "What to do next. Suspect the model in reauthored: compare" in top
     assert "edge-parity explain " in top
+
+
+def test_the_operator_behind_a_fault_is_named_with_whose_it_is_and_why(tmp_path: Path) -> None:
+    record, frame = make_run("nan", 9)
+    assert record.first_fault is not None
+    faulty = FaultyOperator(
+        whose="converter",
+        op="RESHAPE",
+        index=12,
+        subgraph=3,
+        composites=["odml.scaled_dot_product_attention"],
+        tensor="t",
+        why="it was a transpose",
+        error=0.92,
+        after=1e-6,
+    )
+    fault = record.first_fault.model_copy(update={"operator": faulty, "owner": "converter", "evidence": ["both agree"]})
+    owned = record.model_copy(update={"first_fault": fault, "faults": [fault]})
+    text = " ".join(Page(write_report(tmp_path, owned, frame).read_text(encoding="utf-8")).text.split())
+    assert (
+        "converterRESHAPE, operator 12 of subgraph 3, inside odml.scaled_dot_product_attention: it was a trans" in text
+    )
+    assert "off by 0.920 of its largest value, and by 1.00e-06 with what mends it" in text
+    assert "ownerconverterevidenceboth agree" in text
+    assert "owner: converter" in text[: text.index("First fault")]
 
 
 def test_a_passing_report_shows_its_worst_figures_beside_their_limits(pages: dict[str, str]) -> None:

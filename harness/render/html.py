@@ -53,7 +53,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         "report.html.j2",
         SCRIPTS,
         data,
-        has_details=details is not None and not details.positions.empty,
+        has_details=details is not None and not (details.positions.empty and details.logits.empty),
         record=record,
         verdict_words=verdict_words(record),
         nearest=nearest_to_limit(record),

@@ -102,6 +102,10 @@ def _fault_lines(record: Record, fault: FirstFault) -> Iterator[str]:
         yield f"owner: {plain(fault.owner)}. {plain('; '.join(fault.evidence))}"
     else:
         yield plain(suspicion(record))
+    if fault.operator is not None:
+        faulty = fault.operator
+        inside = f" inside {plain(', '.join(faulty.composites))}" if faulty.composites else ""
+        yield f"{plain(faulty.whose)}: {code(faulty.op)}, operator {faulty.index}{inside}: {plain(faulty.why)}"
     for cause in causes_of(record, fault)[:3]:
         change = f" To do: {plain(cause.change)}" if cause.change else ""
         yield f"cause: {code(cause.hypothesis)} explains {percent(cause.explains)}: {plain(cause.detail)}.{change}"

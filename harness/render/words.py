@@ -37,12 +37,15 @@ _PLACES = {
     "cache.k": "key cache",
     "cache.v": "value cache",
 }
+_BOTH_RUNTIMES = {"tflite-xnnpack", "tflite-builtin"}
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 
 
 def model_words(stage: str) -> str:
-    """A stage as a person says it."""
-    return _MODELS.get(stage, stage)
+    """A stage as a person says it; a quantised one with its recipe: `TFLite on XNNPACK (dynamic_int8)`."""
+    base, bracket, recipe = stage.partition("[")
+    name = _MODELS.get(base, base)
+    return f"{name} ({recipe.rstrip(']')})" if bracket else name
 
 
 def tap_words(tap: str) -> str:
@@ -141,9 +144,9 @@ def _faithful(hops: Sequence[Hop]) -> str:
         sides.setdefault(hop.from_, []).append(hop.to)
     said = []
     for reference, stages in sides.items():
-        names = ["TFLite"] if {"tflite-xnnpack", "tflite-builtin"} <= set(stages) else []
-        names += [model_words(stage) for stage in stages if not names or not stage.startswith("tflite-")]
-        names += [stage for stage in stages if names[:1] == ["TFLite"] and "[" in stage]
+        both = set(stages) >= _BOTH_RUNTIMES
+        others = [stage for stage in stages if not both or stage not in _BOTH_RUNTIMES]
+        names = [*(["TFLite"] if both else []), *map(model_words, others)]
         verb = "is" if len(names) == 1 else "are"
         said.append(f"{_joined(names)} {verb} faithful to {model_words(reference)}")
     return "; ".join(said)

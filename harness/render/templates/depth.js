@@ -59,11 +59,15 @@ function drawDepth() {
     const failing = count("fail"), missing = count("missing"), compared = failing + count("pass");
     const said = [failing ? `${failing} taps fail` : "no tap fails", missing ? `${missing} missing` : ""].filter(Boolean).join(", ");
     const place = element("div", { class: "chart" });
-    place.append(element("h3", {}, `${text.hop[hop]}: ${compared ? said : "nothing compared"}`));
+    place.append(element("h3", {}, `${text.hop[hop]}, input ${short(text.input[input], 60)}: ${compared ? said : "nothing compared"}`));
     charts.append(place);
     if (!compared) return;
-    const label = `${metric} by tap in execution order, ${text.hop[hop]}, input ${text.input[input]}: ${said}. Arrow keys move along the taps.`;
-    const made = makeChart(place, label, depthSpec(rows, metric, decades), {
+    // Between two quantised stages there is no excess: float32 is no measure of them.
+    const own = valuesOf(rows, metric).some((value) => value !== null) ? metric : "rel_l2";
+    const range = own === metric ? decades : decadesOf([valuesOf(rows, own), valuesOf(rows, "noise_floor")]);
+    if (own !== metric) place.append(element("p", { class: "note" }, "No such figure of this hop; shown is the relative L2 error."));
+    const label = `${own} by tap in execution order, ${text.hop[hop]}, input ${text.input[input]}: ${said}. Arrow keys move along the taps.`;
+    const made = makeChart(place, label, depthSpec(rows, own, range), {
       tip: (i) => tipOf(rows[i]),
       pick: (i) => rows[i] !== null && showRow(rows[i]),
       zoomed: zoomAll,

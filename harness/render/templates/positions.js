@@ -8,9 +8,9 @@ const chosen = (id) => Number($(id).value);
 
 function startPositions() {
   positions.details = data.details;
-  const { excesses } = data.details, fault = data.fault;
-  const hops = [...new Set(excesses.map((one) => one.hop))].sort((a, b) => a - b);
-  const inputs = [...new Set(excesses.map((one) => one.input))].sort((a, b) => a - b);
+  const both = [...data.details.excesses, ...data.details.logits], fault = data.fault;
+  const hops = [...new Set(both.map((one) => one.hop))].sort((a, b) => a - b);
+  const inputs = [...new Set(both.map((one) => one.input))].sort((a, b) => a - b);
   const known = (list, value) => (fault && list.includes(value) ? value : list[0]);
   fill($("p-hop"), hops.map((i) => text.hop[i]), known(hops, fault && fault.hop), hops);
   const longest = inputs.reduce((best, i) => (data.details.inputs[i].length > data.details.inputs[best].length ? i : best), inputs[0]);
@@ -53,7 +53,7 @@ const crosses = (at, values) => at.map((x, i) => ({ x, kind: "cross", value: val
 function drawExcess() {
   const place = $("excess-chart"), one = positions.series;
   forget(place);
-  if (!one) { place.append(element("p", { class: "note" }, "Not compared on this input.")); return; }
+  if (!one) { place.append(element("p", { class: "note" }, "No excess of single positions here.")); return; }
   const over = one.excess.map((value) => (isNumber(value) && one.limit !== null && value > one.limit ? value : null));
   const under = one.excess.map((value, i) => (isNumber(value) && over[i] === null ? value : null));
   const series = [
@@ -63,8 +63,9 @@ function drawExcess() {
     { values: over, kind: "point", colour: "fail" },
   ];
   if (one.limit !== null) series.push({ values: one.positions.map(() => one.limit), kind: "limit", colour: "fail" });
-  const label = `excess of ${text.tap[one.tap]} by token position, ${text.hop[one.hop]}, input ${text.input[one.input]}. Arrow keys move along the positions.`;
-  makeChart(place, label, positionSpec(one.positions, series, crosses(one.positions, one.excess), null), {
+  const label = `excess of ${text.tap[one.tap]} by token position, ${text.hop[one.hop]}, input ${text.input[one.input]}`;
+  place.append(element("h4", {}, label));
+  makeChart(place, label + ". Arrow keys move along the positions.", positionSpec(one.positions, series, crosses(one.positions, one.excess), null), {
     tip: (i) => `position ${one.positions[i]}, token ${tokenAt(one.positions[i])}\nexcess ${show(one.excess[i])}${one.limit === null ? "" : " of " + show(one.limit)}`,
     pick: (i) => choose(one.positions[i]),
   }).box.dataset.tap = text.tap[one.tap];
@@ -79,9 +80,9 @@ function drawLogits() {
   const tip = (i) => `position ${one.positions[i]}, token ${tokenAt(one.positions[i])}\nKL ${show(one.kl[i])} nats, margin ${show(one.margin[i])}, noise ${show(one.noise[i])}\n${one.flip[i] ? `flip ${one.flip[i]}: ${word(one.from[i])} to ${word(one.to[i])}` : `most likely: ${word(one.to[i])}`}`;
   const on = { tip, pick: (i) => choose(one.positions[i]) };
   const points = (values) => [{ values, kind: "line", colour: "dot" }, { values: values.map((value) => (isNumber(value) ? value : null)), kind: "point", colour: "dot", size: 4 }];
-  kl.append(element("h4", {}, `KL divergence in nats, ${where}`));
+  kl.append(element("h4", {}, `KL divergence in nats by token position, ${where}`));
   makeChart(kl, `KL divergence by position, ${where}`, positionSpec(one.positions, points(one.kl), [...flips, ...crosses(one.positions, one.kl)], null), on).box.dataset.of = "kl";
-  margin.append(element("h4", {}, "top-1 margin of the reference, and the noise"));
+  margin.append(element("h4", {}, `top-1 margin of the reference, and the noise, ${where}`));
   makeChart(margin, `top-1 margin of the reference by position, ${where}`, positionSpec(one.positions, [{ values: one.noise, kind: "band", colour: "band" }, ...points(one.margin)], flips, null), on).box.dataset.of = "margin";
 }
 function choose(position) {

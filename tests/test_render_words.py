@@ -1,0 +1,113 @@
+"""What the verdict in words promises: who diverges, where and why, who is faithful, and nothing that is not so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from record_factory import FAULTY_TAP, make_run
+
+from harness.record import Diagnosis, Finding, FirstFault, Hop, KnownDefect, Record
+from harness.render.words import model_words, tap_words, verdict_words
+
+FAITHFUL = "TFLite is faithful to the re-authored model"
+
+
+def changed(kind: str, **update: Any) -> Record:
+    return make_run(kind)[0].model_copy(update=update)
+
+
+def failing(hop: Hop, tap: str) -> Hop:
+    return hop.model_copy(update={"verdict": "fail", "first_failing_tap": tap, "reasons": [f"first {tap}"]})
+
+
+def fault(hop: Hop, tap: str, **more: Any) -> FirstFault:
+    return FirstFault(hop=hop.name, tap=tap, block=3, modules={}, **more)
+
+
+def test_a_fault_of_the_model_leaves_the_flatbuffer_faithful_to_it() -> None:
+    said = verdict_words(make_run("fail")[0])
+    assert said.startswith("The re-authored model diverges from block 7's MLP output: weight bfloat16. ")
+    assert FAITHFUL in said
+
+
+def test_both_runtimes_that_fail_alike_are_one_sentence_and_each_its_own_otherwise() -> None:
+    record = make_run("pass")[0]
+    first, xnnpack, builtin = record.hops
+    alike = [first, failing(xnnpack, "logits"), failing(builtin, "logits")]
+    assert "TFLite on XNNPACK and TFLite on builtin kernels diverge from the logits." in verdict_words(
+        changed("pass", verdict="fail", hops=alike)
+    )
+    unlike = [first, failing(xnnpack, "logits"), failing(builtin, "embed")]
+    said = verdict_words(changed("pass", verdict="fail", hops=unlike))
+    assert "TFLite on XNNPACK diverges from the logits." in said
+    assert "TFLite on builtin kernels diverges from the embedding." in said
+    assert FAITHFUL not in said
+
+
+def test_each_hop_has_the_cause_that_was_found_for_it_and_no_other() -> None:
+    record = make_run("pass")[0]
+    first, _, builtin = record.hops
+    faults = [fault(first, "block.3.attn.norm"), fault(builtin, "block.3.mlp.act")]
+    cause = Diagnosis(hypothesis="norm_eps", detail="", explains=1.0, hop=first.name, tap="block.3.attn.norm")
+    said = verdict_words(
+        changed(
+            "pass",
+            verdict="fail",
+            hops=[failing(first, "block.3.attn.norm"), record.hops[1], failing(builtin, "block.3.mlp.act")],
+            first_fault=faults[0],
+            faults=faults,
+            diagnosis=[cause],
+        )
+    )
+    assert "The re-authored model diverges from block 3's attention norm: norm eps." in said
+    assert "TFLite on builtin kernels diverges from block 3's MLP activation." in said
+    assert "TFLite on XNNPACK is faithful to the re-authored model" in said
+
+
+def test_a_known_defect_is_named_at_the_hop_that_shows_it() -> None:
+    record = make_run("nan")[0]
+    known = KnownDefect(
+        id="one-kv-head",
+        title="",
+        state="seen",
+        place="reauthored->tflite-builtin, first at x",
+        measured="",
+        found="",
+        cause="",
+        command="",
+    )
+    said = verdict_words(record.model_copy(update={"known_defects": [known]}))
+    assert "TFLite on builtin kernels diverges from block 8's attention (known upstream defect one-kv-head)." in said
+    gone = known.model_copy(update={"state": "elsewhere"})
+    assert "known upstream defect" not in verdict_words(record.model_copy(update={"known_defects": [gone]}))
+
+
+def test_what_an_audit_finds_is_the_verdict_where_every_number_agrees() -> None:
+    finding = Finding(kind="config", severity="error", what="rope base differs.")
+    said = verdict_words(changed("pass", verdict="fail", findings=[finding, finding]))
+    assert said.startswith("An audit of the config fails: rope base differs, and 1 more.")
+    assert FAITHFUL in said
+
+
+def test_a_hop_that_could_not_be_compared_is_never_called_faithful() -> None:
+    said = verdict_words(make_run("crash")[0])
+    assert "Stage tflite-xnnpack crashed. TFLite on XNNPACK could not be compared." in said
+    assert "TFLite on builtin kernels is faithful" in said
+    assert "TFLite is faithful" not in said
+
+
+def test_a_run_without_a_hop_says_that_nothing_was_compared() -> None:
+    assert verdict_words(changed("crash", hops=[])).endswith("Nothing was compared.")
+
+
+@pytest.mark.parametrize(
+    ("tap", "said"),
+    [("embed", "the embedding"), (FAULTY_TAP, "block 7's MLP output"), ("block.0.new", "block 0's new")],
+)
+def test_a_tap_is_said_in_words(tap: str, said: str) -> None:
+    assert tap_words(tap) == said
+
+
+def test_a_quantised_stage_keeps_its_recipe() -> None:
+    assert model_words("tflite-xnnpack[dynamic_int8]") == "TFLite on XNNPACK (dynamic_int8)"
