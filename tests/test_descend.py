@@ -227,14 +227,14 @@ def test_the_reference_kernel_for_int4_in_blocks_is_blamed_and_the_others_are_no
 
 
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", "phi2", "tiny_llama:no-hlfb", "tiny_llama:kv=transposed"])
+@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", "phi2", "gemma3:kv=transposed", "tiny_llama:no-hlfb"])
 def test_every_kernel_computes_what_its_operator_says(name: str, stage: str) -> None:
-    """On random inputs, in both signatures, within composites and out of them; nothing is left out."""
+    """On random inputs, within composites and out of them; nothing is left out. One model in both signatures."""
     name, _, variant = name.partition(":")
     model = bench(name, variant=variant or "default")
     file, random = FlatbufferModel(model.flatbuffer), np.random.default_rng(0)
     evaluator = Evaluator(file)
-    for signature in file.signatures.values():
+    for signature in file.signatures.values() if name == "tiny_llama" else [file.signatures["decode"]]:
         graph = file.subgraph(signature.subgraph)
         inputs = {}
         for key, index in signature.inputs.items():

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 Result = tuple[Array, Array | float]
 ROUNDOFF = 2.0**-24
 _TINY = 2.0**-126  # below it a kernel may flush to zero
-_LARGEST = float(np.finfo(np.float32).max)
+_OVERFLOW = 2.0**128 - 2.0**103  # half a unit beyond the largest float32
 _FUNCTION = 8  # roundoffs that a kernel's exp, tanh or sine may be off by
 
 
@@ -61,7 +61,7 @@ def define(call: Call) -> Result:
     if not np.issubdtype(values.dtype, np.floating):
         return values.reshape(call.shape), 0.0
     # Masks of nearly the largest float32, added up, are infinite for a kernel.
-    values = np.where(np.abs(values) > _LARGEST, np.copysign(np.inf, values), values)
+    values = np.where(np.abs(values) >= _OVERFLOW, np.copysign(np.inf, values), values)
     if bound.ndim:
         bound = bound.reshape(call.shape)
     return values.reshape(call.shape), bound
