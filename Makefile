@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv parity test check sweep bench clean
+.PHONY: help venv parity test check sweep bench pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 		if [ ! -e "$$file" ]; then echo "no benchmarks yet"; break; fi; \
 		echo "== $$file"; $(BIN)/python "$$file"; \
 	done
+
+pictures: $(STAMP) ## make the picture in the README anew, from a real run (1 minute, needs Chromium)
+	@$(BIN)/python tests/pictures.py
 
 clean: ## remove .venv, builds and tool caches; runs in reports/ and the cache of conversions stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -155,6 +155,13 @@ def test_flips_are_told_apart_and_lead_to_the_likely_tokens_as_text(opened: Open
     assert said.inner_text() == "no flip on this input and hop"
 
 
+def test_without_a_flip_the_position_of_the_largest_divergence_is_shown(opened: Open) -> None:
+    page = opened("pass").page
+    longest = max(item.tokens for item in make_run("pass", BLOCKS)[0].inputs)
+    assert page.input_value("#p-at") == str(longest - 1)
+    assert page.locator("#token-table tbody tr").count() == 5
+
+
 def test_a_row_shows_how_large_the_errors_of_its_elements_are(opened: Open) -> None:
     page = opened("fail").page
     for select, label in (("#f-verdict", "all"), ("#f-input", "long")):

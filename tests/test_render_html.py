@@ -110,7 +110,7 @@ def test_a_failing_report_says_first_where_by_how_much_and_what_to_do_next(pages
     module = "transformer_blocks.7.mlp.out"
     assert f"{FAULTY_TAP} of reauthored ({module}) is off from hf by 310 times what float32 itself costs" in top
     assert "the limit is 4." in top
-    assert "What to do next. Suspect the model in reauthored: compare" in top
+    assert "Suspect the model in reauthored: compare" in top
     assert "edge-parity explain " in top
 
 
@@ -134,7 +134,6 @@ def test_the_operator_behind_a_fault_is_named_with_whose_it_is_and_why(tmp_path:
     assert (
         "converterRESHAPE, operator 12 of subgraph 3, inside odml.scaled_dot_product_attention: it was a trans" in text
     )
-    assert "off by 0.920 of its largest value, and by 1.00e-06 with what mends it" in text
     assert "ownerconverterevidenceboth agree" in text
     assert "owner: converter" in text[: text.index("First fault")]
 

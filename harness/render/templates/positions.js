@@ -35,13 +35,15 @@ function drawPositions() {
   drawExcess();
   drawLogits();
   $("p-at").max = String(data.details.inputs[input].length - 1);
-  const first = positions.logits ? positions.logits.flip.findIndex((flip) => flip !== "") : -1;
-  choose(first >= 0 ? positions.logits.positions[first] : positions.series ? worstOf(positions.series) : 0);
+  const one = positions.logits, first = one ? one.flip.findIndex((flip) => flip !== "") : -1;
+  if (first >= 0) choose(one.positions[first]);
+  else if (one) choose(worstOf(one.positions, one.kl));
+  else choose(positions.series ? worstOf(positions.series.positions, positions.series.excess) : 0);
 }
-function worstOf(series) {
+function worstOf(at, values) {
   let best = 0;
-  series.excess.forEach((value, i) => { if (!isNumber(value) || value > series.excess[best]) best = i; });
-  return series.positions[best];
+  values.forEach((value, i) => { if (!isNumber(value) || value > values[best]) best = i; });
+  return at[best];
 }
 const tokenAt = (position) => word(data.details.inputs[chosen("p-input")][position]);
 function positionSpec(at, series, marks, first) {
