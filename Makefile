@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv parity test check sweep bench pictures clean
+.PHONY: help venv parity test check sweep bench detection pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 		if [ ! -e "$$file" ]; then echo "no benchmarks yet"; break; fi; \
 		echo "== $$file"; $(BIN)/python "$$file"; \
 	done
+
+detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 10 minutes
+	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
 pictures: $(STAMP) ## make the picture in the README anew, from a real run (1 minute, needs Chromium)
 	@$(BIN)/python tests/pictures.py

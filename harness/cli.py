@@ -267,6 +267,33 @@ def audit(
 
 
 @app.command()
+def bench(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", metavar="MODEL", help="Faults of this model only; may be repeated.")
+    ] = None,
+    faults: Annotated[str, typer.Option(metavar="GLOB", help="Faults whose id or name fits.")] = "*",
+    seeds: Annotated[int, typer.Option(help="Seeds of each clean model, for false alarms.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Write the page of results, as Markdown.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make the catalogue's faults one by one and say which are found, where, and why. Minutes."""
+    from harness.bench.command import bench as run_bench
+    from harness.bench.page import detection_page
+    from harness.bench.terminal import print_report
+    from harness.progress import watcher
+
+    with watcher() as progress:
+        report = run_bench(models or [], faults, seeds, progress)
+    if out is not None:
+        out.write_text(detection_page(report), encoding="utf-8")
+    if as_json:
+        print(report.model_dump_json(indent=1))
+    else:
+        print_report(report, _console())
+    raise typer.Exit(3 if report.errors else int(bool(report.missed or report.alarms)))
+
+
+@app.command()
 def explain(
     run: RunName,
     out: OutFolder = REPORTS,

@@ -5,7 +5,6 @@ In: a bench and what to break. Out: the first fault and its diagnosis.
 
 from __future__ import annotations
 
-import functools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults import STAGES, Bench, Tensors, changed_when_loaded, write_changed
-
-from harness.compare import FLOAT32_RUNS
+from harness.bench.breaking import Tensors, changed_when_loaded, write_changed
+from harness.bench.explaining import first_fault, joined, reference_of
+from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
-from harness.explain.task import fault_of
-from harness.explain.work import ExplainRequest, Fault, explain_fault, reference, save_run
+from harness.explain.work import ExplainRequest, explain_fault, reference, save_run
 from harness.record import Diagnosis, FirstFault
 from harness.spec import GenerativeModel
 
@@ -38,29 +36,20 @@ class Explained:
         return self.diagnosis[0]
 
 
-@functools.cache
-def _reference(bench: Bench) -> Decoder:
-    return reference(bench.model, bench.prepared)
-
-
 def _explain(
     bench: Bench, broken: Path, decoder: Decoder | None = None, keep: Path | None = None, flatbuffer: Path | None = None
 ) -> Explained:
     outcome = bench.judge(broken)
     assert outcome.fault is not None, "the fault was not seen"
-    fault = Fault.model_validate(fault_of(outcome.fault.hop, outcome.fault.tap, outcome.frame))
-    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
-        joined = Path(temporary)
-        for stage in dict.fromkeys((*STAGES, *FLOAT32_RUNS)):
-            own = broken / stage
-            (joined / stage).symlink_to(own if own.is_dir() else bench.sound / stage)
-        found = explain_fault(fault, bench.prepared, decoder or _reference(bench), joined, keep)
+    fault = first_fault(outcome)
+    with joined(bench, broken) as traces:
+        found = explain_fault(fault, bench.prepared, decoder or reference_of(bench), traces, keep)
     if keep is not None:
         request = ExplainRequest(
             prepared=bench.prepared,
             spec_file=str(bench.ref.file),
             spec_variable=bench.ref.variable,
-            traces=joined,
+            traces=traces,
             folder=keep,
             faults=[fault],
             flatbuffer=str(flatbuffer or ""),

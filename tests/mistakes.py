@@ -14,9 +14,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from faults import Bench, jiggled, patch, set_weight, typical_element, with_flip
 from test_sees_faults import LAYER, block, exchange_key_heads, jiggle, swap_gate_and_up
 
+from harness.bench.breaking import jiggled, set_weight, typical_element, with_flip
+from harness.bench.reseed import patch
+from harness.bench.workbench import Bench
 from harness.explain.functions import to_bfloat16, to_float16
 
 Change = Callable[[Any], Any]

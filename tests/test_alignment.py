@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench, jiggled
 from hypothesis import given
 from hypothesis import strategies as st
-from reseed import patch
 
 from harness.align.layout import (
     HeadLayout,
@@ -24,6 +22,9 @@ from harness.align.layout import (
     split_gate,
     split_heads,
 )
+from harness.bench.breaking import jiggled
+from harness.bench.reseed import patch
+from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.stages.flatbuffer import _write_tapped_and_plan
 from harness.stages.tflite import TAP_PREFIX

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import DEVICE_STAGES, Bench, bench, jiggled, patch
 
+from harness.bench.breaking import jiggled
+from harness.bench.reseed import patch
+from harness.bench.workbench import DEVICE_STAGES, Bench, bench
 from harness.flatbuffer.checks import check_kernels
 from harness.flatbuffer.cut import range_between
 from harness.flatbuffer.descend import Question, find_fault

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from explaining import Explained, explain_as_it_is, explain_checkpoint, explain_flatbuffer, explain_reauthored
-from faults import BUILTIN, FIRST, XNNPACK, Bench, bench, patch, typical_element, with_flip
 from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, WEIGHTS, rms
-from test_sees_faults import block, other_config
+from test_sees_faults import block
 
+from harness.bench.breaking import other_config, typical_element, with_flip
+from harness.bench.reseed import patch
+from harness.bench.workbench import BUILTIN, FIRST, XNNPACK, Bench, bench
 from harness.explain.decoder import TOKENS, Walk
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather

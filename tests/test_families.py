@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import BUILTIN, FIRST, XNNPACK, Bench, bench
 
 from harness.align.tflite import FOLDED
+from harness.bench.workbench import BUILTIN, FIRST, XNNPACK, Bench, bench
 from harness.stages.tflite import Runner
 from harness.trace import Trace
 

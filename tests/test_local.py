@@ -11,9 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from faults import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench, jiggled, patch, set_weight
 from test_sees_faults import MODULES, block, gelu_for_silu, jiggle
 
+from harness.bench.breaking import jiggled, other_config, set_weight
+from harness.bench.reseed import patch
+from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
 from harness.local import local_errors
 from harness.taps import split_tap
 from harness.trace import Trace
@@ -132,8 +134,6 @@ def test_a_kv_cache_that_writes_to_the_wrong_slot_is_named(llama: Bench) -> None
 def test_wrong_rope_tables_are_named_in_every_block(llama: Bench) -> None:
     def other_base(config: Any) -> None:
         config.block_config(0).attn_config.rotary_base *= 1.01
-
-    from test_sees_faults import other_config
 
     outcome = llama.with_reauthored(model=other_config(llama.model, other_base))
     found = [fault for fault in outcome.faults if fault.hop == FIRST]

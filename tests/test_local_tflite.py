@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import DEVICE_STAGES, Bench, bench, jiggled, patch
 
 from harness.align.feeds import plan_feeds
 from harness.align.views import TapSource, tensor_of, view_tensor
+from harness.bench.breaking import jiggled
+from harness.bench.reseed import patch
+from harness.bench.workbench import DEVICE_STAGES, Bench, bench
 from harness.flatbuffer.cut import range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.inputs import Step

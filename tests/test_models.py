@@ -12,11 +12,11 @@ from unittest import mock
 
 import pytest
 import torch
-from faults import FIRST, Bench, Outcome
 from litert_torch.generative.layers import attention_utils
 from marks import slow_but
 from test_no_false_alarms import passes
 
+from harness.bench.workbench import FIRST, Bench, Outcome
 from harness.spec import main_models, registered
 from harness.taps import block_tap
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
 from marks import slow_but
-from reseed import positions_of
 
+from harness.bench.reseed import positions_of
+from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
 from harness.trace import Trace
 
 SEEDS = range(1, 21)

@@ -12,8 +12,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from faults import Bench, bench
 
+from harness.bench.workbench import Bench, bench
 from harness.stages import hf
 from harness.stages.float64 import TrueFloat64
 from harness.taps import block_tap

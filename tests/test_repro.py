@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from explaining import explain_flatbuffer, explain_reauthored
-from faults import bench, changed_when_loaded
 from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS
 from record_factory import make_run
 from test_process import Watcher
 from test_sees_faults import final_norm_left_at_ones, jiggle
 
+from harness.bench.breaking import changed_when_loaded
+from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.explain.pack import pack
 from harness.explain.repro import write_repro

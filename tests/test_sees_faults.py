@@ -6,7 +6,6 @@ a bit that fell over. Wherever it says "1e-4", every number of a matrix is multi
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -19,29 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults import (
-    BUILTIN,
-    DEVICE_STAGES,
-    FIRST,
-    STAGES,
-    XNNPACK,
-    Bench,
-    Outcome,
+from marks import slow_but
+
+from harness.bench.breaking import (
     Tensors,
-    bench,
     changed_when_loaded,
-    figures,
     flipped,
     jiggled,
+    other_config,
     set_weight,
     swap,
     typical_element,
     with_flip,
 )
-from marks import slow_but
-from reseed import patch
-
-from harness.spec import GenerativeModel
+from harness.bench.reseed import patch
+from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, STAGES, XNNPACK, Bench, Outcome, bench, figures
 from harness.trace import TAPS_FILE, Trace
 
 LAYER = "model.layers.{}."
@@ -198,15 +189,6 @@ def test_a_mistake_in_the_reauthored_model_is_seen_where_it_was_made(
     outcome = bench(name).with_reauthored(change)
     # The flatbuffer was converted before the mistake, so it differs from the model as well.
     assert_first_fault(f"{name}: re-authored, {change.__name__}", outcome, FIRST, tap, "fff")
-
-
-def other_config(model: GenerativeModel, change: Callable[[Any], None]) -> GenerativeModel:
-    def config() -> Any:
-        made = model.config()
-        change(made)
-        return made
-
-    return dataclasses.replace(model, config=config)
 
 
 def wrong_rope_base(config: Any) -> None:

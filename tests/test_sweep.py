@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults import FIRST, Bench
 from litert_torch.generative.layers import attention_utils
 from test_models import EXAMPLES, LENGTHS, judged
 from test_no_false_alarms import passes, report
 
 from harness.audit.constants import audit_constants
+from harness.bench.workbench import FIRST, Bench
 from harness.cache import key_of
 from harness.defects import load_defects
 from harness.flatbuffer.reader import FlatbufferModel

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
-import torch
-from reseed import Place, places, positions_of, reseed
-from reseed import patch as patch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-import harness.weights
+from harness.audit.values import Expected
+from harness.bench.breaking import Change, ConfigChange, Tensors, changed_when_loaded, unchanged, write_changed
+from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
 from harness.local import local_errors, with_local
@@ -42,6 +38,7 @@ from harness.stages.request import Prepared, Request
 from harness.taps import LOCAL_SUFFIX
 from harness.variant import VariantOptions, parse_variant
 from harness.verdict import load_rules
+from harness.weight_files import WEIGHTS_FILE
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
 STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
@@ -51,8 +48,6 @@ _RUN = {"oracle": hf.run, "hf": hf.run, "reauthored": reauthored.run, **dict.fro
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class Bench:
     """One model with all its stages. Miniatures unless `real`; conversions come from the user's cache.
 
     inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
-    variant: the conversion's name.
+    variant: the conversion's name. device_local: whether the TFLite stages have local passes too, as in a run.
     """
 
     def __init__(
@@ -91,7 +86,9 @@ class Bench:
         real: bool = False,
         cache: Cache | None = None,
         variant: str = "default",
+        device_local: bool = False,
     ) -> None:
+        self.device_local = device_local
         self.ref = find_spec(name)
         self.model: GenerativeModel = load_spec(self.ref)
         self.cache = cache or Cache.standard()
@@ -126,6 +123,7 @@ class Bench:
         """The same miniature with other weights and other tokens, and without a conversion of its own."""
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
+        other.device_local = self.device_local
         other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         other.folder = Path(other._temporary.name)
         other.checkpoint = other.folder / "checkpoint"
@@ -236,6 +234,8 @@ class Bench:
             assert not facts.get("steps_differing_from_untouched_file")
         for stage in LOCAL:
             self.trace(stage, folder, reference=folder / "oracle")
+        for stage in DEVICE_STAGES if self.device_local else ():
+            self.trace(stage, folder, reference=folder / "reauthored")
         return folder
 
     @functools.cached_property
@@ -285,8 +285,8 @@ class Bench:
 
     def with_checkpoint(
         self,
-        change: Callable[[Tensors], Any] = lambda tensors: None,
-        config: Callable[[dict[str, Any]], Any] = lambda config: None,
+        change: Callable[[Tensors], Any] = unchanged,
+        config: ConfigChange = unchanged,
         stages: Sequence[str] = ("oracle", "hf"),
     ) -> Outcome:
         """Break what Hugging Face loads: `change` gets the checkpoint's tensors, `config` its config.json."""
@@ -302,65 +302,64 @@ class Bench:
                 self.trace(stage, folder, checkpoint=broken, reference=oracle)
             return self.judge(folder)
 
-    def with_reauthored(
-        self, change: Callable[[Any], Any] = lambda network: None, model: GenerativeModel | None = None
-    ) -> Outcome:
+    def with_reauthored(self, change: Change = unchanged, model: GenerativeModel | None = None) -> Outcome:
         """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
-            folder = Path(temporary)
-            with changed_when_loaded(change):
-                self.trace("reauthored", folder, model=model)
-                self.trace("reauthored", folder, model=model, reference=self.sound / "oracle")
-            return self.judge(folder)
+            self.break_reauthored(Path(temporary), change, model)
+            return self.judge(Path(temporary))
+
+    def break_reauthored(
+        self, folder: Path, change: Change = unchanged, model: GenerativeModel | None = None
+    ) -> list[dict[str, Any]]:
+        """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
+        with changed_when_loaded(change):
+            facts = self.trace("reauthored", folder, model=model)
+            self.trace("reauthored", folder, model=model, reference=self.sound / "oracle")
+        return list(facts["findings"])
 
     def with_flatbuffer(
-        self,
-        change: Callable[[Path], Any],
-        stages: Sequence[str] = DEVICE_STAGES,
-        retap: bool = False,
-        locally: bool = False,
+        self, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES, retap: bool = False
     ) -> Outcome:
-        """Break a copy of the flatbuffer: `change` gets its path. locally: with the stages' local passes.
+        """Break a copy of the flatbuffer: see `break_flatbuffer`."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            self.break_flatbuffer(Path(temporary), change, stages, retap)
+            return self.judge(Path(temporary))
+
+    def break_flatbuffer(
+        self, folder: Path, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES, retap: bool = False
+    ) -> Path:
+        """Trace a broken copy of the flatbuffer into `folder`: `change` gets its path. Returns the copy.
 
         retap: align and tap the broken file, as a run does. Else `change` is applied to the tapped copy as well,
         which saves half the time; every run proves that both give the same.
         """
-        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
-            folder = Path(temporary)
-            file, copy_of_tapped = folder / "broken.tflite", folder / "tapped.tflite"
-            shutil.copyfile(self.flatbuffer, file)
-            change(file)
-            assert sha256_of(file) != sha256_of(self.flatbuffer), "nothing was broken"
-            if not retap:
-                shutil.copyfile(self.tapped[0], copy_of_tapped)
-                change(copy_of_tapped)
-            tapped = None if retap else (copy_of_tapped, self.tapped[1])
-            for stage in stages:
-                facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
-                assert facts["steps_differing_from_untouched_file"] == []
-                if locally:
-                    reference = self.sound / "reauthored"
-                    self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=reference)
-            return self.judge(folder)
+        file, copy_of_tapped = folder / "broken.tflite", folder / "tapped.tflite"
+        shutil.copyfile(self.flatbuffer, file)
+        change(file)
+        assert sha256_of(file) != sha256_of(self.flatbuffer), "nothing was broken"
+        if not retap:
+            shutil.copyfile(self.tapped[0], copy_of_tapped)
+            change(copy_of_tapped)
+        tapped = self.tap(file) if retap else (copy_of_tapped, self.tapped[1])
+        for stage in stages:
+            facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
+            assert facts["steps_differing_from_untouched_file"] == []
+            if self.device_local:
+                self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / "reauthored")
+        return file
 
     @functools.cached_property
     def tensors(self) -> Tensors:
         """The checkpoint's tensors by Hugging Face name."""
-        return load_file(self.checkpoint / "model.safetensors")
+        return load_file(self.checkpoint / WEIGHTS_FILE)
 
     def constant(self, name: str) -> np.ndarray[Any, Any]:
         """A weight of the checkpoint as the flatbuffer holds it; `qkv.{block}` is the fused projection."""
         if not name.startswith("qkv."):
             return self.tensors[name].numpy()
-        prefix = f"model.layers.{name.removeprefix('qkv.')}.self_attn"
-        dims = self.prepared.dimensions
-        q, k, v = (self.tensors[f"{prefix}.{part}_proj.weight"].numpy() for part in "qkv")
-        group = dims.heads // dims.kv_heads * dims.head_dim
-        rows = []
-        for kv in range(dims.kv_heads):
-            rows += [q[kv * group : (kv + 1) * group]]
-            rows += [part[kv * dims.head_dim : (kv + 1) * dims.head_dim] for part in (k, v)]
-        return np.concatenate(rows)
+        parameter = f"transformer_blocks.{name.removeprefix('qkv.')}.atten_func.qkv_projection.weight"
+        source = next(source for source in self.prepared.parameters if source.parameter == parameter)
+        return Expected(self.checkpoint).of(source)
 
 
 def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list[JobInput]:
@@ -376,78 +375,6 @@ def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list
 def bench(name: str, few: bool = True, variant: str = "default") -> Bench:
     """The bench that all tests of a session share."""
     return Bench(name, inputs=FEW if few else (), variant=variant)
-
-
-def write_changed(
-    source: Path,
-    target: Path,
-    change: Callable[[Tensors], Any] = lambda tensors: None,
-    config: Callable[[dict[str, Any]], Any] = lambda config: None,
-) -> None:
-    """A copy of a checkpoint folder with other tensors or another config."""
-    target.mkdir()
-    tensors = load_file(source / "model.safetensors")
-    change(tensors)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        target / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    content = json.loads((source / "config.json").read_text())
-    config(content)
-    (target / "config.json").write_text(json.dumps(content))
-
-
-def changed_when_loaded(change: Callable[[Any], Any]) -> Any:
-    """Within it, whoever loads the re-authored model gets a changed one."""
-    load = harness.weights.load_reauthored
-
-    def loaded(*args: Any, **kwargs: Any) -> Any:
-        network = load(*args, **kwargs)
-        with torch.no_grad():
-            change(network)
-        return network
-
-    return mock.patch.object(harness.weights, "load_reauthored", loaded)
-
-
-def set_weight(module: Any, values: torch.Tensor) -> None:
-    # A parameter of its own: the loaded one may be mapped from the checkpoint's file.
-    module.weight = torch.nn.Parameter(values.clone(), requires_grad=False)
-
-
-def jiggled(values: torch.Tensor, relative: float = 1e-4, seed: int = 0) -> torch.Tensor:
-    """Every number a little off: times 1 + `relative`, or 1 - `relative`."""
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
-    return values * (1 + relative * signs)
-
-
-def swap(file: Path, one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> None:
-    """Exchange two weight matrices of the same shape."""
-    places, others = positions_of(file, one), positions_of(file, other)
-    for at, values in [*((at, other) for at in places), *((at, one) for at in others)]:
-        with file.open("r+b") as stream:
-            stream.seek(at)
-            stream.write(np.ascontiguousarray(values, np.float32).tobytes())
-
-
-def flipped(value: float, bit: int = 23) -> np.float32:
-    """A float32 with one bit turned over; bit 23 is the lowest of the exponent, which doubles or halves it."""
-    (bits,) = struct.unpack("<I", struct.pack("<f", value))
-    return np.float32(struct.unpack("<f", struct.pack("<I", bits ^ (1 << bit)))[0])
-
-
-def typical_element(values: np.ndarray[Any, Any]) -> tuple[int, ...]:
-    """The element whose size is nearest to the matrix's root mean square."""
-    rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-    return tuple(int(i) for i in np.unravel_index(np.abs(np.abs(values) - rms).argmin(), values.shape))
-
-
-def with_flip(values: np.ndarray[Any, Any], at: tuple[int, ...], bit: int = 23) -> np.ndarray[Any, Any]:
-    changed = values.copy()
-    changed[at] = flipped(float(values[at]), bit)
-    return changed
 
 
 def figures(outcome: Outcome, hop: str, tap: str) -> Mapping[str, float]:

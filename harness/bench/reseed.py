@@ -49,7 +49,8 @@ def patch(file: Path, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> N
 
 def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> list[Place]:
     """Every place that holds a parameter. Raises AssertionError for a parameter that none holds."""
-    expected, found = Expected(checkpoint), {}
+    expected = Expected(checkpoint)
+    found: dict[int, Place] = {}
     for source in sources:
         before = len(found)
         for number, form in enumerate(_forms(expected.of(source), source)):

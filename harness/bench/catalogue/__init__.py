@@ -1,0 +1,34 @@
+"""The catalogue of faults: each a line of a table.
+
+In: nothing. Out: `all_faults`, and those that a glob selects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from harness.bench.catalogue import code, config, flatbuffer, weights
+from harness.bench.fault import KINDS, Fault
+
+# Models without a known defect, for which every failing comparison is a false alarm.
+CLEAN = (
+    *("deepseek", "gemma2", "llama3_2", "openelm", "phi2", "phi3", "phi4"),
+    *("qwen2_5", "qwen3", "smollm2", "tiny_llama"),
+)
+
+
+def all_faults() -> tuple[Fault, ...]:
+    """By kind, in the order of the pipeline. Ids are `kind/name`, unique."""
+    made = (*config.FAULTS, *code.FAULTS, *weights.FAULTS, *flatbuffer.FAULTS)
+    return tuple(sorted(made, key=lambda fault: KINDS.index(fault.kind)))
+
+
+def selected(models: Sequence[str] = (), pattern: str = "*") -> list[Fault]:
+    """Those of some models, or of all, whose id or name fits a glob."""
+    return [
+        fault
+        for fault in all_faults()
+        if (not models or fault.model in models)
+        and (fnmatchcase(fault.id, pattern) or fnmatchcase(fault.id.split("/")[1], pattern))
+    ]

@@ -1,0 +1,69 @@
+"""`edge-parity bench`: from names to a report.
+
+In: what the command line said. Out: a `Report`. A process a model, whose chatter stays off the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from harness.bench.result import Report
+from harness.errors import UsageError
+from harness.spec import find_spec
+from harness.stages.process import Task, Watcher, run_tasks
+
+_MB = 900  # of a process beyond the frameworks, measured on the largest miniature
+_SECONDS = 7200.0
+
+
+def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Report:
+    """Run the faults of some models, or of all, and the clean models at `seeds` seeds each.
+
+    Raises UsageError for a name that the catalogue does not have.
+    """
+    if seeds < 0:
+        raise UsageError(f"--seeds {seeds} is negative; give 0 or more")
+    for model in models:
+        find_spec(model)
+    # Here, and not above: it imports the frameworks, which a bad input should not wait for.
+    from harness.bench.catalogue import CLEAN, all_faults, selected
+
+    known = sorted({fault.model for fault in all_faults()} | set(CLEAN))
+    strange = [model for model in models if model not in known]
+    if strange:
+        raise UsageError(f"no fault is made in {strange[0]}; the models of the catalogue are {', '.join(known)}")
+    faults = selected(models, pattern)
+    if not faults:
+        raise UsageError(f"--faults {pattern} fits no fault; give a glob of ids, e.g. --faults 'weights/*'")
+    clean = [model for model in CLEAN if not models or model in models]
+    of = {model: [fault.id for fault in faults if fault.model == model] for model in known}
+    tasks = [
+        Task(
+            model,
+            "harness.bench.work:bench_model",
+            {"model": model, "faults": ids, "seeds": list(range(1, seeds + 1)) if model in clean else []},
+            memory_mb=_MB,
+            torch=True,
+            timeout=_SECONDS,
+        )
+        for model, ids in sorted(of.items(), key=lambda entry: -len(entry[1]))  # the longest first
+        if ids or (seeds and model in clean)
+    ]
+    return _merged(tasks, [fault.id for fault in faults], watcher)
+
+
+def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
+        results = run_tasks(tasks, Path(folder) / "bench.log", watcher, cores=os.cpu_count() or 1)
+    for name, result in sorted(results.items()):
+        if result.status != "ok":
+            report.errors.append(f"{name} {result.status}: {result.detail}")
+            continue
+        part = Report.model_validate(result.value)
+        report.results += part.results
+        report.clean += part.clean
+    report.results.sort(key=lambda found: order.index(found.id))
+    return report

@@ -1,0 +1,115 @@
+"""What a fault of the catalogue is: where it is made, how, and what a run should say of it.
+
+In: nothing. Out: `Fault` and the sites that a fault can be made at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.bench.breaking import Change
+from harness.bench.workbench import DEVICE_STAGES
+
+Array = np.ndarray[Any, Any]
+KINDS = (
+    "re-authored config",
+    "re-authored code",
+    "weight mapping",
+    "weights",
+    "flatbuffer constants",
+    "flatbuffer ops",
+    "runtime",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A field of the re-authored config: `change` gets the example's own `ModelConfig`."""
+
+    change: Change
+
+
+@dataclass(frozen=True)
+class Network:
+    """The loaded re-authored model, its code or its weights; `around`: what is patched while it runs."""
+
+    change: Change
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Names:
+    """The declaration's weight names: entry of `TensorNames` -> its wrong value. Every stage is run with them."""
+
+    entries: Callable[[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A loader of the model's own: `change` gets what the right one makes, by re-authored name."""
+
+    change: Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight in the flatbuffer, by the name that `Bench.constant` takes; `change` gets its values and returns others.
+
+    stages: the runtimes that are given the broken file.
+    """
+
+    name: str
+    change: Callable[[Array], Any]
+    stages: tuple[str, ...] = DEVICE_STAGES
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Two weights of the flatbuffer in each other's place."""
+
+    one: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The flatbuffer's graph: `change` gets its object form. stages: the runtimes that are given the broken file."""
+
+    change: Callable[[Any], Any]
+    stages: tuple[str, ...] = DEVICE_STAGES
+
+
+@dataclass(frozen=True)
+class AsShipped:
+    """Nothing is broken: the fault is in what ships. The model is one with a known defect."""
+
+
+Site = Config | Network | Names | Loader | Constant | Exchange | Operators | AsShipped
+
+
+@dataclass(frozen=True)
+class Fault:
+    """name: unique among its kind. what: in a few words.
+
+    taps: any of them is right, where the fault acts at several at once. causes: hypotheses that say what it is; none
+    where none is to be expected.
+    """
+
+    name: str
+    kind: str
+    model: str
+    what: str
+    site: Site
+    hop: str
+    taps: tuple[str, ...]
+    causes: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """E.g. `weight-mapping/gate-up-names`."""
+        return f"{self.kind.replace(' ', '-')}/{self.name}"

@@ -1,0 +1,304 @@
+"""Make a fault, run the stages on it, and see what the harness and the other checks say of it.
+
+In: a bench and a fault, or a clean bench. Out: a `Result`, or a `Clean`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+
+import harness.weights
+from harness.audit.audit import audit_configs
+from harness.audit.constants import audit_constants
+from harness.bench.breaking import Change, changed_when_loaded, other_config, swap, unchanged, write_changed
+from harness.bench.exact import largest_effect
+from harness.bench.explaining import explain
+from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators
+from harness.bench.graph import rewrite
+from harness.bench.others import load_network, logits_complain, verifier_complains
+from harness.bench.reseed import patch
+from harness.bench.result import Clean, Result
+from harness.bench.workbench import DEVICE_STAGES, FIRST, Bench, Outcome
+from harness.configs import reauthored_config
+from harness.explain.decoder import Decoder, NotCoveredError
+from harness.explain.work import reference
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.ownership import ownership
+from harness.record import Finding
+from harness.spec import GenerativeModel
+from harness.stages.float64 import TrueFloat64
+from harness.weights import _run_loader, account_for_keys
+
+OWNERS = {
+    "re-authored config": ("config",),
+    "re-authored code": ("re-authoring",),
+    "weight mapping": ("weights", "re-authoring"),  # the declaration is both
+    "weights": ("weights",),
+    "flatbuffer constants": ("weights",),
+    "flatbuffer ops": ("converter",),
+}
+
+
+@dataclass
+class _Broken:
+    """A fault that was made. findings: by audit. candidates: stages whose logits it may change."""
+
+    folder: Path
+    candidates: tuple[str, ...]
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
+    complaint: bool = False  # of litert-torch's verifier
+    decoder: Decoder | None = None  # where the published model is read by other names
+
+
+def run_fault(bench: Bench, fault: Fault) -> Result:
+    """What is said of a fault. One that cannot be made is on record as that, and counts as missed."""
+    result = Result(
+        id=fault.id,
+        kind=fault.kind,
+        model=fault.model,
+        what=fault.what,
+        expected_hop=fault.hop,
+        expected_taps=list(fault.taps),
+        expected_causes=list(fault.causes),
+        expected_owners=_owners(fault),
+    )
+    sound = bench.sound  # made before the clock starts
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        folder = Path(temporary)
+        try:
+            broken = _make(bench, fault, folder)
+        except Exception as error:
+            result.error = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        else:
+            outcome = bench.judge(sound if isinstance(fault.site, AsShipped) else folder)
+            _judge(bench, result, broken, outcome)
+            result.seconds = round(time.monotonic() - began, 2)
+            result.others = {
+                "verifier": broken.complaint,
+                **logits_complain(bench, broken.folder, broken.candidates),
+            }
+            if not result.seen:
+                result.effect = _effect(bench, fault)
+    return result
+
+
+def _owners(fault: Fault) -> list[str]:
+    if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
+        return ["converter"]
+    return list(OWNERS.get(fault.kind, (f"kernels of {fault.hop.split('->')[1]}",)))
+
+
+def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> None:
+    result.audits = [name for name, found in broken.findings.items() if found]
+    fault = outcome.fault
+    if fault is None:
+        return
+    findings = [finding for found in broken.findings.values() for finding in found]
+    same_place = outcome.frame[(outcome.frame["tap"] == fault.tap) & (outcome.frame["verdict"] != "missing")]
+    compared = {hop.split("->")[1] for hop in same_place["hop"]}
+    observers: dict[str, Sequence[str]] = {stage: () for stage in DEVICE_STAGES if stage in compared}
+    result.hop, result.tap = fault.hop, fault.tap
+    result.excess, result.local_excess = fault.excess, fault.local_excess
+    result.owner = ownership(fault, outcome.faults, findings, observers).owner
+    try:
+        result.diagnosis = [entry.hypothesis for entry in explain(bench, broken.folder, outcome, broken.decoder)]
+    except NotCoveredError:
+        result.diagnosis = []
+
+
+def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
+    """Run what the fault changes into `folder`."""
+    site = fault.site
+    if isinstance(site, AsShipped):
+        complains = fault.hop == FIRST and verifier_complains(bench)
+        stages = [hop.split("->")[1] for hop in (fault.hop,)]
+        return _Broken(bench.sound, tuple(stages), _shipped_findings(bench), complains)
+    if isinstance(site, (Constant, Exchange, Operators)):
+        return _break_flatbuffer(bench, site, folder)
+    change, model = _reauthored(bench, site)
+    with ExitStack() as around:
+        if isinstance(site, Network):
+            around.enter_context(site.around())
+        if isinstance(site, Names):  # the names say what is compared with what, too
+            for stage in ("oracle", "hf"):
+                bench.trace(stage, folder, model=model)
+            bench.trace("hf", folder, model=model, reference=folder / "oracle")
+        with changed_when_loaded(change):
+            facts = bench.trace("reauthored", folder, model=model)
+            oracle = (folder if isinstance(site, Names) else bench.sound) / "oracle"
+            bench.trace("reauthored", folder, model=model, reference=oracle)
+            complains = verifier_complains(bench, model)
+    findings = {
+        "weights by value": _errors(Finding.model_validate(found) for found in facts["findings"]),
+        **(_declaration_findings(bench, model) if model is not None else {}),
+    }
+    decoder = reference(model, bench.prepared) if model is not None and isinstance(site, Names) else None
+    return _Broken(folder, ("reauthored",), findings, complains, decoder)
+
+
+def _reauthored(bench: Bench, site: Any) -> tuple[Change, GenerativeModel | None]:
+    """(what changes the loaded network, the declaration to load it by)"""
+    if isinstance(site, Network):
+        return site.change, None
+    if isinstance(site, Config):
+        return unchanged, other_config(bench.model, site.change)
+    if isinstance(site, Names):
+        names = dataclasses.replace(bench.model.tensor_names, **site.entries(bench.model.tensor_names))
+        return unchanged, dataclasses.replace(bench.model, tensor_names=names)
+    assert isinstance(site, Loader)
+    return unchanged, dataclasses.replace(bench.model, load_weights=_loader(bench, site))
+
+
+def _loader(bench: Bench, site: Loader) -> Any:
+    config = reauthored_config(bench.model, miniature=bench.prepared.miniature, layers=bench.prepared.layers)
+
+    def load(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        made = dict(_run_loader(bench.model, config, checkpoint).converted)
+        checkpoint.clear()
+        site.change(made)
+        return made
+
+    return load
+
+
+def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folder: Path) -> _Broken:
+    stages = DEVICE_STAGES if isinstance(site, Exchange) else site.stages
+
+    def change(file: Path) -> None:
+        if isinstance(site, Operators):
+            rewrite(file, site.change)
+        elif isinstance(site, Exchange):
+            swap(file, bench.constant(site.one), bench.constant(site.other))
+        else:
+            values = bench.constant(site.name)
+            patch(file, values, np.asarray(site.change(values), np.float32))
+
+    file = bench.break_flatbuffer(folder, change, stages, retap=isinstance(site, Operators))
+    # Where one runtime alone is given this file, what ships is the right one.
+    findings = _constant_findings(bench, file) if stages == DEVICE_STAGES else []
+    return _Broken(folder, stages, {"constants": findings})
+
+
+def _effect(bench: Bench, fault: Fault) -> float | None:
+    """The fault in float64 over the noise floor; none where it has no other form than the one that was run."""
+    site = fault.site
+    with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
+        folder = Path(temporary)
+        if isinstance(site, Constant):
+            if site.name not in bench.tensors:
+                return None
+            checkpoint = folder / "checkpoint"
+            changed = torch.tensor(np.asarray(site.change(bench.constant(site.name)), np.float32))
+            write_changed(bench.checkpoint, checkpoint, lambda tensors: tensors.update({site.name: changed}))
+            bench.trace("oracle", folder, checkpoint=checkpoint)
+            return largest_effect(bench, bench.sound / "oracle", folder / "oracle")
+        if isinstance(site, (Config, Network, Loader)):
+            change, model = _reauthored(bench, site)
+            with ExitStack() as around:
+                if isinstance(site, Network):
+                    around.enter_context(site.around())
+                _trace_exactly(bench, folder / "broken", change, model)
+            _trace_exactly(bench, folder / "sound", unchanged, None)
+            return largest_effect(bench, folder / "sound" / "reauthored", folder / "broken" / "reauthored")
+    return None
+
+
+def _trace_exactly(bench: Bench, folder: Path, change: Change, model: GenerativeModel | None) -> None:
+    """The re-authored model in true float64, with the float32 weights that it has."""
+
+    network = load_network(bench, model)  # before float64 begins: files hold float32
+    with torch.no_grad():
+        change(network)
+    network.double()
+    with mock.patch.object(harness.weights, "load_reauthored", lambda *_: network), TrueFloat64():
+        bench.trace("reauthored", folder, model=model)
+
+
+def _errors(findings: Iterator[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+@functools.lru_cache(4)
+def _known(bench: Bench) -> frozenset[str]:
+    """What the audits say of the unbroken model, which is no sign of a fault."""
+    return frozenset(
+        finding.what for found in _declaration_findings(bench, bench.model, frozenset()).values() for finding in found
+    )
+
+
+def _declaration_findings(
+    bench: Bench, model: GenerativeModel, known: frozenset[str] | None = None
+) -> dict[str, list[Finding]]:
+    """Of the audit of configs, and of the account of the checkpoint's keys."""
+    before = _known(bench) if known is None else known
+    config = reauthored_config(model, miniature=bench.prepared.miniature, layers=bench.prepared.layers)
+    found = {"config": audit_configs(model), "keys": account_for_keys(model, bench.checkpoint, config)}
+    return {
+        name: [finding for finding in _errors(iter(every)) if finding.what not in before]
+        for name, every in found.items()
+    }
+
+
+def _constant_findings(bench: Bench, file: Path) -> list[Finding]:
+    prepared = bench.prepared
+    audit = audit_constants(FlatbufferModel(file), prepared.parameters, bench.checkpoint, prepared.tables)
+    return _errors(iter(audit.findings))
+
+
+def _shipped_findings(bench: Bench) -> dict[str, list[Finding]]:
+    return {
+        **_declaration_findings(bench, bench.model, frozenset()),
+        "constants": _constant_findings(bench, bench.flatbuffer),
+    }
+
+
+def run_clean(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Clean:
+    """The unbroken model with another seed's weights and tokens: whatever fails is a false alarm."""
+    began = time.monotonic()
+    with _reseeded(bench, seed, inputs) as other:
+        outcome = other.unbroken
+        compared = outcome.frame[outcome.frame["verdict"] != "missing"]
+        failing = compared[compared["verdict"] == "fail"]
+        alarms = [f"{row['hop']} on {row['input']} at {row['tap']}: {row['why']}" for row in _first_of_each(failing)]
+        alarms += [f"{name}: {hop.reasons[0]}" for name, hop in outcome.hops.items() if hop.reasons and failing.empty]
+        return Clean(
+            model=bench.ref.name,
+            seed=seed,
+            comparisons=len(inputs) * len(outcome.hops),
+            taps=len(compared),
+            alarms=alarms,
+            others={
+                "verifier": verifier_complains(other),
+                **logits_complain(other, other.sound, ("reauthored", *DEVICE_STAGES)),
+            },
+            seconds=round(time.monotonic() - began, 2),
+        )
+
+
+def _first_of_each(failing: pd.DataFrame) -> list[Any]:
+    """The first failing row of each comparison."""
+    return [row for _, row in failing.sort_values("order").drop_duplicates(["input", "hop"]).iterrows()]
+
+
+@contextmanager
+def _reseeded(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Iterator[Bench]:
+    other = bench.reseeded(seed, inputs)
+    try:
+        yield other
+    finally:
+        shutil.rmtree(other.folder, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Where a benchmark's process enters: all faults of one model, and the same model unbroken at some seeds.
+
+In: the model's name, ids of faults, seeds. Out: a `Report`, as JSON. In one process, because what is not broken is
+traced once, and importing the frameworks takes longer than a fault.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.bench.catalogue import all_faults
+from harness.bench.result import Report
+from harness.bench.run import run_clean, run_fault
+from harness.bench.workbench import FEW, Bench
+from harness.stages.report import Reporter
+
+# One position, a padded prefill with decode steps, a whole prefill, and several chunks.
+CLEAN_INPUTS = (("one", 1, 1), ("padded", 22, 2), ("exact", 32, 0), ("chunked", 45, 2))
+
+
+class BenchRequest(BaseModel):
+    model: str
+    faults: list[str]
+    seeds: list[int] = []
+
+
+def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """A `Report` on one model."""
+    request = BenchRequest.model_validate(payload)
+    chosen = {fault.id: fault for fault in all_faults()}
+    total = len(request.faults) + len(request.seeds)
+    report.progress(0, total, "unbroken")
+    bench = Bench(request.model, inputs=FEW, device_local=True)
+    found = Report()
+    for number, name in enumerate(request.faults):
+        report.progress(number, total, name)
+        found.results.append(run_fault(bench, chosen[name]))
+    for number, seed in enumerate(request.seeds, len(request.faults)):
+        report.progress(number, total, f"clean, seed {seed}")
+        found.clean.append(run_clean(bench, seed, CLEAN_INPUTS))
+    return found.model_dump(mode="json")
