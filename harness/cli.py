@@ -319,6 +319,59 @@ def explain(
 
 
 @app.command()
+def fuzz(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'list', or file.py[:NAME].")],
+    hop: Annotated[
+        str | None, typer.Option(metavar="A->B", help="Look at this hop alone; it loads fewer stages.")
+    ] = None,
+    max_examples: Annotated[int, typer.Option(help="Inputs to try.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="For the input; else reports/MODEL/fuzz-SEED.jsonl.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
+    tflite: Annotated[Path | None, typer.Option(help="Search with this flatbuffer instead of converting.")] = None,
+    miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
+    layers: Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")] = None,
+    hlfb: Annotated[
+        bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
+    ] = None,
+    kv_layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
+    ] = None,
+    mask_as_input: Annotated[
+        bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
+    ] = None,
+    prefill: Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")] = None,
+    tolerances: Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a stage may take to load, and for an input.")] = 3600.0,
+) -> None:
+    """Search for an input that breaks a tolerance, make it as small as it gets, and save it for 'run --inputs'."""
+    from harness.fuzz import command
+    from harness.pipeline import Options
+    from harness.progress import watcher
+    from harness.render.fuzz import print_outcome
+    from harness.variant import VariantOptions, parse_prefill
+
+    lengths = parse_prefill(prefill) if prefill is not None else None
+    options = Options(
+        model=model,
+        checkpoint=checkpoint,
+        tflite=tflite,
+        miniature=miniature,
+        layers=layers,
+        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths),
+        tolerances=tolerances,
+        out=REPORTS,
+        timeout=timeout,
+    )
+    with watcher() as progress:
+        outcome = command.fuzz(command.FuzzOptions(options, hop, max_examples, seed, out), progress)
+    print_outcome(outcome, _console())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
 def report(run: RunName, out: OutFolder = REPORTS) -> None:
     """Render a run's report, JUnit and Model Explorer files again from its record."""
     from harness.record import read_record, read_taps

@@ -112,11 +112,13 @@ def compare_traces(
     why_missing: Callable[[str, str], str],
     hops: tuple[tuple[str, str], ...] = STANDARD_HOPS,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
     traces: folder with `<stage>/<input>/`. why_missing: (hop's candidate stage, tap) -> reason, for taps
-    that a trace lacks. A tap that cannot be compared is a row with verdict `missing`.
+    that a trace lacks. A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
+    tap on each input, where these inputs alone are not to say what is typical.
     """
     present = [hop for hop in hops if set(hop) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
@@ -124,7 +126,7 @@ def compare_traces(
     opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
-        floors = noise_floors(opened, tap, FLOAT32_RUNS)
+        floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
             tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
             rows.extend({"model": model, "input": item, "order": order, **row} for row in tap_rows)

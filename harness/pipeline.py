@@ -68,7 +68,7 @@ class Options:
 
 
 @dataclass
-class _Run:
+class Work:
     """A run under way: where it works, and what it has found so far."""
 
     options: Options
@@ -100,11 +100,11 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     stages = _stages(options)
     run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
     parent = options.out / ref.name
-    with _working_folder(parent, run_id) as folder:
+    with working_folder(parent, run_id) as folder:
         cache = Cache.temporary(folder / "cache") if options.no_cache else Cache.standard()
-        state = _Run(options, ref, folder, cache, watcher)
+        state = Work(options, ref, folder, cache, watcher)
         with state.timed("total"):
-            prepared, key = _prepare(state)
+            prepared, key = prepare(state)
             results = _run_stages(state, prepared, stages)
             prepared = _audited(prepared, results.pop(AUDIT, None))
             if prepared.audited:
@@ -206,7 +206,7 @@ def _check_files(options: Options) -> None:
 
 
 @contextmanager
-def _working_folder(parent: Path, run_id: str) -> Iterator[Path]:
+def working_folder(parent: Path, run_id: str) -> Iterator[Path]:
     """A hidden folder beside the runs, which the caller renames when the run is whole; else it goes."""
     folder = parent / f".{run_id}{_PARTIAL}"
     _sweep(parent)
@@ -251,7 +251,7 @@ def _sweep(parent: Path) -> None:
                 os.close(lock)
 
 
-def _prepare(state: _Run) -> tuple[Prepared, str | None]:
+def prepare(state: Work) -> tuple[Prepared, str | None]:
     """What a run rests on, and the key to remember it by."""
     options = state.options
     request = Request(
@@ -300,7 +300,7 @@ def _tail(log: Path) -> str:
     return frames[-1] if frames else "no further word in the log"
 
 
-def _place(state: _Run) -> Place:
+def place_of(state: Work) -> Place:
     tflite = state.options.tflite
     return Place(
         spec_file=str(state.ref.file.resolve()),
@@ -312,28 +312,28 @@ def _place(state: _Run) -> Place:
     )
 
 
-def _run_stages(state: _Run, prepared: Prepared, stages: tuple[str, ...]) -> dict[str, TaskResult]:
+def _run_stages(state: Work, prepared: Prepared, stages: tuple[str, ...]) -> dict[str, TaskResult]:
     """Every stage on all inputs, and its local pass on the few that are looked at in every run."""
-    place = _place(state)
+    place = place_of(state)
     tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
     with state.timed("stages"):
         return _processes(state, prepared, tasks)
 
 
 def _look_closer(
-    state: _Run, prepared: Prepared, stages: tuple[str, ...], results: Results, inputs: Sequence[str]
+    state: Work, prepared: Prepared, stages: tuple[str, ...], results: Results, inputs: Sequence[str]
 ) -> dict[str, TaskResult]:
     """Local passes on the inputs that show a fault and that nobody has looked at yet."""
     more = [item for item in inputs if item not in inputs_for_local(prepared)]
     tasks = [
         replace(task, needs=(), payload=task.payload(results) if callable(task.payload) else task.payload)
-        for task in (local_tasks(_place(state), prepared, stages, more) if more else [])
+        for task in (local_tasks(place_of(state), prepared, stages, more) if more else [])
         if all(results[name].status == "ok" for name in task.needs)
     ]
     return _processes(state, prepared, tasks)
 
 
-def _processes(state: _Run, prepared: Prepared, tasks: list[Task]) -> dict[str, TaskResult]:
+def _processes(state: Work, prepared: Prepared, tasks: list[Task]) -> dict[str, TaskResult]:
     # Whoever could convert the model has this much; stages that overlap take no more.
     budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
     return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
@@ -348,18 +348,18 @@ def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared)
     write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
 
 
-def _descended(state: _Run, record: Record, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
+def _descended(state: Work, record: Record, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the operators of the flatbuffer behind its faults."""
     from harness.descent import descended, descents
 
-    tasks = descents(_place(state), prepared, record, results)
+    tasks = descents(place_of(state), prepared, record, results)
     if not tasks:
         return record
     with state.timed("descend"):
         return descended(record, tasks, _processes(state, prepared, list(tasks.values())))
 
 
-def _explained(state: _Run, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
+def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the causes of its faults, while the traces are still there."""
     from harness.explain.task import EXPLAIN, explain_task, explained
 

@@ -6,6 +6,7 @@ shrink to short sequences of low ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -39,6 +40,37 @@ def token_inputs(draw: st.DrawFn, vocab_size: int, kv_cache_len: int) -> TokenIn
     """An input that fits the cache, with any decode tail."""
     tokens = draw(token_ids(vocab_size, max_length=min(kv_cache_len, LONGEST)))
     return TokenInput("generated", tokens, None, draw(st.integers(0, len(tokens))))
+
+
+@st.composite
+def searched_inputs(draw: st.DrawFn, vocab_size: int, kv_cache_len: int, edges: Sequence[int] = ()) -> TokenInput:
+    """An input of any length the cache holds, short or long alike, with any decode tail. Its ids are any, or a few over
+    and over, or so many in a row: every id has its own row in the embedding, and a search is to see as many as it can.
+
+    edges: lengths where something begins or ends (a prefill, a sliding window), which are as likely as all others
+    together. Shrinks to fewer tokens and lower ids, and to a decode tail of 1, which is what a device does.
+    """
+    lengths = st.integers(1, kv_cache_len)
+    least = draw(lengths | st.sampled_from(_near(edges, kv_cache_len)))
+    tail = draw(st.just(1) | st.integers(0, 4) | st.integers(0, kv_cache_len))
+    ids = st.integers(0, vocab_size - 1)
+    kind = draw(st.sampled_from(("any", "few", "row")))
+    if kind == "row":
+        last = draw(ids)  # and not the first, so that what fails at one id shrinks to it from both sides
+        tokens = tuple((last - back) % vocab_size for back in reversed(range(least)))
+    else:
+        exactly = draw(st.booleans())
+        few = st.lists(ids, min_size=1, max_size=3)
+        # Cut and not drawn to length: the shrinker is to leave out any token, wherever it stands.
+        each = ids if kind == "any" else st.sampled_from(draw(few))
+        drawn = draw(st.lists(each, min_size=least, max_size=kv_cache_len))
+        tokens = tuple(drawn[:least] if exactly else drawn)
+    return TokenInput("fuzz", tokens, None, min(tail, len(tokens)))
+
+
+def _near(edges: Sequence[int], limit: int) -> list[int]:
+    """The edges, one less and one more, as far as they are lengths."""
+    return sorted({length for edge in (*edges, limit) for length in (edge - 1, edge, edge + 1) if 1 <= length <= limit})
 
 
 @st.composite

@@ -142,6 +142,16 @@ CASES: dict[str, Case] = {
     "file as output": ({"f": "x"}, ["run", "tiny_llama", "--out", "f"], ["--out f", "give another folder"]),
     "output in a file": ({"f": "x"}, ["run", "tiny_llama", "--out", "f/x"], ["--out f/x", "give another folder"]),
     "output nobody can make": words("run", "tiny_llama", "--out", "/proc/x", says=["/proc/x", "give another folder"]),
+    "no examples": words("fuzz", "tiny_llama", "--max-examples", "0", says=["--max-examples 0", "1 or more"]),
+    "negative examples": words("fuzz", "tiny_llama", "--max-examples", "-5", says=["--max-examples -5", "1 or more"]),
+    "negative seed of a search": words("fuzz", "tiny_llama", "--seed", "-1", says=["--seed -1", "0 or more"]),
+    "unknown hop": words("fuzz", "tiny_llama", "--hop", "hf->tflite", says=["--hop hf->tflite", "hf->reauthored"]),
+    "folder as found input": words("fuzz", "tiny_llama", "--out", ".", says=["--out .", "is a folder", ".jsonl"]),
+    "found input nobody can write": words(
+        "fuzz", "tiny_llama", "--out", "/proc/x/y", says=["/proc/x/y", "another folder"]
+    ),
+    "fuzz of no model": words("fuzz", says=["MODEL", "--help"]),
+    "fuzz of an unknown model": words("fuzz", "smolm2", says=["did you mean 'smollm2'?"]),
     "report of nothing": words("report", "absent", says=["absent", "parity.json", "latest"]),
     "explain of nothing": words("explain", "absent", says=["absent", "parity.json", "latest"]),
     "diff of nothing": words("diff", "absent", "absent", says=["absent", "parity.json", "latest"]),

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.pipeline import _NEWBORN, _working_folder
+from harness.pipeline import _NEWBORN, working_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.pipeline import _working_folder
-with _working_folder(Path(sys.argv[1]), "first") as folder:
+from harness.pipeline import working_folder
+with working_folder(Path(sys.argv[1]), "first") as folder:
     (folder / "traces").mkdir()
     print("there", flush=True)
     time.sleep(600)
@@ -34,13 +34,13 @@ def test_what_a_killed_run_left_goes_with_the_next_run_and_a_living_run_keeps_it
         try:
             assert holder.stdout.readline() == "there\n"
             age(first)
-            with _working_folder(tmp_path, "second"):
+            with working_folder(tmp_path, "second"):
                 assert (first / "traces").is_dir()
         finally:
             holder.send_signal(signal.SIGKILL)
     assert (first / "traces").is_dir()
     age(first)
-    with _working_folder(tmp_path, "third"):
+    with working_folder(tmp_path, "third"):
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [".third.partial"]
     assert not list(tmp_path.iterdir())
 
@@ -48,5 +48,5 @@ def test_what_a_killed_run_left_goes_with_the_next_run_and_a_living_run_keeps_it
 def test_a_folder_just_made_is_spared_though_nobody_holds_it_yet(tmp_path: Path) -> None:
     newborn = tmp_path / ".newborn.partial"
     newborn.mkdir()
-    with _working_folder(tmp_path, "second"):
+    with working_folder(tmp_path, "second"):
         assert newborn.is_dir()

@@ -15,7 +15,7 @@ def hf(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
     job = Job.model_validate(payload)
     with costs_only_this_stage():
-        return stage.run(job, _model(job), report)
+        return stage.run(job, model_of(job), report)
 
 
 def reauthored(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def reauthored(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
     job = Job.model_validate(payload)
     with costs_only_this_stage():
-        return stage.run(job, _model(job), report)
+        return stage.run(job, model_of(job), report)
 
 
 def tflite(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def descend(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
     job = Job.model_validate(payload)
     with costs_only_this_stage():
-        return stage.run(job, _model(job), report)
+        return stage.run(job, model_of(job), report)
 
 
-def _model(job: Job) -> GenerativeModel:
+def model_of(job: Job) -> GenerativeModel:
     return load_spec(SpecRef(Path(job.spec_file), job.spec_variable, {}))

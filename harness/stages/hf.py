@@ -12,7 +12,7 @@ Falcon's eager attention is no substitute: in transformers 5.23 it adds the ALiB
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.spec import GenerativeModel
 from harness.stages.attention import UnfusedAttention, rotated
 from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.float64 import TrueFloat64
-from harness.stages.job import Job
+from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
 from harness.stages.summation import OtherSummation
 from harness.taps import LOGITS, block_tap
@@ -35,34 +35,52 @@ _ATTENTION = "edge_parity_eager"
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Trace every input. Returns facts about the stage. Raises RuntimeError if float64 is not true."""
+    facts: dict[str, Any] = {}
+    with loaded(job, model, facts) as trace:
+        rounds = [(order, item) for order in orders_of(job.stage) for item in job.inputs]
+        for done, (order, item) in enumerate(rounds):
+            report.progress(done, len(rounds), item.id)
+            trace(item, order)
+    return facts
+
+
+def orders_of(stage: str) -> range:
+    """The orders of summation that a stage runs each input with."""
+    return range(1) if stage == "oracle" else range(NOISE_SAMPLES)
+
+
+@contextmanager
+def loaded(job: Job, model: GenerativeModel, facts: dict[str, Any]) -> Iterator[Callable[[JobInput, int], None]]:
+    """Load the model once. Yields what traces an input, with one order of summation; facts are known at the end.
+
+    That raises RuntimeError if float64 is not true.
+    """
     torch.set_num_threads(job.threads)
     mode = TrueFloat64() if job.stage == "oracle" else None
     dtype = torch.float64 if mode else torch.float32
+    capture, dims = Capture(), job.dimensions
+    modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
+
+    def trace(item: JobInput, order: int) -> None:
+        folder = sample(job.traces, order)
+        if job.reference is not None:
+            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
+        with (
+            OtherSummation(order) if order else nullcontext(),
+            TraceWriter(folder / item.id, len(item.tokens)) as capture.trace,
+            attention_taps(network, modules, dims.blocks, capture),
+        ):
+            _forward(network, item.tokens, capture)
+        if mode is not None and mode.narrow:
+            raise RuntimeError(f"the oracle is not float64 throughout: {dict(mode.narrow)} gave narrower results")
+
     with mode or nullcontext(), torch.inference_mode():
         network = load(job.checkpoint, dtype)
-        capture = Capture()
-        dims = job.dimensions
-        modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
         with module_taps(network, modules, dims.blocks, dims.hf_layout_of, capture) as absent:
-            orders = range(NOISE_SAMPLES) if mode is None else range(1)
-            for order in orders:
-                with OtherSummation(order) if order else nullcontext():
-                    for number, item in enumerate(job.inputs):
-                        done = order * len(job.inputs) + number
-                        report.progress(done, len(orders) * len(job.inputs), item.id)
-                        folder = sample(job.traces, order)
-                        if job.reference is not None:
-                            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
-                        with TraceWriter(folder / item.id, len(item.tokens)) as trace:
-                            capture.trace = trace
-                            with attention_taps(network, modules, dims.blocks, capture):
-                                _forward(network, item.tokens, capture)
-    facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
+            yield trace
+    facts |= {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
     if mode is not None:
         facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow), "rounded": dict(mode.rounded)}
-        if mode.narrow:
-            raise RuntimeError(f"the oracle is not float64 throughout: {dict(mode.narrow)} gave narrower results")
-    return facts
 
 
 def load(folder: Any, dtype: torch.dtype) -> Any:

@@ -75,7 +75,7 @@ class Watcher(Protocol):
 
 
 @dataclass
-class _Running:
+class Running:
     task: Task
     process: Any
     pipe: Connection
@@ -98,15 +98,15 @@ def run_tasks(
     """
     results: dict[str, TaskResult] = {}
     waiting = list(tasks)
-    running: list[_Running] = []
+    running: list[Running] = []
     try:
         if any(task.torch for task in tasks):
-            _warm_up(log)  # a signal that came while the server was started is raised in here
+            warm_up(log)  # a signal that came while the server was started is raised in here
         while waiting or running:
             _skip_hopeless(waiting, results, watcher)
             for task in _startable(waiting, running, results, cores, memory_mb):
                 waiting.remove(task)
-                running.append(_start(task, results, log))
+                running.append(start(task, results, log))
                 watcher.started(task.name)
             if not running:
                 time.sleep(_POLL / 10)  # until the server that forks torch stages has imported the frameworks
@@ -114,7 +114,7 @@ def run_tasks(
             _listen(running, watcher)
             for entry in [entry for entry in running if _ended(entry)]:
                 running.remove(entry)
-                results[entry.task.name] = _result(entry, log)
+                results[entry.task.name] = result_of(entry, log)
                 watcher.ended(results[entry.task.name])
     except UsageError:
         raise  # the server is good for the next model
@@ -123,7 +123,7 @@ def run_tasks(
         raise
     finally:
         for entry in running:
-            _kill(entry.process)
+            kill(entry.process)
     return results
 
 
@@ -137,7 +137,7 @@ def _skip_hopeless(waiting: list[Task], results: dict[str, TaskResult], watcher:
 
 
 def _startable(
-    waiting: list[Task], running: list[_Running], results: Results, cores: int, memory_mb: float
+    waiting: list[Task], running: list[Running], results: Results, cores: int, memory_mb: float
 ) -> list[Task]:
     chosen: list[Task] = []
     used = sum(entry.task.memory_mb for entry in running) + (SERVER_MB if _warming.is_set() else 0)
@@ -151,9 +151,10 @@ def _startable(
     return chosen
 
 
-def _start(task: Task, results: Results, log: Path) -> _Running:
+def start(task: Task, results: Results, log: Path, duplex: bool = False) -> Running:
+    """duplex: whether the process may be asked things while it runs."""
     payload = task.payload(results) if callable(task.payload) else task.payload
-    ours, theirs = multiprocessing.Pipe(duplex=False)
+    ours, theirs = multiprocessing.Pipe(duplex=duplex)
     context: Any = _torch_server(log) if task.torch else multiprocessing.get_context("spawn")
     process = context.Process(
         target=worker.main, args=(task.name, task.target, payload, theirs, str(log), os.getpid()), daemon=True
@@ -161,14 +162,14 @@ def _start(task: Task, results: Results, log: Path) -> _Running:
     with _output_to(log):
         process.start()
     theirs.close()
-    return _Running(task, process, ours, time.monotonic())
+    return Running(task, process, ours, time.monotonic())
 
 
 _server_ready = threading.Event()
 _warming = threading.Event()
 
 
-def _warm_up(log: Path) -> None:
+def warm_up(log: Path) -> None:
     """Have the server import the frameworks while stages that do not need them run already.
 
     It answers once it has: starting a process through it earlier would block whoever asks.
@@ -186,6 +187,12 @@ def _warm_up(log: Path) -> None:
         _server_ready.set()
 
     threading.Thread(target=ask, daemon=True).start()
+
+
+def wait_until_warm() -> None:
+    """Until the server that forks torch stages has imported the frameworks."""
+    while not _server_ready.wait(_POLL):
+        pass
 
 
 def _torch_server(log: Path) -> Any:
@@ -249,8 +256,8 @@ def _output_to(log: Path) -> Any:
         os.close(file)
 
 
-def _listen(running: list[_Running], watcher: Watcher) -> None:
-    handles: dict[Any, _Running] = {entry.pipe: entry for entry in running if not entry.pipe.closed}
+def _listen(running: list[Running], watcher: Watcher) -> None:
+    handles: dict[Any, Running] = {entry.pipe: entry for entry in running if not entry.pipe.closed}
     ready = wait([*handles, *(entry.process.sentinel for entry in running)], timeout=_POLL)
     for handle in ready:
         entry = handles.get(handle)
@@ -260,10 +267,10 @@ def _listen(running: list[_Running], watcher: Watcher) -> None:
         entry.peak_mb = max(entry.peak_mb, worker.peak_rss_mb(entry.process.pid))
         if time.monotonic() - entry.began > entry.task.timeout and entry.process.is_alive():
             entry.timed_out = True
-            _kill(entry.process)
+            kill(entry.process)
 
 
-def _receive(entry: _Running, watcher: Watcher) -> None:
+def _receive(entry: Running, watcher: Watcher) -> None:
     try:
         while entry.pipe.poll():
             kind, content = entry.pipe.recv()
@@ -279,11 +286,11 @@ def _receive(entry: _Running, watcher: Watcher) -> None:
         entry.pipe.close()
 
 
-def _ended(entry: _Running) -> bool:
+def _ended(entry: Running) -> bool:
     return not entry.process.is_alive() and (entry.pipe.closed or not entry.pipe.poll())
 
 
-def _result(entry: _Running, log: Path) -> TaskResult:
+def result_of(entry: Running, log: Path) -> TaskResult:
     entry.process.join()
     seconds = time.monotonic() - entry.began
     result = TaskResult(entry.task.name, "ok", round(seconds, 3), round(entry.peak_mb, 1))
@@ -300,7 +307,7 @@ def _result(entry: _Running, log: Path) -> TaskResult:
     return result
 
 
-def _exit_text(entry: _Running) -> str:
+def _exit_text(entry: Running) -> str:
     code = entry.process.exitcode
     if code is None or code >= 0:
         return f"ended with exit code {code} and gave no result"
@@ -310,7 +317,7 @@ def _exit_text(entry: _Running) -> str:
     return f"killed by {name}"
 
 
-def _kill(process: Any) -> None:
+def kill(process: Any) -> None:
     with contextlib.suppress(ProcessLookupError, AttributeError, ValueError):
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)

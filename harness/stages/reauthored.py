@@ -32,33 +32,47 @@ from harness.trace import Trace, TraceWriter, local
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Trace every input. Returns facts about the stage."""
     from harness.audit.values import loaded_wrongly
-    from harness.weights import load_reauthored, sources_of
+    from harness.weights import sources_of
+
+    facts: dict[str, Any] = {"dtype": "float32", "findings": []}
+    with loaded(job, model, facts) as (network, config, trace):
+        if job.reference is None:
+            report.progress(0, len(job.inputs), "weights by value")
+            sources = sources_of(model, config, job.checkpoint, network.state_dict())
+            facts["findings"] = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
+        for number, item in enumerate(job.inputs):
+            report.progress(number, len(job.inputs), item.id)
+            trace(item)
+    return facts
+
+
+@contextmanager
+def loaded(
+    job: Job, model: GenerativeModel, facts: dict[str, Any]
+) -> Iterator[tuple[Any, Any, Callable[[JobInput], None]]]:
+    """Load the model once. Yields it, its config, and what traces an input; facts are known at the end."""
+    from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
-    findings = []
-    if job.reference is None:
-        report.progress(0, len(job.inputs), "weights by value")
-        sources = sources_of(model, config, job.checkpoint, network.state_dict())
-        findings = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
-    capture = Capture()
-    dims = job.dimensions
+    capture, dims = Capture(), job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
+
+    def trace(item: JobInput) -> None:
+        folder = job.traces
+        if job.reference is not None:
+            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
+        with TraceWriter(folder / item.id, len(item.tokens)) as capture.trace:
+            _drive(network, config, item, job, capture)
+
     with (
         torch.no_grad(),
         module_taps(network, modules, dims.blocks, dims.layout_of, capture) as absent,
         attention_taps(network, modules, dims.blocks, capture),
     ):
-        for number, item in enumerate(job.inputs):
-            report.progress(number, len(job.inputs), item.id)
-            folder = job.traces
-            if job.reference is not None:
-                folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
-            with TraceWriter(folder / item.id, len(item.tokens)) as trace:
-                capture.trace = trace
-                _drive(network, config, item, job, capture)
-    return {"dtype": "float32", "absent_modules": absent, "findings": findings}
+        yield network, config, trace
+    facts["absent_modules"] = absent
 
 
 def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:

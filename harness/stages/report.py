@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.errors import UsageError
 
 
 class Reporter(Protocol):
     def progress(self, done: float, total: float, what: str) -> None: ...
+
+
+class Asked(Reporter, Protocol):
+    """What a stage that serves speaks to."""
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """What it is asked, one after the other, until nobody asks any more."""
+
+    def answer(self) -> None:
+        """Say that it is ready: once it has loaded its model, and after each request."""
 
 
 class Silent:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,12 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
     steps = compared = 0
     for number, item in enumerate(job.inputs):
         report.progress(len(checked) + number, rounds, f"{item.id}, tapped copy")
-        with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
-            outputs: dict[str, Array] = {}
-            for index, (step, outputs) in enumerate(runner.drive(item)):
-                if item.id in untouched:
-                    compared += 1
-                    if _digest(outputs, runner.own_outputs(step)) != untouched[item.id][index]:
-                        differing.append(f"{item.id}: {step.signature} at position {step.start}")
-                write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
-                steps += 1
-            _write_cache(trace, plan[step.signature], outputs, job, len(item.tokens))
+        for index, (step, outputs) in enumerate(traced(runner, plan, item, job, inner)):
+            steps += 1
+            if item.id in untouched:
+                compared += 1
+                if _digest(outputs, runner.own_outputs(step)) != untouched[item.id][index]:
+                    differing.append(f"{item.id}: {step.signature} at position {step.start}")
     return {
         "runtime": f"ai-edge-litert {version('ai-edge-litert')}",
         "steps": steps,
@@ -71,6 +68,32 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
         "steps_differing_from_untouched_file": differing,
         "past_the_cache": end.model_dump(),
     }
+
+
+@contextmanager
+def loaded(job: Job) -> Iterator[Callable[[JobInput], None]]:
+    """Load the tapped copy once, without the untouched file. Yields what traces an input."""
+    assert job.tapped and job.plan
+    plan, inner = read_plan(job.plan), split(job.stage)[0] != XNNPACK
+    runner = Runner(job, job.tapped, preserve=inner)
+
+    def trace(item: JobInput) -> None:
+        for _ in traced(runner, plan, item, job, inner):
+            pass
+
+    yield trace
+
+
+def traced(
+    runner: Runner, plan: Mapping[str, dict[str, TapSource]], item: JobInput, job: Job, inner: bool
+) -> Iterator[tuple[Step, dict[str, Array]]]:
+    """Run an input step by step and write its trace, which is whole when the last step has been taken."""
+    with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+        outputs: dict[str, Array] = {}
+        for step, outputs in runner.drive(item):
+            write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
+            yield step, outputs
+        _write_cache(trace, plan[step.signature], outputs, job, len(item.tokens))
 
 
 def _using_every_signature(job: Job) -> list[JobInput]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import json
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,6 +33,14 @@ class _PipeReporter:
         if now - self._last >= _PROGRESS_EVERY or done == 0:
             self._last = now
             self._pipe.send(("progress", (done, total, what)))
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(EOFError):
+            while True:
+                yield json.loads(self._pipe.recv_bytes())
+
+    def answer(self) -> None:
+        self._pipe.send(("answer", None))
 
 
 def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log: str, parent: int) -> None:

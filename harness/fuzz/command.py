@@ -1,0 +1,256 @@
+"""`edge-parity fuzz`: an input that breaks a tolerance, made as small as it gets, as a file that `run --inputs` takes.
+
+In: what the command line asked for. Out: `Outcome`, and the file if there is something to put in it. Stages load their
+models once and trace one input after the other; nothing else is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.cache import Cache
+from harness.compare import FLOAT32_RUNS, STANDARD_HOPS
+from harness.errors import UsageError
+from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
+from harness.fuzz.search import SHRINKS, Searched, search
+from harness.inputs import TokenInput, describe_schedule, schedule
+from harness.pipeline import Options, Work, check, place_of, prepare, working_folder
+from harness.stages.job import JobInput
+from harness.stages.process import Task, TaskResult, Watcher, run_tasks
+from harness.stages.request import Prepared
+from harness.stages.serving import Servers, StageEndedError, serving
+from harness.strategies import searched_inputs
+from harness.tasks import is_device, stage_tasks
+from harness.verdict import Rule, load_rules
+
+TASK = "fuzz"
+_REFERENCE_STAGES = ("oracle", "hf")  # the noise floor rests on them, whatever the hop
+
+
+@dataclass(frozen=True)
+class FuzzOptions:
+    """run: as for a run of the model; its seed is that of a miniature's weights. hop: "A->B", None for all.
+
+    seed: of the search. file: where the input goes, None for a place beside the runs.
+    """
+
+    run: Options
+    hop: str | None = None
+    max_examples: int = 100
+    seed: int = 0
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """crash: what became of a stage that ended over an input; that input is then in the file, as it was.
+
+    file, command, schedule: None and empty where no input breaks a tolerance.
+    """
+
+    model: str
+    tried: int
+    shrinking: int
+    nearest: Near
+    seconds: float
+    first: TokenInput | None = None
+    smallest: TokenInput | None = None
+    fault: Fault | None = None
+    crash: TaskResult | None = None
+    file: Path | None = None
+    command: str = ""
+    schedule: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return 3 if self.crash is not None else int(self.smallest is not None)
+
+
+class _CrashError(Exception):
+    def __init__(self, item: TokenInput, ended: StageEndedError) -> None:
+        super().__init__(str(ended))
+        self.item = item
+        self.result = ended.result
+
+
+def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
+    """Search, shrink and save. Raises UsageError for bad input, before anything is written."""
+    hops = check_options(options)
+    ref, rules = check(options.run), load_rules(options.run.tolerances)
+    parent = options.run.out / ref.name
+    file = options.file or parent / f"fuzz-{options.seed}.jsonl"
+    began = time.monotonic()
+    with working_folder(parent, f"fuzz-{secrets.token_hex(4)}") as folder:
+        cache = Cache.temporary(folder / "cache") if options.run.no_cache else Cache.standard()
+        state = Work(options.run, ref, folder, cache, watcher)
+        prepared, _ = prepare(state)
+        crash, searched = None, Searched()
+        try:
+            with serving(_serving_tasks(state, prepared, hops), state.log, watcher) as servers:
+                searched = _search(options, prepared, hops, rules, folder / "traces", servers, watcher)
+        except _CrashError as ended:
+            searched, crash = replace(searched, smallest=ended.item), ended.result
+        except StageEndedError as ended:
+            crash = ended.result
+        found = searched.smallest
+        if found is not None:
+            save(file, found, options.seed)
+    return Outcome(
+        ref.name,
+        searched.tried,
+        searched.shrinking,
+        searched.nearest,
+        time.monotonic() - began,
+        searched.first,
+        found,
+        searched.fault,
+        crash,
+        file if found else None,
+        run_command(options.run, file) if found else "",
+        _schedule(found, prepared) if found else "",
+    )
+
+
+def check_options(options: FuzzOptions) -> tuple[tuple[str, str], ...]:
+    """The hops to look at. Raises UsageError for what is wrong with the options that a run does not have."""
+    if options.max_examples < 1:
+        raise UsageError(f"--max-examples {options.max_examples} tries nothing; give 1 or more")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
+    if options.file is not None:
+        _check_file(options.file)
+    if options.hop is None:
+        return STANDARD_HOPS
+    known = {f"{a}->{b}": (a, b) for a, b in STANDARD_HOPS}
+    if options.hop not in known:
+        raise UsageError(f"--hop {options.hop} is no hop; give one of {', '.join(known)}, in quotes")
+    return (known[options.hop],)
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise UsageError(f"--out {file} is a folder; give a file, e.g. {file / 'found.jsonl'}")
+    folder = next(path for path in file.resolve().parents if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {file} cannot be written ({error.strerror}); give a file in another folder") from None
+
+
+def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[tuple[str, str]]) -> list[Task]:
+    """A task per stage that serves; the flatbuffer and its tapped copy are made first, where a hop needs them."""
+    stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *(stage for hop in hops for stage in hop))))
+    tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
+    making = [task for task in tasks if task.name not in stages] if any(map(is_device, stages)) else []
+    results = run_tasks(making, state.log, state.watcher)
+    for result in results.values():
+        if result.status != "ok":
+            raise StageEndedError(result)
+    return [_served(task, results) for task in tasks if task.name in stages]
+
+
+def _served(task: Task, results: Mapping[str, TaskResult]) -> Task:
+    payload = task.payload(results) if callable(task.payload) else task.payload
+    function = task.target.partition(":")[2]
+    return replace(task, target=f"harness.stages.served:{function}", payload={**payload, "inputs": []}, needs=())
+
+
+def _search(
+    options: FuzzOptions,
+    prepared: Prepared,
+    hops: Sequence[tuple[str, str]],
+    rules: list[Rule],
+    traces: Path,
+    servers: Servers,
+    watcher: Watcher,
+) -> Searched:
+    watcher.started(TASK)
+    began = time.monotonic()
+    judge = _judge(prepared, hops, rules, traces, servers)
+    dims = prepared.dimensions
+    edges = [*prepared.prefill, *([dims.window] if dims.window else [])]
+
+    def listener(tried: int, shrinking: int, nearest: Near, smallest: TokenInput | None) -> None:
+        if smallest is None:
+            watcher.progress(TASK, tried, options.max_examples, f"nearest: {nearest.what}")
+        else:
+            watcher.progress(TASK, shrinking, SHRINKS, f"found; shrinking, {len(smallest.tokens)} tokens are left")
+
+    searched = search(
+        searched_inputs(dims.vocab, prepared.kv_cache_len, edges),
+        judge,
+        max_examples=options.max_examples,
+        seed=options.seed,
+        listener=listener,
+    )
+    watcher.ended(TaskResult(TASK, "ok", round(time.monotonic() - began, 3)))
+    return searched
+
+
+def _judge(
+    prepared: Prepared, hops: Sequence[tuple[str, str]], rules: list[Rule], traces: Path, servers: Servers
+) -> Callable[[TokenInput], Judged]:
+    """What traces an input and judges it, with the noise of the model's default inputs in mind."""
+    for item in prepared.inputs:
+        servers.trace(item, _REFERENCE_STAGES)
+    floors_at = with_typical_of(typical_noise(traces, [item.id for item in prepared.inputs], prepared.taps))
+    shutil.rmtree(traces, ignore_errors=True)
+    written = {*FLOAT32_RUNS, "oracle", *(stage for hop in hops for stage in hop)}
+
+    def judge(item: TokenInput) -> Judged:
+        try:
+            servers.trace(JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail))
+        except StageEndedError as ended:
+            raise _CrashError(item, ended) from None
+        try:
+            return judge_input(traces, item.id, hops, prepared.taps, prepared.model, rules, floors_at)
+        finally:
+            for stage in written:
+                shutil.rmtree(traces / stage / item.id, ignore_errors=True)
+
+    return judge
+
+
+def save(file: Path, item: TokenInput, seed: int) -> None:
+    """Write an input as a file that `run --inputs` takes: whole, or not at all."""
+    line: dict[str, Any] = {"id": f"fuzz-{seed}", "tokens": list(item.tokens), "decode_tail": item.decode_tail}
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(line) + "\n")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"--out {file} cannot be written ({error.strerror}); give another file") from None
+
+
+def run_command(options: Options, file: Path) -> str:
+    """The command that runs the input that was found."""
+    variant = options.variant
+    values = {"--kv-layout": variant.kv_layout, "--prefill": ",".join(map(str, variant.prefill or ()))}
+    words = ["edge-parity", "run", options.model]
+    for name, value in (
+        ("--checkpoint", options.checkpoint),
+        ("--tflite", options.tflite),
+        ("--layers", options.layers),
+        ("--tolerances", options.tolerances),
+    ):
+        words += [name, str(value)] if value is not None else []
+    words += ["--miniature"] if options.miniature else []
+    for name in variant.given():
+        words += [name, str(values[name])] if name in values else [name]
+    return shlex.join([*words, "--inputs", str(file)])
+
+
+def _schedule(item: TokenInput, prepared: Prepared) -> str:
+    return describe_schedule(schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len))

@@ -1,0 +1,123 @@
+"""What one input shows, by the rules of a run and by what is typical of the model besides.
+
+In: the traces of one input. Out: `Judged`. What a run of that input alone lets pass, passes here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.compare import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
+from harness.excess import NoiseFloor
+from harness.verdict import Rule
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+FloorsAt = Callable[[Sequence[TapReader], str], list[NoiseFloor | None]]
+_LIMITED = ("excess", "position_excess")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first failing tap of a hop on one input. position: where its error is worst; -1 where shapes differ."""
+
+    hop: str
+    tap: str
+    why: str
+    rule: str = ""
+    position: int = -1
+
+    def same_as(self, other: Fault) -> bool:
+        """Whether two inputs show the same fault: it begins at the same tap of the same hop."""
+        return (self.hop, self.tap) == (other.hop, other.tap)
+
+
+@dataclass(frozen=True)
+class Near:
+    """The figure that is nearest to its limit. share: of that limit."""
+
+    share: float = 0.0
+    what: str = "nothing compared"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """faults: of each failing hop, in the order of the pipeline."""
+
+    faults: tuple[Fault, ...]
+    nearest: Near
+
+
+def judge_input(
+    traces: Path,
+    item: str,
+    hops: Sequence[tuple[str, str]],
+    taps: list[str],
+    model: str,
+    rules: list[Rule],
+    floors_at: FloorsAt,
+) -> Judged:
+    """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here."""
+    stages = {"oracle", *(stage for hop in hops for stage in hop)}
+    compared = compare_traces(
+        traces, stages, [item], taps, model, rules, lambda stage, tap: "", hops=tuple(hops), floors_at=floors_at
+    )
+    rows = [row for row in compared.rows if row["verdict"] != "missing"]
+    firsts = (_first(row for row in rows if row["hop"] == f"{a}->{b}" and row["verdict"] == "fail") for a, b in hops)
+    faults = tuple(
+        Fault(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
+    )
+    nearest = max(map(_nearest, rows), key=lambda near: near.share, default=Near())
+    return Judged(faults, nearest)
+
+
+def typical_noise(traces: Path, inputs: Iterable[str], taps: Iterable[str]) -> dict[str, Floats]:
+    """What float32 costs at each position of some inputs, `[positions]` by tap; they are traced by oracle and hf."""
+    opened = [TapReader.of(traces, {"oracle", *FLOAT32_RUNS}, item) for item in inputs]
+    found = {tap: [floor.relative for floor in noise_floors(opened, tap, FLOAT32_RUNS) if floor] for tap in taps}
+    return {tap: np.concatenate(parts) for tap, parts in found.items() if parts}
+
+
+def with_typical_of(known: Mapping[str, Floats]) -> FloorsAt:
+    """Noise floors of one input that are no lower than is typical of that input, and of it and the known ones.
+
+    Over the few positions of one input the median is as lucky as its positions. It still counts, since a run of
+    the input alone knows no other.
+    """
+
+    def floors_at(opened: Sequence[TapReader], tap: str) -> list[NoiseFloor | None]:
+        return [
+            floor and raised(floor, known.get(tap, np.empty(0))) for floor in noise_floors(opened, tap, FLOAT32_RUNS)
+        ]
+
+    return floors_at
+
+
+def raised(floor: NoiseFloor, known: Floats) -> NoiseFloor:
+    """A floor whose `typical` is no lower than the median over the known noise and its own. NaN stays NaN."""
+    median = np.median(np.concatenate([known, floor.relative]))
+    return replace(floor, typical=float(np.maximum(floor.typical, median)))
+
+
+def _first(rows: Iterable[Row]) -> Row | None:
+    return min(rows, key=lambda row: int(row["order"]), default=None)
+
+
+def _nearest(row: Row) -> Near:
+    shares = {name: _share(row[name], row[f"{name}_limit"]) for name in _LIMITED if name in row}
+    name = max(shares, key=lambda key: shares[key], default="")
+    if not name:
+        return Near(math.inf, f"{row['why']} at {row['tap']} of {row['hop']}")
+    what = f"{name} {row[name]:.3g} of {row[f'{name}_limit']:g} at {row['tap']} of {row['hop']}"
+    return Near(shares[name], what)
+
+
+def _share(value: float, limit: float) -> float:
+    if math.isnan(limit):
+        return 0.0
+    return math.inf if math.isnan(value) else value / limit if limit else math.inf
