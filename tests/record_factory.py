@@ -26,6 +26,8 @@ FAULTY_TAP = "block.7.mlp.out"
 NAN_TAP = "block.8.attn.context"
 WHY_MISSING = "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel"
 HOSTILE = "</script><script>alert('x')</script> & \"q\" [bold red]m[/] \x1b[31mred\x00 \u202e {{ 7*7 }} ]]> %s"
+# A prompt besides: an emoji, right-to-left letters, and 10,000 characters.
+HOSTILE_PROMPT = f"{HOSTILE} \U0001f600 \u05e9\u05dc\u05d5\u05dd {'word ' * 2000}"
 CRASHED = "tflite-xnnpack"
 
 _HOPS = (("hf", "reauthored"), ("reauthored", "tflite-xnnpack"), ("reauthored", "tflite-builtin"))
@@ -75,7 +77,7 @@ def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataF
             Input(
                 id=name,
                 tokens=n,
-                text=HOSTILE if kind == "hostile" else text,
+                text=HOSTILE_PROMPT if kind == "hostile" else text,
                 token_ids=list(range(n)),
                 schedule=f"prefill_32[0:{n}]",
             )

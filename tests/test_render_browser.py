@@ -185,7 +185,7 @@ def test_the_table_filters_searches_sorts_and_opens(opened: Open) -> None:
     assert shown.inner_text().startswith(f"18 of {len(frame)} rows")
     page.page.click("button[data-name=excess]")
     assert page.page.get_attribute("#tap-table th:has(button[data-name=excess])", "aria-sort") == "descending"
-    page.page.locator("#tap-table tbody tr").first.press("Enter")
+    page.page.locator("#tap-table tbody button").first.press("Enter")
     detail = page.page.inner_text("#tap-table tr.detail")
     for name in ("hf", "reauthored", "tflite", "transformer_blocks.7.mlp.out"):
         assert name in detail
@@ -209,7 +209,10 @@ def test_a_hostile_name_is_shown_and_does_nothing(opened: Open) -> None:
     dialogs: list[str] = []
     page.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     assert page.page.evaluate("document.scripts.length") == 2
-    assert clean(HOSTILE) in " ".join(page.page.text_content("body").split())
+    said = " ".join(page.page.text_content("body").split())
+    assert clean(HOSTILE) in said
+    assert "\U0001f600 \u05e9\u05dc\u05d5\u05dd word" in said
+    assert max(box["height"] for cell in page.page.locator("td.text").all() if (box := cell.bounding_box())) < 400
     page.page.fill("#f-text", "alert")
     assert dialogs == page.said == []
 

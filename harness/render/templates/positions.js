@@ -66,7 +66,7 @@ function drawExcess() {
   ];
   if (one.limit !== null) series.push({ values: one.positions.map(() => one.limit), kind: "limit", colour: "fail" });
   const label = `excess of ${text.tap[one.tap]} by token position, ${text.hop[one.hop]}, input ${text.input[one.input]}`;
-  place.append(element("h4", {}, label));
+  place.append(element("h3", { class: "minor" }, label));
   makeChart(place, label + ". Arrow keys move along the positions.", positionSpec(one.positions, series, crosses(one.positions, one.excess), null), {
     tip: (i) => `position ${one.positions[i]}, token ${tokenAt(one.positions[i])}\nexcess ${show(one.excess[i])}${one.limit === null ? "" : " of " + show(one.limit)}`,
     pick: (i) => choose(one.positions[i]),
@@ -82,9 +82,9 @@ function drawLogits() {
   const tip = (i) => `position ${one.positions[i]}, token ${tokenAt(one.positions[i])}\nKL ${show(one.kl[i])} nats, margin ${show(one.margin[i])}, noise ${show(one.noise[i])}\n${one.flip[i] ? `flip ${one.flip[i]}: ${word(one.from[i])} to ${word(one.to[i])}` : `most likely: ${word(one.to[i])}`}`;
   const on = { tip, pick: (i) => choose(one.positions[i]) };
   const points = (values) => [{ values, kind: "line", colour: "dot" }, { values: values.map((value) => (isNumber(value) ? value : null)), kind: "point", colour: "dot", size: 4 }];
-  kl.append(element("h4", {}, `KL divergence in nats by token position, ${where}`));
+  kl.append(element("h4", { class: "minor" }, `KL divergence in nats by token position, ${where}`));
   makeChart(kl, `KL divergence by position, ${where}`, positionSpec(one.positions, points(one.kl), [...flips, ...crosses(one.positions, one.kl)], null), on).box.dataset.of = "kl";
-  margin.append(element("h4", {}, `top-1 margin of the reference, and the noise, ${where}`));
+  margin.append(element("h4", { class: "minor" }, `top-1 margin of the reference, and the noise, ${where}`));
   makeChart(margin, `top-1 margin of the reference by position, ${where}`, positionSpec(one.positions, [{ values: one.noise, kind: "band", colour: "band" }, ...points(one.margin)], flips, null), on).box.dataset.of = "margin";
 }
 function choose(position) {

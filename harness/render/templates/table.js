@@ -57,16 +57,19 @@ function drawTable() {
   $("next").disabled = page >= pages - 1;
 }
 function tableRow(row) {
-  const tr = element("tr", { tabindex: "0", "aria-expanded": "false" }), verdict = verdictOf(row);
+  const tr = element("tr"), verdict = verdictOf(row);
   for (const [name] of table.columns) {
     const td = element("td", { class: WORDS.has(name) ? "" : "n" });
     if (name === "verdict") td.append(element("span", { class: "verdict " + verdict }, verdict === "fail" ? "FAIL" : verdict));
-    else if (name === "tap") td.append(element("code", {}, get(row, name)));
+    else if (name === "tap") {
+      const button = element("button", { type: "button", class: "sort", "aria-expanded": "false" });
+      button.append(element("code", {}, get(row, name)));
+      td.append(button);
+    }
     else td.textContent = shownIn(row, name);
     tr.append(td);
   }
   tr.addEventListener("click", () => toggleDetail(tr, row));
-  tr.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target === tr) toggleDetail(tr, row); });
   return tr;
 }
 function shownIn(row, name) {
@@ -78,7 +81,7 @@ function shownIn(row, name) {
 }
 function toggleDetail(tr, row) {
   const next = tr.nextElementSibling, open = next && next.classList.contains("detail");
-  tr.setAttribute("aria-expanded", String(!open));
+  tr.querySelector("button").setAttribute("aria-expanded", String(!open));
   if (open) { next.remove(); return; }
   const list = element("dl"), names = data.modules[code(row, "tap")];
   const facts = [
@@ -105,7 +108,7 @@ function showRow(row) {
   const tr = $("tap-table").tBodies[0].rows[at % PAGE];
   toggleDetail(tr, row);
   tr.scrollIntoView({ block: "center" });
-  tr.focus({ preventScroll: true });
+  tr.querySelector("button").focus({ preventScroll: true });
 }
 function csv() {
   const names = ["model", "input", "hop", "tap", ...Object.keys(columns).filter((name) => !["input", "hop", "tap"].includes(name))];
