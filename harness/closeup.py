@@ -27,7 +27,8 @@ TOP_TOKENS = 5
 TOKEN_POSITIONS = 400  # positions of a run whose likely tokens are kept
 BINS_PER_DECADE = 4
 _SMALLEST, _LARGEST = -12, 3  # decades of a histogram; what lies outside is counted at its ends
-_ROWS = 64  # positions of logits in memory at a time
+_ROWS = 8  # positions of logits in memory at a time
+_PIECE = 1 << 22  # elements of a tap in memory at a time
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -138,22 +139,36 @@ def _each(reader: TapReader, hop: tuple[str, str], tap: str, noise: NoiseFloor) 
 
 def _histogram(reader: TapReader, hop: tuple[str, str], tap: str) -> Iterator[tuple[float, int]]:
     """(lower edge, elements) of the errors over the root mean square of the reference; 0 is no error at all."""
-    pieces = [[reader.values(stage, tap)[:, span].ravel() for stage in hop] for span in _spans(reader, hop, tap)]
-    if not pieces:
+    squares, elements = 0.0, 0
+    for reference, _ in _pieces(reader, hop, tap):
+        with np.errstate(over="ignore"):
+            squares, elements = squares + float(np.square(reference).sum()), elements + reference.size
+    if not (np.isfinite(squares) and squares > 0):
         return
-    reference, candidate = (np.concatenate(side).astype(np.float64) for side in zip(*pieces, strict=True))
-    size = float(np.sqrt(np.mean(np.square(reference))))
-    error = np.abs(candidate - reference)
-    if not (np.isfinite(size) and size > 0):
-        return
-    exact = int((error == 0).sum())
-    sized = np.log10(error[(error > 0) & np.isfinite(error)] / size)
+    size = math.sqrt(squares / elements)
     edges = np.arange(_SMALLEST, _LARGEST + 1e-9, 1 / BINS_PER_DECADE)
-    counts, _ = np.histogram(np.clip(sized, _SMALLEST, _LARGEST - 1e-9), edges)
+    counts, exact = np.zeros(edges.size - 1, np.int64), 0
+    for reference, candidate in _pieces(reader, hop, tap):
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(candidate - reference)
+        exact += int((error == 0).sum())
+        sized = np.log10(error[(error > 0) & np.isfinite(error)] / size)
+        counts += np.histogram(np.clip(sized, _SMALLEST, _LARGEST - 1e-9), edges)[0]
     yield 0.0, exact
     for edge, count in zip(edges, counts, strict=False):
         if count:
             yield float(10**edge), int(count)
+
+
+def _pieces(reader: TapReader, hop: tuple[str, str], tap: str) -> Iterator[tuple[Array, Array]]:
+    """Both sides in float64, a few positions at a time: probabilities over long inputs do not fit into memory."""
+    values = [reader.values(stage, tap) for stage in hop]
+    step = max(1, _PIECE // max(1, math.prod(values[0].shape[2:])))
+    for span in _spans(reader, hop, tap):
+        for start in range(span.start, span.stop, step):
+            here = slice(start, min(start + step, span.stop))
+            reference, candidate = (side[:, here].astype(np.float64) for side in values)
+            yield reference, candidate
 
 
 def _logit_rows(hop: str, each: Sequence[LogitPositions]) -> Iterator[tuple[Any, ...]]:

@@ -21,9 +21,7 @@ LENGTH, VOCAB = 8, 11
 FAULTY_POSITION = 5
 
 
-@pytest.fixture
-def compared(tmp_path: Path) -> tuple[Path, Comparison]:
-    """Traces of a model whose re-authoring is off at one position of one tap, and flips a token there."""
+def traces_of(tmp_path: Path, fault: float) -> tuple[Path, Comparison]:
     draw = np.random.default_rng(0)
     values = {tap: draw.normal(size=(1, LENGTH, VOCAB if tap == "logits" else 6)) for tap in TAPS}
 
@@ -38,10 +36,16 @@ def compared(tmp_path: Path) -> tuple[Path, Comparison]:
     write(tmp_path / "oracle", 0.0)
     for order in range(3):
         write(sample(tmp_path / "hf", order), 1e-7)
-    write(tmp_path / "reauthored", 1e-7, fault=20.0)
+    write(tmp_path / "reauthored", 1e-7, fault)
     stages = {"oracle", "hf", "reauthored"}
     found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: "", HOPS)
     return tmp_path, found
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> tuple[Path, Comparison]:
+    """Traces of a model whose re-authoring is off at one position of two taps, and flips a token there."""
+    return traces_of(tmp_path, 20.0)
 
 
 def closely(compared: tuple[Path, Comparison], checkpoint: Path = Path("nowhere")) -> Details:
@@ -102,6 +106,27 @@ def test_a_histogram_counts_every_element_once(compared: tuple[Path, Comparison]
     assert largest["count"] == 1
     assert largest["at_least"] <= 20 / 0.9  # what the fault adds, over the root mean square of the reference
     assert largest["at_least"] >= 10
+
+
+def test_a_tap_in_pieces_has_the_same_histogram(
+    compared: tuple[Path, Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = closely(compared).histograms
+    monkeypatch.setattr("harness.closeup._PIECE", 12)
+    assert closely(compared).histograms.equals(whole)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+def test_nan_and_infinity_stay_what_they_are_and_say_nothing_on_the_terminal(tmp_path: Path, fault: float) -> None:
+    found = traces_of(tmp_path, fault)
+    details = closely(found)
+    bad = details.positions[~np.isfinite(details.positions["excess"])]
+    assert set(bad["position"]) == {FAULTY_POSITION}
+    flip = details.logits[details.logits["position"] == FAULTY_POSITION]
+    assert (flip["flip"].item(), flip["top1_to"].item()) == ("above noise", -2)
+    own = details.tokens[(details.tokens["position"] == FAULTY_POSITION) & (details.tokens["stage"] == "reauthored")]
+    assert own.empty
 
 
 def test_details_are_read_as_they_were_written_and_a_damaged_file_is_named(
