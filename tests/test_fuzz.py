@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bad_input import ENVIRONMENT
+from test_bad_input import ENVIRONMENT, SPEC
 
 from harness.excess import NoiseFloor
 from harness.fuzz.command import run_command, save
@@ -157,10 +157,70 @@ def test_a_lost_window_is_found_shrunk_and_shown_again_by_a_run(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
     found = json.loads((tmp_path / "found.jsonl").read_text())
     assert len(found["tokens"]) == WINDOW + 1
-    again = command(tmp_path, "run", *asked, "--inputs", "found.jsonl")
+    again = command(tmp_path, "run", *asked, "--inputs", "found.jsonl", "--json")
     assert again.returncode == 1, again.stderr
-    (hop,) = (line.split("at ")[0] for line in ended.stdout.splitlines() if line.startswith("FOUND"))
-    assert "reauthored->tflite-xnnpack" in hop
+    failing = [hop["to"] for hop in json.loads(again.stdout)["hops"] if hop["verdict"] == "fail"]
+    assert "tflite-xnnpack" in failing
+
+
+ADDED = """
+import dataclasses
+
+import torch
+
+
+class Broken(tiny_llama.TinyLlama):
+    @torch.inference_mode
+    def forward(self, tokens, input_pos, kv_cache, *rest, **named):
+        {before}
+        output = super().forward(tokens, input_pos, kv_cache, *rest, **named)
+        {after}
+        return output
+
+
+def config():
+    made = tiny_llama.get_model_config()
+    build = made.build_rope
+    made.build_rope = lambda positions, *rest: build({positions}, *rest)
+    return made
+
+
+BROKEN = dataclasses.replace(TINY_LLAMA, name="broken", model_class=Broken, config=config)
+"""
+WHOLE = {"before": "pass", "after": "pass", "positions": "positions"}
+BROKEN = {
+    "a row of the embedding": ({"before": "tokens = torch.where(tokens == 333, 334, tokens)"}, "embed", [333], 1),
+    "a far position's angles": (
+        {"positions": "torch.where(positions > 100, positions + 1, positions)"}, "block.0.attn.q_rope", [0] * 102, 1),
+    "the slot before the one that decode writes": (
+        {"after": "output['kv_cache'].caches[0].k_cache[:, int(input_pos[0]) - 1] *= 1 + 0.01 * (len(input_pos) == 1)"},
+        "block.0.cache.k", [0, 0], 1),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_fault_that_few_inputs_show_shrinks_to_its_essence(what: str, tmp_path: Path) -> None:
+    parts, tap, tokens, tail = BROKEN[what]
+    (tmp_path / "broken.py").write_text(SPEC + ADDED.format(**{**WHOLE, **parts}))
+    asked = ("./broken.py:BROKEN", "--miniature", "--hop", HOP, "--out", "found.jsonl")
+    ended = command(tmp_path, "fuzz", *asked)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert f"FOUND  broken  {tap} of {HOP}" in ended.stdout
+    found = json.loads((tmp_path / "found.jsonl").read_text())
+    assert (found["tokens"], found["decode_tail"]) == (tokens, tail)
+
+
+@pytest.mark.slow
+def test_an_input_over_which_a_stage_ends_is_saved_as_it_was(tmp_path: Path) -> None:
+    parts = {"before": "assert len(tokens[0]) == 1 or tokens.max() < 300"}
+    (tmp_path / "broken.py").write_text(SPEC + ADDED.format(**{**WHOLE, **parts}))
+    asked = ("./broken.py:BROKEN", "--miniature", "--hop", HOP, "--out", "found.jsonl")
+    ended = command(tmp_path, "fuzz", *asked)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "CRASHED  broken  reauthored crashed over an input: AssertionError" in ended.stdout
+    assert "Traceback" not in ended.stderr
+    assert max(json.loads((tmp_path / "found.jsonl").read_text())["tokens"]) >= 300
 
 
 @pytest.mark.slow

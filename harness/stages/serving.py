@@ -19,6 +19,8 @@ from harness.stages.job import JobInput
 from harness.stages.process import Task, TaskResult, Watcher
 from harness.stages.worker import peak_rss_mb
 
+_LAST_WORDS = 5.0  # seconds that a process has to end by itself once it has closed its pipe
+
 
 class StageEndedError(Exception):
     """A stage crashed or took too long. result: what became of it."""
@@ -52,11 +54,12 @@ class Servers:
         began = time.monotonic()
         waiting = {entry.task.name: entry for entry in asked}
         while waiting:
-            wait([handle for entry in waiting.values() for handle in (entry.pipe, entry.process.sentinel)], timeout=1.0)
+            open_pipes = [entry.pipe for entry in waiting.values() if not entry.pipe.closed]
+            wait([*open_pipes, *(entry.process.sentinel for entry in waiting.values())], timeout=1.0)
             for name, entry in list(waiting.items()):
                 if self._has_answered(entry):
                     del waiting[name]
-                elif not entry.process.is_alive():
+                elif entry.pipe.closed or not entry.process.is_alive():
                     self._lost(entry)
                 elif time.monotonic() - began > entry.task.timeout:
                     entry.timed_out = True
@@ -81,6 +84,7 @@ class Servers:
 
     def _lost(self, entry: process.Running) -> None:
         self._has_answered(entry)  # its last words
+        entry.process.join(_LAST_WORDS)
         process.kill(entry.process)
         entry.value = None
         raise StageEndedError(process.result_of(entry, self._log))
