@@ -27,7 +27,16 @@ PAGES = [
     ROOT / "README.md",
     *(
         DOCS / f"{name}.md"
-        for name in ("adding-a-model", "ci", "models", "record", "how-it-works", "tolerances", "upstream-defects")
+        for name in (
+            "adding-a-model",
+            "ci",
+            "fuzz",
+            "models",
+            "record",
+            "how-it-works",
+            "tolerances",
+            "upstream-defects",
+        )
     ),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
