@@ -155,6 +155,10 @@ CODE: dict[str, tuple[Change, str]] = {
         lambda n: setattr(block(n, 1), "post_atten_norm", Changed(block(n, 1).post_atten_norm, lambda x: x + 0.01)),
         "constant_offset",
     ),
+    "clamped": (
+        lambda n: setattr(block(n, 1), "post_atten_norm", Changed(block(n, 1).post_atten_norm, torch.relu)),
+        "clamped",
+    ),
     "value_rounded": (
         lambda n: setattr(block(n, 1), "post_atten_norm", Changed(
             block(n, 1).post_atten_norm, lambda x: x.bfloat16().float())),

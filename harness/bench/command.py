@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from harness.bench.result import Report
+from harness.conclude import environment
 from harness.errors import UsageError
 from harness.spec import find_spec
 from harness.stages.process import Task, Watcher, run_tasks
@@ -55,7 +56,8 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
 
 
 def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:
-    report = Report()
+    versions = {name: text for name, text in environment().items() if name != "platform"}
+    report = Report(environment=versions)
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
         results = run_tasks(tasks, Path(folder) / "bench.log", watcher, cores=os.cpu_count() or 1)
     for name, result in sorted(results.items()):

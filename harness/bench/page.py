@@ -44,6 +44,9 @@ def _parts(report: Report) -> Iterator[str]:
     yield "# What Edge Parity finds"
     yield _prose(_INTRO)
     yield _prose(_OTHERS)
+    if report.environment:
+        made_with = ", ".join(f"{name} {version}" for name, version in report.environment.items())
+        yield _prose(f"Made with {made_with}.")
     yield f"## {whole.faults} faults in {models} models"
     yield _prose(_TERMS)
     alarms, others = false_alarms(report)

@@ -92,11 +92,12 @@ class Clean(BaseModel):
 
 
 class Report(BaseModel):
-    """A whole benchmark."""
+    """A whole benchmark. environment: versions of packages, and the machine."""
 
     results: list[Result] = Field(default_factory=list)
     clean: list[Clean] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @property
     def alarms(self) -> list[str]:

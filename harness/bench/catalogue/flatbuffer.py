@@ -145,7 +145,7 @@ OPERATORS = (
     operators("tanh", "llama3_2", "tanh for the logistic function", everywhere(become("LOGISTIC", 0, "TANH")),
               ("block.0.mlp.act",)),
     operators("fused-relu", "tiny_llama", "a ReLU fused into the gate projection",
-              everywhere(option(FC, 2, fusedActivationFunction=RELU)), ("block.0.mlp.gate",)),
+              everywhere(option(FC, 2, fusedActivationFunction=RELU)), ("block.0.mlp.gate",), "clamped"),
     operators("norm-skipped", "tiny_llama", "the gate projection reads what the norm reads",
               # What the gate projection reads is the output of the norm, as far as a graph can tell.
               everywhere(rewire(FC, 2, 0, (COMPOSITE, 2, "inputs", 0))), ("block.0.mlp.norm", "block.0.mlp.gate"),
@@ -172,7 +172,8 @@ RUNTIMES = (
     runtime("packed-row", "qwen3", "XNNPACK: one number packed wrongly", Constant("qkv.1", one_bit, XNNPACK_ALONE),
             ("block.1.attn.q",), "single_weight"),
     runtime("clamped", "tiny_llama", "XNNPACK: a ReLU6 fused into the up projection",
-            Operators(everywhere(option(FC, 3, fusedActivationFunction=RELU6)), XNNPACK_ALONE), ("block.0.mlp.up",)),
+            Operators(everywhere(option(FC, 3, fusedActivationFunction=RELU6)), XNNPACK_ALONE), ("block.0.mlp.up",),
+            "clamped"),
     runtime("softmax-sharper", "tiny_llama", "builtin: softmax of 1.01 times the scores",
             Operators(everywhere(inside(1, option("SOFTMAX", 0, beta=1.01))), BUILTIN_ALONE), ("block.0.attn.probs",),
             "attention_scale"),
@@ -182,9 +183,9 @@ RUNTIMES = (
     runtime("one-weight-builtin", "tiny_llama", "builtin: one channel doubled",
             Constant(DOWN.format(1), one_channel, BUILTIN_ALONE), (MLP_OUT,), "channel_scale"),
     runtime("one-kv-head", "gemma3", "builtin, as it ships: K with one KV head reshaped and not transposed",
-            AsShipped(), ("block.0.attn.probs",)),
+            AsShipped(), ("block.0.attn.probs",), "transpose_as_reshape"),
     runtime("one-kv-head-gemma1", "gemma1", "builtin, as it ships: K with one KV head reshaped and not transposed",
-            AsShipped(), ("block.0.attn.probs",)),
+            AsShipped(), ("block.0.attn.probs",), "transpose_as_reshape"),
 )  # fmt: skip
 
 FAULTS = (*CONSTANTS, *OPERATORS, *RUNTIMES)

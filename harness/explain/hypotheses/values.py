@@ -128,6 +128,17 @@ def zeroed(evidence: Evidence) -> Iterator[Proposal]:
     )
 
 
+@hypothesis("clamped", simplicity=0)
+def clamped(evidence: Evidence) -> Iterator[Proposal]:
+    """A clamp that a converter or a delegate fuses into the operator before it."""
+    for kind, lowest, highest in (("ReLU", 0.0, math.inf), ("ReLU6", 0.0, 6.0), ("clamp to -1 and 1", -1.0, 1.0)):
+        yield Proposal(
+            f"{evidence.tap} of {evidence.candidate} has gone through a {kind}",
+            f"take the {kind} behind {evidence.tap} away",
+            np.clip(evidence.expected, lowest, highest),
+        )
+
+
 @hypothesis("value_rounded", simplicity=1)
 def value_rounded(evidence: Evidence) -> Iterator[Proposal]:
     for kind, to_kind in (("bfloat16", f.to_bfloat16), ("float16", f.to_float16)):
