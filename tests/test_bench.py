@@ -33,7 +33,7 @@ SOME = (
     "flatbuffer-constants/bit-of-down",
     "re-authored-code/kv-heads-tiled",
     "re-authored-code/rope-interleaved",
-    "weight-mapping/head-unnamed",
+    "re-authored-code/cache-off-by-one",
     "weight-mapping/blocks-off-by-one",
     "weights/key-heads",
     "weights/matrix-1e-5",
