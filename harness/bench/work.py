@@ -6,11 +6,13 @@ traced once, and importing the frameworks takes longer than a fault.
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from pydantic import BaseModel
 
 from harness.bench.catalogue import all_faults
+from harness.bench.fault import Fault
 from harness.bench.result import Report
 from harness.bench.run import run_clean, run_fault
 from harness.bench.workbench import FEW, Bench
@@ -33,6 +35,14 @@ def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     total = len(request.faults) + len(request.seeds)
     report.progress(0, total, "unbroken")
     bench = Bench(request.model, inputs=FEW, device_local=True)
+    try:
+        return _found(bench, request, chosen, report).model_dump(mode="json")
+    finally:
+        shutil.rmtree(bench.folder, ignore_errors=True)  # this process ends without clearing up after itself
+
+
+def _found(bench: Bench, request: BenchRequest, chosen: dict[str, Fault], report: Reporter) -> Report:
+    total = len(request.faults) + len(request.seeds)
     found = Report()
     for number, name in enumerate(request.faults):
         report.progress(number, total, name)
@@ -40,4 +50,4 @@ def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     for number, seed in enumerate(request.seeds, len(request.faults)):
         report.progress(number, total, f"clean, seed {seed}")
         found.clean.append(run_clean(bench, seed, CLEAN_INPUTS))
-    return found.model_dump(mode="json")
+    return found
