@@ -1,4 +1,4 @@
-"""Which parameters of a test belong to the fast part."""
+"""Which parameters of a test belong to the fast part, and which to the sweep over all models alone."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ import pytest
 def slow_but(quick: Collection[Any], values: Iterable[Any]) -> list[Any]:
     """All values as parameters, slow ones but for those in `quick`."""
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def sweep_but(usual: Collection[Any], values: Iterable[Any]) -> list[Any]:
+    """All values as parameters, of the sweep but for those in `usual`."""
+    return [value if value in usual else pytest.param(value, marks=pytest.mark.sweep) for value in values]

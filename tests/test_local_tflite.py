@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import sweep_but
 
 from harness.align.feeds import plan_feeds
 from harness.align.views import TapSource, tensor_of, view_tensor
@@ -77,10 +78,12 @@ SOUND = (
     *("gemma1:kv=transposed", "gemma3:kv=transposed"),
 )
 
+USUAL = ("gemma2", "phi3", "openelm")  # of each make one; the sweep takes them all
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", sweep_but(USUAL, SOUND))
 def test_so_does_every_model_and_every_variant(name: str, stage: str, tmp_path: Path) -> None:
     name, _, variant = name.partition(":")
     model = bench(name, variant=variant or "default")
@@ -181,7 +184,8 @@ class FakeTrace:
 
 @pytest.mark.parametrize(
     "name",
-    ["tiny_llama", *(pytest.param(name, marks=pytest.mark.slow) for name in (*SOUND, "gemma1", "gemma3"))],
+    ["tiny_llama", *(pytest.param(name, marks=pytest.mark.slow) for name in USUAL)]
+    + [pytest.param(name, marks=pytest.mark.sweep) for name in (*SOUND, "gemma1", "gemma3") if name not in USUAL],
 )
 def test_a_tensor_is_made_of_its_taps_as_they_are_made_of_it(name: str) -> None:
     name, _, variant = name.partition(":")
