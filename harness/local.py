@@ -33,15 +33,25 @@ def local_errors(
     stages = {"oracle", *runs, *(name for pair in pairs.values() for name in pair)}
     opened = [TapReader.of(traces, stages, item) for item in inputs]
     found: dict[Place, Excess] = {}
+    taps = list(taps)
+    whole = [{hop for hop, pair in pairs.items() if _is_cut(of_input, pair[1], taps)} for of_input in opened]
     for tap in taps:
         floors = noise_floors(opened, tap, runs)
-        for item, of_input, noise in zip(inputs, opened, floors, strict=True):
-            for hop, pair in pairs.items():
-                error = _error(of_input, *pair, tap, noise)
+        for item, of_input, noise, cut in zip(inputs, opened, floors, whole, strict=True):
+            for hop in (hop for hop in pairs if hop in cut):
+                error = _error(of_input, *pairs[hop], tap, noise)
                 if error is not None:
                     found[item, hop, tap] = error
             of_input.let_go()
     return found
+
+
+def _is_cut(taps: TapReader, candidate: str, wanted: Sequence[str]) -> bool:
+    """Whether a candidate has every tap, probabilities inside a kernel aside.
+
+    Where it lacks one, nothing of the reference takes that one's place, and the taps behind it carry errors of others.
+    """
+    return all(taps.has(candidate, tap) or tap.endswith("attn.probs") for tap in wanted)
 
 
 def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: NoiseFloor | None) -> Excess | None:

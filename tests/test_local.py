@@ -170,7 +170,8 @@ def test_two_faults_of_a_flatbuffer_are_both_found_by_both_runtimes(llama: Bench
         for values in (down, qkv):
             patch(file, values, jiggled(torch.tensor(values), 1e-5).numpy())
 
-    outcome = llama.with_flatbuffer(change, locally=True)
+    with mock.patch.object(llama, "device_local", True):
+        outcome = llama.with_flatbuffer(change)
     taps = ["block.0.mlp.out", "block.1.attn.q", "block.1.attn.k", "block.1.attn.v"]
     assert [(fault.hop, fault.tap) for fault in outcome.faults] == [
         (hop, tap) for hop in (XNNPACK, BUILTIN) for tap in taps
