@@ -6,11 +6,9 @@ In: nothing. Out: tables of changes, for the tests that break a miniature with t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from test_sees_faults import LAYER, block, exchange_key_heads, jiggle, swap_gate
 
 from harness.bench.breaking import jiggled, set_weight, typical_element, with_flip
 from harness.bench.reseed import patch
+from harness.bench.rewiring import Changed, attention_called, first_norm, interleaved, mlp, patched, rms, tiled, wired
 from harness.bench.workbench import Bench
 from harness.explain.functions import to_bfloat16, to_float16
 
@@ -32,60 +31,6 @@ def feed_forward(network: Any, number: int = 1) -> Any:
     return block(network, number).ff
 
 
-class Changed(torch.nn.Module):
-    """A module with something done to its output."""
-
-    def __init__(self, module: Any, change: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.module = module
-        self.change = change
-        self.weight = getattr(module, "weight", None)
-
-    def forward(self, x: Any) -> Any:
-        return self.change(self.module(x))
-
-
-def with_norm(forward: Callable[[Any, Any], Any]) -> Change:
-    """Block 1's first norm computed otherwise: `forward(x, weight)`."""
-
-    def change(network: Any) -> None:
-        norm = block(network, 1).pre_atten_norm
-        norm.forward = lambda x: forward(x, norm.weight)
-
-    return change
-
-
-def rms(x: Any, eps: float = 1e-5) -> Any:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-
-
-def with_mlp(forward: Callable[[Any, Any, Any], Any]) -> Change:
-    """`forward(act, gate, up)` makes what the down projection reads."""
-
-    def change(network: Any) -> None:
-        ff = feed_forward(network)
-        ff.forward = lambda x: ff.post_ff_norm(
-            ff.w2(forward(ff.act, ff.w1(ff.pre_ff_norm(x)), ff.w3(ff.pre_ff_norm(x))))
-        )
-
-    return change
-
-
-def with_block(forward: Callable[[Any, Any, Any, Any], Any]) -> Change:
-    """`forward(x, attention, residual, mlp)` gives (residual, output); residual and mlp are functions."""
-
-    def change(network: Any) -> None:
-        layer = block(network, 1)
-
-        def run(x: Any, rope: Any, mask: Any, input_pos: Any, kv_cache: Any, *_: Any) -> Any:
-            attended, kv = layer.atten_func(layer.pre_atten_norm(x), rope, mask, input_pos, kv_cache)
-            return forward(x, attended, layer.post_atten_norm, layer.ff), kv
-
-        layer.forward = run
-
-    return change
-
-
 def row(weight: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(weight))[:, None]
 
@@ -94,55 +39,23 @@ def edited(find: Callable[[Any], Any], edit: Callable[[torch.Tensor], torch.Tens
     return lambda network: set_weight(find(network), edit(find(network).weight))
 
 
-@contextmanager
-def patched(module: str, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
-    """A function of litert-torch replaced by `change(function)`."""
-    import importlib
-
-    owner = importlib.import_module(f"litert_torch.generative.layers.{module}")
-    with mock.patch.object(owner, name, change(getattr(owner, name))):
-        yield
-
-
-def sdpa(change: Callable[..., dict[str, Any]]) -> Any:
-    """Attention with other arguments: `change(q, k, v, mask)` gives those to replace."""
-
-    def wrap(original: Any) -> Any:
-        def call(q: Any, k: Any, v: Any, head_size: int, **rest: Any) -> Any:
-            given = {"q": q, "k": k, "v": v, "head_size": head_size, **rest}
-            return original(**{**given, **change(q, k, v, rest.get("mask"))})
-
-        return call
-
-    return lambda: patched("scaled_dot_product_attention", "scaled_dot_product_attention_with_hlfb", wrap)
-
-
-def interleaved(original: Any) -> Any:
-    def apply(x: Any, cos: Any, sin: Any) -> Any:
-        one, other = x[..., 0::2], x[..., 1::2]
-        cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
-        return torch.stack((one * cos - other * sin, other * cos + one * sin), -1).flatten(-2)
-
-    return apply
-
-
 CODE: dict[str, tuple[Change, str]] = {
-    "norm_kind": (with_norm(lambda x, w: torch.nn.functional.layer_norm(x, x.shape[-1:], w, None, 1e-5)), "norm_kind"),
-    "norm_zero_centred": (with_norm(lambda x, w: rms(x) * (1 + w)), "norm_zero_centred"),
-    "norm_missing": (with_norm(lambda x, w: x), "norm_missing"),
-    "norm_weight_default": (with_norm(lambda x, w: rms(x)), "norm_weight_default"),
-    "norm_eps": (with_norm(lambda x, w: rms(x, 1e-3) * w), "norm_eps"),
-    "activation gelu": (with_mlp(lambda act, g, u: torch.nn.functional.gelu(g) * u), "activation"),
+    "norm_kind": (first_norm(lambda x, w: torch.nn.functional.layer_norm(x, x.shape[-1:], w, None, 1e-5)), "norm_kind"),
+    "norm_zero_centred": (first_norm(lambda x, w: rms(x) * (1 + w)), "norm_zero_centred"),
+    "norm_missing": (first_norm(lambda x, w: x), "norm_missing"),
+    "norm_weight_default": (first_norm(lambda x, w: rms(x)), "norm_weight_default"),
+    "norm_eps": (first_norm(lambda x, w: rms(x, 1e-3) * w), "norm_eps"),
+    "activation gelu": (mlp(lambda act, g, u: torch.nn.functional.gelu(g) * u), "activation"),
     "activation tanh": (
-        with_mlp(lambda act, g, u: torch.nn.functional.gelu(g, approximate="tanh") * u), "activation"),
-    "activation quick": (with_mlp(lambda act, g, u: g * torch.sigmoid(1.702 * g) * u), "activation"),
-    "activation relu": (with_mlp(lambda act, g, u: torch.relu(g) * u), "activation"),
-    "activation_on_up": (with_mlp(lambda act, g, u: g * act(u)), "activation_on_up"),
-    "zeroed": (with_mlp(lambda act, g, u: g * 0), "zeroed"),
-    "gate_missing": (with_mlp(lambda act, g, u: act(g)), "gate_missing"),
-    "residual_missing": (with_block(lambda x, a, norm, ff: (r := x + a) * 0 + ff(norm(r))), "residual_missing"),
-    "branch_missing": (with_block(lambda x, a, norm, ff: x + ff(norm(x))), "branch_missing"),
-    "residual_of_block_input": (with_block(lambda x, a, norm, ff: x + ff(norm(x + a))), "residual_of_block_input"),
+        mlp(lambda act, g, u: torch.nn.functional.gelu(g, approximate="tanh") * u), "activation"),
+    "activation quick": (mlp(lambda act, g, u: g * torch.sigmoid(1.702 * g) * u), "activation"),
+    "activation relu": (mlp(lambda act, g, u: torch.relu(g) * u), "activation"),
+    "activation_on_up": (mlp(lambda act, g, u: g * act(u)), "activation_on_up"),
+    "zeroed": (mlp(lambda act, g, u: g * 0), "zeroed"),
+    "gate_missing": (mlp(lambda act, g, u: act(g)), "gate_missing"),
+    "residual_missing": (wired(lambda x, a, norm, ff: (r := x + a) * 0 + ff(norm(r))), "residual_missing"),
+    "branch_missing": (wired(lambda x, a, norm, ff: x + ff(norm(x))), "branch_missing"),
+    "residual_of_block_input": (wired(lambda x, a, norm, ff: x + ff(norm(x + a))), "residual_of_block_input"),
     "bias_extra": (
         lambda n: setattr(attention(n).output_projection, "bias", torch.nn.Parameter(0.1 * torch.ones(128).cumsum(0))),
         "bias_extra",
@@ -274,10 +187,6 @@ CONFIG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 }  # fmt: skip
 
 
-def tiled(heads: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return heads.repeat(1, 1, like.shape[2] // heads.shape[2], 1)
-
-
 def without_key(mask: torch.Tensor, key: int) -> torch.Tensor:
     """A mask that hides one key from every position behind it."""
     mask = mask.clone()
@@ -294,12 +203,13 @@ def across(original: Any) -> Any:
 
 
 FUNCTIONS: dict[str, tuple[Any, str]] = {
-    "attention scale": (sdpa(lambda q, k, v, mask: {"scale": 0.1}), "attention_scale"),
-    "causal mask": (sdpa(lambda q, k, v, mask: {"mask": torch.zeros_like(mask)}), "causal_mask"),
-    "repeated KV heads": (sdpa(lambda q, k, v, mask: {"k": tiled(k, q), "v": tiled(v, q)}), "kv_head_order"),
-    "values alone": (sdpa(lambda q, k, v, mask: {"k": k.repeat_interleave(q.shape[2] // k.shape[2], 2),
+    "attention scale": (attention_called(lambda q, k, v, mask: {"scale": 0.1}), "attention_scale"),
+    "causal mask": (attention_called(lambda q, k, v, mask: {"mask": torch.zeros_like(mask)}), "causal_mask"),
+    "repeated KV heads": (
+        attention_called(lambda q, k, v, mask: {"k": tiled(k, q), "v": tiled(v, q)}), "kv_head_order"),
+    "values alone": (attention_called(lambda q, k, v, mask: {"k": k.repeat_interleave(q.shape[2] // k.shape[2], 2),
                                                  "v": tiled(v, q)}), "kv_head_order"),
-    "another mask": (sdpa(lambda q, k, v, mask: {"mask": without_key(mask, 3)}), "mask"),
+    "another mask": (attention_called(lambda q, k, v, mask: {"mask": without_key(mask, 3)}), "mask"),
     "heads across": (
         lambda: patched("scaled_dot_product_attention", "scaled_dot_product_attention_with_hlfb", across),
         "context_head_order",

@@ -158,6 +158,23 @@ def test_a_signal_while_frameworks_are_imported_leaves_nothing(number: signal.Si
     assert_interrupted(run)
 
 
+def test_ending_the_server_while_it_is_asked_for_a_process_starts_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from multiprocessing import forkserver
+    from multiprocessing.context import ForkServerProcess
+
+    from harness.stages import process
+
+    process._end_server()
+    start = ForkServerProcess.start
+    monkeypatch.setattr(ForkServerProcess, "start", lambda self: (time.sleep(0.3), start(self)))
+    process.warm_up(tmp_path / "run.log")
+    process._end_server()
+    time.sleep(1)
+    assert forkserver._forkserver._forkserver_pid is None  # type: ignore[attr-defined]
+
+
 def test_a_stage_killed_from_outside_costs_only_its_own_hops(start: Start, shipped: Path, tmp_path: Path) -> None:
     run = start("tiny_llama", "--tflite", shipped, "--inputs", few_tokens(tmp_path))
     run.wait_for_line("tflite-builtin: started")

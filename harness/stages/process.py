@@ -167,6 +167,7 @@ def start(task: Task, results: Results, log: Path, duplex: bool = False) -> Runn
 
 _server_ready = threading.Event()
 _warming = threading.Event()
+_asking: threading.Thread | None = None
 
 
 def warm_up(log: Path) -> None:
@@ -186,7 +187,9 @@ def warm_up(log: Path) -> None:
             first.join()
         _server_ready.set()
 
-    threading.Thread(target=ask, daemon=True).start()
+    global _asking
+    _asking = threading.Thread(target=ask, daemon=True)
+    _asking.start()
 
 
 def wait_until_warm() -> None:
@@ -233,11 +236,16 @@ def _end_server() -> None:
     _server_ready.clear()
     _warming.clear()
     server: Any = getattr(forkserver, "_forkserver", None)
-    pid = getattr(server, "_forkserver_pid", None)
-    if pid is not None:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-            server._stop()
+    while True:
+        pid = getattr(server, "_forkserver_pid", None)
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                server._stop()
+        # Whoever asks for a process of a server that has ended starts another, which says things on the terminal.
+        if _asking is None or not _asking.is_alive():
+            break
+        _asking.join(_POLL / 10)
 
 
 @contextlib.contextmanager

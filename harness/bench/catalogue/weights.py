@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from harness.bench.breaking import jiggled, set_weight
-from harness.bench.catalogue.code import block
 from harness.bench.fault import Fault, Loader, Names, Network, Site
+from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST
 
 Values = Callable[[torch.Tensor], torch.Tensor]
