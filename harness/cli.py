@@ -7,22 +7,31 @@ Exit codes: 0 parity holds; 1 it does not; 2 the command or an input is wrong; 3
 from __future__ import annotations
 
 import json
-import math
-import os
-import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from harness import exits
 from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    from harness import pipeline
-    from harness.record import Record
+from harness.options import (
+    REPORTS,
+    Checkpoint,
+    EveryModel,
+    Hlfb,
+    JsonFlag,
+    KvLayout,
+    Layers,
+    MaskAsInput,
+    Miniature,
+    Models,
+    OneModel,
+    OutFolder,
+    Prefill,
+    RunName,
+    Tolerances,
+)
 
 app = typer.Typer(
     help="Numerical parity of a language model: Hugging Face, LiteRT-Torch re-authored and TFLite, layer by layer.",
@@ -31,16 +40,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, 'latest' or 'MODEL@latest'.")]
-REPORTS = Path("reports")
 
-
-def _console(stderr: bool = False) -> Any:
+def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console()
 
 
 @app.command("list")
@@ -57,33 +61,25 @@ def list_models(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def run(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
+    models: Models = None,
+    every: EveryModel = False,
+    checkpoint: Checkpoint = None,
     tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
-    miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
-    layers: Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")] = None,
+    miniature: Miniature = False,
+    layers: Layers = None,
     stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
-    hlfb: Annotated[
-        bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
-    ] = None,
-    kv_layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
-    ] = None,
-    mask_as_input: Annotated[
-        bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
-    ] = None,
+    hlfb: Hlfb = None,
+    kv_layout: KvLayout = None,
+    mask_as_input: MaskAsInput = None,
     quantize: Annotated[
         str | None,
         typer.Option(metavar="RECIPE,...", help="Also convert quantised, and compare kernels on that file."),
     ] = None,
-    prefill: Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")] = None,
+    prefill: Prefill = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, typer.Option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
-    tolerances: Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")] = None,
+    tolerances: Tolerances = None,
     out: OutFolder = REPORTS,
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Keep every tap as .npy.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")] = False,
@@ -98,8 +94,8 @@ def run(
     Several models run one after the other; what happens to one stops no other.
     """
     from harness import pipeline
-    from harness.progress import watcher
     from harness.recipes import parse_recipes
+    from harness.run_command import Shown, run_one, run_several
     from harness.tasks import STAGES
     from harness.variant import VariantOptions, parse_prefill
 
@@ -131,20 +127,10 @@ def run(
             timeout=timeout,
         )
 
+    shown = Shown(as_json, github)
     if every or len(names) > 1:
-        for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
-            pipeline.check(options(name))
-        _run_several(names, options, out, as_json, every, github)
-    with watcher() as progress:
-        folder, record = pipeline.run(options(names[0]), progress)
-    _refresh_index(out)
-    if github:
-        _annotate(names[0], record, folder, "", as_json)
-    if as_json:
-        print(record.to_json())
-    else:
-        _summarise(folder)
-    raise typer.Exit(record.exit_code)
+        raise typer.Exit(run_several(names, options, out, shown, every))
+    raise typer.Exit(run_one(names[0], options(names[0]), shown))
 
 
 def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
@@ -160,90 +146,10 @@ def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
     return list(main_models()) if every else models
 
 
-def _run_several(
-    names: list[str], options: Callable[[str], pipeline.Options], out: Path, as_json: bool, every: bool, github: bool
-) -> NoReturn:
-    """Run the models one after the other, say what came of each, and exit with the worst of it."""
-    from harness import pipeline
-    from harness.batch import Outcome, run_each, worst_exit
-    from harness.progress import watcher
-
-    outcomes: list[Outcome] = []
-
-    def run_one(model: str) -> tuple[Path, Record]:
-        progress.model(model, len(outcomes) + 1, len(names))
-        return pipeline.run(options(model), progress)
-
-    try:
-        with watcher() as progress:
-            for outcome in run_each(names, run_one):
-                outcomes.append(outcome)
-                progress.outcome(outcome)
-                _refresh_index(out)
-    except KeyboardInterrupt:
-        _interrupted(f"stages ended; {len(outcomes)} of {len(names)} models were done, their runs are in {out}")
-    if github:
-        for outcome in outcomes:
-            _annotate(outcome.model, outcome.record, outcome.folder, outcome.error, as_json)
-    if as_json:
-        print("[" + ",\n".join(outcome.record.to_json() for outcome in outcomes if outcome.record) + "]")
-    else:
-        from harness.render.batch import print_outcomes
-
-        print_outcomes(outcomes, out, _further_entries() if every else 0, _console())
-    raise typer.Exit(worst_exit(outcomes))
-
-
-def _annotate(model: str, record: Record | None, folder: Path | None, error: str, as_json: bool) -> None:
-    """Annotations on stdout, where JSON leaves it free: Actions reads both streams."""
-    from harness.render import github
-    from harness.render.markdown import summary
-    from harness.spec import find_spec
-
-    try:
-        file = github.shown_path(find_spec(model).file, Path.cwd())
-    except UsageError:
-        file = model
-    lines = [github.not_run(model, file, error)] if record is None else github.workflow_commands(record, file)
-    print("\n".join(lines), file=sys.stderr if as_json else sys.stdout, flush=True)
-    step = os.environ.get(github.STEP_SUMMARY)
-    if step and record is not None and folder is not None:
-        try:
-            github.append_summary(Path(step), summary(record, folder))
-        except OSError as problem:
-            print(f"edge-parity: {step} was not written: {problem.strerror}", file=sys.stderr)
-
-
-def _further_entries() -> int:
-    """Registered models that --all leaves out: the further ones of each file."""
-    from harness.spec import main_models, registered
-
-    return len(registered()) - len(main_models())
-
-
-def _refresh_index(out: Path) -> None:
-    """Write the list of all runs anew. The run itself is there already: a full disk here costs the list alone."""
-    from harness.render.index import write_index
-
-    try:
-        write_index(out)
-    except OSError as error:
-        print(f"edge-parity: {out / 'index.html'} was not written: {error.strerror}", file=sys.stderr)
-
-
-def _summarise(folder: Path) -> None:
-    from harness.record import read_record, read_taps
-    from harness.render.terminal import print_summary
-
-    print_summary(read_record(folder), read_taps(folder), folder, _console())
-
-
 @app.command()
 def audit(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")] = False,
+    models: Models = None,
+    every: EveryModel = False,
     checkpoint: Annotated[
         str | None, typer.Option(help="Folder whose config.json takes the published one's place.")
     ] = None,
@@ -320,7 +226,7 @@ def explain(
 
 @app.command()
 def fuzz(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'list', or file.py[:NAME].")],
+    model: OneModel,
     hop: Annotated[
         str | None, typer.Option(metavar="A->B", help="Look at this hop alone; it loads fewer stages.")
     ] = None,
@@ -329,21 +235,15 @@ def fuzz(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="For the input; else reports/MODEL/fuzz-SEED.jsonl.")
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")] = None,
+    checkpoint: Checkpoint = None,
     tflite: Annotated[Path | None, typer.Option(help="Search with this flatbuffer instead of converting.")] = None,
-    miniature: Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")] = False,
-    layers: Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")] = None,
-    hlfb: Annotated[
-        bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
-    ] = None,
-    kv_layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
-    ] = None,
-    mask_as_input: Annotated[
-        bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
-    ] = None,
-    prefill: Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")] = None,
-    tolerances: Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")] = None,
+    miniature: Miniature = False,
+    layers: Layers = None,
+    hlfb: Hlfb = None,
+    kv_layout: KvLayout = None,
+    mask_as_input: MaskAsInput = None,
+    prefill: Prefill = None,
+    tolerances: Tolerances = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a stage may take to load, and for an input.")] = 3600.0,
 ) -> None:
     """Search for an input that breaks a tolerance, make it as small as it gets, and save it for 'run --inputs'."""
@@ -420,63 +320,31 @@ def doctor(as_json: JsonFlag = False) -> None:
     raise typer.Exit(0 if checks.works(found) else 1)
 
 
+_DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
+
+
 def main() -> None:
     """Run the command line; every foreseen failure is one line on stderr and an exit code."""
-    # A terminated run cleans up as an interrupted one does. SIGINT counts even where a script's `&` had it ignored.
-    interrupt = _Interrupt()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    exits.catch_interrupts()
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
-        _fail(str(error))
+        exits.fail(str(error))
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = exits.INTERRUPTED
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        _fail(f"{error.filename or 'the disk'}: {error.strerror}; free some space or give another --out")
+        exits.fail(f"{error.filename or 'the disk'}: {error.strerror}; free some space or give another --out")
     except Exception as error:
         # Typer carries click's exceptions, wherever it takes them from; they know their message and exit code.
         message, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if message is None or exit_code is None:
             raise
-        _fail(f"{message()} See 'edge-parity --help'.", exit_code)
-    if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
-        _interrupted("stages ended, nothing written")
+        exits.fail(f"{message()} See 'edge-parity --help'.", exit_code)
+    if code == exits.INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
+        exits.interrupted("stages ended, nothing written")
     sys.exit(code or 0)
-
-
-class _Interrupt:
-    """Raises KeyboardInterrupt, but not again while the first one is being cleaned up after.
-
-    A terminal and a supervisor often both send the signal.
-    """
-
-    def __init__(self) -> None:
-        self._last = -math.inf
-
-    def __call__(self, *_: object) -> None:
-        now = time.monotonic()
-        if now - self._last > _CLEANING_UP:
-            self._last = now
-            raise KeyboardInterrupt
-
-
-_INTERRUPTED = 130
-_CLEANING_UP = 5.0  # seconds
-_DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
-
-
-def _interrupted(what: str) -> NoReturn:
-    print(f"edge-parity: interrupted; {what}", file=sys.stderr, flush=True)
-    # Not sys.exit: Python ends with SIGINT instead if the interrupt came while a string was being executed.
-    os._exit(_INTERRUPTED)
-
-
-def _fail(message: str, code: int = 2) -> None:
-    print(f"edge-parity: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

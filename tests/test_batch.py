@@ -123,7 +123,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., i
         monkeypatch.setattr(pipeline, "run", run)
         monkeypatch.setattr(pipeline, "check", lambda options: None)
         monkeypatch.setattr("signal.signal", lambda *_: None)  # Ctrl-C stays pytest's
-        monkeypatch.setattr(cli.os, "_exit", sys.exit)
+        monkeypatch.setattr("os._exit", sys.exit)
         monkeypatch.setattr(sys, "argv", ["edge-parity", "run", *arguments, "--out", str(tmp_path)])
         with pytest.raises(SystemExit) as ended:
             cli.main()

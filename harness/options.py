@@ -1,0 +1,37 @@
+"""What an option is called, takes and means, for every command that has it.
+
+In: nothing. Out: annotated types for typer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+REPORTS = Path("reports")
+
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")]
+OneModel = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'list', or file.py[:NAME].")]
+EveryModel = Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, 'latest' or 'MODEL@latest'.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+
+Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
+Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
+Layers = Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")]
+
+Hlfb = Annotated[
+    bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
+]
+KvLayout = Annotated[
+    str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
+]
+MaskAsInput = Annotated[
+    bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
+]
+Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
+
+Tolerances = Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")]
