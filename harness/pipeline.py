@@ -27,6 +27,7 @@ from harness.cache import Cache
 from harness.checkpoints import check_source
 from harness.defects import load_defects
 from harness.errors import UsageError
+from harness.explore.models import save_models
 from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
 from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
@@ -134,6 +135,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                 _look_closely(folder, comparison, frame, prepared)
             record = _descended(state, record, prepared, results)
             record = _explained(state, record, frame, prepared, results)
+            save_models(folder, prepared, ref, results, options.tflite)
         record.timings = state.timings
         write_record(folder, record, frame)
         render_all(folder, record, frame)

@@ -142,7 +142,7 @@ def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Map
         "id": tap,
         "label": point,
         "namespace": "" if block is None else f"block_{block}" + (f"/{group}" if group else ""),
-        "attrs": [{"key": key, "value": clean(value)} for key, value in _attributes(record, stage, tap, row)],
+        "attrs": [{"key": key, "value": clean(value)} for key, value in tap_attributes(record, stage, tap, row)],
         "incomingEdges": [
             {"sourceNodeId": source, "sourceNodeOutputId": "0", "targetNodeInputId": str(i)}
             for i, source in enumerate(sources)
@@ -154,7 +154,7 @@ def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Map
     return node
 
 
-def _attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "module", module_of(record, tap, stage) or "-"
     yield "verdict", str(row["verdict"])
     if row["verdict"] == "missing":

@@ -1,0 +1,1 @@
+"""Model Explorer: what a person opens to see where a run differs, and the adapter for the stock viewer."""

@@ -1,0 +1,122 @@
+"""The operators of one signature of a flatbuffer, with those inside its composites in their place.
+
+In: a `FlatbufferModel` and where its taps are. Out: an `OpGraph`. Weights are never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.align.tflite import plan_signature
+from harness.align.views import TapSource
+from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph
+from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph, Tensor
+from harness.stages.request import Prepared
+
+_WRAPPERS = ("ExportableModule",)  # the model itself is called `..._module`
+_UNSAID = ("None", "0", "False", "")
+
+
+def flatbuffer_ops(model: FlatbufferModel, signature: str, prepared: Prepared) -> OpGraph:
+    """The graph of a signature. Raises KeyError for a signature that the file lacks."""
+    entry = model.signatures[signature]
+    plan = plan_signature(
+        model, entry, prepared.dimensions.blocks, tuple(prepared.points), own_blocks=prepared.own_blocks
+    )
+    walk = _Walk(model)
+    tensors = model.subgraph(entry.subgraph).tensors
+    given = {index: walk.input(name, tensors[index]) for name, index in entry.inputs.items()}
+    made = walk.expand(entry.subgraph, given)
+    for name, index in entry.outputs.items():
+        if index in made:
+            walk.say(made[index], "output of the signature", name)
+    return OpGraph(tuple(walk.ops.values()), _taps(walk, plan.sources), walk.places)
+
+
+def _taps(walk: _Walk, sources: Mapping[str, TapSource]) -> dict[str, str]:
+    found = {tap: walk.makers.get((source.subgraph, source.tensor)) for tap, source in sources.items()}
+    return {tap: op for tap, op in found.items() if op is not None and op in walk.ops}
+
+
+class _Walk:
+    """One pass over a signature. A composite is no operator of its own: its subgraph stands in its place."""
+
+    def __init__(self, model: FlatbufferModel) -> None:
+        self.model = model
+        self.ops: dict[str, Op] = {}
+        self.places: dict[str, str] = {}
+        self.makers: dict[tuple[int, int], str] = {}  # (subgraph, tensor) -> operator
+
+    def input(self, name: str, tensor: Tensor) -> str:
+        op = Op(f"input {name}", name, INPUTS, (), {"tensor": tensor.name}, _sizes(tensor), tensor.dtype.lower())
+        self.ops[op.id] = op
+        return op.id
+
+    def say(self, op: str, key: str, value: str) -> None:
+        if op in self.ops:
+            self.ops[op].attributes[key] = value
+
+    def expand(self, index: int, given: Mapping[int, str], prefix: str = "", inside: str = "") -> dict[int, str]:
+        """Add a subgraph's operators. given: tensor -> the operator outside that makes it.
+
+        Returns tensor -> operator, for every tensor that one makes.
+        """
+        graph = self.model.subgraph(index)
+        made = dict(given)
+        for op in graph.operators:
+            identity, namespace = f"{prefix}{op.index}", inside or _namespace(graph.tensors[op.outputs[0]])
+            sources = tuple(dict.fromkeys(made[source] for source in op.inputs if source in made))
+            if not namespace and sources:
+                # What a signature gives back has lost its path: it stands with what it is made of.
+                namespace = next((self.ops[item].namespace for item in sources if _has_place(self.ops[item])), "")
+            if op.decomposition is not None:
+                self._composite(graph, op, made, identity, namespace)
+                continue
+            self.ops[identity] = self._op(graph, op, identity, namespace or OUTSIDE, sources)
+            self.places[f"{index}/{op.index}"] = identity
+            made |= dict.fromkeys(op.outputs, identity)
+        self.makers |= {(index, tensor): op for tensor, op in made.items()}
+        return made
+
+    def _composite(self, graph: Subgraph, op: Operator, made: dict[int, str], identity: str, namespace: str) -> None:
+        assert op.decomposition is not None
+        entered = zip(self.model.subgraph_inputs(op.decomposition), op.inputs, strict=True)
+        given = {inner: made[outer] for inner, outer in entered if outer in made}
+        group = "/".join(part for part in (namespace, f"{op.composite} {identity}") if part)
+        inner = self.expand(op.decomposition, given, f"{identity}.", group)
+        outputs = self.model.subgraph_outputs(op.decomposition)
+        for tensor, source in zip(op.outputs, outputs, strict=True):
+            if source in inner:
+                made[tensor] = inner[source]
+                self.places[f"{graph.index}/{op.index}"] = inner[source]
+
+    def _op(self, graph: Subgraph, op: Operator, identity: str, namespace: str, sources: Sequence[str]) -> Op:
+        tensor = graph.tensors[op.outputs[0]]
+        attributes = {"operator": f"{op.index} of subgraph {graph.index}", "tensor": tensor.name}
+        for number, index in enumerate(op.inputs):
+            if index >= 0:
+                read = graph.tensors[index]
+                attributes[f"input {number}"] = (
+                    f"{read.dtype.lower()} {_sizes(read)} {read.path[-1] if read.path else ''}"
+                )
+        for key, value in self.model.options(graph.index, op.index).items():
+            if str(value) not in _UNSAID:
+                attributes[key] = str(value)
+        return Op(
+            identity, op.kind.lower(), namespace, tuple(sources), attributes, _sizes(tensor), tensor.dtype.lower()
+        )
+
+
+def _has_place(op: Op) -> bool:
+    return op.namespace not in (INPUTS, OUTSIDE)
+
+
+def _sizes(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _namespace(tensor: Tensor) -> str:
+    """The modules of a tensor, without the wrappers that all tensors share; empty where its name is no path."""
+    if "/" not in tensor.name.split(";")[0]:
+        return ""
+    return "/".join(part for part in tensor.path if part not in _WRAPPERS and not part.endswith("_module"))

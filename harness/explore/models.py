@@ -1,0 +1,66 @@
+"""What it takes to get at a run's models again: written with the run, read when somebody asks for their operators.
+
+In: a run under way. Out: `explorer/models.json`, without weights. Imports no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from harness.errors import UsageError
+from harness.recipes import FLOAT, named, split
+from harness.record import write_text
+from harness.render.explorer import FOLDER
+from harness.spec import SpecRef
+from harness.stages.process import TaskResult
+from harness.stages.request import Prepared
+
+FILE = "models.json"
+
+
+class RunModels(BaseModel):
+    """Absolute paths. flatbuffers: recipe ("none" for float32) -> file."""
+
+    prepared: Prepared
+    spec_file: str
+    spec_variable: str
+    flatbuffers: dict[str, str] = Field(default_factory=dict)
+
+    def flatbuffer_of(self, stage: str) -> Path:
+        """The file that a TFLite stage runs. Raises UsageError when it is no longer there."""
+        path = self.flatbuffers.get(split(stage)[1])
+        if path is None:
+            raise UsageError(f"this run made no flatbuffer for {stage}; run the model again with that stage")
+        if not Path(path).is_file():
+            raise UsageError(f"{path}, the flatbuffer of {stage}, is gone; run the model again")
+        return Path(path)
+
+
+def save_models(
+    run: Path, prepared: Prepared, ref: SpecRef, results: Mapping[str, TaskResult], own: Path | None
+) -> None:
+    """run: its folder. ref: the declaration. results: of its tasks. own: the user's flatbuffer, if there is one."""
+    flatbuffers = {FLOAT: str(own.resolve())} if own is not None else {}
+    for recipe in (FLOAT, *prepared.quantized_keys):
+        found = results.get(named("convert", recipe))
+        if found is not None and "flatbuffer" in found.value:
+            flatbuffers[recipe] = str(found.value["flatbuffer"])
+    light = prepared.model_copy(update={"parameters": [], "tables": [], "findings": [], "modules": {}})
+    spec = {"spec_file": str(ref.file.resolve()), "spec_variable": ref.variable}
+    models = RunModels(prepared=light, flatbuffers=flatbuffers, **spec)
+    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_text(run / FOLDER / FILE, models.model_dump_json())
+
+
+def load_models(run: Path) -> RunModels:
+    """Raises UsageError when the run has none, as runs of earlier versions have not."""
+    path = run / FOLDER / FILE
+    try:
+        return RunModels.model_validate_json(path.read_bytes())
+    except OSError:
+        raise UsageError(f"{run} does not say how to get at its models again; run the model again") from None
+    except ValidationError as error:
+        raise UsageError(f"{path} is damaged ({error.error_count()} errors); run the model again") from None

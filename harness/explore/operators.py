@@ -1,0 +1,165 @@
+"""`explore --level op`: both sides of a hop as graphs of operators, coloured by the taps that the operators belong to.
+
+In: a run folder and one of its hops. Out: the files of an `OpLevel`. The graphs are made in processes of their own,
+when somebody asks for them and once per run; what a run says of its taps is put on them here.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.explore import op_files
+from harness.explore.models import RunModels, load_models
+from harness.explore.ops import OpGraph
+from harness.explore.ops_work import FLATBUFFER, HF
+from harness.inputs import schedule
+from harness.recipes import FLOAT, split
+from harness.record import FirstFault, Hop, Record, write_text
+from harness.render import rows_of, worst_per_tap
+from harness.render.explorer import file_stem
+from harness.stages.process import Task, Watcher, run_tasks
+from harness.tasks import is_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FOLDER = "operators"
+_FORMAT = 1  # of the files in it; another number has them made again
+_SECONDS = 600.0
+_FLATBUFFER_MB, _TORCH_MB = 300, 1500
+
+
+@dataclass(frozen=True)
+class OpSide:
+    """One pane. label: of the graph's collection, which overlays are bound to. overlays: name -> file.
+
+    node: to open at, the first fault's operator or else the hop's worst; none in a graph without that tap.
+    namespace: the groups that hold it, outermost first, joined by slashes.
+    """
+
+    stage: str
+    graph: Path
+    label: str
+    graph_id: str
+    overlays: dict[str, Path]
+    node: str | None
+    namespace: str
+
+
+@dataclass(frozen=True)
+class OpLevel:
+    """signature: of the flatbuffer, whose part is shown. sides: "from" and "to"."""
+
+    hop: str
+    signature: str
+    sides: dict[str, OpSide]
+
+
+def write_op_level(
+    run_folder: Path, record: Record, frame: pd.DataFrame, hop: Hop, target: Path, progress: Watcher
+) -> OpLevel:
+    """Write the graphs and overlays of a hop into `target`, `explorer/` of the run.
+
+    frame: rows of `taps.parquet`. Raises UsageError when a model or its flatbuffer is no longer there, or cannot be
+    exported.
+    """
+    models = load_models(run_folder)
+    fault = _fault_of(record, hop)
+    signature = _signature(models, fault, frame)
+    graphs = _graphs(models, hop, signature, target, progress)
+    worst = worst_per_tap(rows_of(frame, hop=hop.name))
+    start = fault.tap if fault else hop.first_failing_tap or (hop.worst.tap if hop.worst else None)
+    sides = {}
+    for side, stage, other in (("from", hop.from_, "to"), ("to", hop.to, "from")):
+        graph, partners = graphs[side], graphs[other]
+        content = op_files.graph_file(record, hop, stage, graph, partners, worst)
+        overlays = op_files.overlay_files(hop, stage, graph, partners, worst)
+        paths = {name: target / f"{file_stem(hop)}.{side}.{_FOLDER}.{name}.json" for name in ("graph", *overlays)}
+        for name, data in {"graph": content, **overlays}.items():
+            write_text(paths[name], json.dumps(data, separators=(",", ":"), allow_nan=False))
+        node = _opened(graph, start, fault if is_device(stage) and stage == hop.to else None)
+        sides[side] = OpSide(
+            stage=stage,
+            graph=paths.pop("graph"),
+            label=content["label"],
+            graph_id=op_files.graph_id(hop, stage),
+            overlays=paths,
+            node=node and op_files.node_ids(graph, stage)[node],
+            namespace=next((op.namespace for op in graph.ops if op.id == node), ""),
+        )
+    return OpLevel(hop.name, signature, sides)
+
+
+def _fault_of(record: Record, hop: Hop) -> FirstFault | None:
+    """The hop's own first fault."""
+    every = [*([record.first_fault] if record.first_fault else []), *record.faults]
+    return next((fault for fault in every if fault.hop == hop.name), None)
+
+
+def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame) -> str:
+    """The signature in which the fault shows; without one, the longest prefill."""
+    prepared = models.prepared
+    usual = f"prefill_{max(prepared.prefill)}"
+    if fault is None:
+        return usual
+    if fault.operator is not None and fault.operator.signature:
+        return fault.operator.signature
+    item = next((item for item in prepared.inputs if item.id == fault.input), None)
+    rows = frame[(frame["hop"] == fault.hop) & (frame["tap"] == fault.tap) & (frame["input"] == fault.input)]
+    if item is None or rows.empty or rows["worst_position"].isna().all():
+        return usual
+    worst = int(rows["worst_position"].iloc[0])
+    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    return next((step.signature for step in steps if step.start <= worst < step.start + step.valid), usual)
+
+
+def _graphs(models: RunModels, hop: Hop, signature: str, target: Path, progress: Watcher) -> dict[str, OpGraph]:
+    """The graph of each side, made now where there is none yet."""
+    folder = target / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    payloads = {stage: _payload(models, stage, signature, folder) for stage in (hop.from_, hop.to)}
+    files = {stage: Path(payload["target"]) for stage, payload in payloads.items()}
+    # Both stages of a hop may run the same file.
+    making = {files[stage]: (stage, payload) for stage, payload in payloads.items() if not files[stage].is_file()}
+    if making:
+        tasks = [_task(models, stage, payload) for stage, payload in making.values()]
+        with tempfile.TemporaryDirectory() as logs:
+            results = run_tasks(tasks, Path(logs) / "operators.log", progress)
+        for name, result in results.items():
+            if result.status != "ok":
+                raise UsageError(f"{name} cannot be listed: {result.detail.split(';')[0]}; leave --level op out")
+    found = {stage: OpGraph.from_dict(json.loads(path.read_text())) for stage, path in files.items()}
+    return {"from": found[hop.from_], "to": found[hop.to]}
+
+
+def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dict[str, Any]:
+    """What the process of a stage's graph is told."""
+    recipe = split(stage)[1]
+    kind = FLATBUFFER if is_device(stage) else stage
+    parts = [kind, *([recipe] if recipe != FLOAT else []), *([signature] if kind != HF else [])]
+    payload = {"kind": kind, "signature": signature, "target": str(folder / f"{_FORMAT}.{'.'.join(parts)}.json")}
+    if kind == FLATBUFFER and not Path(payload["target"]).is_file():
+        payload["flatbuffer"] = str(models.flatbuffer_of(stage))
+    return payload
+
+
+def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
+    weights = models.prepared.source.parameters * 4 / 1e6
+    # The frameworks are imported anew: the server that forks stages would stay for as long as somebody looks.
+    memory = _FLATBUFFER_MB if is_device(stage) else 2 * weights + _TORCH_MB
+    told = {**payload, "models": models.model_dump(mode="json")}
+    return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
+
+
+def _opened(graph: OpGraph, tap: str | None, fault: FirstFault | None) -> str | None:
+    """The operator to open at: the one that is at fault, where that is known, or the one that makes the tap."""
+    if fault is not None and fault.operator is not None:
+        place = graph.places.get(f"{fault.operator.subgraph}/{fault.operator.index}")
+        if place is not None:
+            return place
+    return graph.taps.get(tap) if tap is not None else None

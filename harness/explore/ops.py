@@ -1,0 +1,98 @@
+"""Graphs of operators, whatever framework they are of, and which tap each operator belongs to.
+
+In: operators with their sources, and the taps that some of them make. Out: the tap of every operator. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+INPUTS = "inputs"
+OUTSIDE = "outside the blocks"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator, or an input of the graph.
+
+    id: unique in its graph. namespace: the modules it lies in, outermost first, joined by slashes. sources: ids of the
+    operators that make what it reads, constants aside. shape: of its first output, "1x32x576".
+    """
+
+    id: str
+    label: str
+    namespace: str
+    sources: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+    shape: str = ""
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class OpGraph:
+    """The operators of one version of a model, in execution order.
+
+    taps: tap -> id of the operator that makes it, in execution order; one operator may make several.
+    places: "subgraph/index" of an operator in a flatbuffer -> its id.
+    """
+
+    ops: tuple[Op, ...]
+    taps: dict[str, str]
+    places: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> OpGraph:
+        ops = (Op(**{**op, "sources": tuple(op["sources"])}) for op in content["ops"])
+        return cls(tuple(ops), dict(content["taps"]), dict(content["places"]))
+
+
+def made_by(graph: OpGraph) -> dict[str, tuple[str, ...]]:
+    """Operator -> the taps that it makes, in execution order; only operators that make one."""
+    made: dict[str, tuple[str, ...]] = {}
+    for tap, op in graph.taps.items():
+        made[op] = (*made.get(op, ()), tap)
+    return made
+
+
+def belonging(graph: OpGraph) -> dict[str, tuple[str, ...]]:
+    """Operator -> its taps: those it makes, or else the first one, in execution order, that it feeds.
+
+    An operator between two taps belongs to the one that it feeds: the way back from a tap ends at operators that make
+    another, and at those that an earlier tap has claimed. What feeds no tap is absent.
+    """
+    sources = {op.id: op.sources for op in graph.ops}
+    found = made_by(graph)
+    for tap, maker in graph.taps.items():
+        waiting = list(sources.get(maker, ()))
+        while waiting:
+            op = waiting.pop()
+            if op not in found:
+                found[op] = (tap,)
+                waiting += sources.get(op, ())
+    return found
+
+
+def bypassed(ops: Iterable[Op], transparent: Iterable[str]) -> tuple[tuple[Op, ...], dict[str, str]]:
+    """The operators without those that hand on their first source unchanged, and what each of those stands for.
+
+    ops: in execution order. transparent: ids; each needs a source. Returns (the others, transparent id -> id).
+    """
+    gone = set(transparent)
+    stands_for: dict[str, str] = {}
+    kept = []
+    for op in ops:
+        sources = tuple(stands_for.get(source, source) for source in op.sources)
+        if op.id in gone:
+            stands_for[op.id] = sources[0]
+        else:
+            kept.append(op if sources == op.sources else _with_sources(op, sources))
+    return tuple(kept), stands_for
+
+
+def _with_sources(op: Op, sources: tuple[str, ...]) -> Op:
+    return Op(op.id, op.label, op.namespace, sources, op.attributes, op.shape, op.dtype)

@@ -1,0 +1,43 @@
+"""Where the processes enter that make graphs of operators: one version of a model each.
+
+In: a run's models and which version. Out: a JSON file with the `OpGraph`, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.explore.models import RunModels
+from harness.explore.ops import OpGraph
+from harness.record import write_text
+from harness.spec import SpecRef, load_spec
+from harness.stages.report import Reporter
+
+HF, REAUTHORED, FLATBUFFER = "hf", "reauthored", "flatbuffer"
+
+
+def make_ops(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """payload: `models`, `kind` of version, `signature`, `flatbuffer` for that kind, and the `target` file."""
+    models = RunModels.model_validate(payload["models"])
+    report.progress(0, 1, payload["kind"])
+    graph = _graph(models, payload["kind"], payload["signature"], payload.get("flatbuffer"))
+    write_text(Path(payload["target"]), json.dumps(graph.as_dict(), separators=(",", ":")))
+    return {"operators": len(graph.ops), "taps": len(graph.taps)}
+
+
+def _graph(models: RunModels, kind: str, signature: str, flatbuffer: str | None) -> OpGraph:
+    prepared = models.prepared
+    if kind == FLATBUFFER:
+        from harness.explore.flatbuffer_ops import flatbuffer_ops
+        from harness.flatbuffer.reader import FlatbufferModel
+
+        return flatbuffer_ops(FlatbufferModel(Path(str(flatbuffer))), signature, prepared)
+    from harness.explore.torch_ops import hf_ops, reauthored_ops
+
+    model = load_spec(SpecRef(Path(models.spec_file), models.spec_variable, {}))
+    if kind == HF:
+        return hf_ops(model, prepared, prepared.prefill[-1])
+    length = 1 if not signature.startswith("prefill_") else int(signature.removeprefix("prefill_"))
+    return reauthored_ops(model, prepared, length)
