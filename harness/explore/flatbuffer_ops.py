@@ -64,19 +64,23 @@ class _Walk:
         graph = self.model.subgraph(index)
         made = dict(given)
         for op in graph.operators:
-            identity, namespace = f"{prefix}{op.index}", inside or _namespace(graph.tensors[op.outputs[0]])
+            identity, output = f"{prefix}{op.index}", graph.tensors[op.outputs[0]]
             sources = tuple(dict.fromkeys(made[source] for source in op.inputs if source in made))
-            if not namespace and sources:
-                # What a signature gives back has lost its path: it stands with what it is made of.
-                namespace = next((self.ops[item].namespace for item in sources if _has_place(self.ops[item])), "")
+            namespace = inside or (_modules(output) if _has_path(output) else self._beside(sources))
             if op.decomposition is not None:
                 self._composite(graph, op, made, identity, namespace)
                 continue
-            self.ops[identity] = self._op(graph, op, identity, namespace or OUTSIDE, sources)
+            self.ops[identity] = self._op(graph, op, identity, namespace, sources)
             self.places[f"{index}/{op.index}"] = identity
             made |= dict.fromkeys(op.outputs, identity)
         self.makers |= {(index, tensor): op for tensor, op in made.items()}
         return made
+
+    def _beside(self, sources: Sequence[str]) -> str:
+        """Where an operator stands whose tensor has lost its path, as what a signature gives back has: in a block with
+        what it reads, else on its own."""
+        groups = [[part for part in self.ops[op].namespace.split("/") if " " not in part] for op in sources]
+        return next(("/".join(group) for group in groups if len(group) > 1), "")
 
     def _composite(self, graph: Subgraph, op: Operator, made: dict[int, str], identity: str, namespace: str) -> None:
         assert op.decomposition is not None
@@ -107,16 +111,15 @@ class _Walk:
         )
 
 
-def _has_place(op: Op) -> bool:
-    return op.namespace not in (INPUTS, OUTSIDE)
-
-
 def _sizes(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _namespace(tensor: Tensor) -> str:
-    """The modules of a tensor, without the wrappers that all tensors share; empty where its name is no path."""
-    if "/" not in tensor.name.split(";")[0]:
-        return ""
-    return "/".join(part for part in tensor.path if part not in _WRAPPERS and not part.endswith("_module"))
+def _has_path(tensor: Tensor) -> bool:
+    return "/" in tensor.name.split(";")[0]
+
+
+def _modules(tensor: Tensor) -> str:
+    """The modules of a tensor, without the wrappers that all tensors share."""
+    parts = [part for part in tensor.path if part not in _WRAPPERS and not part.endswith("_module")]
+    return "/".join(parts) or OUTSIDE

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.explore import op_files
 from harness.explore.models import RunModels, load_models
+from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
 from harness.explore.ops_work import FLATBUFFER, HF
 from harness.inputs import schedule
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FOLDER = "operators"
 _FORMAT = 1  # of the files in it; another number has them made again
 _SECONDS = 600.0
-_FLATBUFFER_MB, _TORCH_MB = 300, 1500
+_FLATBUFFER_MB, _TORCH_MB = 300, 950  # beside the weights; measured on SmolLM2
 
 
 @dataclass(frozen=True)
@@ -69,36 +69,40 @@ def write_op_level(
     exported.
     """
     models = load_models(run_folder)
-    fault = _fault_of(record, hop)
+    fault = next(iter(_faults_of(record, hop)), None)
     signature = _signature(models, fault, frame)
     graphs = _graphs(models, hop, signature, target, progress)
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
     start = fault.tap if fault else hop.first_failing_tap or (hop.worst.tap if hop.worst else None)
     sides = {}
     for side, stage, other in (("from", hop.from_, "to"), ("to", hop.to, "from")):
-        graph, partners = graphs[side], graphs[other]
-        content = op_files.graph_file(record, hop, stage, graph, partners, worst)
-        overlays = op_files.overlay_files(hop, stage, graph, partners, worst)
-        paths = {name: target / f"{file_stem(hop)}.{side}.{_FOLDER}.{name}.json" for name in ("graph", *overlays)}
-        for name, data in {"graph": content, **overlays}.items():
-            write_text(paths[name], json.dumps(data, separators=(",", ":"), allow_nan=False))
-        node = _opened(graph, start, fault if is_device(stage) and stage == hop.to else None)
+        graph = graphs[side]
+        faults = _faults_in(graph, record, hop) if side == "to" else {}
+        shown = Side(record, hop, stage, graph, graphs[other], worst, faults)
+        node = next(iter(faults), graph.taps.get(start or ""))
         sides[side] = OpSide(
             stage=stage,
-            graph=paths.pop("graph"),
-            label=content["label"],
-            graph_id=op_files.graph_id(hop, stage),
-            overlays=paths,
-            node=node and op_files.node_ids(graph, stage)[node],
+            label=shown.graph_id,
+            graph_id=shown.graph_id,
+            node=shown.ids[node] if node else None,
             namespace=next((op.namespace for op in graph.ops if op.id == node), ""),
+            **_written(shown, target, f"{file_stem(hop)}.{side}.{_FOLDER}"),
         )
     return OpLevel(hop.name, signature, sides)
 
 
-def _fault_of(record: Record, hop: Hop) -> FirstFault | None:
-    """The hop's own first fault."""
-    every = [*([record.first_fault] if record.first_fault else []), *record.faults]
-    return next((fault for fault in every if fault.hop == hop.name), None)
+def _written(side: Side, target: Path, stem: str) -> dict[str, Any]:
+    """Writes the files of a side; their paths, as `OpSide` has them."""
+    paths = {}
+    for name, content in {"graph": graph_file(side), **overlay_files(side)}.items():
+        paths[name] = target / f"{stem}.{name}.json"
+        write_text(paths[name], json.dumps(content, separators=(",", ":"), allow_nan=False))
+    return {"graph": paths.pop("graph"), "overlays": paths}
+
+
+def _faults_of(record: Record, hop: Hop) -> list[FirstFault]:
+    every = record.faults or ([record.first_fault] if record.first_fault else [])
+    return [fault for fault in every if fault.hop == hop.name]
 
 
 def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame) -> str:
@@ -151,15 +155,18 @@ def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dic
 def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     weights = models.prepared.source.parameters * 4 / 1e6
     # The frameworks are imported anew: the server that forks stages would stay for as long as somebody looks.
-    memory = _FLATBUFFER_MB if is_device(stage) else 2 * weights + _TORCH_MB
+    memory = _FLATBUFFER_MB if is_device(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}
     return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 
-def _opened(graph: OpGraph, tap: str | None, fault: FirstFault | None) -> str | None:
-    """The operator to open at: the one that is at fault, where that is known, or the one that makes the tap."""
-    if fault is not None and fault.operator is not None:
-        place = graph.places.get(f"{fault.operator.subgraph}/{fault.operator.index}")
-        if place is not None:
-            return place
-    return graph.taps.get(tap) if tap is not None else None
+def _faults_in(graph: OpGraph, record: Record, hop: Hop) -> dict[str, str]:
+    """Operator -> what is wrong there: for each fault of a hop the operator itself where it is known, else the tap's."""
+    found: dict[str, str] = {}
+    for fault in _faults_of(record, hop):
+        known = fault.operator
+        place = graph.places.get(f"{known.subgraph}/{known.index}") if known is not None else None
+        op = place or graph.taps.get(fault.tap)
+        if op is not None:
+            found.setdefault(op, known.why if known is not None and place else fault.reason)
+    return found

@@ -63,17 +63,17 @@ def belonging(graph: OpGraph) -> dict[str, tuple[str, ...]]:
     """Operator -> its taps: those it makes, or else the first one, in execution order, that it feeds.
 
     An operator between two taps belongs to the one that it feeds: the way back from a tap ends at operators that make
-    another, and at those that an earlier tap has claimed. What feeds no tap is absent.
+    another, and at those that an earlier tap has claimed. What feeds no tap is absent, and so are inputs.
     """
-    sources = {op.id: op.sources for op in graph.ops}
+    sources = {op.id: op.sources for op in graph.ops if op.namespace != INPUTS}
     found = made_by(graph)
     for tap, maker in graph.taps.items():
         waiting = list(sources.get(maker, ()))
         while waiting:
             op = waiting.pop()
-            if op not in found:
+            if op in sources and op not in found:
                 found[op] = (tap,)
-                waiting += sources.get(op, ())
+                waiting += sources[op]
     return found
 
 
