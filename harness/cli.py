@@ -284,6 +284,24 @@ def report(run: RunName, out: OutFolder = REPORTS) -> None:
 
 
 @app.command()
+def explore(
+    run: RunName,
+    hop: Annotated[
+        str | None, typer.Option(metavar="A->B", help="This hop; else that of the first fault. In quotes.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; else a free one.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
+    out: OutFolder = REPORTS,
+) -> None:
+    """Open a hop in Model Explorer: both graphs side by side, overlays on, at the first fault."""
+    from harness.explore.command import ExploreOptions
+    from harness.explore.command import explore as serve
+    from harness.runs import find_run
+
+    serve(ExploreOptions(find_run(run, out), hop, port, not no_browser), lambda line: print(line, flush=True))
+
+
+@app.command()
 def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B")],

@@ -35,7 +35,7 @@ REPORT_BYTES = 5 * GB
 # What each extra of the distribution is for.
 OPTIONAL = {
     "demo": "real trained weights of SmolLM2 (without them a run uses a miniature)",
-    "explorer": "opening the explorer/ files of a run by hand (there is no 'edge-parity explore' yet)",
+    "explorer": "'edge-parity explore', which shows a run in Model Explorer",
     "dev": "'make check', 'make test' and the gate in suites/",
 }
 

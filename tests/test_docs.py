@@ -30,6 +30,7 @@ PAGES = [
         for name in (
             "adding-a-model",
             "ci",
+            "explore",
             "fuzz",
             "models",
             "record",

@@ -69,10 +69,14 @@ def test_a_report_opens_without_an_error_and_without_a_request(opened: Open, kin
     ("kind", "said"),
     [
         ("pass", ["PASS", "The re-authored model is faithful to the Hugging Face model", "Worst excess 1."]),
-        ("fail", ["FAIL", "diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "model-explorer "]),
+        ("fail", ["FAIL", "diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "edge-parity explore "]),
         (
             "kernel",
-            ["TFLite on XNNPACK diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "model-explorer "],
+            [
+                "TFLite on XNNPACK diverges from block 7's MLP output",
+                f"First fault: {FAULTY_TAP}",
+                "edge-parity explore ",
+            ],
         ),
         ("nan", ["TFLite on builtin kernels diverges", f"First fault: {NAN_TAP}", "XNNPACK is faithful"]),
         ("crash", ["Stage tflite-xnnpack crashed", "not compared", "killed by SIGSEGV"]),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
-from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, write_explorer
+from harness.render import rows_of
+from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, overlays, write_explorer
 from harness.taps import BLOCK_POINTS, block_tap, tap_order
 
 WRITTEN = ("fail", "hostile", "nan")
@@ -48,8 +49,10 @@ def test_the_files_fit_the_dataclasses_of_model_explorer(folders: dict[str, Any]
             continue
         for overlay in content.values():
             overlay = {**overlay, "results": dict(list(overlay["results"].items())[:20])}
-            if name.endswith(".verdict.json"):  # strings work in the viewer, though its dataclass says numbers
-                overlay["results"] = {tap: {**result, "value": 0} for tap, result in overlay["results"].items()}
+            words = {tap: result for tap, result in overlay["results"].items() if isinstance(result["value"], str)}
+            assert not words or name.endswith((".verdict.json", ".snr_db.json"))
+            # Words work in the viewer, though its dataclass says numbers.
+            overlay["results"] |= {tap: {**result, "value": 0} for tap, result in words.items()}
             dacite.from_dict(node_data_builder.GraphNodeData, overlay, config=strict)
 
 
@@ -70,7 +73,7 @@ def test_every_hop_has_two_graphs_and_each_overlay_and_overlays_name_its_graphs(
         for overlay in OVERLAYS:
             content = folders["fail"][f"{file_stem(hop)}.{overlay}.json"]
             assert set(content) == {graph_id(hop, hop.from_), graph_id(hop, hop.to)}
-    assert len(folders["fail"]) == 3 * 6
+    assert len(folders["fail"]) == 3 * (2 + len(OVERLAYS))
 
 
 def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[str, Any]) -> None:
@@ -102,7 +105,44 @@ def test_the_overlay_shows_the_input_that_uses_up_most_of_its_limit_and_not_the_
         overlay: load(tmp_path / "explorer" / f"hf-to-reauthored.{overlay}.json")["hf->reauthored/hf"]["results"][tap]
         for overlay in ("excess", "limit_used")
     }
-    assert shown == {"excess": {"value": 3.2}, "limit_used": {"value": 0.8}}
+    assert {overlay: result["value"] for overlay, result in shown.items()} == {"excess": 3.2, "limit_used": 0.8}
+
+
+def test_an_excess_is_coloured_by_its_own_limit() -> None:
+    """Short inputs have limits of 16: there an excess of 12 is within them, and elsewhere far past."""
+    record, frame = make_run("pass", 4)
+    rows = frame[(frame["hop"] == "hf->reauthored") & frame["tap"].isin(["block.2.attn.q", "block.2.attn.k"])]
+    worst = {
+        row["tap"]: {**row, "excess": 12.0, "excess_limit": 16.0 if row["tap"].endswith("q") else 4.0}
+        for row in rows[rows["input"] == "long"].to_dict("records")
+    }
+    results = node_data(record.hops[0], worst, "excess")["hf->reauthored/hf"]["results"]
+    at_half = node_data(record.hops[0], worst, "limit_used")["hf->reauthored/hf"]["thresholds"]
+    colours = {each["value"]: each["bgColor"] for each in at_half}
+    assert results["block.2.attn.q"] == {"value": 12.0, "bgColor": colours[1]}
+    assert results["block.2.attn.k"] == {"value": 12.0, "bgColor": colours[10]}
+
+
+def test_local_excess_is_shown_of_the_input_where_most_of_its_limit_is_used() -> None:
+    """Only some inputs are judged locally, and the tap may come nearer to another limit on one that is not."""
+    record, frame = make_run("pass", 4)
+    frame, tap = frame[frame["hop"] == "hf->reauthored"].copy(), "block.2.attn.q"
+    for given, value, limit in (("padded", 3.0, 4.0), ("one-token", 6.0, 16.0)):
+        frame.loc[(frame["tap"] == tap) & (frame["input"] == given), ["local_excess", "local_excess_limit"]] = (
+            value,
+            limit,
+        )
+    shown = overlays(record.hops[0], rows_of(frame))["local_excess"]["hf->reauthored/hf"]["results"]
+    assert set(shown) == {tap}
+    assert shown[tap]["value"] == 3.0
+
+
+def test_snr_is_in_the_overlay_and_a_tap_without_noise_says_so_in_words() -> None:
+    record, frame = make_run("pass", 4)
+    frame = frame[frame["hop"] == "hf->reauthored"]
+    shown = overlays(record.hops[0], rows_of(frame))["snr_db"]["hf->reauthored/hf"]["results"]
+    assert shown["embed"]["value"] == "no noise"
+    assert 100 < shown["block.3.out"]["value"] < 200
 
 
 def test_a_missing_tap_has_no_shape_instead_of_nan(tmp_path: Path) -> None:

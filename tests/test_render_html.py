@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from record_factory import BLOCKS, FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_details, make_run
 from rich.console import Console
 
+from harness.cli import app
 from harness.details import write_details
+from harness.explore.tap_level import choose_hop
 from harness.record import FaultyOperator, Record, Stage, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
 from harness.render.explorer import write_explorer
@@ -157,9 +160,18 @@ def test_the_page_holds_the_share_of_the_limit_that_a_tap_uses_up(pages: dict[st
         assert row["limit_used"] == pytest.approx(row["excess"] / 16, rel=1e-2)
 
 
-def test_no_page_promises_a_command_that_does_not_exist(pages: dict[str, str]) -> None:
-    for page in pages.values():
-        assert "edge-parity explore" not in page
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_has_the_command_that_opens_its_graphs(pages: dict[str, str], kind: str) -> None:
+    """The command line takes it, and it names a hop that explore can open."""
+    record, frame = make_run(kind, BLOCKS)
+    lines = [line.strip() for line in Page(pages[kind]).text.splitlines()]
+    (command,) = (line for line in lines if line.startswith("edge-parity explore "))
+    group: Any = typer.main.get_command(app)
+    name, *words = shlex.split(command)[1:]
+    given = group.commands[name].make_context(name, words).params
+    assert choose_hop(record, frame, given["hop"]).name == given["hop"]
+    if record.first_fault is not None:
+        assert given["hop"] == record.first_fault.hop
 
 
 def test_a_missing_tap_has_its_reason_and_no_numbers(pages: dict[str, str]) -> None:

@@ -61,7 +61,7 @@ def test_a_summary_lies_in_the_run_folder_and_names_where_that_will_be(tmp_path:
     record, _ = make_run("fail")
     written = write_summary(tmp_path, FOLDER, record)
     assert (written.name, written.parent) == ("summary.md", tmp_path)
-    assert f"edge-parity explain {FOLDER}" in written.read_text(encoding="utf-8")
+    assert f"edge-parity explain {FOLDER}\nedge-parity explore {FOLDER}\n" in written.read_text(encoding="utf-8")
 
 
 def test_a_failing_hop_is_an_error_at_the_model_s_file_with_its_cause() -> None:

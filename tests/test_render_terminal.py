@@ -55,6 +55,7 @@ def test_a_failing_run_shows_hop_tap_modules_rule_and_next_command() -> None:
     ):
         assert expected in text
     assert f"edge-parity explain {FOLDER}" in text
+    assert f"edge-parity explore {FOLDER}" in text
 
 
 def test_a_passing_run_shows_its_worst_figures_beside_their_limits_under_the_headline() -> None:

@@ -1,4 +1,4 @@
-"""Model Explorer files. In: record and taps. Out: `explorer/`, two graphs and three overlays per hop.
+"""Model Explorer files. In: record and taps. Out: `explorer/`, two graphs and six overlays per hop.
 
 The graph has one node per tap, and the same node ids on both sides of a hop: that is what keeps
 two panes together. An op-level graph of thirty blocks is a thin line that nobody reads.
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.record import Hop, Record, write_text
 from harness.render import clean, is_nothing, module_of, number, rows_of, tap_figure, tap_value, worst_per_tap
-from harness.render.limits import nearest
+from harness.render.limits import limit_of, nearest
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "explorer"
-LIMIT_USED = "limit_used"
-OVERLAYS = (LIMIT_USED, "excess", "rel_l2", "verdict")
+LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, VERDICT = "limit_used", "excess", "local_excess", "snr_db", "verdict"
+OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, "rel_l2", VERDICT)
 _BLOCK_INPUT = "the block's input"
 
 # What a point is computed from. A point that a model lacks is replaced by what it is computed from.
@@ -49,11 +49,17 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "out": ("mlp.out", "residual"),
 }
 _COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
+_NONE, _LITTLE, _SOME, _MUCH, _MOST = "#e8f3ec", "#cfead8", "#f5e1a4", "#f2b98b", "#e8776d"
+_END = 1e30  # an upper bound must be a number, and JSON has no infinity
 # Upper bounds. A scale to see where error grows, not a verdict: that is an overlay of its own.
+_OF_LIMIT = ((0.25, _NONE), (0.5, _LITTLE), (1, _SOME), (10, _MUCH), (_END, _MOST))
+_TIMES = ((1.5, _NONE), (3, _LITTLE), (10, _SOME), (100, _MUCH), (_END, _MOST))
 _SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
-    LIMIT_USED: ((0.25, "#e8f3ec"), (0.5, "#cfead8"), (1, "#f5e1a4"), (10, "#f2b98b"), (1e30, "#e8776d")),
-    "excess": ((1.5, "#e8f3ec"), (3, "#cfead8"), (10, "#f5e1a4"), (100, "#f2b98b"), (1e30, "#e8776d")),
-    "rel_l2": ((1e-6, "#e8f3ec"), (1e-5, "#cfead8"), (1e-4, "#f5e1a4"), (1e-2, "#f2b98b"), (1e30, "#e8776d")),
+    LIMIT_USED: _OF_LIMIT,
+    EXCESS: _TIMES,
+    LOCAL_EXCESS: _TIMES,
+    SNR: ((20, _MOST), (40, _MUCH), (80, _SOME), (110, _LITTLE), (_END, _NONE)),
+    "rel_l2": ((1e-6, _NONE), (1e-5, _LITTLE), (1e-4, _SOME), (1e-2, _MUCH), (_END, _MOST)),
 }
 
 
@@ -69,14 +75,15 @@ def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Pa
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for hop in record.hops:
-        worst = worst_per_tap(rows_of(frame, hop=hop.name))
+        rows = rows_of(frame, hop=hop.name)
+        worst = worst_per_tap(rows)
         if not worst:  # a graph without nodes does not open
             continue
         files: dict[str, object] = {
             f"{side}.graph": graph_collection(record, hop, stage, worst)
             for side, stage in (("from", hop.from_), ("to", hop.to))
         }
-        files |= {overlay: node_data(hop, worst, overlay) for overlay in OVERLAYS}
+        files |= overlays(hop, rows)
         for kind, content in files.items():
             path = target / f"{file_stem(hop)}.{kind}.json"
             write_text(path, json.dumps(content, separators=(",", ":"), allow_nan=False))
@@ -135,13 +142,12 @@ def _block_output(block: int, have: set[str]) -> list[str]:
 
 
 def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
-    block, point = split_tap(tap)
-    group = {"attn": "attn", "cache": "attn", "mlp": "mlp"}.get(point.split(".")[0]) if "." in point else None
+    _, point = split_tap(tap)
     shape, dtype = ("" if is_nothing(row[column]) else str(row[column]) for column in ("shape", "dtype"))
     node: dict[str, Any] = {
         "id": tap,
         "label": point,
-        "namespace": "" if block is None else f"block_{block}" + (f"/{group}" if group else ""),
+        "namespace": namespace(tap),
         "attrs": [{"key": key, "value": clean(value)} for key, value in tap_attributes(record, stage, tap, row)],
         "incomingEdges": [
             {"sourceNodeId": source, "sourceNodeOutputId": "0", "targetNodeInputId": str(i)}
@@ -152,6 +158,15 @@ def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Map
         described = [{"key": "shape", "value": clean(shape)}, {"key": "dtype", "value": clean(dtype)}]
         node["outputsMetadata"] = [{"id": "0", "attrs": described}]
     return node
+
+
+def namespace(tap: str) -> str:
+    """The layer that a tap stands in, `block_7/attn`; empty outside the blocks."""
+    block, point = split_tap(tap)
+    if block is None:
+        return ""
+    group = {"attn": "attn", "cache": "attn", "mlp": "mlp"}.get(point.split(".")[0]) if "." in point else None
+    return f"block_{block}" + (f"/{group}" if group else "")
 
 
 def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -172,24 +187,65 @@ def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any])
         yield "why", str(row["why"])
 
 
+def overlays(hop: Hop, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All overlays of a hop, by name. rows: its tap rows.
+
+    Each is of the input on which a tap uses up most of its limit; `local_excess`, which only some inputs have, of the
+    one where most of that one's limit is used.
+    """
+    worst, local = worst_per_tap(rows), _worst_local(rows)
+    return {name: node_data(hop, local if name == LOCAL_EXCESS else worst, name) for name in OVERLAYS}
+
+
+def _worst_local(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    judged = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
+    return {row["tap"]: row for row in sorted(judged, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
+
+
 def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
-    """One overlay for both graphs of a hop, at the input that uses up most of its limit.
+    """One overlay for both graphs of a hop. worst: the row of each tap that it shows.
 
     A file with NaN or Infinity does not open, and a number in its place would be a lie: such a tap
-    has no colour in the number overlays and says `fail, not finite` in the verdict overlay.
+    has no colour in the number overlays and says `fail, not finite` in the verdict overlay. Only an SNR
+    without any noise has a word for it.
     """
     results: dict[str, dict[str, Any]] = {}
     for tap, row in worst.items():
-        if overlay == "verdict":
-            results[tap] = {"value": _verdict(row), "bgColor": _COLOURS[row["verdict"]]}
-            continue
-        value = _limit_used(row) if overlay == LIMIT_USED else tap_value(row, overlay)
-        if isinstance(value, float) and math.isfinite(value):
-            results[tap] = {"value": float(f"{value:.4g}")}
+        value = _shown(row, overlay)
+        if isinstance(value, str):
+            results[tap] = {"value": value, "bgColor": _NONE if overlay == SNR else _COLOURS[row["verdict"]]}
+        elif value is not None:
+            results[tap] = {"value": float(f"{value:.4g}")} | _colour(row, overlay)
     data: dict[str, Any] = {"name": overlay, "results": results}
     if overlay in _SCALES:
         data["thresholds"] = [{"value": bound, "bgColor": colour} for bound, colour in _SCALES[overlay]]
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
+
+
+def _shown(row: Mapping[str, Any], overlay: str) -> float | str | None:
+    """A finite number, words, or None for a tap without either."""
+    if overlay == VERDICT:
+        return _verdict(row)
+    value = _limit_used(row) if overlay == LIMIT_USED else tap_value(row, overlay)
+    if not isinstance(value, float):
+        return None
+    if overlay == SNR and value == math.inf:
+        return "no noise"
+    return value if math.isfinite(value) else None
+
+
+def _colour(row: Mapping[str, Any], overlay: str) -> dict[str, str]:
+    """An excess within its limit is not coloured as if it were past it: short inputs have wider limits."""
+    limit = limit_of(row, overlay) if overlay in (EXCESS, LOCAL_EXCESS) else None
+    if not limit:
+        return {}
+    used = _of_own_limit(row, overlay)
+    return {"bgColor": next(colour for bound, colour in _OF_LIMIT if used <= bound or bound == _END)}
+
+
+def _of_own_limit(row: Mapping[str, Any], column: str) -> float:
+    limit, value = limit_of(row, column), tap_value(row, column)
+    return float(value or 0.0) / (limit or 1.0)
 
 
 def _limit_used(row: Mapping[str, Any]) -> float | None:

@@ -21,8 +21,6 @@ from harness.render import (
     suspicion,
     worst_of,
 )
-from harness.render.explorer import FOLDER as EXPLORER
-from harness.render.explorer import file_stem
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
 from harness.render.words import causes_of, fault_of, faults, verdict_words, where
@@ -96,8 +94,7 @@ def _explorer(folder: Path, record: Record) -> str:
     hop = next((hop for hop in record.hops if fault and hop.name == fault.hop), worst[0] if worst else None)
     if hop is None:
         return ""
-    stem = folder / EXPLORER / file_stem(hop)
-    return shlex.join(["model-explorer", f"{stem}.from.graph.json", f"{stem}.to.graph.json"])
+    return shlex.join(["edge-parity", "explore", str(folder), "--hop", hop.name])
 
 
 def _no_tap_fails(hop: Hop) -> bool:

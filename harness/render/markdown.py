@@ -92,7 +92,8 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
         yield f"{more} further {'fault' if more == 1 else 'faults'}: " + ", ".join(
             f"{code(other.tap)} ({code(other.hop)})" for other in faults(record)[1 : _MOST + 1]
         )
-    yield f"```sh\nedge-parity explain {shlex.quote(str(folder))}\n```"
+    run = shlex.quote(str(folder))
+    yield f"```sh\nedge-parity explain {run}\nedge-parity explore {run}\n```"
 
 
 def _fault_lines(record: Record, fault: FirstFault) -> Iterator[str]:

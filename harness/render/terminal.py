@@ -67,6 +67,8 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
     line(console, f"report  {folder / 'report.html'}")
     if record.verdict == "fail":
         line(console, f"next    edge-parity explain {shlex.quote(str(folder))}")
+        if record.first_fault is not None:
+            line(console, f"graphs  edge-parity explore {shlex.quote(str(folder))}")
 
 
 def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None:

@@ -1,0 +1,59 @@
+"""`edge-parity explore`: a hop of a run in Model Explorer, two panes, at the first fault.
+
+In: what the command line asked for. Out: a page on loopback until Ctrl-C; nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.explore.server import Server, Site, open_server
+from harness.explore.tap_level import choose_hop, tap_view
+from harness.record import read_record, read_taps
+
+
+@dataclass(frozen=True)
+class ExploreOptions:
+    """folder: the run's. hop: "A->B"; None for the one that the run's first fault is on. port: None for a free one."""
+
+    folder: Path
+    hop: str | None = None
+    port: int | None = None
+    browser: bool = True
+
+
+def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
+    """Serve until interrupted. say: shows a line to the person who waits.
+
+    Raises UsageError for a run without that hop, a port that cannot be had, or Model Explorer missing.
+    """
+    record, frame = read_record(options.folder), read_taps(options.folder)
+    view = tap_view(record, frame, choose_hop(record, frame, options.hop))
+    with open_server(options.port, Site(view)) as server:
+        try:
+            say(view.words)
+            say(f"{server.url} (Ctrl-C ends it)")
+            if options.browser:
+                _open_browser(server, say)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass  # the way this command ends
+
+
+def _open_browser(server: Server, say: Callable[[str], None]) -> None:
+    """In a thread: a browser may take seconds to say that it opened, and wants to be served meanwhile."""
+    if not _has_display():
+        say("There is no display here: open the address yourself, or through a tunnel (ssh -L).")
+        return
+    threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+
+
+def _has_display() -> bool:
+    """Without one, Python would start a text browser in this terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

@@ -1,0 +1,88 @@
+"""Model Explorer's two panes in a real headless Chromium: what they show, and where."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from browser import Opened
+
+SIZE = {"width": 1000, "height": 640}  # what is drawn by software takes its time
+# Model Explorer puts its renderers here for tests, where it finds the list.
+_HOOK = "window.me_test = {renderers: []}"
+_DRAWN = """() => {
+    const all = window.me_test.renderers;
+    return all.length === 2 && all.every((one) => {
+        const run = one.nodeDataProviderExtensionService.getSelectedRunForModelGraph(one.paneId, one.curModelGraph);
+        return one.nodesToRender.length > 0 && run && run.done && run.results && run.results[one.curModelGraph.id]
+            && !one.nodeDataProviderExtensionService.remoteSourceLoading();
+    });
+}"""
+_PANE = """(at) => {
+    const one = window.me_test.renderers[at], graph = one.curModelGraph, data = one.nodeDataProviderExtensionService;
+    return {
+        graph: graph.id,
+        nodes: graph.nodes.filter((node) => node.nodeType === 0).map((node) => node.id),
+        open: graph.nodes.filter((node) => node.expanded).map((node) => node.id.replace("___group___", "")),
+        drawn: one.nodesToRender.map((item) => item.node.id),
+        selected: one.selectedNodeId,
+        shown: data.getSelectedRunForModelGraph(one.paneId, graph).runName,
+        overlays: Object.fromEntries(
+            data.getRunsForModelGraph(graph).map((run) => [run.runName, run.results[graph.id]])),
+    };
+}"""
+# The middle of a node on the page, and whether nothing lies over it.
+_PLACE = """([at, id]) => {
+    const one = window.me_test.renderers[at], camera = one.webglRendererThreejsService;
+    const box = one.canvas.nativeElement.getBoundingClientRect();
+    const node = one.curModelGraph.nodesById[id], area = one.getNodeRect(node);
+    const inside = camera.convertScenePosToScreen(area.x + area.width / 2, area.y + area.height / 2);
+    const x = box.x + inside.x, y = box.y + inside.y, top = document.elementFromPoint(x, y);
+    return {x, y, seen: !!top && one.container.nativeElement.contains(top)};
+}"""
+
+
+class Panes(Opened):
+    """The page of `edge-parity explore`, opened until both graphs are drawn with their overlays."""
+
+    def __init__(self, page: Any) -> None:
+        super().__init__(page)
+        page.add_init_script(_HOOK)
+
+    def open_at(self, url: str, seconds: float = 60.0) -> Panes:
+        self.page.goto(url)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 60.0) -> Panes:
+        """Not Playwright's own waiting, which evaluates strings in the page: its policy forbids that."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(_DRAWN):
+            assert time.monotonic() < end, f"not drawn after {seconds} s; the page said {self.said}"
+            self.page.wait_for_timeout(50)
+        return self
+
+    def pane(self, at: int) -> dict[str, Any]:
+        """What the left (0) or right (1) pane holds and shows."""
+        return dict(self.page.evaluate(_PANE, at))
+
+    def place(self, at: int, node: str) -> dict[str, Any]:
+        return dict(self.page.evaluate(_PLACE, [at, node]))
+
+    def click(self, at: int, node: str) -> None:
+        where = self.place(at, node)
+        assert where["seen"], f"{node} is not in view"
+        self.page.mouse.move(where["x"] - 3, where["y"])
+        self.page.mouse.move(where["x"], where["y"])
+        self.page.wait_for_timeout(100)
+        self.page.mouse.click(where["x"], where["y"])
+
+    @property
+    def errors(self) -> list[str]:
+        """What the console said, but for the software renderer's remarks on its own speed."""
+        return [text for text in self.said if "GL Driver Message" not in text]
+
+    @property
+    def hosts(self) -> set[str | None]:
+        """Whom the page asked for anything."""
+        return {urlsplit(url).hostname for url in self.asked if not url.startswith(("data:", "blob:"))}

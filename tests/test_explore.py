@@ -1,0 +1,295 @@
+"""What `edge-parity explore` promises without a browser: the right hop, the right opening, nothing but loopback."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from record_factory import BLOCKS, CRASHED, FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_run
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.errors import UsageError
+from harness.explore.panes import View
+from harness.explore.server import HOST, Server, Site, open_server
+from harness.explore.tap_level import choose_hop, tap_view, where_to_open
+from harness.explore.web_app import find_web_app, offline
+from harness.record import LowestSnr, write_record
+from harness.render.explorer import OVERLAYS
+from harness.taps import tap_order
+
+FIRST = "hf->reauthored"
+HOP_OF = {
+    "pass": FIRST,
+    "fail": FIRST,
+    "hostile": FIRST,
+    "crash": FIRST,
+    "kernel": "reauthored->tflite-xnnpack",
+    "nan": "reauthored->tflite-builtin",
+}
+
+
+def view_of(kind: str, hop: str | None = None) -> View:
+    record, frame = make_run(kind)
+    return tap_view(record, frame, choose_hop(record, frame, hop))
+
+
+def content(view: View, name: str) -> Any:
+    return json.loads(view.documents[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_hop_of_the_first_fault_is_opened_else_the_first_one_with_taps(kind: str) -> None:
+    assert choose_hop(*make_run(kind)).name == HOP_OF[kind]
+
+
+def test_a_hop_that_fails_without_a_fault_comes_before_one_that_passes() -> None:
+    record, frame = make_run("kernel")
+    assert choose_hop(record.model_copy(update={"first_fault": None}), frame).name == HOP_OF["kernel"]
+
+
+def test_a_hop_that_is_asked_for_is_opened() -> None:
+    assert choose_hop(*make_run("fail"), HOP_OF["nan"]).name == HOP_OF["nan"]
+
+
+def test_an_unknown_hop_is_told_which_ones_there_are() -> None:
+    with pytest.raises(UsageError, match=r"--hop hf- is no hop of run .*hf->reauthored, .*in quotes"):
+        choose_hop(*make_run("pass"), "hf-")
+
+
+def test_a_hop_whose_stage_crashed_says_so_and_names_the_others() -> None:
+    with pytest.raises(UsageError, match=f"nothing was compared.*stage {CRASHED} crashed.*give another: {FIRST}"):
+        choose_hop(*make_run("crash"), f"reauthored->{CRASHED}")
+
+
+def test_a_run_that_compared_nothing_has_no_graph() -> None:
+    record, frame = make_run("crash")
+    with pytest.raises(UsageError, match=r"compared no tap on any hop .stage tflite-xnnpack crashed"):
+        choose_hop(record, frame[:0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_and_candidate_have_the_same_nodes_and_every_overlay(kind: str) -> None:
+    view, (source, target) = view_of(kind), HOP_OF[kind].split("->")
+    for side, stage in (("left", source), ("right", target)):
+        (graph,) = content(view, f"{side}/graph.json")["graphs"]
+        assert graph["id"] == stage
+        assert [node["id"] for node in graph["nodes"]] == tap_order(BLOCKS)
+        for overlay in OVERLAYS:
+            assert content(view, f"{side}/{overlay}")[stage]["name"] == overlay
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "block"),
+    [("fail", FAULTY_TAP, 7), ("kernel", FAULTY_TAP, 7), ("nan", NAN_TAP, 8), ("hostile", FAULTY_TAP, 7)],
+)
+def test_both_panes_open_at_the_first_fault_with_its_block_unfolded(kind: str, node: str, block: int) -> None:
+    view = view_of(kind)
+    for pane in (view.left, view.right):
+        assert pane.node == node
+        assert set(pane.layers) == {f"block_{block}", f"block_{block}/attn", f"block_{block}/mlp"}
+    assert f"at its first fault {node}" in view.words
+
+
+def test_a_hop_that_passes_opens_at_the_tap_nearest_to_its_limit() -> None:
+    record, frame = make_run("pass")
+    hop = record.hops[0]
+    worst = frame[frame["hop"] == hop.name].copy()
+    worst["used"] = (
+        worst[["excess", "position_excess"]]
+        .div(worst[["excess_limit", "position_excess_limit"]].to_numpy())
+        .max(axis=1)
+    )
+    assert where_to_open(record, hop)[1] == worst.loc[worst["used"].idxmax(), "tap"]
+    assert "nearest to its limit" in view_of("pass").words
+
+
+def test_a_fault_outside_the_blocks_opens_no_block() -> None:
+    record, frame = make_run("fail")
+    fault = record.first_fault.model_copy(update={"tap": "logits", "block": None})
+    view = tap_view(record.model_copy(update={"first_fault": fault, "faults": []}), frame, record.hops[0])
+    assert (view.left.node, view.left.layers) == ("logits", ())
+
+
+def test_the_overlay_shown_first_points_at_the_fault() -> None:
+    assert [view_of(kind).right.shown for kind in ("pass", "fail", "nan")] == ["limit_used", "excess", "verdict"]
+
+
+def test_local_excess_is_shown_first_where_it_was_judged() -> None:
+    record, frame = make_run("fail")
+    frame = frame.copy()
+    mine = (frame["hop"] == FIRST) & (frame["tap"] == FAULTY_TAP) & (frame["input"] == "long")
+    frame.loc[mine, ["local_excess", "local_excess_limit"]] = 250.0, 4.0
+    fault = record.first_fault.model_copy(update={"local_excess": 250.0})
+    view = tap_view(record.model_copy(update={"first_fault": fault, "faults": []}), frame, record.hops[0])
+    assert view.left.shown == view.right.shown == "local_excess"
+    assert content(view, "right/local_excess")["reauthored"]["results"][FAULTY_TAP]["value"] == 250.0
+
+
+def test_two_sets_of_kernels_are_shown_by_their_snr() -> None:
+    record, frame = make_run("pass")
+    stages = ("tflite-xnnpack[dynamic_int8]", "tflite-builtin[dynamic_int8]")
+    lowest = LowestSnr(tap="block.3.out", input="long", snr_db=31.0)
+    hop = record.hops[0].model_copy(update={"from_": stages[0], "to": stages[1], "lowest_snr": lowest})
+    frame = frame[frame["hop"] == FIRST].assign(hop=hop.name)
+    view = tap_view(record.model_copy(update={"hops": [hop]}), frame, hop)
+    assert (view.left.shown, view.left.node) == ("snr_db", "block.3.out")
+
+
+def test_the_page_opens_with_two_synced_panes_and_the_shown_overlay_last() -> None:
+    view = view_of("nan")
+    state = json.loads(view.state)
+    assert state["sync"] == {"mode": "match_node_id"}
+    assert {model["url"] for model in state["models"]} | set(state["nodeData"]) == set(view.documents)
+    bound = list(zip(state["nodeData"], state["nodeDataTargets"], strict=True))
+    for side, pane in zip(("left", "right"), state["uiState"]["paneStates"], strict=True):
+        label = content(view, f"{side}/graph.json")["label"]
+        assert pane["selectedCollectionLabel"] == label
+        mine = [name for name, target in bound if target == label]
+        assert len(mine) == len(OVERLAYS)
+        assert mine[-1] == f"{side}/verdict"
+
+
+def test_the_page_asks_nobody_else_for_fonts_or_anything() -> None:
+    before = (find_web_app() / "index.html").read_text(encoding="utf-8")
+    after = offline(before)
+    outside = re.compile(r"(?:(?:href|src)=[\"']?|url\([\"']?|@import\s*[\"']?)(?:https?:)?//")
+    assert outside.search(before)
+    assert not outside.search(after)
+    assert after.count("@font-face") == before.count("@font-face") - before.count("url(https://") > 0
+    assert not re.search(r"<[^>]*\son[a-z]+=", after)  # the policy runs no script in a tag
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with open_server(None, Site(view_of("fail"))) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def get(server: Server, address: str, **headers: str) -> tuple[http.client.HTTPResponse, str]:
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=10)
+    connection.request("GET", address, headers=headers)
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    return response, body
+
+
+def test_the_short_address_leads_to_the_view(server: Server) -> None:
+    response, _ = get(server, "/")
+    there = response.headers["Location"]
+    assert response.status == 302
+    assert json.loads(parse_qs(urlsplit(there).query)["data"][0])["sync"]
+    page, text = get(server, there)
+    assert page.status == 200
+    assert "<app-root>" in text
+
+
+def test_only_the_documents_of_the_view_can_be_read(server: Server, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text('"secret"', encoding="utf-8")
+    for path in (str(secret), "/etc/passwd", "left/../../../etc/passwd", "", "left/graph.json/.."):
+        _, body = get(server, f"/api/v1/read_text_file?path={quote(path)}")
+        assert list(json.loads(body)) == ["error"]
+    for path in ("/../server.py", "/%2e%2e/server.py", "/static_files/../../server.py", f"/{secret}", "/index.html"):
+        assert get(server, path)[0].status == 404
+    _, body = get(server, "/api/v1/read_text_file?path=left/graph.json")
+    assert json.loads(json.loads(body)["content"])["graphs"][0]["id"] == "hf"
+
+
+def test_a_page_elsewhere_gets_nothing(server: Server) -> None:
+    """DNS rebinding: another name that leads here. Frames and reading across origins: what the browser is told."""
+    assert get(server, "/", Host="evil.example")[0].status == 403
+    assert get(server, "/", Host=f"evil.example:{server.server_port}")[0].status == 403
+    assert get(server, "/", Host="localhost:9000")[0].status == 302
+    headers = get(server, "/check_health")[0].headers
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "Access-Control-Allow-Origin" not in headers
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_nothing_can_be_sent_to_it(server: Server) -> None:
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=10)
+    connection.request("POST", "/apipost/v1/upload", body=b"x")
+    assert connection.getresponse().status == 501
+    connection.close()
+
+
+def test_it_listens_on_loopback_alone(server: Server) -> None:
+    assert server.socket.getsockname()[0] == "127.0.0.1"
+    assert server.url == f"http://127.0.0.1:{server.server_port}/"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("run")
+    write_record(target, *make_run("fail"))
+    return target
+
+
+def refused(words: list[str]) -> str:
+    result = CliRunner().invoke(app, ["explore", *words], standalone_mode=False)
+    assert isinstance(result.exception, UsageError)
+    assert result.output == ""
+    return str(result.exception)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_is_none_is_refused(folder: Path, port: int) -> None:
+    assert f"--port {port} is no port" in refused([str(folder), "--no-browser", "--port", str(port)])
+
+
+def test_a_busy_port_is_refused_before_anything_is_said(folder: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port {port} is busy; give another" in refused([str(folder), "--port", str(port)])
+
+
+def test_an_unknown_hop_and_a_folder_without_a_run_are_refused(folder: Path, tmp_path: Path) -> None:
+    assert "hf->reauthored" in refused([str(folder), "--hop", "hf->tflite"])
+    assert "no run in" in refused([str(tmp_path)])
+
+
+def test_without_model_explorer_it_says_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'edge-parity[explorer]'" in refused([str(folder), "--no-browser"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal.Signals) -> None:
+    words = [sys.executable, "-m", "harness.cli", "explore", str(folder), "--no-browser"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        said, address = running.stdout.readline(), running.stdout.readline().split()[0]
+        assert f"at its first fault {FAULTY_TAP}" in said
+        port = urlsplit(address).port
+        with socket.create_connection((HOST, port), timeout=10):  # one that a browser keeps open
+            running.send_signal(number)
+            rest, errors = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert (running.returncode, rest, errors) == (0, "", "")
+
+
+def test_a_hostile_name_stays_one_line_on_the_terminal() -> None:
+    words = view_of("hostile").words
+    assert HOSTILE[:20] in words
+    assert "\x1b" not in words
+    assert "\n" not in words
