@@ -2,8 +2,74 @@
 
 from __future__ import annotations
 
-from harness.explore.op_files import node_ids
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_factory import FAULTY_TAP, make_run
+from test_process import Watcher
+
+from harness import pipeline
+from harness.errors import UsageError
+from harness.explore.models import load_models
+from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_files
+from harness.explore.operators import OpLevel, OpSide, write_op_level
 from harness.explore.ops import Op, OpGraph, belonging, bypassed, made_by
+from harness.record import read_record, read_taps
+from harness.render import rows_of, worst_per_tap
+from harness.render.explorer import graph_id, overlays
+from harness.render.limits import nearest
+from harness.taps import tap_order
+
+WRONG = """
+from litert_torch.generative.layers.model_config import ActivationType
+
+from harness import GenerativeModel
+from models.tiny_llama import TINY_LLAMA as SOUND
+
+def config():
+    own = SOUND.config()
+    own.block_config(0).ff_config.activation.type = ActivationType.GELU
+    return own
+
+WRONG = GenerativeModel(
+    name="wrong_activation", hf_id=SOUND.hf_id, config=config, model_class=SOUND.model_class,
+    tensor_names=SOUND.tensor_names, published=SOUND.published,
+)
+"""
+# Tap -> per stage, what kind of operator makes it and a part of where that stands.
+PLACES = {
+    "embed": {"hf": ("embedding", ""), "reauthored": ("embedding", ""), "tflite-xnnpack": ("reshape", "tok_embedding")},
+    "block.1.attn.norm": {
+        "hf": ("mul", "LlamaDecoderLayer_1/LlamaRMSNorm_input_layernorm"),
+        "reauthored": ("mul", "TransformerBlock_1/RMSNorm_pre_atten_norm"),
+        "tflite-xnnpack": ("mul", "TransformerBlock_1/RMSNorm_pre_atten_norm/odml.rms_norm"),
+    },
+    "block.0.attn.k": {
+        "hf": ("linear", "Linear_k_proj"),
+        "reauthored": ("linear", "Linear_qkv_projection"),
+        "tflite-xnnpack": ("fully_connected", "CausalSelfAttention_atten_func"),
+    },
+    "block.0.cache.v": {
+        "hf": ("linear", "Linear_v_proj"),
+        "reauthored": ("dynamic_update_slice", "CausalSelfAttention_atten_func"),
+        "tflite-xnnpack": ("dynamic_update_slice", "CausalSelfAttention_atten_func"),
+    },
+    "block.0.attn.probs": {
+        "hf": ("softmax", "LlamaAttention_self_attn"),
+        "reauthored": ("scaled_dot_product_attention", "CausalSelfAttention_atten_func"),
+        "tflite-xnnpack": ("softmax", "CausalSelfAttention_atten_func/odml.scaled_dot_product_attention"),
+    },
+    "block.1.residual": {
+        "hf": ("add", "LlamaDecoderLayer_1"),
+        "reauthored": ("add", "TransformerBlock_1"),
+        "tflite-xnnpack": ("add", "TransformerBlock_1"),
+    },
+    "logits": {"hf": ("linear", "Linear_lm_head"), "reauthored": ("linear", "lm_head"),
+               "tflite-xnnpack": ("fully_connected", "")},
+}  # fmt: skip
 
 
 def graph(taps: dict[str, str], **sources: str) -> OpGraph:
@@ -59,3 +125,156 @@ def test_operators_that_make_the_same_tap_have_the_same_id_on_both_sides_and_no_
 def test_a_graph_is_the_same_after_it_was_written_down() -> None:
     made = graph({"attn.q": "y"}, x="", y="x")
     assert OpGraph.from_dict(made.as_dict()) == made
+
+
+TAPS = {
+    "block.7.mlp.gate": "w1",
+    "block.7.mlp.up": "w3",
+    "block.7.mlp.act": "mul",
+    "block.7.mlp.out": "w2",
+    "block.7.out": "add",
+}
+
+
+def sides(kind: str = "fail") -> tuple[Side, Side]:
+    """The MLP of block 7 as two graphs: the right one makes gate and up in one operator, and no `mlp.act`."""
+    record, frame = make_run(kind)
+    hop = record.hops[0]
+    left = graph(TAPS, x="", w1="x", silu="w1", w3="x", mul="silu w3", w2="mul", add="w2")
+    right = graph(
+        {"block.7.mlp.gate": "w1", "block.7.mlp.up": "w1", "block.7.mlp.out": "w2", "block.7.out": "add"},
+        x="", w1="x", act="w1", w2="act", add="w2",
+    )  # fmt: skip
+    rows = rows_of(frame, hop=hop.name)
+    worst = worst_per_tap(rows)
+    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, rows).items()}
+    return (
+        Side(record, hop, hop.from_, left, right, worst, figures, {}),
+        Side(record, hop, hop.to, right, left, worst, figures, {"w2": "error 9 > 4"}),
+    )
+
+
+def nodes(side: Side) -> dict[str, dict[str, Any]]:
+    return {node["id"]: node for node in graph_file(side)["graphs"][0]["nodes"]}
+
+
+def attributes(node: dict[str, Any]) -> dict[str, str]:
+    return {entry["key"]: entry["value"] for entry in node["attrs"]}
+
+
+def test_the_files_fit_the_dataclasses_of_model_explorer() -> None:
+    dacite = pytest.importorskip("dacite")
+    builder = pytest.importorskip("model_explorer.graph_builder")
+    for side in sides("hostile"):
+        text = json.dumps(graph_file(side), allow_nan=False)
+        dacite.from_dict(builder.GraphCollection, json.loads(text), config=dacite.Config(strict=True))
+
+
+def test_a_tap_that_only_one_side_has_is_shown_as_such() -> None:
+    left, right = sides()
+    assert attributes(nodes(left)["block.7.mlp.act"])["partner"].startswith("none: no operator of the other side")
+    assert attributes(nodes(left)["block.7.mlp.out"])["partner"] == "w2 (w2)"
+    results = overlay_files(left)["partner"][left.graph_id]["results"]
+    assert results["block.7.mlp.act"] == {"value": "no partner", "bgColor": ALONE}
+    assert {results[tap]["value"] for tap in TAPS if tap != "block.7.mlp.act"} == {"compared"}
+    assert "no partner" not in {
+        entry["value"] for entry in overlay_files(right)["partner"][right.graph_id]["results"].values()
+    }
+
+
+def test_an_operator_has_the_colour_of_the_tap_that_it_makes_or_feeds() -> None:
+    left, _ = sides()
+    files = overlay_files(left)
+    verdicts = {node: result["value"] for node, result in files["verdict"][left.graph_id]["results"].items()}
+    excess = {node: result["value"] for node, result in files["excess"][left.graph_id]["results"].items()}
+    assert verdicts["block.7.mlp.act"] == verdicts["hf silu"] == "pass"
+    assert verdicts[FAULTY_TAP] == "fail"
+    assert excess["hf silu"] == excess["block.7.mlp.act"] < excess[FAULTY_TAP]
+
+
+def test_an_operator_that_makes_several_taps_has_the_colour_of_the_worst() -> None:
+    _, right = sides()
+    worst = max(("block.7.mlp.gate", "block.7.mlp.up"), key=lambda tap: nearest(right.worst[tap]).share)
+    shown = overlay_files(right)["limit_used"][right.graph_id]["results"]["block.7.mlp.gate"]["value"]
+    assert shown == pytest.approx(nearest(right.worst[worst]).share, rel=1e-3)
+    assert attributes(nodes(right)["block.7.mlp.gate"])["tap"] == "block.7.mlp.gate, block.7.mlp.up"
+
+
+def test_an_operator_at_fault_says_so() -> None:
+    left, right = sides()
+    node = nodes(right)[FAULTY_TAP]
+    assert node["label"] == "w2 = mlp.out (at fault)"
+    assert attributes(node)["at fault"] == "error 9 > 4"
+    assert "at fault" not in json.dumps(graph_file(left))
+
+
+def test_a_run_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"does not say how to get at its models again; run the model again"):
+        load_models(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a TinyLlama with GELU in place of SiLU, through its flatbuffer."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "wrong.py").write_text(WRONG)
+    stages = ("oracle", "hf", "reauthored", "tflite-xnnpack")
+    options = pipeline.Options(model=str(folder / "wrong.py"), miniature=True, stages=stages, out=folder / "runs")
+    return pipeline.run(options, Watcher())[0]
+
+
+def level(run: Path, hop: str) -> tuple[OpLevel, Watcher]:
+    record, watcher = read_record(run), Watcher()
+    return write_op_level(run, record, read_taps(run), record.hop(hop), run / "explorer", watcher), watcher
+
+
+def read(side: OpSide) -> dict[str, dict[str, Any]]:
+    (made,) = json.loads(side.graph.read_text())["graphs"]
+    assert made["id"] == side.graph_id
+    return {node["id"]: node for node in made["nodes"]}
+
+
+@pytest.mark.slow
+def test_the_operator_that_makes_a_tap_is_marked_with_it_in_all_three_versions(broken: Path) -> None:
+    torch, _ = level(broken, "hf->reauthored")
+    device, again = level(broken, "reauthored->tflite-xnnpack")
+    assert again.ends == ["operators of tflite-xnnpack"], "the re-authored model's are made once per run"
+    found = {"hf": torch.sides["from"], "reauthored": torch.sides["to"], "tflite-xnnpack": device.sides["to"]}
+    for stage, side in found.items():
+        made = read(side)
+        tapped = {tap for node in made.values() for tap in attributes(node).get("tap", "").split(", ")}
+        assert set(tap_order(2)) <= tapped, stage
+        for tap, places in PLACES.items():
+            node = next(node for node in made.values() if tap in attributes(node).get("tap", "").split(", "))
+            label, group = places[stage]
+            assert node["label"].split(" = ")[0] == label, (stage, tap)
+            assert group in node["namespace"], (stage, tap)
+        assert all(edge["sourceNodeId"] in made for node in made.values() for edge in node["incomingEdges"])
+    assert len({side.graph_id for view in (torch, device) for side in view.sides.values()}) == 4
+
+
+@pytest.mark.slow
+def test_the_first_fault_leads_to_the_operator_that_makes_it(broken: Path) -> None:
+    made, _ = level(broken, "hf->reauthored")
+    for side in made.sides.values():
+        assert side.node == "block.0.mlp.act"
+        assert read(side)[side.node]["namespace"] == side.namespace
+        verdicts = json.loads(side.overlays["verdict"].read_text())[side.graph_id]["results"]
+        assert verdicts[side.node]["value"] == "fail"
+        assert verdicts["block.0.mlp.gate"]["value"] == "pass"
+    activations = {stage: next(node for node in read(made.sides[stage]).values() if node["label"] == kind)
+                   for stage, kind in (("from", "silu"), ("to", "gelu"))}  # fmt: skip
+    assert {attributes(node)["tap"] for node in activations.values()} == {"feeds block.0.mlp.act"}
+
+
+@pytest.mark.slow
+def test_a_flatbuffer_that_is_gone_is_told_with_what_to_do(broken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(broken, run, ignore=shutil.ignore_patterns("operators"))
+    models = load_models(run)
+    models.flatbuffers = dict.fromkeys(models.flatbuffers, str(tmp_path / "gone.tflite"))
+    (run / "explorer" / "models.json").write_text(models.model_dump_json())
+    with pytest.raises(
+        UsageError, match=r"gone\.tflite, the flatbuffer of tflite-xnnpack, is gone; run the model again"
+    ):
+        level(run, "reauthored->tflite-xnnpack")

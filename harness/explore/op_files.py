@@ -17,8 +17,8 @@ from typing import Any
 from harness.explore.ops import INPUTS, Op, OpGraph, belonging, made_by
 from harness.record import Hop, Record
 from harness.render import clean, sort_key
-from harness.render.explorer import OVERLAYS, node_data, tap_attributes
 from harness.render.explorer import graph_id as tap_graph_id
+from harness.render.explorer import tap_attributes
 from harness.taps import split_tap
 from harness.tasks import is_device
 
@@ -34,7 +34,7 @@ _SEVERITY = ("pass", "missing", "fail")
 class Side:
     """One side of a hop. other: the graph of the other side. worst: tap -> its worst row.
 
-    faults: operator -> what is wrong there.
+    overlays: by name, what each says of the taps. faults: operator -> what is wrong with it.
     """
 
     record: Record
@@ -43,6 +43,7 @@ class Side:
     graph: OpGraph
     other: OpGraph
     worst: Rows
+    overlays: Mapping[str, Mapping[str, Any]]
     faults: Mapping[str, str]
 
     @property
@@ -137,8 +138,7 @@ def overlay_files(side: Side) -> dict[str, dict[str, Any]]:
     owned = belonging(side.graph).items()
     shown = {side.ids[op]: max(taps, key=lambda tap: _severity(side.worst.get(tap))) for op, taps in owned}
     files = {}
-    for overlay in OVERLAYS:
-        data = next(iter(node_data(side.hop, side.worst, overlay).values()))
+    for overlay, data in side.overlays.items():
         figures = data["results"]
         files[overlay] = {**data, "results": {node: figures[tap] for node, tap in shown.items() if tap in figures}}
     partners = {side.ids[op]: _partner_of(side, taps) for op, taps in made_by(side.graph).items()}

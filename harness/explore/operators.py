@@ -17,11 +17,13 @@ from harness.explore.models import RunModels, load_models
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
 from harness.explore.ops_work import FLATBUFFER, HF
+from harness.explore.tap_level import where_to_open
 from harness.inputs import schedule
 from harness.recipes import FLOAT, split
 from harness.record import FirstFault, Hop, Record, write_text
 from harness.render import rows_of, worst_per_tap
-from harness.render.explorer import file_stem
+from harness.render.explorer import file_stem, graph_id, overlays
+from harness.render.words import fault_of, faults
 from harness.stages.process import Task, Watcher, run_tasks
 from harness.tasks import is_device
 
@@ -69,17 +71,18 @@ def write_op_level(
     exported.
     """
     models = load_models(run_folder)
-    fault = next(iter(_faults_of(record, hop)), None)
-    signature = _signature(models, fault, frame)
+    signature = _signature(models, fault_of(record, hop), frame)
     graphs = _graphs(models, hop, signature, target, progress)
-    worst = worst_per_tap(rows_of(frame, hop=hop.name))
-    start = fault.tap if fault else hop.first_failing_tap or (hop.worst.tap if hop.worst else None)
+    rows = rows_of(frame, hop=hop.name)
+    worst = worst_per_tap(rows)
+    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, rows).items()}
+    start = where_to_open(record, hop)[1]
     sides = {}
     for side, stage, other in (("from", hop.from_, "to"), ("to", hop.to, "from")):
         graph = graphs[side]
-        faults = _faults_in(graph, record, hop) if side == "to" else {}
-        shown = Side(record, hop, stage, graph, graphs[other], worst, faults)
-        node = next(iter(faults), graph.taps.get(start or ""))
+        wrong = _faults_in(graph, record, hop) if side == "to" else {}
+        shown = Side(record, hop, stage, graph, graphs[other], worst, figures, wrong)
+        node = next(iter(wrong), graph.taps.get(start))
         sides[side] = OpSide(
             stage=stage,
             label=shown.graph_id,
@@ -98,11 +101,6 @@ def _written(side: Side, target: Path, stem: str) -> dict[str, Any]:
         paths[name] = target / f"{stem}.{name}.json"
         write_text(paths[name], json.dumps(content, separators=(",", ":"), allow_nan=False))
     return {"graph": paths.pop("graph"), "overlays": paths}
-
-
-def _faults_of(record: Record, hop: Hop) -> list[FirstFault]:
-    every = record.faults or ([record.first_fault] if record.first_fault else [])
-    return [fault for fault in every if fault.hop == hop.name]
 
 
 def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame) -> str:
@@ -161,9 +159,9 @@ def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
 
 
 def _faults_in(graph: OpGraph, record: Record, hop: Hop) -> dict[str, str]:
-    """Operator -> what is wrong there: for each fault of a hop the operator itself where it is known, else the tap's."""
+    """Operator -> what is wrong there: for each fault of a hop its own operator where it is known, else the tap's."""
     found: dict[str, str] = {}
-    for fault in _faults_of(record, hop):
+    for fault in (fault for fault in faults(record) if fault.hop == hop.name):
         known = fault.operator
         place = graph.places.get(f"{known.subgraph}/{known.index}") if known is not None else None
         op = place or graph.taps.get(fault.tap)

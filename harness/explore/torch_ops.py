@@ -23,8 +23,9 @@ from harness.stages.request import Prepared
 from harness.taps import LOGITS, block_tap, tap_order
 
 _NETWORK = "network"
-# They hand on what they are given: marks of a composite's border, and conversions to the type that it has already.
-_MARKS = frozenset({"litert_torch.mark_tensor", "aten.alias", "aten.detach_", "aten.lift_fresh_copy"})
+# They hand on what they are given: marks of a composite's border, dropout of a model that does not train, and
+# conversions to the type that it has already.
+_MARKS = frozenset({"litert_torch.mark_tensor", "aten.alias", "aten.detach_", "aten.lift_fresh_copy", "aten.dropout"})
 _CONVERSIONS = frozenset({"aten.to", "aten.type_as", "aten._to_copy"})
 _SDPA = "aten.scaled_dot_product_attention"
 # Without a cache, what would be kept is what attention reads.

@@ -26,7 +26,7 @@ from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, Thre
 from harness.errors import UsageError
 from harness.record import RECORD_FILE, Hop, Record, read_record, read_taps
 from harness.render import rows_of, worst_per_tap
-from harness.render.explorer import OVERLAYS, graph_collection, graph_id, node_data
+from harness.render.explorer import graph_collection, graph_id, overlays
 
 ADAPTER = "edge_parity"
 PROVIDER = "edge_parity_overlays"
@@ -111,8 +111,7 @@ def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     hop = next((hop for hop in record.hops if shown in (graph_id(hop, hop.from_), graph_id(hop, hop.to))), None)
     if hop is None:
         raise UsageError(f"{shown} is no graph of {path.parent}; open its {RECORD_FILE}")
-    worst = worst_per_tap(rows_of(frame, hop=hop.name))
-    return [_typed(node_data(hop, worst, overlay)[shown]) for overlay in OVERLAYS]
+    return [_typed(content[shown]) for content in overlays(hop, rows_of(frame, hop=hop.name)).values()]
 
 
 def _typed(data: dict[str, Any]) -> GraphNodeData:
