@@ -289,6 +289,9 @@ def explore(
     hop: Annotated[
         str | None, typer.Option(metavar="A->B", help="This hop; else that of the first fault. In quotes.")
     ] = None,
+    level: Annotated[
+        str, typer.Option(metavar="tap|op", help="What a node is: a tap, or an operator. These take longer.")
+    ] = "tap",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; else a free one.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
     out: OutFolder = REPORTS,
@@ -298,7 +301,7 @@ def explore(
     from harness.explore.command import explore as serve
     from harness.runs import find_run
 
-    serve(ExploreOptions(find_run(run, out), hop, port, not no_browser), lambda line: print(line, flush=True))
+    serve(ExploreOptions(find_run(run, out), hop, level, port, not no_browser), lambda line: print(line, flush=True))
 
 
 @app.command()

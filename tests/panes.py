@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,6 +48,21 @@ _PLACE = """([at, id]) => {
 }"""
 
 
+@contextmanager
+def exploring(run: Path | str, *options: str) -> Iterator[str]:
+    """`edge-parity explore RUN` as a person starts it; its address. Ends with it."""
+    words = [sys.executable, "-m", "harness.cli", "explore", str(run), "--no-browser", *options]
+    running = subprocess.Popen(words, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        said = [running.stdout.readline(), running.stdout.readline()]
+        assert said[1].startswith("http://"), f"{words} said {said}"
+        yield said[1].split()[0]
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
+
+
 class Panes(Opened):
     """The page of `edge-parity explore`, opened until both graphs are drawn with their overlays."""
 
@@ -60,6 +80,11 @@ class Panes(Opened):
         while not self.page.evaluate(_DRAWN):
             assert time.monotonic() < end, f"not drawn after {seconds} s; the page said {self.said}"
             self.page.wait_for_timeout(50)
+        return self
+
+    def settle(self) -> Panes:
+        """Until nothing moves: nodes glide into their places, and sizes are measured once more."""
+        self.page.wait_for_timeout(1500)
         return self
 
     def pane(self, at: int) -> dict[str, Any]:

@@ -174,8 +174,8 @@ def test_the_page_asks_nobody_else_for_fonts_or_anything() -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with open_server(None, Site(view_of("fail"))) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    with open_server(None) as running:
+        thread = threading.Thread(target=running.serve, args=(Site(view_of("fail")),))
         thread.start()
         yield running
         running.shutdown()
@@ -264,6 +264,14 @@ def test_a_busy_port_is_refused_before_anything_is_said(folder: Path) -> None:
 def test_an_unknown_hop_and_a_folder_without_a_run_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "hf->reauthored" in refused([str(folder), "--hop", "hf->tflite"])
     assert "no run in" in refused([str(tmp_path)])
+
+
+def test_an_unknown_level_is_refused(folder: Path) -> None:
+    assert "--level layer is no level; give one of tap, op" in refused([str(folder), "--level", "layer"])
+
+
+def test_operators_of_a_run_that_has_no_models_are_refused_in_one_line(folder: Path) -> None:
+    assert "run the model again" in refused([str(folder), "--level", "op", "--no-browser"])
 
 
 def test_without_model_explorer_it_says_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def opened(browser: Any) -> Iterator[Open]:
         record, frame = make_run(kind, BLOCKS)
         if tap:
             record = record.model_copy(update={"first_fault": record.first_fault.model_copy(update={"tap": tap})})
-        server = open_server(None, Site(tap_view(record, frame, choose_hop(record, frame, hop))))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        server, site = open_server(None), Site(tap_view(record, frame, choose_hop(record, frame, hop)))
+        thread = threading.Thread(target=server.serve, args=(site,))
         page = browser.new_page(viewport=SIZE)
         ending.extend([page.close, server.shutdown, thread.join, server.server_close])
         thread.start()

@@ -18,8 +18,8 @@ from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_
 from harness.explore.operators import OpLevel, OpSide, write_op_level
 from harness.explore.ops import Op, OpGraph, belonging, bypassed, made_by
 from harness.record import read_record, read_taps
-from harness.render import rows_of, worst_per_tap
-from harness.render.explorer import graph_id, overlays
+from harness.render import rows_of
+from harness.render.explorer import graph_id, overlays, worst_rows
 from harness.render.limits import nearest
 from harness.taps import tap_order
 
@@ -145,9 +145,8 @@ def sides(kind: str = "fail") -> tuple[Side, Side]:
         {"block.7.mlp.gate": "w1", "block.7.mlp.up": "w1", "block.7.mlp.out": "w2", "block.7.out": "add"},
         x="", w1="x", act="w1", w2="act", add="w2",
     )  # fmt: skip
-    rows = rows_of(frame, hop=hop.name)
-    worst = worst_per_tap(rows)
-    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, rows).items()}
+    worst = worst_rows(rows_of(frame, hop=hop.name))
+    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, worst).items()}
     return (
         Side(record, hop, hop.from_, left, right, worst, figures, {}),
         Side(record, hop, hop.to, right, left, worst, figures, {"w2": "error 9 > 4"}),

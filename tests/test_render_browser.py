@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from browser import Opened, chromium, in_a_browser
+from panes import SIZE as WINDOW
+from panes import Panes, exploring
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_details, make_run
 
 from harness.details import write_details
+from harness.explore.command import LEVELS
 from harness.record import read_record, read_taps
 from harness.render import clean
 from harness.render.html import write_report
@@ -259,11 +262,19 @@ def test_a_page_is_interactive_within_a_second_or_so(opened: Open) -> None:
     assert ready < 3000
 
 
-def test_a_real_run_says_and_draws_what_it_found(browser: Any, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(tmp_path)]
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run with a fault: builtin kernels show a transpose that the converter lost."""
+    out = tmp_path_factory.mktemp("gemma")
+    words = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(out)]
     ended = subprocess.run(words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 1
-    (report,) = tmp_path.glob("gemma1/*/report.html")
+    (report,) = out.glob("gemma1/*/report.html")
+    return report
+
+
+def test_a_real_run_says_and_draws_what_it_found(browser: Any, gemma: Path) -> None:
+    report = gemma
     record, frame = read_record(report.parent), read_taps(report.parent)
     page = Opened(browser.new_page(viewport={"width": 1280, "height": 800})).open(report)
     page.keep("report-real-gemma1", full_page=True)
@@ -282,3 +293,24 @@ def test_a_real_run_says_and_draws_what_it_found(browser: Any, tmp_path: Path) -
     assert stages == ["rank", "oracle", "hf", "reauthored", "tflite-xnnpack", "tflite-builtin"]
     assert page.page.locator(".plot[data-of=kl]").count() == 1
     assert page.said == page.outside == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_command_of_a_real_report_opens_both_graphs_at_its_fault(browser: Any, gemma: Path, level: str) -> None:
+    record = read_record(gemma.parent)
+    fault = record.first_fault
+    assert fault is not None
+    with exploring(gemma.parent, "--hop", fault.hop, "--level", level) as url:
+        page = Panes(browser.new_page(viewport=WINDOW)).open_at(url)
+        page.settle().keep(f"explore-real-gemma1-{level}")
+        panes = [page.pane(at) for at in (0, 1)]
+        page.page.close()
+    for pane in panes:
+        assert fault.tap in pane["nodes"]
+        assert pane["shown"] == "local_excess"
+        assert pane["overlays"]["verdict"][fault.tap]["strValue"] == "fail"
+        assert pane["overlays"]["verdict"][pane["selected"]]["strValue"] == "fail"
+    assert panes[0]["selected"] == fault.tap
+    assert (panes[1]["selected"] == fault.tap) == (level == "tap")  # else at the operator at fault, which only feeds it
+    assert page.errors == []
+    assert page.hosts == {"127.0.0.1"}

@@ -10,7 +10,16 @@ import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
 from harness.render import rows_of
-from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, overlays, write_explorer
+from harness.render.explorer import (
+    OVERLAYS,
+    dataflow,
+    file_stem,
+    graph_id,
+    node_data,
+    overlays,
+    worst_rows,
+    write_explorer,
+)
 from harness.taps import BLOCK_POINTS, block_tap, tap_order
 
 WRITTEN = ("fail", "hostile", "nan")
@@ -132,7 +141,7 @@ def test_local_excess_is_shown_of_the_input_where_most_of_its_limit_is_used() ->
             value,
             limit,
         )
-    shown = overlays(record.hops[0], rows_of(frame))["local_excess"]["hf->reauthored/hf"]["results"]
+    shown = overlays(record.hops[0], worst_rows(rows_of(frame)))["local_excess"]["hf->reauthored/hf"]["results"]
     assert set(shown) == {tap}
     assert shown[tap]["value"] == 3.0
 
@@ -140,7 +149,7 @@ def test_local_excess_is_shown_of_the_input_where_most_of_its_limit_is_used() ->
 def test_snr_is_in_the_overlay_and_a_tap_without_noise_says_so_in_words() -> None:
     record, frame = make_run("pass", 4)
     frame = frame[frame["hop"] == "hf->reauthored"]
-    shown = overlays(record.hops[0], rows_of(frame))["snr_db"]["hf->reauthored/hf"]["results"]
+    shown = overlays(record.hops[0], worst_rows(rows_of(frame)))["snr_db"]["hf->reauthored/hf"]["results"]
     assert shown["embed"]["value"] == "no noise"
     assert 100 < shown["block.3.out"]["value"] < 200
 

@@ -1,6 +1,6 @@
 """`edge-parity explore`: a hop of a run in Model Explorer, two panes, at the first fault.
 
-In: what the command line asked for. Out: a page on loopback until Ctrl-C; nothing is written.
+In: what the command line asked for. Out: a page on loopback until Ctrl-C. Graphs of operators are written to the run.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
+from harness.explore.panes import View
 from harness.explore.server import Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view
+from harness.explore.web_app import find_web_app
 from harness.record import read_record, read_taps
+
+LEVELS = ("tap", "op")
 
 
 @dataclass(frozen=True)
 class ExploreOptions:
-    """folder: the run's. hop: "A->B"; None for the one that the run's first fault is on. port: None for a free one."""
+    """folder: the run's. hop: "A->B"; None for the one that the run's first fault is on. port: None for a free one.
+
+    level: what a node is, one of LEVELS.
+    """
 
     folder: Path
     hop: str | None = None
+    level: str = "tap"
     port: int | None = None
     browser: bool = True
 
@@ -33,17 +42,32 @@ def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
 
     Raises UsageError for a run without that hop, a port that cannot be had, or Model Explorer missing.
     """
-    record, frame = read_record(options.folder), read_taps(options.folder)
-    view = tap_view(record, frame, choose_hop(record, frame, options.hop))
-    with open_server(options.port, Site(view)) as server:
+    find_web_app()  # what is missing is said before graphs are made, as is a port that is taken
+    with open_server(options.port) as server:
+        view = _view(options)
+        site = Site(view)
         try:
             say(view.words)
             say(f"{server.url} (Ctrl-C ends it)")
             if options.browser:
                 _open_browser(server, say)
-            server.serve_forever()
+            server.serve(site)
         except KeyboardInterrupt:
             pass  # the way this command ends
+
+
+def _view(options: ExploreOptions) -> View:
+    record, frame = read_record(options.folder), read_taps(options.folder)
+    hop = choose_hop(record, frame, options.hop)
+    if options.level == "tap":
+        return tap_view(record, frame, hop)
+    if options.level != "op":
+        raise UsageError(f"--level {options.level} is no level; give one of {', '.join(LEVELS)}")
+    from harness.explore.op_level import op_view
+    from harness.progress import watcher
+
+    with watcher() as progress:
+        return op_view(options.folder, record, frame, hop, progress)
 
 
 def _open_browser(server: Server, say: Callable[[str], None]) -> None:

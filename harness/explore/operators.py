@@ -21,8 +21,8 @@ from harness.explore.tap_level import where_to_open
 from harness.inputs import schedule
 from harness.recipes import FLOAT, split
 from harness.record import FirstFault, Hop, Record, write_text
-from harness.render import rows_of, worst_per_tap
-from harness.render.explorer import file_stem, graph_id, overlays
+from harness.render import rows_of
+from harness.render.explorer import file_stem, graph_id, overlays, worst_rows
 from harness.render.words import fault_of, faults
 from harness.stages.process import Task, Watcher, run_tasks
 from harness.tasks import is_device
@@ -73,9 +73,8 @@ def write_op_level(
     models = load_models(run_folder)
     signature = _signature(models, fault_of(record, hop), frame)
     graphs = _graphs(models, hop, signature, target, progress)
-    rows = rows_of(frame, hop=hop.name)
-    worst = worst_per_tap(rows)
-    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, rows).items()}
+    worst = worst_rows(rows_of(frame, hop=hop.name))
+    figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, worst).items()}
     start = where_to_open(record, hop)[1]
     sides = {}
     for side, stage, other in (("from", hop.from_, "to"), ("to", hop.to, "from")):

@@ -65,7 +65,12 @@ class View:
             "uiState": {"paneStates": [_pane_state(pane, side == "left") for side, pane in pairs]},
             "sync": {"mode": "match_node_id"},
         }
-        return json.dumps(content, separators=(",", ":"))
+        return as_json(content).decode()
+
+
+def as_json(content: object) -> bytes:
+    """A document of the page. Raises ValueError for NaN and Infinity, which it could not read."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _graph(side: str) -> str:

@@ -78,9 +78,15 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, port: int, site: Site) -> None:
-        self.site = site
+    site: Site
+
+    def __init__(self, port: int) -> None:
         super().__init__((HOST, port), _Handler)
+
+    def serve(self, site: Site) -> None:
+        """Answer until interrupted or shut down; who came before waits until now."""
+        self.site = site
+        self.serve_forever(poll_interval=0.1)
 
     def server_bind(self) -> None:
         # Not HTTPServer's: it asks the resolver for this machine's name.
@@ -126,12 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not shown."""
 
 
-def open_server(port: int | None, site: Site) -> Server:
+def open_server(port: int | None) -> Server:
     """A server that listens. port: None for a free one. Raises UsageError for a port that cannot be had."""
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--port {port} is no port; give one from 1 to 65535, or none for a free one")
     try:
-        return Server(port or 0, site)
+        return Server(port or 0)
     except OSError as error:
         reason = {errno.EADDRINUSE: "is busy", errno.EACCES: "is not allowed for this user"}.get(error.errno or 0)
         if reason is None or port is None:

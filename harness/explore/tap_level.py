@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.explore.panes import Pane, View
+from harness.explore.panes import Pane, View, as_json
 from harness.recipes import is_kernel_hop
 from harness.record import Hop, Record
-from harness.render import clean, one_line, rows_of, share_of, worst_per_tap
+from harness.render import clean, one_line, rows_of, share_of
 from harness.render.explorer import (
     EXCESS,
     LIMIT_USED,
@@ -22,12 +21,15 @@ from harness.render.explorer import (
     graph_id,
     namespace,
     overlays,
+    worst_rows,
 )
 from harness.render.words import fault_of
 from harness.taps import split_tap
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REFERENCE, CANDIDATE = "reference", "candidate"  # the page has them for titles
 
 
 def choose_hop(record: Record, frame: pd.DataFrame, asked: str | None = None) -> Hop:
@@ -49,24 +51,27 @@ def tap_view(record: Record, frame: pd.DataFrame, hop: Hop) -> View:
 
     A hop without one opens at the tap that comes nearest to its limit.
     """
-    rows = rows_of(frame, hop=hop.name)
-    worst = worst_per_tap(rows)
+    worst = worst_rows(rows_of(frame, hop=hop.name))
     place, tap = where_to_open(record, hop)
     if tap not in worst:
         place, tap = "", ""
-    results = {name: content[graph_id(hop, hop.to)] for name, content in overlays(hop, rows).items()}
+    results = {name: content[graph_id(hop, hop.to)] for name, content in overlays(hop, worst).items()}
     shown = first_overlay(record, hop, tap, results)
-    # Both panes know the nodes of both, so each document serves either; the names are what the page has for titles.
-    documents = {name: _json(dict.fromkeys((hop.from_, hop.to), content)) for name, content in results.items()}
+    # Both panes know the nodes of both, so each document serves either.
+    documents = {name: as_json(dict.fromkeys((hop.from_, hop.to), content)) for name, content in results.items()}
 
     def pane(stage: str, label: str) -> Pane:
         graph = graph_collection(record, hop, stage, worst)["graphs"][0] | {"id": stage}
-        content = _json({"label": label, "graphs": [graph]})
+        content = as_json({"label": label, "graphs": [graph]})
         return Pane(label, stage, content, documents, shown, node=tap, layers=_layers_around(tap, worst))
 
+    return View(pane(hop.from_, REFERENCE), pane(hop.to, CANDIDATE), view_words(record, hop, place, tap))
+
+
+def view_words(record: Record, hop: Hop, place: str, tap: str) -> str:
+    """What is shown, on one line. place: what is to be seen at that tap."""
     at = f", at {place} {tap}" if tap else ""
-    said = one_line(f"{record.model}, run {record.run_id}: {hop.name}{at}")
-    return View(pane(hop.from_, "reference"), pane(hop.to, "candidate"), said)
+    return one_line(f"{record.model}, run {record.run_id}: {hop.name}{at}")
 
 
 def where_to_open(record: Record, hop: Hop) -> tuple[str, str]:
@@ -128,7 +133,3 @@ def _layers_around(tap: str, taps: Mapping[str, Any]) -> tuple[str, ...]:
     block, _ = split_tap(tap)
     mine: Sequence[str] = [other for other in taps if block is not None and split_tap(other)[0] == block]
     return tuple(dict.fromkeys(layer for other in mine if (layer := namespace(other))))
-
-
-def _json(content: object) -> bytes:
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()

@@ -75,15 +75,14 @@ def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Pa
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for hop in record.hops:
-        rows = rows_of(frame, hop=hop.name)
-        worst = worst_per_tap(rows)
+        worst = worst_rows(rows_of(frame, hop=hop.name))
         if not worst:  # a graph without nodes does not open
             continue
         files: dict[str, object] = {
             f"{side}.graph": graph_collection(record, hop, stage, worst)
             for side, stage in (("from", hop.from_), ("to", hop.to))
         }
-        files |= overlays(hop, rows)
+        files |= overlays(hop, worst)
         for kind, content in files.items():
             path = target / f"{file_stem(hop)}.{kind}.json"
             write_text(path, json.dumps(content, separators=(",", ":"), allow_nan=False))
@@ -180,26 +179,39 @@ def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any])
     yield "dtype", str(row["dtype"])
     for column in ("excess", "position_excess"):
         yield column, tap_figure(row, column)
-    for column in ("local_excess", "total_excess", "rel_l2", "noise_floor", "max_abs_err"):
+    elsewhere = row.get("local_input", row["input"])
+    of = f", input {elsewhere}" if elsewhere != row["input"] else ""
+    yield LOCAL_EXCESS, tap_figure(row, LOCAL_EXCESS) + of
+    for column in ("total_excess", "rel_l2", "noise_floor", "max_abs_err"):
         yield column, number(tap_value(row, column))
     yield "judged by", str(row["rule"])
     if row["why"]:
         yield "why", str(row["why"])
 
 
-def overlays(hop: Hop, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All overlays of a hop, by name. rows: its tap rows.
+def worst_rows(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is shown of each tap: its row of the input on which it uses up most of its limit. rows: those of one hop.
 
-    Each is of the input on which a tap uses up most of its limit; `local_excess`, which only some inputs have, of the
-    one where most of that one's limit is used.
+    Only some inputs are judged locally: the local figures are of the one of these where most of their limit is used,
+    and `local_input` names it.
     """
-    worst, local = worst_per_tap(rows), _worst_local(rows)
-    return {name: node_data(hop, local if name == LOCAL_EXCESS else worst, name) for name in OVERLAYS}
+    rows = list(rows)
+    local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
+    nearest_local = {row["tap"]: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
+    return {tap: row | _local_part(nearest_local.get(tap)) for tap, row in worst_per_tap(rows).items()}
 
 
-def _worst_local(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    judged = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
-    return {row["tap"]: row for row in sorted(judged, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
+def _local_part(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    if row is None:
+        return {}
+    return {str(name): value for name, value in row.items() if name.startswith("local_")} | {
+        "local_input": row["input"]
+    }
+
+
+def overlays(hop: Hop, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All overlays of a hop, by name. worst: tap -> the row that is shown."""
+    return {name: node_data(hop, worst, name) for name in OVERLAYS}
 
 
 def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:

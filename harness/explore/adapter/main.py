@@ -25,8 +25,8 @@ from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, Thre
 
 from harness.errors import UsageError
 from harness.record import RECORD_FILE, Hop, Record, read_record, read_taps
-from harness.render import rows_of, worst_per_tap
-from harness.render.explorer import graph_collection, graph_id, overlays
+from harness.render import rows_of
+from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
 
 ADAPTER = "edge_parity"
 PROVIDER = "edge_parity_overlays"
@@ -92,7 +92,7 @@ def _collections(run: Path) -> list[dict[str, Any]]:
     record, frame = read_record(run), read_taps(run)
     found = []
     for hop in _faulty_first(record):
-        worst = worst_per_tap(rows_of(frame, hop=hop.name))
+        worst = worst_rows(rows_of(frame, hop=hop.name))
         if worst:
             found += [graph_collection(record, hop, stage, worst) for stage in (hop.to, hop.from_)]
     if not found:
@@ -111,7 +111,7 @@ def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     hop = next((hop for hop in record.hops if shown in (graph_id(hop, hop.from_), graph_id(hop, hop.to))), None)
     if hop is None:
         raise UsageError(f"{shown} is no graph of {path.parent}; open its {RECORD_FILE}")
-    return [_typed(content[shown]) for content in overlays(hop, rows_of(frame, hop=hop.name)).values()]
+    return [_typed(content[shown]) for content in overlays(hop, worst_rows(rows_of(frame, hop=hop.name))).values()]
 
 
 def _typed(data: dict[str, Any]) -> GraphNodeData:
