@@ -128,8 +128,20 @@ def test_json_is_the_record_of_each_model_and_nothing_else(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_annotates_each_model_and_adds_to_the_job_s_summary(tmp_path: Path) -> None:
-    step = tmp_path / "step.md"
-    words = [sys.executable, "-m", "harness.cli", "run", "tiny_llama", "gemma1", "--miniature", "--github"]
+    step, few = tmp_path / "step.md", tmp_path / "few.jsonl"
+    few.write_text('{"tokens": [5, 6, 7], "id": "three"}\n')
+    words = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "run",
+        "tiny_llama",
+        "gemma1",
+        "--miniature",
+        "--github",
+        "--inputs",
+        str(few),
+    ]
     environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(step)}
     ended = subprocess.run(
         [*words, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment

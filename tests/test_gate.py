@@ -138,8 +138,11 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_known_defect_is_green_while_it_shows_and_red_once_it_is_mended(tmp_path: Path) -> None:
-    """A declaration that is called falcon and rounds as transformers does stands for an upstream that was mended."""
+def test_a_known_defect_is_red_once_it_is_mended(tmp_path: Path) -> None:
+    """A declaration that is called falcon and rounds as transformers does stands for an upstream that was mended.
+
+    That a defect is green while it shows is what the gate itself says of falcon.
+    """
     plan = (ROOT / "suites" / "upstream" / "falcon_rounded.py").read_text()
     mended = tmp_path / "mended.py"
     mended.write_text(plan.replace('name="falcon_rounded"', 'name="falcon"'))
@@ -148,11 +151,6 @@ def test_a_known_defect_is_green_while_it_shows_and_red_once_it_is_mended(tmp_pa
     assert "known defect alibi-not-rounded no longer shows: hf->reauthored on long passes" in ended.stdout
     assert "take it out of harness/known_defects.toml" in ended.stdout
     assert " passed" not in ended.stdout  # the finding is gone too, which makes every case red
-
-    ended = gate("--parity-out", tmp_path / "out", "-k", "falcon-hf")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "6 passed" in ended.stdout
-    assert "alibi-not-rounded: falcon, hf->reauthored, first at block.0.attn.probs" in ended.stdout
 
 
 @pytest.mark.slow

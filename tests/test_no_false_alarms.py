@@ -132,12 +132,12 @@ def trained() -> Outcome:
     return real.unbroken
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_trained_weights_pass_on_random_tokens_in_the_reauthored_model() -> None:
     assert trained().verdicts[FIRST] == "pass", trained().hops[FIRST].reasons
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("hop", [XNNPACK, BUILTIN])
 def test_trained_weights_pass_on_random_tokens_in_the_flatbuffer(hop: str) -> None:
     frame = trained().frame

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.bench.workbench import STAGES, Bench, Outcome
+from harness.bench.workbench import Bench, Outcome
 from harness.compare import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
 from harness.explain.task import fault_of
@@ -30,7 +30,7 @@ def joined(bench: Bench, broken: Path) -> Iterator[Path]:
     """A folder of traces: the broken stages', and for stages that are not there the sound ones."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
         folder = Path(temporary)
-        for stage in dict.fromkeys((*STAGES, *FLOAT32_RUNS)):
+        for stage in dict.fromkeys((*bench.stages, *FLOAT32_RUNS)):
             own = broken / stage
             (folder / stage).symlink_to(own if own.is_dir() else bench.sound / stage)
         yield folder

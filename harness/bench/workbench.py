@@ -41,7 +41,8 @@ from harness.verdict import load_rules
 from harness.weight_files import WEIGHTS_FILE
 
 DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
-STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
+TORCH_STAGES = ("oracle", "hf", "reauthored")
+STAGES = (*TORCH_STAGES, *DEVICE_STAGES)
 LOCAL = ("hf", "reauthored")  # stages with local passes
 FIRST, XNNPACK, BUILTIN = (f"{a}->{b}" for a, b in STANDARD_HOPS)
 _RUN = {"oracle": hf.run, "hf": hf.run, "reauthored": reauthored.run, **dict.fromkeys(DEVICE_STAGES, tflite.run)}
@@ -74,6 +75,7 @@ class Bench:
 
     inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
     variant: the conversion's name. device_local: whether the TFLite stages have local passes too, as in a run.
+    stages: those that there are; without TFLite ones nothing is converted.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class Bench:
         cache: Cache | None = None,
         variant: str = "default",
         device_local: bool = False,
+        stages: Sequence[str] = STAGES,
     ) -> None:
-        self.device_local = device_local
+        self.device_local, self.stages = device_local, stages
         self.ref = find_spec(name)
         self.model: GenerativeModel = load_spec(self.ref)
         self.cache = cache or Cache.standard()
@@ -123,7 +126,7 @@ class Bench:
         """The same miniature with other weights and other tokens, and without a conversion of its own."""
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
-        other.device_local = self.device_local
+        other.device_local, other.stages = self.device_local, self.stages
         other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         other.folder = Path(other._temporary.name)
         other.checkpoint = other.folder / "checkpoint"
@@ -153,7 +156,7 @@ class Bench:
         """What a run of these inputs alone comes to; they are among those of the bench."""
         alone = copy.copy(self)
         alone.prepared = self.prepared.model_copy(update={"inputs": list(inputs)})
-        return alone._judge(self.sound, STAGES)
+        return alone._judge(self.sound, self.stages)
 
     @property
     def constants(self) -> list[str]:
@@ -229,7 +232,7 @@ class Bench:
     def sound(self) -> Path:
         """Traces of all unbroken stages."""
         folder = self.folder / "sound"
-        for stage in STAGES:
+        for stage in self.stages:
             facts = self.trace(stage, folder)
             assert not facts.get("steps_differing_from_untouched_file")
         for stage in LOCAL:
@@ -242,8 +245,9 @@ class Bench:
     def unbroken(self) -> Outcome:
         return self.judge(self.sound)
 
-    def judge(self, broken: Path, stages: Sequence[str] = STAGES) -> Outcome:
-        """Compare the traces in `broken`, and for stages that are not there the sound ones."""
+    def judge(self, broken: Path, stages: Sequence[str] = ()) -> Outcome:
+        """Compare the traces in `broken`, and for stages that are not there the sound ones. stages: else all."""
+        stages = stages or self.stages
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             joined = Path(temporary)
             passes = [stage + LOCAL_SUFFIX for stage in (*FLOAT32_RUNS, *stages)]
@@ -373,9 +377,9 @@ def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list
 
 
 @functools.cache
-def bench(name: str, few: bool = True, variant: str = "default") -> Bench:
+def bench(name: str, few: bool = True, variant: str = "default", stages: tuple[str, ...] = STAGES) -> Bench:
     """The bench that all tests of a session share."""
-    return Bench(name, inputs=FEW if few else (), variant=variant)
+    return Bench(name, inputs=FEW if few else (), variant=variant, stages=stages)
 
 
 def figures(outcome: Outcome, hop: str, tap: str) -> Mapping[str, float]:
