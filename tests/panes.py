@@ -16,9 +16,9 @@ from browser import Opened
 SIZE = {"width": 1000, "height": 640}  # what is drawn by software takes its time
 # Model Explorer puts its renderers here for tests, where it finds the list.
 _HOOK = "window.me_test = {renderers: []}"
-_DRAWN = """() => {
+_DRAWN = """(panes) => {
     const all = window.me_test.renderers;
-    return all.length === 2 && all.every((one) => {
+    return all.length === panes && all.every((one) => {
         const run = one.nodeDataProviderExtensionService.getSelectedRunForModelGraph(one.paneId, one.curModelGraph);
         return one.nodesToRender.length > 0 && run && run.done && run.results && run.results[one.curModelGraph.id]
             && !one.nodeDataProviderExtensionService.remoteSourceLoading();
@@ -74,10 +74,10 @@ class Panes(Opened):
         self.page.goto(url)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 60.0) -> Panes:
+    def wait(self, seconds: float = 60.0, panes: int = 2) -> Panes:
         """Not Playwright's own waiting, which evaluates strings in the page: its policy forbids that."""
         end = time.monotonic() + seconds
-        while not self.page.evaluate(_DRAWN):
+        while not self.page.evaluate(_DRAWN, panes):
             assert time.monotonic() < end, f"not drawn after {seconds} s; the page said {self.said}"
             self.page.wait_for_timeout(50)
         return self

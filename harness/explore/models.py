@@ -29,6 +29,13 @@ class RunModels(BaseModel):
     spec_variable: str
     flatbuffers: dict[str, str] = Field(default_factory=dict)
 
+    def check_sources(self) -> None:
+        """Raises UsageError when what the PyTorch versions are built of is no longer there."""
+        if not Path(self.spec_file).is_file():
+            raise UsageError(f"{self.spec_file}, the declaration of this run, is gone; run the model again")
+        if not Path(self.prepared.checkpoint).is_dir():
+            raise UsageError(f"{self.prepared.checkpoint}, the checkpoint of this run, is gone; run the model again")
+
     def flatbuffer_of(self, stage: str) -> Path:
         """The file that a TFLite stage runs. Raises UsageError when it is no longer there."""
         path = self.flatbuffers.get(split(stage)[1])

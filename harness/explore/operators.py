@@ -144,8 +144,12 @@ def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dic
     kind = FLATBUFFER if is_device(stage) else stage
     parts = [kind, *([recipe] if recipe != FLOAT else []), *([signature] if kind != HF else [])]
     payload = {"kind": kind, "signature": signature, "target": str(folder / f"{_FORMAT}.{'.'.join(parts)}.json")}
-    if kind == FLATBUFFER and not Path(payload["target"]).is_file():
+    if Path(payload["target"]).is_file():
+        return payload
+    if kind == FLATBUFFER:
         payload["flatbuffer"] = str(models.flatbuffer_of(stage))
+    else:
+        models.check_sources()
     return payload
 
 
