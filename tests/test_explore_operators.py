@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import sweep_but
 from record_factory import FAULTY_TAP, make_run
 from test_process import Watcher
 
 from harness import pipeline
+from harness.bench.workbench import bench
 from harness.errors import UsageError
+from harness.explore.flatbuffer_ops import flatbuffer_ops
 from harness.explore.models import load_models
 from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_files
 from harness.explore.operators import OpLevel, OpSide, write_op_level
-from harness.explore.ops import Op, OpGraph, belonging, bypassed, made_by
+from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
+from harness.flatbuffer.reader import FlatbufferModel
 from harness.record import read_record, read_taps
 from harness.render import rows_of
 from harness.render.explorer import graph_id, overlays, worst_rows
 from harness.render.limits import nearest
+from harness.spec import main_models
 from harness.taps import tap_order
 
 WRONG = """
@@ -120,6 +125,26 @@ def test_operators_that_make_the_same_tap_have_the_same_id_on_both_sides_and_no_
     two = graph({"attn.q": "linear", "attn.k": "linear"}, x="", linear="x", add="linear")
     left, right = (set(node_ids(made, stage).values()) for made, stage in ((one, "hf"), (two, "reauthored")))
     assert left & right == {"attn.q"}
+
+
+def test_what_every_block_reads_stands_in_each_of_them_and_nothing_else_moves() -> None:
+    ops = (
+        Op("cache", "cache", INPUTS),
+        Op("cos", "cos", OUTSIDE),
+        Op("q0", "mul", "Block_0/attention", ("cos",)),
+        Op("q1", "mul", "Block_1/attention", ("q0", "cos", "cache")),
+        Op("k1", "mul", "Block_1/attention", ("q1", "cos")),
+        Op("head", "linear", "", ("k1",)),
+    )
+    made = OpGraph(ops, {"block.0.attn.q": "q0", "block.1.attn.q": "q1", "logits": "head"})
+    shown, doubles = drawn(made)
+    assert doubles == {"cos for Block_1": "cos"}
+    sources = {op.id: op.sources for op in shown}
+    assert sources["q0"] == ("cos",)
+    assert sources["q1"] == ("q0", "cos for Block_1", "cache")
+    assert sources["k1"] == ("q1", "cos for Block_1")
+    places = {op.id: op.namespace for op in shown}
+    assert places == {op.id: op.namespace for op in ops} | {"cos for Block_1": "Block_1", "cache": "Block_1"}
 
 
 def test_a_graph_is_the_same_after_it_was_written_down() -> None:
@@ -277,3 +302,18 @@ def test_a_flatbuffer_that_is_gone_is_told_with_what_to_do(broken: Path, tmp_pat
         UsageError, match=r"gone\.tflite, the flatbuffer of tflite-xnnpack, is gone; run the model again"
     ):
         level(run, "reauthored->tflite-xnnpack")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sweep_but(["falcon"], sorted(main_models())))
+def test_every_tap_has_its_operator_in_every_model(name: str) -> None:
+    from harness.explore.torch_ops import hf_ops, reauthored_ops
+
+    made = bench(name)
+    prepared, length = made.prepared, made.prepared.prefill[-1]
+    torch = [build(made.model, prepared, length) for build in (hf_ops, reauthored_ops)]
+    for found in (*torch, flatbuffer_ops(FlatbufferModel(made.flatbuffer), f"prefill_{length}", prepared)):
+        assert list(found.taps) == prepared.taps
+        known = {op.id for op in found.ops}
+        assert len(known) == len(found.ops)
+        assert all(source in known for op in found.ops for source in op.sources)

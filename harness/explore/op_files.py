@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.explore.ops import INPUTS, Op, OpGraph, belonging, made_by
+from harness.explore.ops import INPUTS, Op, OpGraph, belonging, drawn, made_by
 from harness.record import Hop, Record
 from harness.render import clean, sort_key
 from harness.render.explorer import graph_id as tap_graph_id
@@ -80,23 +80,28 @@ def node_ids(graph: OpGraph, stage: str) -> dict[str, str]:
 def graph_file(side: Side) -> dict[str, Any]:
     """A collection of one graph; its label is the graph's id."""
     made, owned = made_by(side.graph), belonging(side.graph)
+    ops, doubles = drawn(side.graph)
+    ids = side.ids | {double: f"{side.ids[op]}{double.removeprefix(op)}" for double, op in doubles.items()}
     nodes = []
-    for op in side.graph.ops:
+    for op in ops:
         taps = made.get(op.id, ())
-        attributes = _place_of(op, taps, owned.get(op.id, ()))
-        if op.id in side.faults:
-            attributes = {"at fault": side.faults[op.id], **attributes}
+        label = f"{op.label} = {', '.join(split_tap(tap)[1] for tap in taps)}" if taps else op.label
+        attributes: dict[str, Any] = {}
+        if op.id in doubles:
+            attributes["stands for"] = {"type": "node_ids", "nodeIds": [ids[doubles[op.id]]]}
+        elif op.id in side.faults:
+            label, attributes["at fault"] = f"{label} (at fault)", side.faults[op.id]
+        if op.id not in doubles and side.graph.op(op.id).namespace != INPUTS:
+            attributes |= _place_of(taps, owned.get(op.id, ()))
         attributes |= op.attributes
         for tap in taps:
             prefix = f"{split_tap(tap)[1]}: " if len(taps) > 1 else ""
             attributes |= {f"{prefix}{key}": value for key, value in _figures(side, tap)}
-        nodes.append(_node(op, side, attributes, taps))
+        nodes.append(_node(op, ids, label, attributes))
     return {"label": side.graph_id, "graphs": [{"id": side.graph_id, "nodes": nodes}]}
 
 
-def _place_of(op: Op, makes: tuple[str, ...], owned: tuple[str, ...]) -> dict[str, str]:
-    if op.namespace == INPUTS:
-        return {}
+def _place_of(makes: tuple[str, ...], owned: tuple[str, ...]) -> dict[str, str]:
     if not owned:
         return {"tap": "feeds none"}
     place = {"tap": ", ".join(makes) if makes else f"feeds {owned[0]}"}
@@ -111,16 +116,18 @@ def _figures(side: Side, tap: str) -> Iterable[tuple[str, str]]:
     yield PARTNER, f"none: {why}" if why else side.partners[tap]
 
 
-def _node(op: Op, side: Side, attributes: Mapping[str, str], makes: tuple[str, ...]) -> dict[str, Any]:
-    points = ", ".join(split_tap(tap)[1] for tap in makes)
-    label = f"{op.label} = {points}" if points else op.label
+def _node(op: Op, ids: Mapping[str, str], label: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """attributes: texts, or what links to other nodes."""
     node: dict[str, Any] = {
-        "id": side.ids[op.id],
-        "label": clean(f"{label} (at fault)" if op.id in side.faults else label),
+        "id": ids[op.id],
+        "label": clean(label),
         "namespace": clean(op.namespace),
-        "attrs": [{"key": clean(key), "value": clean(value)} for key, value in attributes.items()],
+        "attrs": [
+            {"key": clean(key), "value": clean(value) if isinstance(value, str) else value}
+            for key, value in attributes.items()
+        ],
         "incomingEdges": [
-            {"sourceNodeId": side.ids[source], "sourceNodeOutputId": "0", "targetNodeInputId": str(number)}
+            {"sourceNodeId": ids[source], "sourceNodeOutputId": "0", "targetNodeInputId": str(number)}
             for number, source in enumerate(op.sources)
         ],
     }

@@ -6,8 +6,11 @@ In: operators with their sources, and the taps that some of them make. Out: the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
+
+from harness.taps import split_tap
 
 INPUTS = "inputs"
 OUTSIDE = "outside the blocks"
@@ -41,6 +44,13 @@ class OpGraph:
     ops: tuple[Op, ...]
     taps: dict[str, str]
     places: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Op]:
+        return {op.id: op for op in self.ops}
+
+    def op(self, identity: str) -> Op:
+        return self._by_id[identity]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,9 +100,40 @@ def bypassed(ops: Iterable[Op], transparent: Iterable[str]) -> tuple[tuple[Op, .
         if op.id in gone:
             stands_for[op.id] = sources[0]
         else:
-            kept.append(op if sources == op.sources else _with_sources(op, sources))
+            kept.append(replace(op, sources=sources))
     return tuple(kept), stands_for
 
 
-def _with_sources(op: Op, sources: tuple[str, ...]) -> Op:
-    return Op(op.id, op.label, op.namespace, sources, op.attributes, op.shape, op.dtype)
+def drawn(graph: OpGraph) -> tuple[tuple[Op, ...], dict[str, str]]:
+    """The operators as they are drawn: what several blocks read from outside stands in each of them.
+
+    The tables of the rotary embedding and the mask go into every block. As edges over thirty blocks they cover the
+    others, and a browser without a GPU takes most of its time for them. The first block reads the operator itself. An
+    input that one block alone reads stands there. Returns (operators, id of a double -> id of what it stands for).
+    """
+    blocks = {group_of(graph.op(maker)) for tap, maker in graph.taps.items() if split_tap(tap)[0] is not None}
+    groups = {op.id: group_of(op) for op in graph.ops}
+    readers: dict[str, list[str]] = {}
+    for op in graph.ops:
+        for source in op.sources:
+            if groups[op.id] not in readers.setdefault(source, []):
+                readers[source].append(groups[op.id])
+    first = {source: next((group for group in found if group in blocks), "") for source, found in readers.items()}
+    ops: list[Op] = []
+    doubles: dict[str, str] = {}
+    for op in graph.ops:
+        group, sources = groups[op.id], list(op.sources)
+        for place, source in enumerate(op.sources):
+            if group in blocks and groups[source] not in blocks and first[source] != group:
+                sources[place] = f"{source} for {group}"
+                if sources[place] not in doubles:
+                    doubles[sources[place]] = source
+                    ops.append(replace(graph.op(source), id=sources[place], namespace=group, sources=()))
+        alone = op.namespace == INPUTS and readers.get(op.id) == [first.get(op.id)]
+        ops.append(replace(op, sources=tuple(sources), namespace=first[op.id] if alone else op.namespace))
+    return tuple(ops), doubles
+
+
+def group_of(op: Op) -> str:
+    """The outermost layer that an operator stands in."""
+    return op.namespace.split("/")[0]
