@@ -43,7 +43,7 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 10 minutes
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
-pictures: $(STAMP) ## make the picture in the README anew, from a real run (1 minute, needs Chromium)
+pictures: $(STAMP) ## make the pictures in the README anew, from a real run (1 minute, needs Chromium)
 	@$(BIN)/python tests/pictures.py
 
 clean: ## remove .venv, builds and tool caches; runs in reports/ and the cache of conversions stay

@@ -141,11 +141,13 @@ def test_local_excess_is_shown_first_where_it_was_judged() -> None:
 def test_two_sets_of_kernels_are_shown_by_their_snr() -> None:
     record, frame = make_run("pass")
     stages = ("tflite-xnnpack[dynamic_int8]", "tflite-builtin[dynamic_int8]")
-    lowest = LowestSnr(tap="block.3.out", input="long", snr_db=31.0)
+    lowest = LowestSnr(tap="block.3.out", input="padded", snr_db=31.0)
     hop = record.hops[0].model_copy(update={"from_": stages[0], "to": stages[1], "lowest_snr": lowest})
     frame = frame[frame["hop"] == FIRST].assign(hop=hop.name)
+    frame.loc[(frame["tap"] == lowest.tap) & (frame["input"] == lowest.input), "snr_db"] = lowest.snr_db
     view = tap_view(record.model_copy(update={"hops": [hop]}), frame, hop)
-    assert (view.left.shown, view.left.node) == ("snr_db", "block.3.out")
+    assert (view.left.shown, view.left.node) == ("snr_db", lowest.tap)
+    assert content(view, "left/snr_db")[hop.from_]["results"][lowest.tap]["value"] == lowest.snr_db
 
 
 def test_the_page_opens_with_two_synced_panes_and_the_shown_overlay_last() -> None:

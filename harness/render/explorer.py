@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.recipes import is_kernel_hop
 from harness.record import Hop, Record, write_text
 from harness.render import clean, is_nothing, module_of, number, rows_of, tap_figure, tap_value, worst_per_tap
 from harness.render.limits import limit_of, nearest
@@ -192,13 +193,24 @@ def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any])
 def worst_rows(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What is shown of each tap: its row of the input on which it uses up most of its limit. rows: those of one hop.
 
+    Between two sets of kernels it is the one with the lowest SNR, since that is what they are judged by.
     Only some inputs are judged locally: the local figures are of the one of these where most of their limit is used,
     and `local_input` names it.
     """
     rows = list(rows)
     local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
     nearest_local = {row["tap"]: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
-    return {tap: row | _local_part(nearest_local.get(tap)) for tap, row in worst_per_tap(rows).items()}
+    worst = worst_per_tap(rows)
+    if rows and is_kernel_hop(*rows[0]["hop"].split("->")):
+        noisiest = {row["tap"]: row for row in sorted(rows, key=_signal, reverse=True)}
+        worst = {tap: noisiest[tap] for tap in worst}
+    return {tap: row | _local_part(nearest_local.get(tap)) for tap, row in worst.items()}
+
+
+def _signal(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Smallest for a tap that fails, then by its SNR in dB; one that holds NaN has none at all."""
+    value = tap_value(row, SNR) if row["verdict"] != "missing" else math.inf
+    return row["verdict"] != "fail", value if isinstance(value, float) else -math.inf
 
 
 def _local_part(row: Mapping[str, Any] | None) -> dict[str, Any]:
