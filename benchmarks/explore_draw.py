@@ -39,7 +39,7 @@ def seconds_to_draw(browser: object, url: str) -> tuple[float, int]:
     page = browser.new_page(viewport=SIZE)  # type: ignore[attr-defined]
     panes = Panes(page)
     began = time.monotonic()
-    panes.open_at(url, seconds=120.0)
+    panes.open_at(url)
     seconds = time.monotonic() - began
     nodes = len(panes.pane(1)["nodes"])
     page.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ _PLACE = """([at, id]) => {
     return {x, y, seen: !!top && one.container.nativeElement.contains(top)};
 }"""
 
+_UNDER_MOUSE = "(at) => window.me_test.renderers[at].hoveredNodeId"
+_PATIENCE = 240.0  # seconds, for a machine that draws by software and is busy
+
 
 @contextmanager
 def exploring(run: Path | str, *options: str) -> Iterator[str]:
@@ -70,17 +73,21 @@ class Panes(Opened):
         super().__init__(page)
         page.add_init_script(_HOOK)
 
-    def open_at(self, url: str, seconds: float = 60.0) -> Panes:
+    def open_at(self, url: str) -> Panes:
         self.page.goto(url)
-        return self.wait(seconds)
+        return self.wait()
 
-    def wait(self, seconds: float = 60.0, panes: int = 2) -> Panes:
-        """Not Playwright's own waiting, which evaluates strings in the page: its policy forbids that."""
-        end = time.monotonic() + seconds
-        while not self.page.evaluate(_DRAWN, panes):
-            assert time.monotonic() < end, f"not drawn after {seconds} s; the page said {self.said}"
-            self.page.wait_for_timeout(50)
+    def wait(self, panes: int = 2) -> Panes:
+        """Until all is drawn."""
+        self.until(lambda: self.page.evaluate(_DRAWN, panes), "drawn")
         return self
+
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        """Not Playwright's own waiting, which evaluates strings in the page: its policy forbids that."""
+        end = time.monotonic() + _PATIENCE
+        while not done():
+            assert time.monotonic() < end, f"not {what} after {_PATIENCE} s; the page said {self.said}"
+            self.page.wait_for_timeout(50)
 
     def settle(self) -> Panes:
         """Until nothing moves: nodes glide into their places, and sizes are measured once more."""
@@ -95,11 +102,12 @@ class Panes(Opened):
         return dict(self.page.evaluate(_PLACE, [at, node]))
 
     def click(self, at: int, node: str) -> None:
+        """As a person does: the page selects what it has found under the mouse."""
         where = self.place(at, node)
         assert where["seen"], f"{node} is not in view"
         self.page.mouse.move(where["x"] - 3, where["y"])
         self.page.mouse.move(where["x"], where["y"])
-        self.page.wait_for_timeout(100)
+        self.until(lambda: self.page.evaluate(_UNDER_MOUSE, at) == node, f"under the mouse: {node}")
         self.page.mouse.click(where["x"], where["y"])
 
     @property

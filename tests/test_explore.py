@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -296,6 +298,38 @@ def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal
     finally:
         running.kill()
     assert (running.returncode, rest, errors) == (0, "", "")
+
+
+def opened_with(folder: Path, **environment: str) -> list[str]:
+    """What the command says before it waits, without `--no-browser`."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")}
+    words = [sys.executable, "-m", "harness.cli", "explore", str(folder)]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=kept | environment)
+    try:
+        assert running.stdout is not None
+        said = [running.stdout.readline(), running.stdout.readline()]
+        if not environment:
+            return [*said, running.stdout.readline()]
+        opened = Path(environment["BROWSER"] + ".opened")
+        while not opened.exists():
+            assert running.poll() is None
+            time.sleep(0.02)
+        return [*said, opened.read_text()]
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
+
+
+def test_it_opens_the_browser_of_the_desktop(folder: Path, tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > "$0.part" && mv "$0.part" "$0.opened"\n', encoding="utf-8")
+    browser.chmod(0o755)
+    _, address, opened = opened_with(folder, BROWSER=str(browser))
+    assert opened.strip() == address.split()[0]
+
+
+def test_without_a_display_it_says_so_and_starts_no_text_browser(folder: Path) -> None:
+    assert "no display here: open the address yourself" in opened_with(folder)[2]
 
 
 def test_a_hostile_name_stays_one_line_on_the_terminal() -> None:

@@ -69,7 +69,7 @@ def test_both_graphs_are_drawn_with_their_overlays_and_nobody_else_is_asked(open
         assert pane["nodes"] == tap_order(BLOCKS)
         assert set(pane["overlays"]) == set(OVERLAYS)
         assert pane["overlays"]["verdict"]["embed"]["strValue"] == "pass"
-        assert page.place(at, pane["selected"])["seen"]
+        page.until(lambda at=at, node=pane["selected"]: page.place(at, node)["seen"], "in view")
     assert [pane["shown"] for pane in panes] == [SHOWN[kind]] * 2
     assert page.errors == []
     assert page.hosts == {HOST}
@@ -84,7 +84,7 @@ def test_the_first_fault_is_selected_in_view_and_its_block_open(opened: Open, ki
         pane = page.pane(at)
         assert pane["selected"] == tap
         assert set(pane["open"]) == {block, f"{block}/attn", f"{block}/mlp"}
-        assert page.place(at, tap)["seen"]
+        page.until(lambda at=at: page.place(at, tap)["seen"], "in view")
         coloured = pane["overlays"][pane["shown"]]
         assert coloured[tap]["bgColor"] != coloured["embed"]["bgColor"]
 
@@ -99,8 +99,7 @@ def test_what_is_selected_on_one_side_is_selected_on_the_other(opened: Open) -> 
             if node != pane["selected"] and node.startswith("block.") and page.place(at, node)["seen"]
         )
         page.click(at, node)
-        page.page.wait_for_timeout(500)
-        assert [page.pane(0)["selected"], page.pane(1)["selected"]] == [node, node]
+        page.until(lambda node=node: [page.pane(side)["selected"] for side in (0, 1)] == [node] * 2, "in step")
     assert page.errors == []
 
 
