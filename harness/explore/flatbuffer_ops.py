@@ -5,6 +5,7 @@ In: a `FlatbufferModel` and where its taps are. Out: an `OpGraph`. Weights are n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from harness.align.tflite import plan_signature
@@ -13,6 +14,7 @@ from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph, Tensor
 from harness.stages.request import Prepared
 
+_BLOCK = re.compile(r"_\d+$")  # the layer of a block, whatever its class: TransformerBlock_3
 _WRAPPERS = ("ExportableModule",)  # the model itself is called `..._module`
 _UNSAID = ("None", "0", "False", "")
 
@@ -80,7 +82,7 @@ class _Walk:
         """Where an operator stands whose tensor has lost its path, as what a signature gives back has: in a block with
         what it reads, else on its own."""
         groups = [[part for part in self.ops[op].namespace.split("/") if " " not in part] for op in sources]
-        return next(("/".join(group) for group in groups if len(group) > 1), "")
+        return next(("/".join(group) for group in groups if _BLOCK.search(group[0])), "")
 
     def _composite(self, graph: Subgraph, op: Operator, made: dict[int, str], identity: str, namespace: str) -> None:
         assert op.decomposition is not None

@@ -19,6 +19,7 @@ from harness.stages.process import TaskResult
 from harness.stages.request import Prepared
 
 FILE = "models.json"
+_AGAIN = "run the model again, without --no-cache"
 
 
 class RunModels(BaseModel):
@@ -34,7 +35,7 @@ class RunModels(BaseModel):
         if not Path(self.spec_file).is_file():
             raise UsageError(f"{self.spec_file}, the declaration of this run, is gone; run the model again")
         if not Path(self.prepared.checkpoint).is_dir():
-            raise UsageError(f"{self.prepared.checkpoint}, the checkpoint of this run, is gone; run the model again")
+            raise UsageError(f"{self.prepared.checkpoint}, the checkpoint of this run, is gone; {_AGAIN}")
 
     def flatbuffer_of(self, stage: str) -> Path:
         """The file that a TFLite stage runs. Raises UsageError when it is no longer there."""
@@ -42,7 +43,7 @@ class RunModels(BaseModel):
         if path is None:
             raise UsageError(f"this run made no flatbuffer for {stage}; run the model again with that stage")
         if not Path(path).is_file():
-            raise UsageError(f"{path}, the flatbuffer of {stage}, is gone; run the model again")
+            raise UsageError(f"{path}, the flatbuffer of {stage}, is gone; {_AGAIN}")
         return Path(path)
 
 
