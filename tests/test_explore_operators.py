@@ -18,10 +18,10 @@ from harness.errors import UsageError
 from harness.explore.flatbuffer_ops import flatbuffer_ops
 from harness.explore.models import load_models
 from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_files
-from harness.explore.operators import OpLevel, OpSide, write_op_level
+from harness.explore.operators import OpLevel, OpSide, faults_in, write_op_level
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.record import read_record, read_taps
+from harness.record import FaultyOperator, read_record, read_taps
 from harness.render import rows_of
 from harness.render.explorer import graph_id, overlays, worst_rows
 from harness.render.limits import nearest
@@ -230,6 +230,19 @@ def test_an_operator_at_fault_says_so() -> None:
     assert node["label"] == "w2 = mlp.out (at fault)"
     assert attributes(node)["at fault"] == "error 9 > 4"
     assert "at fault" not in json.dumps(graph_file(left))
+
+
+def test_the_operator_that_a_run_names_is_at_fault_and_else_the_one_that_makes_the_tap() -> None:
+    record, _ = make_run("fail")
+    fault = record.first_fault
+    made = OpGraph(graph({FAULTY_TAP: "w2"}, x="", turn="x", w2="turn").ops, {FAULTY_TAP: "w2"}, {"3/4": "turn"})
+    named = FaultyOperator(
+        whose="converter", op="RESHAPE", index=4, subgraph=3, tensor="t", why="it should transpose", error=1.0
+    )
+    known = record.model_copy(update={"faults": [fault.model_copy(update={"operator": named})]})
+    assert faults_in(made, known, record.hops[0]) == {"turn": "it should transpose"}
+    assert faults_in(made, record, record.hops[0]) == {"w2": fault.reason}
+    assert faults_in(made, known, record.hops[1]) == {}, "a fault of another hop"
 
 
 def test_a_run_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def write_op_level(
     sides = {}
     for side, stage, other in (("from", hop.from_, "to"), ("to", hop.to, "from")):
         graph = graphs[side]
-        wrong = _faults_in(graph, record, hop) if side == "to" else {}
+        wrong = faults_in(graph, record, hop) if side == "to" else {}
         shown = Side(record, hop, stage, graph, graphs[other], worst, figures, wrong)
         node = next(iter(wrong), graph.taps.get(start))
         sides[side] = OpSide(
@@ -161,7 +161,7 @@ def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 
-def _faults_in(graph: OpGraph, record: Record, hop: Hop) -> dict[str, str]:
+def faults_in(graph: OpGraph, record: Record, hop: Hop) -> dict[str, str]:
     """Operator -> what is wrong there: for each fault of a hop its own operator where it is known, else the tap's."""
     found: dict[str, str] = {}
     for fault in (fault for fault in faults(record) if fault.hop == hop.name):
