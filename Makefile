@@ -23,7 +23,7 @@ parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" pa
 	@$(BIN)/edge-parity run smollm2 $(ARGS)
 
 test: $(STAMP) ## all tests but the sweep, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not sweep' tests suites $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not sweep' tests suites $(ARGS)
 
 check: $(STAMP) ## format, lint, types and the fast tests: under a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "mend it with: $(BIN)/ruff format ." >&2; exit 1; }

@@ -6,14 +6,12 @@ order of the steps; each step is a file of its own.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import errno
-import fcntl
+import importlib
 import os
 import secrets
-import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,12 +36,10 @@ from harness.stages.request import Prepared, Request
 from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.variant import VariantOptions
 from harness.verdict import load_rules
+from harness.working import deleting, working_folder
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOG_FILE = "run.log"
-_PARTIAL = ".partial"
 _OVERLAP_MB = 3700  # stages of a small model overlap up to this, though its conversion takes less
-_NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
 
 
 @dataclass(frozen=True)
@@ -137,14 +133,13 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             record = _explained(state, record, frame, prepared, results)
             save_models(folder, prepared, ref, results, options.tflite)
         record.timings = state.timings
-        write_record(folder, record, frame)
-        render_all(folder, record, frame)
         if options.keep_traces:
             from harness.trace import export_npy
 
             export_npy(folder / "traces")
-        for leftover in [folder / "cache", *([] if options.keep_traces else [folder / "traces"])]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with deleting([folder / "cache", *([] if options.keep_traces else [folder / "traces"])]):
+            write_record(folder, record, frame)
+            render_all(folder, record, frame)
         final = parent / run_id
         folder.rename(final)
     return final, record
@@ -205,52 +200,6 @@ def _check_files(options: Options) -> None:
         from harness.flatbuffer.reader import FlatbufferModel
 
         FlatbufferModel(options.tflite)
-
-
-@contextmanager
-def working_folder(parent: Path, run_id: str) -> Iterator[Path]:
-    """A hidden folder beside the runs, which the caller renames when the run is whole; else it goes."""
-    folder = parent / f".{run_id}{_PARTIAL}"
-    _sweep(parent)
-    made = [path for path in (parent, *parent.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True)
-        probe = folder / "probe"
-        probe.write_text("")
-        probe.unlink()
-        lock = os.open(folder, os.O_RDONLY)  # never inherited; the system frees it with this process, however it ends
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    except OSError as error:
-        raise UsageError(f"--out {parent.parent} cannot be written ({error.strerror}); give another folder") from None
-    try:
-        yield folder.resolve()
-    except OSError as error:
-        # Arrow words the system's error in its own way, and names no file.
-        if error.errno not in FULL_DISK:
-            raise
-        why = os.strerror(error.errno)
-        raise UsageError(f"--out {parent.parent}: {why}; free some space, or give another folder") from None
-    finally:
-        os.close(lock)
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            for path in made:  # nothing was written: leave no empty folders either
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-
-
-def _sweep(parent: Path) -> None:
-    """Delete what killed runs left under `parent`: gigabytes of traces that nobody would ever look at."""
-    for partial in parent.glob(f".*{_PARTIAL}"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime < _NEWBORN:
-                continue
-            lock = os.open(partial, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(partial, ignore_errors=True)
-            finally:
-                os.close(lock)
 
 
 def prepare(state: Work) -> tuple[Prepared, str | None]:
@@ -318,8 +267,15 @@ def _run_stages(state: Work, prepared: Prepared, stages: tuple[str, ...]) -> dic
     """Every stage on all inputs, and its local pass on the few that are looked at in every run."""
     place = place_of(state)
     tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
+    threading.Thread(target=_import_what_computes, daemon=True).start()
     with state.timed("stages"):
         return _processes(state, prepared, tasks)
+
+
+def _import_what_computes() -> None:
+    """While the stages run, this process waits; afterwards it would wait for these."""
+    for name in ("harness.conclude", "harness.closeup", "harness.render.files"):
+        importlib.import_module(name)
 
 
 def _look_closer(

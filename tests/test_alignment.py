@@ -44,7 +44,7 @@ VARIANTS = ("default", "no-hlfb", "kv=transposed", "no-hlfb,kv=transposed", "mas
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", sweep_but(set(VARIANTS) - {"no-hlfb,kv=transposed"}, VARIANTS))
+@pytest.mark.parametrize("variant", sweep_but(["default", "no-hlfb", "kv=transposed"], VARIANTS))
 def test_every_variant_of_a_model_without_a_fault_passes_at_every_tap(variant: str) -> None:
     llama = bench("tiny_llama", variant=variant)
     assert llama.prepared.variant.name == variant

@@ -58,7 +58,7 @@ def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> 
     [
         ("gemma1", "default", "tflite-builtin", "block.0.attn.probs"),
         ("gemma1", "default", "tflite-builtin", "block.1.attn.context"),
-        ("gemma3", "default", "tflite-builtin", "block.5.attn.context"),
+        pytest.param("gemma3", "default", "tflite-builtin", "block.5.attn.context", marks=pytest.mark.sweep),
         ("gemma1", "no-hlfb", "tflite-xnnpack", "block.0.attn.probs"),
     ],
 )

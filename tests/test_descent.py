@@ -65,7 +65,7 @@ def test_a_descent_that_does_not_end_costs_no_verdict() -> None:
     assert "time limit" in record.findings[-1].what
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_run_names_the_reshape_that_should_be_a_transpose(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
@@ -77,7 +77,7 @@ def test_a_run_names_the_reshape_that_should_be_a_transpose(tmp_path: Path) -> N
     assert fault["operator"]["after"] < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_run_blames_the_reference_kernel_for_int4_in_blocks(tmp_path: Path) -> None:
     stages = "reauthored,tflite-xnnpack,tflite-builtin,tflite-reference"
     command = [sys.executable, "-m", "harness.cli", "run", "tiny_llama", "--miniature", "--stages", stages]

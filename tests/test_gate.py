@@ -137,7 +137,7 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
     assert not re.search(r"test_parity\.py:\d", ended.stdout)  # no source lines: the message is all there is to say
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_known_defect_is_red_once_it_is_mended(tmp_path: Path) -> None:
     """A declaration that is called falcon and rounds as transformers does stands for an upstream that was mended.
 

@@ -65,14 +65,14 @@ def test_an_unbroken_miniature_passes_whatever_its_weights_and_tokens_are(seed: 
     assert passes(other.judge(tmp_path, stages))
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_unbroken_miniatures_pass_on_every_hop_at_every_length() -> None:
     outcomes = [other.unbroken for other in every_seed("tiny_llama")]
     report("tiny_llama miniature, 20 seeds of weights and tokens, 8 lengths", outcomes)
     assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("length", ["one", "two", "three", "prompt"])
 def test_a_short_input_passes_on_its_own(length: str) -> None:
     """Without longer inputs beside it there is no typical noise but its own."""

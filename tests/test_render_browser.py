@@ -273,6 +273,9 @@ def test_a_real_run_says_and_draws_what_it_found(browser: Any, gemma: Path) -> N
     page.keep("report-real-gemma1", full_page=True)
     seen = page.first_screen()
     assert record.first_fault is not None
+    operator = record.first_fault.operator
+    assert operator is not None
+    assert (operator.op, operator.whose) == ("RESHAPE", "converter")
     for said in (
         "TFLite on builtin kernels diverges",
         f"First fault: {record.first_fault.tap}",

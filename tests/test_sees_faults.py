@@ -32,7 +32,18 @@ from harness.bench.breaking import (
     with_flip,
 )
 from harness.bench.reseed import patch
-from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, STAGES, XNNPACK, Bench, Outcome, bench, figures
+from harness.bench.workbench import (
+    BUILTIN,
+    DEVICE_STAGES,
+    FIRST,
+    STAGES,
+    TORCH_STAGES,
+    XNNPACK,
+    Bench,
+    Outcome,
+    bench,
+    figures,
+)
 from harness.trace import TAPS_FILE, Trace
 
 LAYER = "model.layers.{}."
@@ -233,12 +244,21 @@ def test_a_matrix_off_by_a_hundred_thousandth_stands_out_where_it_is(llama: Benc
 
 
 @pytest.mark.slow
+def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(tmp_path: Path) -> None:
+    from harness.cache import Cache
+
+    broken = Bench("tiny_llama", cache=Cache.temporary(tmp_path))
+    with changed_when_loaded(gelu_for_silu), pytest.raises(AssertionError, match="ask for the flatbuffer before"):
+        _ = broken.flatbuffer
+    assert not list(tmp_path.rglob("*.tflite"))
+
+
 def test_a_mistake_that_is_converted_faithfully_is_charged_to_the_reauthored_model_alone(tmp_path: Path) -> None:
     """Broken, then converted: what ships is what the re-authored model computes, so both TFLite hops pass."""
     from harness.cache import Cache
 
     broken = Bench("tiny_llama", inputs=(("short", 6, 1), ("chunked", 45, 2)), cache=Cache.temporary(tmp_path))
-    with changed_when_loaded(gelu_for_silu):
+    with changed_when_loaded(gelu_for_silu, converts=True):
         assert broken.flatbuffer.is_relative_to(tmp_path)  # converts; a cache that others use must not hold this
         outcome = broken.unbroken
     assert_first_fault("re-authored, gelu_for_silu, and converted from that", outcome, FIRST, "block.0.mlp.act", "fpp")
@@ -434,20 +454,14 @@ def test_a_noise_floor_that_is_no_noise_passes_nothing(llama: Bench, stages: tup
 
 @pytest.mark.slow
 def test_in_trained_weights_one_matrix_off_by_1e_4_is_seen_in_its_block() -> None:
-    real = Bench("smollm2", real=True, inputs=(("random", 45, 2),))
-    folder = real.folder / "broken"
-    for stage in ("oracle", "hf"):
-        real.trace(stage, folder)
-    with changed_when_loaded(jiggle(lambda network: block(network, 7).ff.w2)):
-        real.trace("reauthored", folder)
-        real.trace("tflite-xnnpack", folder)
-    outcome = real.judge(folder, STAGES[:-1])
+    real = Bench("smollm2", real=True, inputs=(("random", 45, 2),), stages=TORCH_STAGES)
+    outcome = real.with_reauthored(jiggle(lambda network: block(network, 7).ff.w2))
     show("smollm2, trained: re-authored, w2 of block 7 by 1e-4", outcome)
     assert outcome.fault is not None
     assert (outcome.fault.hop, outcome.fault.tap) == (FIRST, "block.7.mlp.out")
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_in_trained_weights_one_exponent_bit_of_the_file_fails_the_command(tmp_path: Path) -> None:
     """`edge-parity run smollm2 --tflite FILE` exits with 1 and names the hop and the tap."""
     real = Bench("smollm2", real=True)

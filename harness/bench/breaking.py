@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+import harness.convert
 import harness.weights
 from harness.bench.reseed import positions_of
 from harness.spec import GenerativeModel
@@ -63,9 +64,19 @@ def write_changed(
     (target / "config.json").write_text(json.dumps(content))
 
 
-def changed_when_loaded(change: Change) -> AbstractContextManager[Any]:
-    """Within it, whoever loads the re-authored model gets a changed one."""
+@contextmanager
+def changed_when_loaded(change: Change, converts: bool = False) -> Iterator[None]:
+    """Within it, whoever loads the re-authored model gets a changed one, and nothing can be converted.
+
+    A conversion would be kept under the key of the unbroken model, and every later run would be given it.
+    converts: that is meant; the cache is nobody else's.
+    """
     load = harness.weights.load_reauthored
+
+    make = harness.convert._to_flatbuffer
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a broken model would be converted into the cache: ask for the flatbuffer before")
 
     def loaded(*args: Any, **kwargs: Any) -> Any:
         network = load(*args, **kwargs)
@@ -73,7 +84,11 @@ def changed_when_loaded(change: Change) -> AbstractContextManager[Any]:
             change(network)
         return network
 
-    return mock.patch.object(harness.weights, "load_reauthored", loaded)
+    with (
+        mock.patch.object(harness.weights, "load_reauthored", loaded),
+        mock.patch.object(harness.convert, "_to_flatbuffer", make if converts else refuse),
+    ):
+        yield
 
 
 def set_weight(module: Any, values: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
 from harness.inputs import TokenInput, describe_schedule, schedule
-from harness.pipeline import Options, Work, check, place_of, prepare, working_folder
+from harness.pipeline import Options, Work, check, place_of, prepare
 from harness.stages.job import JobInput
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared
@@ -31,6 +31,7 @@ from harness.stages.serving import Servers, StageEndedError, serving
 from harness.strategies import searched_inputs
 from harness.tasks import is_device, stage_tasks
 from harness.verdict import Rule, load_rules
+from harness.working import working_folder
 
 TASK = "fuzz"
 _REFERENCE_STAGES = ("oracle", "hf")  # the noise floor rests on them, whatever the hop
