@@ -31,7 +31,7 @@ check: $(STAMP) ## format, lint, types and the fast tests: under a minute
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not sweep' $(ARGS)
 
-sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: a quarter of an hour
+sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 12 minutes and more
 	@$(BIN)/python -m pytest -q -n 2 -m sweep -rP tests $(ARGS)
 
 bench: $(STAMP) ## measure what benchmarks/ promises
