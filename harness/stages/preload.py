@@ -3,9 +3,10 @@
 It must start no thread and run no operator: a forked process inherits neither threads nor locks in use.
 """
 
-import importlib
+import gc
 import os
 
+from harness.frameworks import import_frameworks
 from harness.stages.worker import die_with_parent
 
 die_with_parent(os.getppid())  # while it imports, it would not notice by itself
@@ -14,10 +15,5 @@ die_with_parent(os.getppid())  # while it imports, it would not notice by itself
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-for name in (
-    "torch",
-    "transformers.modeling_utils",
-    "transformers.models.auto.modeling_auto",
-    "litert_torch.generative.utilities.converter",
-):
-    importlib.import_module(name)
+import_frameworks()
+gc.freeze()  # what is here stays; a forked process that went through it would copy it

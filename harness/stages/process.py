@@ -3,7 +3,7 @@
 In: tasks with what they need. Out: a `TaskResult` per task, whatever happened to it: a segmentation fault,
 a kill for memory or a hang costs that task and not the run.
 
-Tasks that need torch are forked from one server process that has imported the frameworks once (seven
+Tasks that need torch are forked from one server process that has imported the frameworks once (four
 seconds of it); the others start a fresh interpreter in a tenth of a second.
 """
 
@@ -30,8 +30,8 @@ Payload = dict[str, Any]
 Results = Mapping[str, "TaskResult"]
 
 _POLL = 0.2  # seconds between looks at memory and deadlines
-# What the server that forks torch stages holds for as long as it is there: the frameworks, 1,164 MB measured.
-SERVER_MB = 1150
+# What the server that forks torch stages holds for as long as it is there: the frameworks, 605 MB measured.
+SERVER_MB = 600
 
 
 @dataclass(frozen=True)
