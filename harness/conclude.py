@@ -22,7 +22,7 @@ from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate,
 from harness.ownership import ownership, taps_at
 from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
-from harness.stages.process import TaskResult
+from harness.stages.process import Results, TaskResult
 from harness.stages.request import Prepared
 from harness.taps import split_tap
 from harness.tasks import DEVICE_STAGES, LOCAL_PASSES, is_device
@@ -50,16 +50,16 @@ _VERSIONS = (
 
 def compare(
     prepared: Prepared,
-    results: dict[str, TaskResult],
+    results: Results,
     stages: tuple[str, ...],
     rules: list[Rule],
     traces: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
-    """Every tap of every input on every hop whose stages ran, and what the local passes have."""
+    """Every tap of every input on every hop whose stages ran."""
     plans = _plans(results, stages)
     done = {name for name in stages if results[name].status == "ok"}
-    comparison = compare_traces(
+    return compare_traces(
         traces,
         done,
         [item.id for item in prepared.inputs],
@@ -70,7 +70,6 @@ def compare(
         hops=_hops(stages),
         progress=progress,
     )
-    return with_local_errors(comparison, prepared, traces, rules)
 
 
 def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, rules: list[Rule]) -> Comparison:
@@ -164,7 +163,7 @@ def _hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return (*((a, b) for a, b in STANDARD_HOPS if a in stages and b in stages), *kernel_hops(stages))
 
 
-def _plans(results: dict[str, TaskResult], stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The alignment plan of each recipe's file; "none" is that of the float32 one."""
     return {recipe: _plan(results, recipe) for recipe in dict.fromkeys(split(name)[1] for name in stages)}
 
@@ -180,7 +179,7 @@ def _preparing(stages: tuple[str, ...]) -> list[str]:
     return [named(task, recipe) for recipe in recipes for task in ("convert", "tap")]
 
 
-def _plan(results: dict[str, TaskResult], recipe: str) -> dict[str, Any]:
+def _plan(results: Results, recipe: str) -> dict[str, Any]:
     """Tensor names, operator kinds and what is missing, from the alignment plan; empty without a flatbuffer."""
     tap = results.get(named("tap", recipe))
     empty: dict[str, Any] = {"names": {}, "ops": {}, "inner": set(), "missing": {}}
@@ -197,7 +196,7 @@ def _plan(results: dict[str, TaskResult], recipe: str) -> dict[str, Any]:
     return empty
 
 
-def _why_missing(stage: str, tap: str, plan: dict[str, Any], results: dict[str, TaskResult]) -> str:
+def _why_missing(stage: str, tap: str, plan: dict[str, Any], results: Results) -> str:
     if is_device(stage):
         if tap in plan["inner"]:
             return FUSED

@@ -84,7 +84,7 @@ def excess(squared_error: Floats, noise: NoiseFloor, positions: Any = slice(None
     """
     floor = noise.floor[positions]
     error = _relative(np.sqrt(squared_error), noise.norms[positions])
-    each = position_excess(squared_error, noise, positions)
+    each = error / floor
     worst = int(np.argmax(np.where(np.isnan(each), np.inf, each)))
     return Excess(float(error.mean() / floor.mean()), float(each[worst]), worst)
 

@@ -107,20 +107,27 @@ def position_stats(reference: Array, candidate: Array) -> PositionStats:
     _check(reference, candidate)
     time = reference.shape[1]
     elements = math.prod(reference.shape[2:])
-    parts = [(start, *_accumulate(r, c)) for start, r, c in _slabs(reference, candidate)]
-    if len(parts) == 1:
-        sums, counts = parts[0][1:]
+    if elements and _in_place(reference) and _in_place(candidate):
+        sums, counts = _accumulate(_rows(reference, (time, elements)), _rows(candidate, (time, elements)))
     else:
-        sums, counts = np.zeros((time, 6)), np.zeros((time, 2), np.int64)
-        for start, part, part_counts in parts:
-            here = slice(start, start + len(part))
-            with np.errstate(invalid="ignore", over="ignore"):
-                sums[here, :5] += part[:, :5]
-            sums[here, 5] = np.maximum(sums[here, 5], part[:, 5])  # keeps NaN
-            counts[here] += part_counts
+        sums, counts = _in_parts(reference, candidate)
     error, squared_reference, squared_candidate, dot, sum_abs, worst = sums.T
     nans, infs = counts.T
     return PositionStats(error, squared_reference, squared_candidate, dot, worst, sum_abs, nans, infs, elements)
+
+
+def _in_parts(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
+    """Sums `[time, 6]` and counts `[time, 2]` of arrays that are copied piece by piece."""
+    time = reference.shape[1]
+    sums, counts = np.zeros((time, 6)), np.zeros((time, 2), np.int64)
+    for start, r, c in _slabs(reference, candidate):
+        part, part_counts = _accumulate(r, c)
+        here = slice(start, start + len(part))
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums[here, :5] += part[:, :5]
+        sums[here, 5] = np.maximum(sums[here, 5], part[:, 5])  # keeps NaN
+        counts[here] += part_counts
+    return sums, counts
 
 
 def concat(parts: Sequence[PositionStats]) -> PositionStats:
@@ -195,7 +202,7 @@ def _check(reference: Array, candidate: Array) -> None:
     if reference.ndim < 2 or reference.shape[0] != 1:
         raise ValueError(f"expected [1, time, ...], not {reference.shape}")
     for side, array in (("reference", reference), ("candidate", candidate)):
-        if not np.can_cast(array.dtype, np.float64, "safe"):
+        if array.dtype.char not in "fd" and not np.can_cast(array.dtype, np.float64, "safe"):
             raise TypeError(f"{side} is {array.dtype}, which float64 does not hold")
 
 
@@ -237,17 +244,19 @@ def _cores() -> int:
 
 
 def _in_place(array: Array) -> bool:
-    native = array.dtype in (np.float32, np.float64) and array.dtype.isnative
-    return native and array.flags.c_contiguous and array.flags.aligned
+    dtype, flags = array.dtype, array.flags
+    return dtype.char in "fd" and dtype.isnative and flags.c_contiguous and flags.aligned
 
 
 def _ready(array: Array, shape: tuple[int, int]) -> Array:
-    """`array` as a read-only `[rows, elements]` view, or a copy if the kernels cannot read it in place.
-
-    Read-only, because to numba that is another type than writable, and one type is compiled once.
-    """
+    """`array` as a read-only `[rows, elements]` view, or a copy if the kernels cannot read it in place."""
     if not _in_place(array):
         array = np.array(array, dtype=np.float32 if array.dtype == np.float32 else np.float64, order="C")
+    return _rows(array, shape)
+
+
+def _rows(array: Array, shape: tuple[int, int]) -> Array:
+    """Read-only, because to numba that is another type than writable, and one type is compiled once."""
     view = np.asarray(array).reshape(shape)
     view.flags.writeable = False
     return view

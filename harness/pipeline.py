@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from harness.ahead import Still, ahead
 from harness.cache import Cache
 from harness.checkpoints import check_source
 from harness.defects import load_defects
@@ -35,8 +36,11 @@ from harness.stages.process import Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
 from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.variant import VariantOptions
-from harness.verdict import load_rules
+from harness.verdict import Rule, load_rules
 from harness.working import deleting, working_folder
+
+if TYPE_CHECKING:
+    from harness.compare import Comparison
 
 LOG_FILE = "run.log"
 _OVERLAP_MB = 3700  # stages of a small model overlap up to this, though its conversion takes less
@@ -102,23 +106,16 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         state = Work(options, ref, folder, cache, watcher)
         with state.timed("total"):
             prepared, key = prepare(state)
-            results = _run_stages(state, prepared, stages)
+            results, comparison = _run_stages(state, prepared, stages, rules)
             prepared = _audited(prepared, results.pop(AUDIT, None))
             if prepared.audited:
                 remember(state.cache, key, prepared)
             # Here and not above: these import what computes, which a bad input should not wait for.
-            from harness.conclude import compare, conclude, in_question, with_local_errors
+            from harness.conclude import conclude, in_question, with_local_errors
             from harness.render.files import render_all
 
-            with state.timed("compare"):
-                comparison = compare(
-                    prepared,
-                    results,
-                    stages,
-                    rules,
-                    folder / "traces",
-                    progress=lambda done, total: watcher.progress("compare", done, total, "taps"),
-                )
+            with state.timed("local"):
+                comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
             with state.timed("locate"):
                 closer = _look_closer(state, prepared, stages, results, in_question(comparison))
                 results |= closer
@@ -263,18 +260,36 @@ def place_of(state: Work) -> Place:
     )
 
 
-def _run_stages(state: Work, prepared: Prepared, stages: tuple[str, ...]) -> dict[str, TaskResult]:
-    """Every stage on all inputs, and its local pass on the few that are looked at in every run."""
+def _run_stages(
+    state: Work, prepared: Prepared, stages: tuple[str, ...], rules: list[Rule]
+) -> tuple[dict[str, TaskResult], Comparison]:
+    """Every stage on all inputs, and its local pass on the few that are looked at in every run.
+
+    While local passes run, this process compares what the stages left behind.
+    """
     place = place_of(state)
     tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
     threading.Thread(target=_import_what_computes, daemon=True).start()
-    with state.timed("stages"):
-        return _processes(state, prepared, tasks)
+
+    def work(results: Results, still_wanted: Still) -> Comparison:
+        from harness.conclude import compare
+
+        def progress(done: int, total: int) -> None:
+            still_wanted()
+            state.watcher.progress("compare", done, total, "taps")
+
+        with state.timed("compare"):
+            return compare(prepared, results, stages, rules, place.traces, progress)
+
+    with ahead(state.watcher, stages, work) as under_way:
+        with state.timed("stages"):
+            results = _processes(state, prepared, tasks, under_way)
+        return results, under_way.result()
 
 
 def _import_what_computes() -> None:
     """While the stages run, this process waits; afterwards it would wait for these."""
-    for name in ("harness.conclude", "harness.closeup", "harness.render.files"):
+    for name in ("harness.conclude", "harness.kernels", "harness.closeup", "harness.render.files"):
         importlib.import_module(name)
 
 
@@ -291,10 +306,12 @@ def _look_closer(
     return _processes(state, prepared, tasks)
 
 
-def _processes(state: Work, prepared: Prepared, tasks: list[Task]) -> dict[str, TaskResult]:
+def _processes(
+    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None
+) -> dict[str, TaskResult]:
     # Whoever could convert the model has this much; stages that overlap take no more.
     budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
-    return run_tasks(tasks, state.log, state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
+    return run_tasks(tasks, state.log, watcher or state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 
 
 def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:

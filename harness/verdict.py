@@ -56,9 +56,10 @@ class Rule:
 
     def matches(self, model: str, hop: str, tap: str, positions: int) -> bool:
         # Hops hold brackets (`tflite-xnnpack[dynamic_int8]`) that a glob would read as a set of characters.
-        patterns = ((self.model, model), (self.hop, hop), (self.tap, tap))
-        named = all(pattern == text or fnmatchcase(text, pattern) for pattern, text in patterns)
-        return named and positions <= self.max_positions
+        patterns = ((self.tap, tap), (self.hop, hop), (self.model, model))
+        return positions <= self.max_positions and all(
+            pattern in ("*", text) or fnmatchcase(text, pattern) for pattern, text in patterns
+        )
 
 
 @dataclass(frozen=True)
