@@ -17,13 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 _SCHEMA = "tensorflow.lite.python.schema_py_generated"
-# In this order: each looks at what is there already.
-_FRAMEWORKS = (
-    "torch",
-    "transformers.modeling_utils",
-    "transformers.models.auto.modeling_auto",
-    "litert_torch",
-)
+_HUGGING_FACE = ("transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 
 
 def import_frameworks() -> None:
@@ -31,15 +25,31 @@ def import_frameworks() -> None:
 
     They start no thread and run no operator.
     """
-    gc.disable()  # there is nothing to collect, and looking for it takes a fifth of the time
-    try:
-        for name in _FRAMEWORKS:
+    with _without_collecting():
+        for name in ("torch", *_HUGGING_FACE):
             importlib.import_module(name)
+        import_litert_torch()
+        importlib.import_module("litert_torch.generative.utilities.converter")
+
+
+def import_litert_torch() -> None:
+    """The layers of litert-torch."""
+    with _without_collecting():
+        importlib.import_module("litert_torch")
         with _schema_alone():
             importlib.import_module("litert_torch.generative.layers.lora")
-        importlib.import_module("litert_torch.generative.utilities.converter")
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Imports leave next to nothing to collect, and looking for it takes a fifth of their time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
-        gc.enable()
+        if before:
+            gc.enable()
 
 
 @contextmanager

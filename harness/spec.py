@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.frameworks import import_litert_torch
 
 STANDARD_COVERAGE: Mapping[str, float] = {
     "hf->reauthored": 0.95,
@@ -212,6 +213,8 @@ def load_spec(ref: SpecRef) -> GenerativeModel:
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module
+    if "litert_torch" in ref.file.read_text(encoding="utf-8"):
+        import_litert_torch()
     try:
         module_spec.loader.exec_module(module)
         model = getattr(module, ref.variable)

@@ -253,6 +253,7 @@ def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(tmp_path
     assert not list(tmp_path.rglob("*.tflite"))
 
 
+@pytest.mark.slow
 def test_a_mistake_that_is_converted_faithfully_is_charged_to_the_reauthored_model_alone(tmp_path: Path) -> None:
     """Broken, then converted: what ships is what the re-authored model computes, so both TFLite hops pass."""
     from harness.cache import Cache
