@@ -14,8 +14,26 @@ from urllib.parse import urlsplit
 from browser import Opened
 
 SIZE = {"width": 1000, "height": 640}  # what is drawn by software takes its time
-# Model Explorer puts its renderers here for tests, where it finds the list.
-_HOOK = "window.me_test = {renderers: []}"
+# Model Explorer puts its renderers into `me_test`, where it finds the list. `frames_drawn`: how often a pane was drawn,
+# and when the last one was on the page, in milliseconds since it was asked for; `waiting` while it is not.
+_HOOK = """{
+    window.me_test = {renderers: []};
+    const drawn = window.frames_drawn = {count: 0, last: 0, waiting: false};
+    const clear = WebGL2RenderingContext.prototype.clear;
+    WebGL2RenderingContext.prototype.clear = function (...given) {
+        drawn.count += 1;
+        if (!drawn.waiting) {
+            drawn.waiting = true;
+            requestAnimationFrame(() => setTimeout(() => {
+                drawn.waiting = false;
+                drawn.last = performance.now();
+            }));
+        }
+        return clear.apply(this, given);
+    };
+}"""
+_STILL = "(quiet) => !window.frames_drawn.waiting && performance.now() - window.frames_drawn.last > quiet"
+_LAST = "window.frames_drawn.last"
 _DRAWN = """(panes) => {
     const all = window.me_test.renderers;
     return all.length === panes && all.every((one) => {
@@ -47,7 +65,18 @@ _PLACE = """([at, id]) => {
     return {x, y, seen: !!top && one.container.nativeElement.contains(top)};
 }"""
 
+# How often a pane that is asked to draw itself so often does so, at once and within two frames. grow: its size changes.
+_ASKED = """async ([at, times, grow]) => {
+    const scene = window.me_test.renderers[at].webglRendererThreejsService, canvas = scene.renderer.domElement;
+    const before = window.frames_drawn.count;
+    if (grow) scene.renderer.setSize(canvas.width + 1, canvas.height, false);
+    for (let asked = 0; asked < times; asked++) scene.render();
+    const atOnce = window.frames_drawn.count - before;
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return [atOnce, window.frames_drawn.count - before];
+}"""
 _UNDER_MOUSE = "(at) => window.me_test.renderers[at].hoveredNodeId"
+_QUIET = 1500  # milliseconds without a drawing
 _PATIENCE = 240.0  # seconds, for a machine that draws by software and is busy
 
 
@@ -89,14 +118,21 @@ class Panes(Opened):
             assert time.monotonic() < end, f"not {what} after {_PATIENCE} s; the page said {self.said}"
             self.page.wait_for_timeout(50)
 
-    def settle(self) -> Panes:
-        """Until nothing moves: nodes glide into their places, and sizes are measured once more."""
-        self.page.wait_for_timeout(1500)
-        return self
+    def settle(self) -> float:
+        """Until nothing moves: nodes glide into their places, and sizes are measured once more.
+
+        Returns seconds from asking for the page to its last drawing.
+        """
+        self.until(lambda: self.page.evaluate(_STILL, _QUIET), "still")
+        return float(self.page.evaluate(_LAST)) / 1e3
 
     def pane(self, at: int) -> dict[str, Any]:
         """What the left (0) or right (1) pane holds and shows."""
         return dict(self.page.evaluate(_PANE, at))
+
+    def ask_to_draw(self, at: int, times: int, grow: bool = False) -> list[int]:
+        """How often the pane draws itself when it is asked so often: at once, and with the two frames after it."""
+        return list(self.page.evaluate(_ASKED, [at, times, grow]))
 
     def place(self, at: int, node: str) -> dict[str, Any]:
         return dict(self.page.evaluate(_PLACE, [at, node]))

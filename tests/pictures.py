@@ -33,7 +33,8 @@ def main() -> None:
         with chromium() as browser, exploring(report.parent) as url:
             Opened(browser.new_page(viewport=SIZE)).open(report).page.screenshot(path=IMAGES / "report.png")
             panes = Panes(browser.new_page(viewport=WIDE)).open_at(url)
-            panes.settle().page.screenshot(path=IMAGES / "explorer.png")
+            panes.settle()
+            panes.page.screenshot(path=IMAGES / "explorer.png")
     print(*(path.relative_to(ROOT) for path in (IMAGES / "report.png", IMAGES / "explorer.png")))
 
 

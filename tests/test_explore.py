@@ -27,7 +27,7 @@ from harness.errors import UsageError
 from harness.explore.panes import View
 from harness.explore.server import HOST, Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view, where_to_open
-from harness.explore.web_app import find_web_app, offline
+from harness.explore.web_app import adapted, find_web_app
 from harness.record import LowestSnr, write_record
 from harness.render.explorer import OVERLAYS
 from harness.taps import tap_order
@@ -168,12 +168,23 @@ def test_the_page_opens_with_two_synced_panes_and_the_shown_overlay_last() -> No
 
 def test_the_page_asks_nobody_else_for_fonts_or_anything() -> None:
     before = (find_web_app() / "index.html").read_text(encoding="utf-8")
-    after = offline(before)
+    after = adapted(before)
     outside = re.compile(r"(?:(?:href|src)=[\"']?|url\([\"']?|@import\s*[\"']?)(?:https?:)?//")
     assert outside.search(before)
     assert not outside.search(after)
     assert after.count("@font-face") == before.count("@font-face") - before.count("url(https://") > 0
     assert not re.search(r"<[^>]*\son[a-z]+=", after)  # the policy runs no script in a tag
+
+
+def test_our_own_script_comes_before_those_that_make_the_panes(server: Server) -> None:
+    _, page = get(server, get(server, "/")[0].headers["Location"])
+    scripts = re.findall(r"<script\b[^>]*\bsrc=\"([^\"]+)\"([^>]*)>", page)
+    assert scripts[0] == ("/redraw.js", "")  # a module, or one that is deferred, would wait
+    assert len(scripts) == 3
+    response, text = get(server, "/redraw.js")
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "text/javascript"
+    assert "webglRendererThreejsService" in text
 
 
 @pytest.fixture

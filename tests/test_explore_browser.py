@@ -111,6 +111,19 @@ def test_the_page_comes_back_the_same_when_it_is_loaded_again(opened: Open) -> N
     assert [page.pane(at) for at in (0, 1)] == before
 
 
+def test_a_pane_is_drawn_once_per_frame_however_often_the_page_asks_for_it(opened: Open) -> None:
+    page = opened("pass")
+    page.settle()
+    assert page.ask_to_draw(0, times=9) == [0, 1]
+    assert page.ask_to_draw(1, times=9) == [0, 1]
+
+
+def test_a_pane_whose_size_changed_is_drawn_before_it_is_seen_empty(opened: Open) -> None:
+    page = opened("pass")
+    page.settle()
+    assert page.ask_to_draw(0, times=1, grow=True) == [1, 1]
+
+
 def test_a_hop_that_is_asked_for_opens_where_another_one_lost_its_stage(opened: Open) -> None:
     page = opened("crash", "reauthored->tflite-builtin")
     assert [page.pane(at)["graph"] for at in (0, 1)] == ["reauthored", "tflite-builtin"]
@@ -121,6 +134,6 @@ def test_a_hostile_name_is_shown_as_text_and_does_nothing(opened: Open) -> None:
     page = opened("hostile", FIRST, "block.0.attn.k")
     page.keep("explore-hostile-name")
     assert "<script>alert('x')</script>" in page.page.inner_text("body")
-    assert page.page.evaluate("document.scripts.length") == 2
+    assert page.page.evaluate("document.scripts.length") == 3
     assert page.errors == []
     assert page.hosts == {HOST}

@@ -298,7 +298,8 @@ def test_the_command_of_a_real_report_opens_both_graphs_at_its_fault(browser: An
     assert fault is not None
     with exploring(gemma.parent, "--hop", fault.hop, "--level", level) as url:
         page = Panes(browser.new_page(viewport=WINDOW)).open_at(url)
-        page.settle().keep(f"explore-real-gemma1-{level}")
+        page.settle()
+        page.keep(f"explore-real-gemma1-{level}")
         panes = [page.pane(at) for at in (0, 1)]
         page.page.close()
     for pane in panes:

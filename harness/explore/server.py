@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from harness.errors import UsageError
 from harness.explore.panes import JSON_LOADER, View
-from harness.explore.web_app import INDEX, POLICY, assets, find_web_app, offline
+from harness.explore.web_app import INDEX, POLICY, adapted, assets, find_web_app
 
 HOST = "127.0.0.1"
 # A page elsewhere that gives its own name this address must not get at the run. Ports may differ: tunnels change them.
@@ -38,7 +38,7 @@ class Site:
     def __init__(self, view: View) -> None:
         folder = find_web_app()
         self._assets = assets(folder)
-        self._index = offline((folder / "index.html").read_text(encoding="utf-8")).encode()
+        self._index = adapted((folder / "index.html").read_text(encoding="utf-8")).encode()
         self._documents: Mapping[str, bytes] = view.documents
         self.start = f"{INDEX}?data={quote(view.state)}"
         self._calls: Mapping[str, Callable[[Mapping[str, list[str]]], Any]] = {

@@ -1,4 +1,6 @@
-"""Model Explorer's page, without what it would fetch from elsewhere. In: its package. Out: its files by address.
+"""Model Explorer's page, adapted: without what it would fetch from elsewhere, and drawing less often.
+
+In: its package. Out: its files by address.
 
 Taken as files: importing the package imports PyTorch, and its own server reads any file for whoever asks.
 """
@@ -20,6 +22,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; base-uri 'self'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+_REDRAW = "redraw.js"
 _OUTSIDE_LINK = re.compile(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>")
 _OUTSIDE_FONT = re.compile(r"@font-face\s*\{[^}]*url\([\"']?https?://[^}]*\}")
 # The style sheet is switched on by a script in its tag, which the policy forbids.
@@ -38,9 +41,16 @@ def find_web_app() -> Path:
 
 
 def assets(folder: Path) -> dict[str, tuple[str, Path]]:
-    """Address -> (content type, file), for every file of the page but its index."""
+    """Address -> (content type, file), for every file of the page but its index, and for our own script."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "index.html")
-    return {f"/{path.relative_to(folder).as_posix()}": (_content_type(path), path) for path in files}
+    found = {f"/{path.relative_to(folder).as_posix()}": path for path in files}
+    found[f"/{_REDRAW}"] = Path(__file__).with_name(_REDRAW)
+    return {address: (_content_type(path), path) for address, path in found.items()}
+
+
+def adapted(index: str) -> str:
+    """The page's HTML, offline, with our own script before all others: it must be there when the first pane is made."""
+    return offline(index).replace("<head>", f'<head><script src="/{_REDRAW}"></script>', 1)
 
 
 def offline(index: str) -> str:
