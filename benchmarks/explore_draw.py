@@ -1,49 +1,51 @@
-"""How long Model Explorer takes to draw a run of thirty blocks: from asking for the page to both panes with overlays.
+"""How long Model Explorer takes to draw a run of thirty blocks: from asking for the page to the last that it draws.
 
     python benchmarks/explore_draw.py [--run RUN] [--rounds 3]
 
-RUN is a run folder, `latest` or `MODEL@latest`; without it `edge-parity run smollm2` makes one. Prints seconds per
-level as medians, with nodes per pane. In headless Chromium, which draws by software.
+RUN is a run folder, `latest` or `MODEL@latest`; without it `edge-parity run` makes two of SmolLM2: one that passes, and
+one that fails in its middle, so that the fault is selected and its block open. Prints seconds as medians, with nodes
+per pane. In headless Chromium, which draws by software; both panes have their overlays, and nothing moves any more.
 
 Promise: under 5 s at tap level.
 """
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from _smollm2 import BROKEN, ROOT, make_run
+
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import NO_BROWSER, browser_path, chromium  # noqa: E402
-from panes import Panes, exploring  # noqa: E402
+from browser import NO_BROWSER, browser_path, chromium
+from panes import Panes, exploring
 
 SIZE = {"width": 1440, "height": 900}
-
-
-def a_run(out: Path) -> Path:
-    """A new run of SmolLM2. Exits when it does not pass."""
-    words = [sys.executable, "-m", "harness.cli", "run", "smollm2", "--stages", "reauthored,tflite-xnnpack", "--out"]
-    ended = subprocess.run([*words, str(out)], cwd=ROOT, check=False, capture_output=True, text=True)
-    if ended.returncode:
-        sys.exit(f"smollm2 ended with {ended.returncode}: {ended.stderr[-2000:]}")
-    return next(out.glob("smollm2/*/parity.json")).parent
+LEVELS = ("tap", "op")
 
 
 def seconds_to_draw(browser: object, url: str) -> tuple[float, int]:
-    """Seconds until all is drawn, in a fresh page, and the nodes of the right pane."""
+    """Seconds until the last drawing, in a fresh page, and the nodes of the right pane."""
     page = browser.new_page(viewport=SIZE)  # type: ignore[attr-defined]
-    panes = Panes(page)
-    began = time.monotonic()
-    panes.open_at(url)
-    seconds = time.monotonic() - began
+    panes = Panes(page).open_at(url)
+    seconds = panes.settle()
     nodes = len(panes.pane(1)["nodes"])
     page.close()
     return seconds, nodes
+
+
+def cases(given: str | None, out: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """What is measured: its name, its run, and what `edge-parity explore` is told."""
+    if given:
+        yield from ((f"level {level}", given, ("--level", level)) for level in LEVELS)
+        return
+    passing = str(make_run(out / "pass", "--stages", "reauthored,tflite-xnnpack"))
+    for level in LEVELS:
+        yield f"passes, level {level}", passing, ("--hop", "reauthored->tflite-xnnpack", "--level", level)
+    yield "fails, level tap", str(make_run(out / "fail", "--stages", "reauthored", model=BROKEN, ends=(1,))), ()
 
 
 def main() -> None:
@@ -55,13 +57,12 @@ def main() -> None:
     if browser_path() is None:
         sys.exit(NO_BROWSER)
     with tempfile.TemporaryDirectory(prefix="parity-") as out:
-        run = options.run or str(a_run(Path(out)))
-        for level in ("tap", "op"):
-            with chromium() as browser, exploring(run, "--hop", "reauthored->tflite-xnnpack", "--level", level) as url:
+        for name, run, words in cases(options.run, Path(out)):
+            with chromium() as browser, exploring(run, *words) as url:
                 found = [seconds_to_draw(browser, url) for _ in range(options.rounds)]
             median = statistics.median(seconds for seconds, _ in found)
             rounds = " ".join(f"{seconds:.2f}" for seconds, _ in found)
-            print(f"level {level}: {median:.2f} s, {found[0][1]} nodes per pane ({rounds})", flush=True)
+            print(f"{name}: {median:.2f} s, {found[0][1]} nodes per pane ({rounds})", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from _smollm2 import ROOT, make_run
+
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import NO_BROWSER, Opened, browser_path, chromium  # noqa: E402
+from browser import NO_BROWSER, Opened, browser_path, chromium
 
 READY = "performance.getEntriesByName('ready')[0].startTime"
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
@@ -38,11 +38,7 @@ def a_run(out: Path) -> Path:
     ]
     inputs = out / "ten.jsonl"
     inputs.write_text("\n".join(lines) + "\n")
-    words = [sys.executable, "-m", "harness.cli", "run", "smollm2", "--inputs", str(inputs), "--out", str(out)]
-    ended = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
-    if ended.returncode > 1:
-        sys.exit(f"smollm2 ended with {ended.returncode}: {ended.stderr[-2000:]}")
-    return next(out.glob("smollm2/*/parity.json")).parent
+    return make_run(out, "--inputs", str(inputs), ends=(0, 1))
 
 
 def seconds(browser: object, path: Path, mark: str, scripted: bool) -> float:
