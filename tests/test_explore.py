@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import UsageError
+from harness.explore.legend import legend
+from harness.explore.op_files import ALONE, PARTNER
 from harness.explore.panes import View
 from harness.explore.server import HOST, Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view, where_to_open
@@ -168,7 +170,7 @@ def test_the_page_opens_with_two_synced_panes_and_the_shown_overlay_last() -> No
 
 def test_the_page_asks_nobody_else_for_fonts_or_anything() -> None:
     before = (find_web_app() / "index.html").read_text(encoding="utf-8")
-    after = adapted(before)
+    after = adapted(before, legend(OVERLAYS))
     outside = re.compile(r"(?:(?:href|src)=[\"']?|url\([\"']?|@import\s*[\"']?)(?:https?:)?//")
     assert outside.search(before)
     assert not outside.search(after)
@@ -185,6 +187,24 @@ def test_our_own_script_comes_before_those_that_make_the_panes(server: Server) -
     assert response.status == 200
     assert response.headers["Content-Type"] == "text/javascript"
     assert "webglRendererThreejsService" in text
+
+
+@pytest.mark.parametrize("kind", ["fail", "nan"])
+def test_every_colour_of_an_overlay_stands_in_the_legend(kind: str) -> None:
+    shown = legend(OVERLAYS)
+    for name in OVERLAYS:
+        (one, *_) = content(view_of(kind), f"right/{name}").values()
+        used = {
+            entry["bgColor"] for entry in [*one["results"].values(), *one.get("thresholds", [])] if "bgColor" in entry
+        }
+        assert used
+        assert {colour for colour in used if f"background:{colour}" not in shown} == set()
+        assert name in shown
+
+
+def test_the_legend_has_the_partners_of_operators_only_where_there_are_operators() -> None:
+    assert "no partner" not in legend(OVERLAYS)
+    assert f"background:{ALONE}" in legend([*OVERLAYS, PARTNER])
 
 
 @pytest.fixture

@@ -111,6 +111,18 @@ def test_the_page_comes_back_the_same_when_it_is_loaded_again(opened: Open) -> N
     assert [page.pane(at) for at in (0, 1)] == before
 
 
+def test_the_legend_of_the_colours_unfolds_and_folds(opened: Open) -> None:
+    page = opened("pass")
+    scale = page.page.get_by_text("share of the limit")
+    assert not scale.is_visible()
+    page.page.get_by_text("Colours", exact=True).click()
+    assert scale.is_visible()
+    page.keep("explore-legend")
+    page.page.get_by_text("Colours", exact=True).click()
+    assert not scale.is_visible()
+    assert page.errors == []
+
+
 def test_a_pane_is_drawn_once_per_frame_however_often_the_page_asks_for_it(opened: Open) -> None:
     page = opened("pass")
     page.settle()

@@ -27,6 +27,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 PARTNER = "partner"
 ALONE = "#c9b6e4"
 _TOGETHER = "#e3edf7"
+PARTNER_COLOURS = {"compared": _TOGETHER, "no partner": ALONE}
 _SEVERITY = ("pass", "missing", "fail")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from harness.errors import UsageError
+from harness.explore.legend import legend
 from harness.explore.panes import JSON_LOADER, View
 from harness.explore.web_app import INDEX, POLICY, adapted, assets, find_web_app
 
@@ -38,7 +39,8 @@ class Site:
     def __init__(self, view: View) -> None:
         folder = find_web_app()
         self._assets = assets(folder)
-        self._index = adapted((folder / "index.html").read_text(encoding="utf-8")).encode()
+        index = (folder / "index.html").read_text(encoding="utf-8")
+        self._index = adapted(index, legend(view.right.overlays)).encode()
         self._documents: Mapping[str, bytes] = view.documents
         self.start = f"{INDEX}?data={quote(view.state)}"
         self._calls: Mapping[str, Callable[[Mapping[str, list[str]]], Any]] = {

@@ -48,9 +48,13 @@ def assets(folder: Path) -> dict[str, tuple[str, Path]]:
     return {address: (_content_type(path), path) for address, path in found.items()}
 
 
-def adapted(index: str) -> str:
-    """The page's HTML, offline, with our own script before all others: it must be there when the first pane is made."""
-    return offline(index).replace("<head>", f'<head><script src="/{_REDRAW}"></script>', 1)
+def adapted(index: str, legend: str) -> str:
+    """The page's HTML, offline, with the legend, and with our own script before all others.
+
+    It must be there when the first pane is made.
+    """
+    with_script = offline(index).replace("<head>", f'<head><script src="/{_REDRAW}"></script>', 1)
+    return with_script.replace("</body>", f"{legend}</body>", 1)
 
 
 def offline(index: str) -> str:

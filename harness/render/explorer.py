@@ -246,6 +246,22 @@ def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) ->
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
 
 
+def scales() -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the colours mean: overlays in words, and their steps as words and colour, in the order of their values."""
+    named = {
+        f"{LIMIT_USED}, {EXCESS}, {LOCAL_EXCESS}: share of the limit": _OF_LIMIT,
+        f"{EXCESS}, {LOCAL_EXCESS} where there is no limit: times the noise floor": _TIMES,
+        f"{SNR}: signal to noise in dB": _SCALES[SNR],
+        "rel_l2: relative error": _SCALES["rel_l2"],
+    }
+    found = [(words, [(_step(bound, scale), colour) for bound, colour in scale]) for words, scale in named.items()]
+    return [*found, (VERDICT, list(_COLOURS.items()))]
+
+
+def _step(bound: float, scale: Sequence[tuple[float, str]]) -> str:
+    return f"up to {bound:g}" if bound != _END else f"above {scale[-2][0]:g}"
+
+
 def _shown(row: Mapping[str, Any], overlay: str) -> float | str | None:
     """A finite number, words, or None for a tap without either."""
     if overlay == VERDICT:
