@@ -49,6 +49,15 @@ def test_what_a_framework_says_goes_to_the_log_and_not_to_the_terminal(tmp_path,
     assert "a framework speaks" in (tmp_path / "run.log").read_text()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize("torch", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_linear_algebra_of_a_stage_keeps_to_one_core(tmp_path, monkeypatch, torch):
+    """Stages run side by side: threads that wait for a core that another has would spin."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = run(tmp_path, task("a", "multiply", torch=torch))["a"].value
+    assert found == {"corner": 1024.0, "threads": 1}
+
+
 @pytest.mark.parametrize(
     ("function", "status", "says"),
     [

@@ -11,17 +11,15 @@ import math
 import numpy as np
 
 from harness.explain.decoder import NotCoveredError
-from harness.explain.evidence import Evidence
+from harness.explain.evidence import CLAIMED, CLAIMED_TO_NOISE, FAULT, Evidence
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Hypothesis, Proposal, all_hypotheses
 from harness.record import Diagnosis
 
 AT_MOST = 3
-_FAULT = 3.0  # a faithful step adds an excess of 1 to 3
 _DONE = 2.0  # an excess below which all that is left is noise
 _ALIKE = 1.5  # hypotheses that leave about the same are told apart by how simple they are
-# Share of the error that a hypothesis must explain: less where what it leaves is noise, and where it is foretold.
-_CLAIMED, _CLAIMED_TO_NOISE, _CLAIMED_HELD_OUT = 0.9, 0.5, 0.1
+_CLAIMED_HELD_OUT = 0.1  # share of the error that must be foretold
 
 Rank = tuple[float, ...]
 
@@ -30,10 +28,15 @@ def diagnose(evidence: Evidence) -> list[Diagnosis]:
     """The hypotheses that explain a fault, best first."""
     before = evidence.excess(evidence.expected)
     errors = evidence.errors(evidence.expected)
-    if before <= _FAULT and float(errors.max(initial=0.0)) <= _FAULT**2:
+    if before <= FAULT and float(errors.max(initial=0.0)) <= FAULT**2:
         return []
-    tried = (_best(hypothesis, evidence) for hypothesis in all_hypotheses() if hypothesis.applies(evidence))
-    found = sorted((best for best in tried if best is not None), key=lambda entry: entry[0])
+    found: list[tuple[Rank, Diagnosis]] = []
+    for hypothesis in sorted(all_hypotheses(), key=lambda hypothesis: hypothesis.simplicity):
+        if found and found[0][0][0] == _left(0.0) and hypothesis.simplicity > found[0][0][1]:
+            break  # a simpler one explains all there is
+        best = _best(hypothesis, evidence) if hypothesis.applies(evidence) else None
+        if best is not None:
+            found = sorted([*found, best], key=lambda entry: entry[0])
     if not found:
         return []
     (left, simplicity, *_), _ = found[0]
@@ -52,13 +55,17 @@ def _best(hypothesis: Hypothesis, evidence: Evidence) -> tuple[Rank, Diagnosis] 
             share, after = _measured(proposal, evidence, total, before)
             if not _is_claimed(proposal, share, after):
                 continue
-            left = round(math.log(max(after, _DONE)) / math.log(_ALIKE))
-            rank = (left, hypothesis.simplicity, proposal.fitted, after)
+            rank = (_left(after), hypothesis.simplicity, proposal.fitted, after)
             if best is None or rank < best[0]:
                 best = (rank, _entry(hypothesis, proposal, evidence, share, after, before))
     except NotCoveredError:
         pass  # what it changes is not computed here
     return best
+
+
+def _left(after: float) -> int:
+    """An excess in steps that tell hypotheses apart."""
+    return round(math.log(max(after, _DONE)) / math.log(_ALIKE))
 
 
 def _entry(
@@ -79,7 +86,7 @@ def _entry(
 def _is_claimed(proposal: Proposal, share: float, after: float) -> bool:
     if proposal.held_out is not None:
         return share >= _CLAIMED_HELD_OUT
-    return share >= (_CLAIMED_TO_NOISE if after <= _FAULT else _CLAIMED)
+    return share >= (CLAIMED_TO_NOISE if after <= FAULT else CLAIMED)
 
 
 def _measured(proposal: Proposal, evidence: Evidence, total: float, before: float) -> tuple[float, float]:

@@ -3,37 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 _RATIO = (math.sqrt(5) - 1) / 2
+_COARSE = 4  # of the numbers to start from, one in so many tells where the valley is
 _AS_WELL = 1.05  # a common number may leave this much more error than the best one
 
 
-def search(loss: Callable[[float], float], start: Iterable[float], steps: int = 40) -> float:
+def best_number(
+    loss: Callable[[float], float], start: Iterable[float], common: Iterable[float], useful: float | None = None
+) -> float:
+    """The number with the least loss, or a common one that does nearly as well. Arguments as of `search`."""
+    found = search(loss, start, useful=useful)
+    return found if useful is not None and _number(loss(found)) > useful else snapped(found, loss, common)
+
+
+def search(
+    loss: Callable[[float], float], start: Iterable[float], steps: int = 40, useful: float | None = None
+) -> float:
     """The positive number with the least loss: the best of `start`, then golden section on the logarithm around it.
 
     start: at least one; its neighbours in size bound the second search.
+    useful: for a loss with one valley, the largest that is of use to anybody. Starts far from the valley are then left
+    out, and where nothing in it can have so small a loss, the search ends with the best so far.
     """
+    losses: dict[float, float] = {}
+
+    def at(value: float) -> float:
+        if value not in losses:
+            losses[value] = _number(loss(value))
+        return losses[value]
+
     tried = sorted(set(start))
-    losses = [_number(loss(value)) for value in tried]
-    best = min(range(len(tried)), key=losses.__getitem__)
-    low = tried[best - 1] if best else tried[best] / 2
-    high = tried[best + 1] if best + 1 < len(tried) else tried[best] * 2
-    found, least = tried[best], losses[best]
+    found = min(tried if useful is None else _near_the_valley(tried, at), key=at)
+    best, least = tried.index(found), at(found)
+    low = tried[best - 1] if best else found / 2
+    high = tried[best + 1] if best + 1 < len(tried) else found * 2
     a, b = math.log(low), math.log(high)
     c, d = b - _RATIO * (b - a), a + _RATIO * (b - a)
-    at_c, at_d = _number(loss(math.exp(c))), _number(loss(math.exp(d)))
+    at_c, at_d = at(math.exp(c)), at(math.exp(d))
+    at_a, at_b = (0.0, 0.0) if useful is None else (at(low), at(high))
     for _ in range(steps):
+        if useful is not None and min(least, _bound((a, at_a), (c, at_c), (d, at_d), (b, at_b))) > useful:
+            break
         if at_c < at_d:
-            b, d, at_d = d, c, at_c
+            b, at_b, d, at_d = d, at_d, c, at_c
             c = b - _RATIO * (b - a)
-            at_c = _number(loss(math.exp(c)))
+            at_c = at(math.exp(c))
         else:
-            a, c, at_c = c, d, at_d
+            a, at_a, c, at_c = c, at_c, d, at_d
             d = a + _RATIO * (b - a)
-            at_d = _number(loss(math.exp(d)))
+            at_d = at(math.exp(d))
     value, size = (c, at_c) if at_c < at_d else (d, at_d)
     return math.exp(value) if size < least else found
+
+
+def _near_the_valley(tried: Sequence[float], at: Callable[[float], float]) -> Sequence[float]:
+    """The numbers, ascending, between the neighbours of the best of every fourth of them."""
+    coarse = sorted({*range(0, len(tried), _COARSE), len(tried) - 1})
+    best = coarse.index(min(coarse, key=lambda index: at(tried[index])))
+    first, last = coarse[max(best - 1, 0)], coarse[min(best + 1, len(coarse) - 1)]
+    return tried[first : last + 1]
+
+
+def _bound(*points: tuple[float, float]) -> float:
+    """What no convex curve through these four points, ascending, falls below between the first and the last."""
+    (a, at_a), (c, at_c), (d, at_d), (b, at_b) = points
+    if not all(math.isfinite(size) for _, size in points) or not a < c < d < b:
+        return -math.inf
+    before, between, behind = (at_c - at_a) / (c - a), (at_d - at_c) / (d - c), (at_b - at_d) / (b - d)
+    if before >= behind:  # a straight line, or no convex curve: nothing is known
+        return -math.inf
+    # Between two points the curve is above the lines through those on either side, which meet at x.
+    x = (at_d - at_c + before * c - behind * d) / (before - behind)
+    inner = at_c + before * (min(max(x, c), d) - c) if before < 0 < behind else min(at_c, at_d)
+    return min(inner, at_c - max(between, 0.0) * (c - a), at_d + min(between, 0.0) * (b - d))
 
 
 def snapped(value: float, loss: Callable[[float], float], common: Iterable[float]) -> float:

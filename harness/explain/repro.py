@@ -80,13 +80,17 @@ def load_evidence(folder: Path, number: int = 0) -> Saved:
     try:
         about = json.loads((folder / f"{number}.json").read_text())
         with np.load(folder / f"{number}.npz") as arrays:
-            held = {name: arrays[name] for name in arrays.files}
+            held: dict[str, Any] = {name: _wide(arrays[name]) for name in arrays.files}
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no evidence of a fault ({error}); run the model again") from None
     known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
     keys = ("hop", "tap", "input", "worst", "read", "entering")
     values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
     return Saved(known=known, **{key: about[key] for key in keys}, **values)
+
+
+def _wide(values: Array) -> Array:
+    return values.astype(np.float64) if values.dtype == np.float32 else values
 
 
 def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:

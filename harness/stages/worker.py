@@ -17,6 +17,9 @@ from typing import Any
 
 from harness.errors import UsageError
 
+# Stages run side by side, a core each: threads of NumPy's linear algebra would spin while they wait for a core that
+# another stage has. It reads this once, when it is imported: here comes before that in every process of a stage.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY = 0.1  # seconds
 

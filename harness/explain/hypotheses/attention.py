@@ -10,7 +10,7 @@ import numpy as np
 from harness.explain import functions as f
 from harness.explain.decoder import TOKENS, Decoder, Walk, alibi, turned
 from harness.explain.evidence import Evidence
-from harness.explain.fit import search, snapped
+from harness.explain.fit import best_number
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Proposal, hypothesis
 
@@ -71,7 +71,7 @@ def scale(evidence: Evidence) -> Iterator[Proposal]:
     def loss(value: float) -> float:
         return evidence.loss(evidence.predict(evidence.decoder.with_layer(evidence.block, query_scale=value)))
 
-    found = snapped(search(loss, [*common, *(published * factor for factor in _WIDE)]), loss, common)
+    found = best_number(loss, [*common, *(published * factor for factor in _WIDE)], common, evidence.useful)
     yield Proposal(
         f"attention scale: {published:.6g} published, {evidence.candidate} computes as with {found:.6g}",
         f"scale the scores by {published:.6g}",
@@ -110,7 +110,7 @@ def _softcaps(
     def loss(value: float) -> float:
         return evidence.loss(capped(value))
 
-    found = snapped(search(loss, _CAPS), loss, _CAPS)
+    found = best_number(loss, _CAPS, _CAPS, evidence.useful)
     theirs = f"no {which} softcap" if published is None else f"{which} softcap {published:g}"
     yield Proposal(
         f"the published model has {theirs}, {evidence.candidate} computes as with {found:g}",

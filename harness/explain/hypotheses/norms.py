@@ -10,7 +10,7 @@ import numpy as np
 from harness.audit.structure import Norm
 from harness.explain.decoder import Decoder
 from harness.explain.evidence import Evidence
-from harness.explain.fit import search, snapped
+from harness.explain.fit import best_number
 from harness.explain.hypotheses import Proposal, hypothesis
 
 _POINTS = ("attn.norm", "attn.q_rope", "attn.k_rope", "residual", "mlp.norm", "out", "final_norm")
@@ -37,7 +37,7 @@ def eps(evidence: Evidence) -> Iterator[Proposal]:
         def loss(value: float, slot: str = slot) -> float:
             return evidence.loss(evidence.predict(_with(evidence, slot, eps=value)))
 
-        found = snapped(search(loss, _COMMON), loss, _COMMON)
+        found = best_number(loss, _COMMON, _COMMON, evidence.useful)
         name = evidence.module(slot)
         yield Proposal(
             f"{name} eps: {published:g} published, {evidence.candidate} computes as with {found:g}",

@@ -11,7 +11,7 @@ from harness.audit.structure import Rope
 from harness.explain import functions as f
 from harness.explain.decoder import Decoder, Step, Walk
 from harness.explain.evidence import Evidence
-from harness.explain.fit import search, snapped
+from harness.explain.fit import best_number
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Proposal, hypothesis
 
@@ -56,7 +56,7 @@ def base(evidence: Evidence) -> Iterator[Proposal]:
 
     # Turns repeat, so the loss has many valleys: far ones are looked at where bases are common, near ones closely.
     start = [*_BASES, *(rope.base * factor for factor in _STEPS_NEAR)]
-    found = snapped(search(loss, start), loss, _BASES)
+    found = best_number(loss, start, _BASES)
     yield Proposal(
         f"rotary base: {rope.base:g} published, {evidence.candidate} turns as with {found:g}",
         f"set the rotary base to {rope.base:g}",
@@ -103,7 +103,7 @@ def scaling(evidence: Evidence) -> Iterator[Proposal]:
         return evidence.loss(evidence.predict(_changed(evidence, scaling=tuple(published * factor))))
 
     common = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    found = snapped(search(loss, [*common, *_STEPS_NEAR]), loss, common)
+    found = best_number(loss, [*common, *_STEPS_NEAR], common)
     yield Proposal(
         f"{evidence.candidate} turns as with every rotary frequency divided by {found:g} more than is published",
         "apply the published rope_scaling, and no other",
