@@ -126,7 +126,6 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             )
             with state.timed("details"):
                 _look_closely(folder, comparison, frame, prepared)
-            record = _descended(state, record, prepared, results)
             record = _explained(state, record, frame, prepared, results)
             save_models(folder, prepared, ref, results, options.tflite)
         record.timings = state.timings
@@ -323,19 +322,9 @@ def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared)
     write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
 
 
-def _descended(state: Work, record: Record, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
-    """With the operators of the flatbuffer behind its faults."""
-    from harness.descent import descended, descents
-
-    tasks = descents(place_of(state), prepared, record, results)
-    if not tasks:
-        return record
-    with state.timed("descend"):
-        return descended(record, tasks, _processes(state, prepared, list(tasks.values())))
-
-
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
-    """With the causes of its faults, while the traces are still there."""
+    """With the causes of its faults and the operators behind them, while the traces are still there."""
+    from harness.descent import descended, descents
     from harness.explain.task import EXPLAIN, explain_task, explained
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
@@ -348,11 +337,14 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     }
     if state.options.tflite:
         files["flatbuffer"] = str(state.options.tflite.resolve())
-    task = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
-    if task is None:
+    causes = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
+    if causes is None:
         return record
-    with state.timed("explain"):
-        return explained(record, run_tasks([task], state.log, state.watcher)[EXPLAIN])
+    operators = descents(place_of(state), prepared, record, results)
+    with state.timed("explain"):  # neither reads what the other finds
+        ended = _processes(state, prepared, [causes, *operators.values()])
+    found = descended(record, operators, ended) if operators else record
+    return explained(found, ended[EXPLAIN])
 
 
 def _recorded(options: Options) -> dict[str, Any]:
