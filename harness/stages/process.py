@@ -141,10 +141,11 @@ def _startable(
 ) -> list[Task]:
     chosen: list[Task] = []
     used = sum(entry.task.memory_mb for entry in running) + (SERVER_MB if _warming.is_set() else 0)
+    importing = _warming.is_set() and not _server_ready.is_set()  # which keeps a core busy
     for task in waiting:
         ready = all(need in results for need in task.needs) and (not task.torch or _server_ready.is_set())
         beside = [entry.task for entry in running] + chosen
-        fits = len(beside) < cores and used + task.memory_mb <= memory_mb
+        fits = len(beside) + importing < cores and used + task.memory_mb <= memory_mb
         if ready and (not beside or (fits and not task.alone and not any(other.alone for other in beside))):
             chosen.append(task)
             used += task.memory_mb
