@@ -71,8 +71,8 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
-    # The longest first, so that no core waits for a long one at the end; but the oracle's memory fits beside few others,
-    # and every local pass waits for it.
+    # The longest first, so that no core waits for a long one at the end; but the oracle's memory fits beside few
+    # others, and every local pass waits for it.
     order = ("tflite-reference", "tflite-builtin", "oracle", "hf", "tflite-xnnpack", "reauthored")
     for name in sorted(stages, key=lambda stage: order.index(split(stage)[0])):
         base, recipe = split(name)
