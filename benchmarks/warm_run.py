@@ -6,8 +6,7 @@ Prints, per round and as medians: wall seconds of both and their ratio; and the 
 (sum of proportional set sizes, sampled five times a second) of two runs of their own: looking at the pages of several
 gigabytes slows whoever uses them. The conversion is cached by the first run, which is not counted.
 
-Promise: ratio at most 1.5, which is not kept now (1.57 and 1.70 when last measured);
-peak of a warm run at most 4 GB, of a cold one at most 4.7 GB.
+Promise: ratio at most 1.5; peak of a warm run at most 4 GB, of a cold one at most 4.7 GB.
 """
 
 import argparse

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from harness.compare import Comparison
 
 LOG_FILE = "run.log"
-_OVERLAP_MB = 3700  # stages of a small model overlap up to this, though its conversion takes less
+_OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 _RATIO = (math.sqrt(5) - 1) / 2
 _COARSE = 4  # of the numbers to start from, one in so many tells where the valley is
+_NARROW = 0.03  # of a logarithm: over so little a loss is convex; further away it levels off, around whatever valley
 _AS_WELL = 1.05  # a common number may leave this much more error than the best one
 
 
@@ -44,8 +45,11 @@ def search(
     at_c, at_d = at(math.exp(c)), at(math.exp(d))
     at_a, at_b = (0.0, 0.0) if useful is None else (at(low), at(high))
     for _ in range(steps):
-        if useful is not None and min(least, _bound((a, at_a), (c, at_c), (d, at_d), (b, at_b))) > useful:
-            break
+        if useful is not None and b - a < _NARROW:
+            lowest = _bound((a, at_a), (c, at_c), (d, at_d), (b, at_b))
+            contradicted = a < math.log(found) < b and least < lowest
+            if min(least, lowest) > useful and not contradicted:
+                break
         if at_c < at_d:
             b, at_b, d, at_d = d, at_d, c, at_c
             c = b - _RATIO * (b - a)
