@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 _RATIO = (math.sqrt(5) - 1) / 2
 _COARSE = 4  # of the numbers to start from, one in so many tells where the valley is
 _NARROW = 0.03  # of a logarithm: over so little a loss is convex; further away it levels off, around whatever valley
+_DOUBT = 0.25  # share of the loss's fall there by which it may lie below what a convex one could
 _AS_WELL = 1.05  # a common number may leave this much more error than the best one
 
 
@@ -46,7 +47,7 @@ def search(
     at_a, at_b = (0.0, 0.0) if useful is None else (at(low), at(high))
     for _ in range(steps):
         if useful is not None and b - a < _NARROW:
-            lowest = _bound((a, at_a), (c, at_c), (d, at_d), (b, at_b))
+            lowest = _lowest((a, at_a), (c, at_c), (d, at_d), (b, at_b))
             contradicted = a < math.log(found) < b and least < lowest
             if min(least, lowest) > useful and not contradicted:
                 break
@@ -68,6 +69,12 @@ def _near_the_valley(tried: Sequence[float], at: Callable[[float], float]) -> Se
     best = coarse.index(min(coarse, key=lambda index: at(tried[index])))
     first, last = coarse[max(best - 1, 0)], coarse[min(best + 1, len(coarse) - 1)]
     return tried[first : last + 1]
+
+
+def _lowest(*points: tuple[float, float]) -> float:
+    """What a loss through these points may fall to between them, with some doubt about its being convex."""
+    bound = _bound(*points)
+    return bound - _DOUBT * (max(size for _, size in points) - bound)
 
 
 def _bound(*points: tuple[float, float]) -> float:
