@@ -25,7 +25,7 @@ parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" pa
 test: $(STAMP) ## all tests but the sweep, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not sweep' tests suites $(ARGS)
 
-check: $(STAMP) ## format, lint, types and the fast tests: under a minute
+check: $(STAMP) ## format, lint, types and the fast tests: a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "mend it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
@@ -40,7 +40,7 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 		echo "== $$file"; $(BIN)/python "$$file"; \
 	done
 
-detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 10 minutes
+detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 3 minutes and more
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
 pictures: $(STAMP) ## make the pictures in the README anew, from a real run (1 minute, needs Chromium)
