@@ -33,26 +33,26 @@ class PlainProgress:
 
     def model(self, name: str, number: int, total: int) -> None:
         """The next of several models begins."""
-        print(f"model {number} of {total}: {name}", file=sys.stderr, flush=True)
+        _say(f"model {number} of {total}: {name}")
 
     def outcome(self, outcome: Outcome) -> None:
         """A model of several is done."""
-        print(outcome_line(outcome), file=sys.stderr, flush=True)
+        _say(outcome_line(outcome))
 
     def started(self, name: str) -> None:
         if name != _QUIET:
             self._last[name] = time.monotonic()
-            print(f"{name}: started", file=sys.stderr, flush=True)
+            _say(f"{name}: started")
 
     def progress(self, name: str, done: float, total: float, what: str) -> None:
         now = time.monotonic()
         if now - self._last.get(name, now) >= _PLAIN_EVERY:
             self._last[name] = now
-            print(f"{name}: {what}, {done:g} of {total:g}", file=sys.stderr, flush=True)
+            _say(f"{name}: {what}, {done:g} of {total:g}")
 
     def ended(self, result: TaskResult) -> None:
         if result.name != _QUIET or result.status == "ok":
-            print(_ending(result), file=sys.stderr, flush=True)
+            _say(_ending(result))
 
 
 class BarProgress:
@@ -111,6 +111,12 @@ class BarProgress:
         self.started(result.name)
         text = "done" if result.status == "ok" else f"{result.status}: {result.detail}"
         self._bars.update(self._ids[result.name], completed=1, total=1, description=text)
+
+
+def _say(line: str) -> None:
+    """A whole line in one piece: `print` writes its end by itself, and a signal may come between the two."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _ending(result: TaskResult) -> str:
