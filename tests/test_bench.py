@@ -23,6 +23,8 @@ from harness.explain.hypotheses import all_hypotheses
 from harness.spec import registered
 from harness.stages.report import Silent
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
 FAULTS = {fault.id: fault for fault in all_faults()}
 FAST = ("weights/number-1e-5",)

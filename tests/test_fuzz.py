@@ -23,6 +23,8 @@ from harness.pipeline import Options
 from harness.strategies import searched_inputs
 from harness.variant import VariantOptions
 
+pytestmark = pytest.mark.slow
+
 VOCAB, CACHE, WINDOW = 512, 64, 16
 HOP = "hf->reauthored"
 

@@ -14,6 +14,8 @@ from harness.compare import STANDARD_HOPS
 from harness.inputs import DEFAULT_INPUT_IDS
 from harness.spec import main_models
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 CASES = len(STANDARD_HOPS) * len(DEFAULT_INPUT_IDS)
 

@@ -20,6 +20,8 @@ from harness.local import local_errors
 from harness.taps import split_tap
 from harness.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 SOUND = 2.0  # no faithful model has more over 16 positions; `docs/tolerances.md` has the figures
 UNREPLACED = ("cache.k", "cache.v", "attn.probs")
 
