@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.cache import Cache, key_of, sha256_of
+from harness.cache import Cache, key_of
 from harness.configs import (
     CONFIG_FILE,
     distinct_tensors,
@@ -29,6 +29,7 @@ from harness.configs import (
 )
 from harness.errors import UsageError
 from harness.spec import GenerativeModel, WheelGGUF
+from harness.stamps import sha256_once
 from harness.weight_files import WEIGHTS_FILE, StoredTensor, shape_text, stored_tensors, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -177,7 +178,7 @@ def _checked(folder: Path, kind: Literal["folder", "hub"], name: str, cache: Cac
     files = weight_files(folder)
     aside = sorted(file.name for file in folder.glob("*.safetensors") if file not in files)
     notes = (f"left aside, as transformers does: {', '.join(aside)}",) if aside else ()
-    hashes = {file.name: _remembered_sha256(file, cache) for file in files}
+    hashes = {file.name: sha256_once(file, cache) for file in files}
     return Checkpoint(folder, kind, name, _joint_sha256(hashes), _parameters(tensors), notes=notes)
 
 
@@ -200,14 +201,6 @@ def _download(hub_id: str) -> Path:
     raise UsageError(f"cannot get '{hub_id}' from the Hugging Face hub: {why} {remedy}")
 
 
-def _remembered_sha256(file: Path, cache: Cache) -> str:
-    """A user file's SHA-256, read once per version: half a gigabyte is not read again for each run."""
-    facts = file.stat()
-    key = key_of({"path": str(file.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
-    entry = cache.build("sha256", key, lambda folder: _write(folder / "sha256.txt", sha256_of(file)))
-    return (entry / "sha256.txt").read_text(encoding="ascii")
-
-
 def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
     file, version = find_gguf(weights)
     key = key_of(
@@ -216,7 +209,7 @@ def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
             "distribution": weights.distribution,
             "version": version,
             "file": weights.file,
-            "size": file.stat().st_size,
+            "sha256": sha256_once(file, cache),
             "transformers": importlib.metadata.version("transformers"),
         }
     )
@@ -308,7 +301,3 @@ def _joint_sha256(hashes: dict[str, str]) -> str:
         return next(iter(hashes.values()))
     lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="ascii")

@@ -15,6 +15,7 @@ from typing import Any
 from harness.cache import Cache, key_of, sha256_of
 from harness.spec import MODELS_FOLDER
 from harness.stages.request import Prepared, Request
+from harness.stamps import stamp_of
 
 PREPARED = "prepared"
 _FILE = "prepared.json"
@@ -94,8 +95,7 @@ def _imports(spec: Path) -> set[str]:
 
 
 def _stamp(path: Path) -> list[Any]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
+    return [path.name, *stamp_of(path.stat())]
 
 
 def _version(name: str) -> str:
