@@ -306,6 +306,7 @@ def _figures(
         "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
         "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
     }
+    scale = {"scale": math.sqrt(stats.squared_reference.sum() / summary.elements)}
     row: Row = {
         **figures,
         "worst_position": int(positions[over.worst_position]),
@@ -314,7 +315,7 @@ def _figures(
         "shape": "x".join(map(str, candidate.shape)),
         "dtype": candidate.dtype.name,
     }
-    return row, figures
+    return row, figures | scale
 
 
 def _logit_figures(

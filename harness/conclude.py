@@ -21,13 +21,13 @@ from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.ownership import ownership, taps_at
 from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
-from harness.record import Finding, FirstFault, Input, Record, Stage, taps_frame
+from harness.record import Finding, FirstFault, Input, LooserRule, Record, Stage, taps_frame
 from harness.stages.process import Results, TaskResult
 from harness.stages.request import Prepared
 from harness.taps import split_tap
 from harness.tasks import DEVICE_STAGES, LOCAL_PASSES, is_device
 from harness.trace import Trace
-from harness.verdict import Rule
+from harness.verdict import Rule, load_rules, looser_than
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,10 +95,12 @@ def conclude(
     traces: Path,
     options: dict[str, Any],
     defects: Iterable[Defect] = (),
+    rules: list[Rule] | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Find the first fault in what was compared, and put it on record.
 
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
+    rules: the user's, where they are not the shipped ones.
     """
     plans = _plans(results, stages)
     item_ids = [item.id for item in prepared.inputs]
@@ -152,11 +154,18 @@ def conclude(
         first_fault=faults[0] if faults else None,
         faults=faults,
         findings=findings,
+        looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
         taps=modules,
         environment=environment(),
     )
     record.known_defects = on_record(record, match(record, defects))
     return record, frame
+
+
+def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[LooserRule]:
+    judged = (row for row in comparison.rows if row["verdict"] != "missing" and row["rule"])
+    found = looser_than(rules, load_rules(), ((model, row["hop"], row["tap"], row["positions"]) for row in judged))
+    return [LooserRule(rule=rule, than=than, limits=limits) for (rule, than), limits in found.items()]
 
 
 def _hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

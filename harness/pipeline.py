@@ -122,7 +122,15 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                 if closer:
                     comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
             record, frame = conclude(
-                run_id, prepared, results, stages, comparison, folder / "traces", _recorded(options), defects
+                run_id,
+                prepared,
+                results,
+                stages,
+                comparison,
+                folder / "traces",
+                _recorded(options),
+                defects,
+                rules if options.tolerances else None,
             )
             with state.timed("details"):
                 _look_closely(folder, comparison, frame, prepared)

@@ -257,6 +257,17 @@ class Finding(_Part):
     modules: dict[str, str] = Field(default_factory=dict)
 
 
+class LooserRule(_Part):
+    """A tolerance rule of the user's that judged taps by limits looser than the shipped ones there.
+
+    than: the shipped rule. limits: each figure with both, e.g. `excess 100 instead of 4`, or `no position_excess`.
+    """
+
+    rule: str
+    than: str
+    limits: list[str]
+
+
 class KnownDefect(_Part):
     """A known upstream defect that this run was bound to show. What of it is an error fails the run all the same.
 
@@ -299,6 +310,7 @@ class Record(_Part):
     unexplained: list[str] = Field(default_factory=list)  # a sentence for each fault that no hypothesis explains
     findings: list[Finding] = Field(default_factory=list)
     known_defects: list[KnownDefect] = Field(default_factory=list)
+    looser_rules: list[LooserRule] = Field(default_factory=list)
     # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order
     taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)

@@ -8,34 +8,17 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UsageError
+from harness.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
 
 DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
 
-LOGITS_ONLY = frozenset({"kl_max", "kl_mean", "flips", "flips_above_noise", "top1_agreement"})
-LOWER = frozenset({"cosine", "snr_db", "top1_agreement"})
-LOCAL = frozenset({"local_excess", "local_position_excess"})
-UPPER = (
-    (LOGITS_ONLY - LOWER)
-    | LOCAL
-    | {
-        "excess",
-        "position_excess",
-        "total_excess",
-        "max_abs_err",
-        "mean_abs_err",
-        "rel_l2",
-        "noise_floor",
-        "nan_count",
-        "inf_count",
-    }
-)
 _SELECTORS = frozenset({"name", "model", "hop", "tap"})
 _MAX_POSITIONS = "max_positions"
 
@@ -105,6 +88,8 @@ def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
     max_positions = limits.pop(_MAX_POSITIONS, math.inf)
     if not limits:
         raise UsageError(f"{where} has no limit, so it would pass anything; give it one, e.g. excess = 4.0")
+    if said := useless(limits):
+        raise UsageError(f"{where}: {said}")
     selectors = {key: str(table[key]) for key in ("model", "hop", "tap") if key in table}
     return Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
 
@@ -113,13 +98,16 @@ def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, fig
     """The verdict of the first rule that matches a tap of which `positions` positions were compared.
 
     A figure that is NaN fails: not-a-number is under no limit. So does a figure that the tap lacks.
-    NaN or infinity in the tap's values fails whatever the limits are, unless the rule allows a count of them.
+    NaN or infinity in the tap's values fails whatever the limits are, unless the rule allows a count of them. So does a
+    tap whose values, `scale` at root mean square, are smaller than the only limits on its error.
     """
     rule = _first(rules, model, hop, tap, positions)
     if rule is None:
         return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
-    limits = {name: limit for name, limit in rule.limits.items() if name not in LOCAL}
-    return _judged(rule, {"nan_count": 0.0, "inf_count": 0.0, **limits}, figures)
+    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL}
+    found = _judged(rule, limits, figures)
+    nothing = blind(limits, figures.get("scale", math.inf)) if found.verdict == "pass" else ""
+    return replace(found, verdict="fail", why=nothing) if nothing else found
 
 
 def judge_local(
@@ -132,8 +120,30 @@ def judge_local(
     return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL}, figures)
 
 
+def looser_than(
+    rules: list[Rule], shipped: list[Rule], places: Iterable[tuple[str, str, str, int]]
+) -> dict[tuple[str, str], list[str]]:
+    """(rule, shipped rule in its place) -> how it is looser, for the rules that judged something there.
+
+    places: model, hop, tap and positions of each judgement.
+    """
+    pairs = {
+        (id(a), id(b)): (a, b) for place in set(places) for a in _match(rules, place) for b in _match(shipped, place)
+    }
+    found: dict[tuple[str, str], list[str]] = {}
+    for mine, theirs in pairs.values():
+        if said := looser(mine.limits, theirs.limits):
+            found.setdefault((mine.name, theirs.name), []).extend(said)
+    return found
+
+
+def _match(rules: list[Rule], place: tuple[str, str, str, int]) -> list[Rule]:
+    """The rule that judges a place; none where no rule matches."""
+    return [rule for rule in rules if rule.matches(*place)][:1]
+
+
 def _first(rules: list[Rule], *place: Any) -> Rule | None:
-    return next((rule for rule in rules if rule.matches(*place)), None)
+    return next(iter(_match(rules, place)), None)
 
 
 def _judged(rule: Rule, limits: Mapping[str, float], figures: Mapping[str, float]) -> Judgement:

@@ -86,7 +86,7 @@ def test_a_hop_with_brackets_is_matched_by_its_own_name(tmp_path):
 
 
 def test_nan_fails_even_a_rule_that_does_not_mention_it(tmp_path):
-    rules = rules_in(tmp_path, "[[rule]]\nrel_l2 = 1.0\n")
+    rules = rules_in(tmp_path, "[[rule]]\nrel_l2 = 0.9\n")
     found = judge(rules, "m", "h", "embed", 64, {"rel_l2": 0.0, "nan_count": 3, "inf_count": 0})
     assert found.verdict == "fail"
     assert "nan_count 3 > 0" in found.why

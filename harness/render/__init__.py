@@ -240,7 +240,20 @@ def module_of(record: Record, tap: str, stage: str) -> str | None:
 
 
 def headline(record: Record) -> str:
-    """The verdict in one sentence."""
+    """The verdict in one sentence, and one more where it rests on looser limits than the shipped ones."""
+    return " ".join(filter(None, (_headline(record), looser_words(record))))
+
+
+def looser_words(record: Record) -> str:
+    """The rules that are looser than the shipped ones, in one sentence; empty where none is."""
+    said = [f"{item.rule} ({', '.join(item.limits)})" for item in record.looser_rules]
+    if not said:
+        return ""
+    what = "rule that is" if len(said) == 1 else "rules that are"
+    return clean(f"Judged by {'a ' if len(said) == 1 else ''}{what} looser than the shipped one: {'; '.join(said)}.")
+
+
+def _headline(record: Record) -> str:
     if record.verdict == "pass":
         missing = sum(hop.taps_missing for hop in record.hops)
         hops = f"{len(record.hops)} of {len(record.hops)} hops pass"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
-from harness.render import clean
+from harness.render import clean, looser_words
 from harness.taps import split_tap
 
 _MODELS = {
@@ -92,7 +92,8 @@ def verdict_words(record: Record) -> str:
         said.append(faithful + (f"; {missing} taps could not be compared" if missing else ""))
     if not record.hops:
         said.append("nothing was compared")
-    return clean(" ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said))
+    sentences = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said]
+    return clean(" ".join(filter(None, [*sentences, looser_words(record)])))
 
 
 def _lost(record: Record) -> Iterator[str]:
