@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.audit.computed import wrong_mask
 from harness.audit.constants import audit_constants
 from harness.audit.parameters import Fused, ParameterSource
-from harness.audit.reauthored import position_tables
+from harness.audit.reauthored import position_tables, windows_of
 from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
 from harness.cache import Cache
 from harness.convert import FLATBUFFER, conversion_key, convert
@@ -174,11 +175,15 @@ def test_a_sign_of_zero_differs_and_nan_equals_itself() -> None:
 
 @pytest.fixture(scope="module", params=["tiny_llama", "gemma2"])
 def converted(request: pytest.FixtureRequest) -> tuple[GenerativeModel, Path, Path]:
+    return _converted(request.param)
+
+
+def _converted(name: str) -> tuple[GenerativeModel, Path, Path]:
     """A miniature, its checkpoint and its flatbuffer; from the cache where it was converted before."""
     from harness.checkpoints import resolve
 
     cache = Cache.standard()
-    model = load_spec(find_spec(request.param))
+    model = load_spec(find_spec(name))
     checkpoint = resolve(model, checkpoint=None, miniature=True, seed=0, cache=cache)
     config = shrink(model)[1]
     key = conversion_key(checkpoint.sha256, config, model.model_class, model.tensor_names, [32], 256, Variant())
@@ -189,7 +194,7 @@ def converted(request: pytest.FixtureRequest) -> tuple[GenerativeModel, Path, Pa
 def constants(model: GenerativeModel, folder: Path, file: Path) -> Any:
     config = shrink(model)[1]
     sources: list[ParameterSource] = _parameters(model, _At(folder), config)  # type: ignore[arg-type]
-    return audit_constants(FlatbufferModel(file), sources, folder, position_tables(config)), sources
+    return audit_constants(FlatbufferModel(file), sources, folder, position_tables(config), windows_of(config)), sources
 
 
 @dataclasses.dataclass
@@ -254,3 +259,154 @@ def test_a_flatbuffer_of_other_weights_matches_nothing(
     errors = [finding.what for finding in audited.findings if finding.severity == "error"]
     assert errors[0].startswith(f"{len(sources)} of {len(sources)} parameters in the flatbuffer are wrong")
     assert len(errors) < 20
+
+
+# What one signature alone reads: a copy of its own, which nothing that the other signatures read can vouch for.
+
+
+def own_copy(file: Path, target: Path, parameter: Any, change: Any, signature: str = "decode") -> Path:
+    """The file, in which one signature reads a copy of a constant of its own, with other values."""
+    from harness.bench.graph import rewrite
+
+    def give(model: Any) -> None:
+        (graph,) = (
+            model.subgraphs[entry.subgraphIndex]
+            for entry in model.signatureDefs
+            if entry.signatureKey in (signature, signature.encode())
+        )
+        raw = np.ascontiguousarray(parameter, np.float32).tobytes()
+        given = 0
+        for tensor in graph.tensors:
+            buffer = model.buffers[tensor.buffer]
+            if buffer.data is not None and bytes(np.asarray(buffer.data, np.uint8)) == raw:
+                other = copy.copy(buffer)
+                values = np.asarray(change(np.array(parameter, np.float32)), np.float32)
+                other.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+                tensor.buffer = len(model.buffers)
+                model.buffers.append(other)
+                given += 1
+        assert given
+
+    target.write_bytes(file.read_bytes())
+    rewrite(target, give)
+    return target
+
+
+def flipped_but_few(values: Any) -> Any:
+    """The sign of every row but the first few: those that inputs happen to decode."""
+    return np.concatenate([values[:5], -values[5:]])
+
+
+def last_bits(values: Any) -> Any:
+    return (values.view(np.uint32) ^ np.uint32(1)).view(np.float32)
+
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[GenerativeModel, Path, Path]:
+    return _converted("tiny_llama")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "change"),
+    [
+        ("tok_embedding.weight", flipped_but_few),
+        ("transformer_blocks.1.ff.w2.weight", last_bits),
+        ("transformer_blocks.0.ff.w2.weight", np.zeros_like),
+        ("transformer_blocks.0.pre_atten_norm.weight", last_bits),
+        ("lm_head.weight", lambda values: np.roll(values, 1, axis=0)),
+    ],
+)
+@pytest.mark.parametrize("signature", ["decode", "prefill_32"])
+def test_a_wrong_copy_that_one_signature_alone_reads_is_an_error_that_names_it(
+    llama: tuple[GenerativeModel, Path, Path], parameter: str, change: Any, signature: str, tmp_path: Path
+) -> None:
+    model, folder, file = llama
+    sources = constants(*llama)[1]
+    values = Expected(folder).of(next(source for source in sources if source.parameter == parameter))
+    audited, _ = constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, values, change, signature))
+    (finding,) = audited.findings
+    assert (finding.kind, finding.severity) == ("weights", "error")
+    assert parameter in finding.what
+    assert signature in finding.what
+    assert "numbers differ" in finding.what
+
+
+@pytest.mark.slow
+def test_a_right_copy_that_one_signature_alone_reads_is_no_finding(
+    llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
+) -> None:
+    model, folder, file = llama
+    sources = constants(*llama)[1]
+    values = Expected(folder).of(next(s for s in sources if s.parameter == "transformer_blocks.1.ff.w2.weight"))
+    assert constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, values, np.copy))[0].findings == []
+
+
+@pytest.mark.slow
+def test_a_further_constant_of_a_parameters_shape_is_an_error_although_every_parameter_is_held(
+    llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
+) -> None:
+    """As the bias of its down projection, say: the right weights are read as well."""
+    from harness.bench.graph import constant, only, rewrite
+
+    model, folder, file = llama
+    target = tmp_path / FLATBUFFER
+    target.write_bytes(file.read_bytes())
+    rewrite(target, only("decode", lambda model, graph: _added(model, graph, constant)))
+    audited, _ = constants(model, folder, target)
+    (finding,) = audited.findings
+    assert finding.severity == "error"
+    assert all(part in finding.what for part in ("decode alone reads", "w2.weight", "numbers differ"))
+
+
+def _added(model: Any, graph: Any, constant: Any) -> None:
+    """One more input of an operator, which holds a down projection whose numbers are off by a thousandth."""
+    from harness.bench.graph import operator
+
+    op = operator(model, graph, "FULLY_CONNECTED", 9)
+    op.inputs = [*(int(index) for index in op.inputs), int(op.inputs[1])]
+    constant("FULLY_CONNECTED", 9, len(op.inputs) - 1, lambda values: values * np.float32(1.001))(model, graph)
+
+
+def causal(size: int, window: int | None = None) -> Any:
+    row, position = np.arange(size)[:, None], np.arange(size)[None, :]
+    seen = (position <= row) & (True if window is None else position > row - window)
+    return np.where(seen, 0, -np.finfo(np.float32).max).astype(np.float32)[:, None, None, :]
+
+
+def test_masks_are_read_row_by_row() -> None:
+    assert wrong_mask(causal(24), []) == ""
+    assert wrong_mask(causal(24, 8), [8]) == ""
+    assert "no window" not in wrong_mask(causal(24, 8), [])  # a window that the model does not have
+    assert "row 8 sees positions 1 to 8" in wrong_mask(causal(24, 8), [])
+    assert "no window of 8" in wrong_mask(causal(24, 9), [8])
+    ahead = causal(24)
+    ahead[7, 0, 0, 9] = 0  # sees a position that is to come
+    assert "1 of 24 rows" in wrong_mask(ahead, [8])
+    assert "row 7 sees positions 0 to 9, 9 of them" in wrong_mask(ahead, [8])
+    assert wrong_mask(np.zeros((24, 24), np.float32), [])  # sees everything
+    assert wrong_mask(np.full((24, 24), -np.inf, np.float32), [])  # sees nothing
+    assert wrong_mask(causal(24)[::-1], [])
+
+
+def test_what_is_no_mask_is_not_judged_as_one() -> None:
+    for shape in ((24,), (1, 24), (3, 24), ()):
+        assert wrong_mask(np.zeros(shape, np.float32), []) == ""
+    assert wrong_mask(np.eye(24, dtype=np.float32), []) == ""
+
+
+@pytest.mark.slow
+def test_a_mask_that_decode_alone_reads_and_that_sees_too_much_is_an_error(
+    llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
+) -> None:
+    model, folder, file = llama
+
+    def sees_one_more(values: Any) -> Any:
+        changed = values.copy()
+        changed[200, 0, 0, 201] = 0  # no default input is that long
+        return changed
+
+    audited, _ = constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, causal(256), sees_one_more))
+    (finding,) = audited.findings
+    assert finding.severity == "error"
+    assert all(part in finding.what for part in ("mask", "decode alone reads", "row 200"))

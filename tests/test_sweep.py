@@ -61,7 +61,11 @@ def check_constants(first: Bench, other: Bench) -> None:
     """The reseeded file holds the new checkpoint's parameters where the first holds those of its own."""
     audits = [
         audit_constants(
-            FlatbufferModel(bench.flatbuffer), bench.prepared.parameters, bench.checkpoint, bench.prepared.tables
+            FlatbufferModel(bench.flatbuffer),
+            bench.prepared.parameters,
+            bench.checkpoint,
+            bench.prepared.tables,
+            bench.prepared.windows,
         )
         for bench in (first, other)
     ]

@@ -1,11 +1,12 @@
-"""Every float constant of a flatbuffer against the parameter it was made of, bit by bit.
+"""Every float constant of a flatbuffer against the parameter it was made of, bit by bit, in every signature.
 
 In: a float32 flatbuffer, the sources of the re-authored parameters, a checkpoint folder. Out: findings of kind
 "weights" and how many constants were matched.
 
-Constants are matched by value and not by name: the converter leaves norms and embeddings without one. A parameter that
-no constant holds, and a constant that holds almost a parameter, is an error. The file is mapped, and the checkpoint
-read tensor by tensor.
+Constants are matched by value and not by name: the converter leaves norms and embeddings without one. Each signature is
+audited for itself, since it may read a copy of its own: a parameter that none of its constants holds is an error, and
+so is a constant that was meant to be a parameter and holds none. The file is mapped, and the checkpoint read tensor by
+tensor.
 """
 
 from __future__ import annotations
@@ -17,30 +18,40 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.audit.computed import is_computed, wrong_mask
 from harness.audit.parameters import ParameterSource
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.reads import ReadConstant, read_constants
+from harness.flatbuffer.signatures import DECODE, PREFILL
 from harness.record import Finding
 from harness.weight_files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
+_SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
 _BLOCK = re.compile(r"Block_(\d+)$")
-_MASKED = -np.finfo(np.float32).max  # what the converter makes of minus infinity
 _RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
 @dataclass
 class _Constant:
-    """names: re-authored modules that its tensor names lead to; none for one the converter left unnamed."""
+    """names: re-authored modules that its tensor names lead to; none for one the converter left unnamed.
 
-    label: str
-    values: Array
+    claimed: it is reported as what should hold a parameter and does not.
+    """
+
+    read: ReadConstant
     names: list[str]
     holds: list[str] = field(default_factory=list)
+    claimed: bool = False
+
+    @property
+    def values(self) -> Array:
+        return self.read.values
 
     def __str__(self) -> str:
         """Its own tensor's name without the packages before it, which fill a screen."""
-        return self.label.split(";;")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1].rstrip(";")
+        return self.read.name.split(";;")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1].split(";")[0]
 
 
 @dataclass(frozen=True)
@@ -52,54 +63,58 @@ class ConstantAudit:
     computed: int
 
 
-def audit_constants(
-    file: FlatbufferModel, sources: Sequence[ParameterSource], folder: Path, tables: Sequence[Sequence[float]] = ()
-) -> ConstantAudit:
-    """Match constants and parameters both ways.
+@dataclass(frozen=True)
+class _Audit:
+    """signatures: name -> whether it gives logits; without them its last block need only fill the KV cache."""
 
-    tables: what the re-authored model makes of positions, from `position_tables`.
+    sources: Sequence[ParameterSource]
+    expected: Expected
+    constants: Sequence[_Constant]
+    signatures: dict[str, bool]
+
+    @property
+    def last_block(self) -> str:
+        numbers = [int(source.parameter.split(".")[1]) for source in self.sources if _in_block(source)]
+        return f"transformer_blocks.{max(numbers, default=-1)}."
+
+    def readers(self, constant: _Constant) -> str:
+        """Which signatures read a constant, in words for a sentence; of one that all read: of the flatbuffer."""
+        names = constant.read.signatures
+        if set(names) >= set(self.signatures):
+            return " of the flatbuffer"
+        return f", which {' and '.join(names)} alone read{'s' if len(names) == 1 else ''},"
+
+
+def audit_constants(
+    file: FlatbufferModel,
+    sources: Sequence[ParameterSource],
+    folder: Path,
+    tables: Sequence[Sequence[float]] = (),
+    windows: Sequence[int] = (),
+) -> ConstantAudit:
+    """Match constants and parameters both ways, in each signature.
+
+    tables: what the re-authored model makes of positions, from `position_tables`. windows: of its sliding layers.
     """
-    constants = list(_constants(file))
-    by_size: dict[int, list[_Constant]] = {}
-    for constant in constants:
-        by_size.setdefault(constant.values.size, []).append(constant)
-    expected = Expected(folder)
-    lost: list[ParameterSource] = []
-    findings: list[Finding] = []
-    for source in sources:
-        try:
-            values = expected.of(source)
-        except ValueError as error:
-            findings.append(_error(f"{source.parameter} cannot be compared with the flatbuffer: {error}"))
-            continue
-        holders = [c for c in by_size.get(values.size, []) if any(_equal(c.values, v) for v in _forms(values, source))]
-        for constant in holders:
-            constant.holds.append(source.parameter)
-        if not holders:
-            lost.append(source)
-    matched = sum(1 for c in constants if c.holds)
-    strangers = [c for c in constants if not c.holds and not _is_computed(c.values, tables)]
-    # From here on a stranger that was meant to be a parameter holds its name.
-    findings += [_lost(source, expected.of(source), strangers) for source in lost]
+    constants = [_Constant(read, _modules(read)) for read in read_constants(file)]
+    signatures = {
+        name: "logits" in entry.outputs
+        for name, entry in file.signatures.items()
+        if name == DECODE or name.startswith(PREFILL)
+    }
+    audit = _Audit(sources, Expected(folder), constants, signatures)
+    findings = [*_match(audit), *_wrong_masks(audit, windows)]
+    strangers = [c for c in constants if not c.holds and not c.claimed and not _is_known(c, audit, tables)]
+    # From here on a stranger that was meant to be a parameter is claimed.
+    findings += _lost_parameters(audit, strangers)
     findings = summarised(findings, len(sources), "parameters in the flatbuffer")
-    findings += _strangers(strangers, sources, expected)
+    findings += _strangers(audit, [c for c in strangers if not c.claimed])
+    matched = sum(1 for c in constants if c.holds)
     return ConstantAudit(findings, matched, len(constants) - matched - len(strangers))
 
 
-def _constants(file: FlatbufferModel) -> Iterator[_Constant]:
-    """Float32 constants of all subgraphs; those that signatures share once."""
-    found: dict[int, _Constant] = {}
-    for index in range(file.subgraph_count):
-        for tensor in file.subgraph(index).tensors:
-            if tensor.dtype != "FLOAT32" or tensor.buffer in found:
-                continue
-            data = file.buffer(tensor.buffer)
-            if len(data) and len(data) == 4 * int(np.prod(tensor.shape, dtype=np.int64)):
-                # Buffers inside the flatbuffer need not begin at a multiple of four.
-                values = np.frombuffer(data, np.uint8).view(np.float32).reshape(tensor.shape)
-                names = [module for path in tensor.paths if (module := _module(path))]
-                found[tensor.buffer] = _Constant(tensor.name or f"buffer {tensor.buffer}", values, names)
-    yield from found.values()
+def _modules(read: ReadConstant) -> list[str]:
+    return [module for path in read.paths if (module := _module(path))]
 
 
 def _module(path: tuple[str, ...]) -> str:
@@ -112,6 +127,22 @@ def _module(path: tuple[str, ...]) -> str:
         elif not part.endswith("_module"):
             parts.append(part.partition("_")[2])
     return ".".join(part for part in parts if part)
+
+
+def _match(audit: _Audit) -> Iterator[Finding]:
+    """Fill in what each constant holds."""
+    by_size: dict[int, list[_Constant]] = {}
+    for constant in audit.constants:
+        by_size.setdefault(constant.values.size, []).append(constant)
+    for source in audit.sources:
+        try:
+            values = audit.expected.of(source)
+        except ValueError as error:
+            yield _error(f"{source.parameter} cannot be compared with the flatbuffer: {error}")
+            continue
+        for constant in by_size.get(values.size, []):
+            if any(_equal(constant.values, form) for form in _forms(values, source)):
+                constant.holds.append(source.parameter)
 
 
 def _forms(values: Array, source: ParameterSource) -> Iterator[Array]:
@@ -139,56 +170,77 @@ def _equal(one: Array, other: Array) -> bool:
     return np.array_equal(bits(one), bits(other))
 
 
-def _is_computed(values: Array, tables: Sequence[Sequence[float]]) -> bool:
-    """Made by code and not loaded: single numbers, masks, rotary frequencies, ALiBi biases."""
-    flat = values.reshape(-1)
-    if flat.size <= 1 or bool(np.all((flat == 0) | (flat <= _MASKED))):
-        return True
-    if np.squeeze(values).ndim == 2:  # heads x positions
-        heads, positions = np.squeeze(values).shape
-        return any(
-            len(known) == heads and np.allclose(np.squeeze(values), np.outer(known, np.arange(positions)), rtol=1e-5)
-            for known in tables
-        )
-    with np.errstate(divide="ignore"):
-        return any(
-            len(known) == flat.size and (np.allclose(flat, known, rtol=1e-5) or np.allclose(1 / flat, known, rtol=1e-5))
-            for known in tables
-        )
+def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
+    for constant in audit.constants:
+        wrong = "" if constant.holds else wrong_mask(constant.values, windows)
+        if wrong:
+            constant.claimed = True
+            yield _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
 
 
-def _lost(source: ParameterSource, values: Array, strangers: list[_Constant]) -> Finding:
-    module = source.parameter.rpartition(".")[0]
-    same_size = [c for c in strangers if c.values.size == values.size and not c.holds]
-    related = [c for c in same_size if module in c.names] or same_size
-    best: tuple[float, _Constant, str] | None = None
-    for constant in related:
-        for form in _forms(values, source):
-            if np.squeeze(form).shape == np.squeeze(constant.values).shape:
-                shared = _shared(constant.values, form)
-                if best is None or shared > best[0]:
-                    best = (shared, constant, describe_difference(constant.values.reshape(form.shape), form))
-    if best is None or not (best[0] >= _RELATED or module in best[1].names):
-        what = f"no constant of the flatbuffer holds {source.parameter}: its values are not in the file"
-        if source.forms_known:
-            return _error(what)
-        return Finding(kind="weights", severity="warning", what=f"{what}, or in a form that is not known here")
-    best[1].holds.append(source.parameter)
-    return _error(f"constant {best[1]} of the flatbuffer is not {source.parameter}: {best[2]}")
+def _is_known(constant: _Constant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:
+    """Made by code and not loaded, by what it holds; zeros of a parameter's name and size are no such thing."""
+    named = any(s.parameter.rpartition(".")[0] in constant.names for s in _of_size(audit, constant))
+    return is_computed(constant.values, tables) and not (named and constant.values.size > 1)
 
 
-def _strangers(strangers: list[_Constant], sources: Sequence[ParameterSource], expected: Expected) -> list[Finding]:
-    """Constants that hold no parameter: an error where one was meant, else a warning."""
-    findings, unknown = [], []
-    for constant in strangers:
-        if constant.holds:
+def _of_size(audit: _Audit, constant: _Constant) -> list[ParameterSource]:
+    return [s for s in audit.sources if int(np.prod(audit.expected.shape_of(s))) == constant.values.size]
+
+
+def _lost_parameters(audit: _Audit, strangers: Sequence[_Constant]) -> Iterator[Finding]:
+    """An error for each parameter that no constant of some signature holds."""
+    for source in audit.sources:
+        held = {name for c in audit.constants if source.parameter in c.holds for name in c.read.signatures}
+        missing = [name for name in audit.signatures if name not in held and _must_read(audit, name, source)]
+        if not missing:
             continue
-        finding = _meant(constant, sources, expected)
-        if finding is not None:
-            constant.holds.append("")
-            findings.append(finding)
-        else:
+        try:
+            values = audit.expected.of(source)
+        except ValueError:
+            continue  # reported when it was matched
+        near = [c for c in strangers if set(missing) & set(c.read.signatures) and c.values.size == values.size]
+        yield _lost(audit, source, values, missing, near)
+
+
+def _must_read(audit: _Audit, signature: str, source: ParameterSource) -> bool:
+    """Without logits nothing reads the head, the final norm, and what comes after the last block's keys and values."""
+    at_the_end = source.parameter.startswith((audit.last_block, "final_norm.", "lm_head."))
+    return audit.signatures[signature] or not at_the_end
+
+
+def _lost(
+    audit: _Audit, source: ParameterSource, values: Array, missing: Sequence[str], near: Sequence[_Constant]
+) -> Finding:
+    module = source.parameter.rpartition(".")[0]
+    named = [c for c in near if module in c.names]
+    fits = [(_likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
+    best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
+    if best is not None and (best[0][0] >= _RELATED or named):
+        best[1].claimed = True
+        return _not(audit, best[1], source, best[2])
+    everywhere = len(missing) == len(audit.signatures)
+    whose = "of the flatbuffer" if everywhere else f"that {' and '.join(missing)} reads"
+    what = f"no constant {whose} holds {source.parameter}: its values are not in {'the file' if everywhere else 'one'}"
+    if not source.forms_known:
+        return Finding(kind="weights", severity="warning", what=f"{what}, or in a form that is not known here")
+    if best is not None:
+        best[1].claimed = True
+        difference = describe_difference(best[1].values.reshape(best[2].shape), best[2])
+        what += f"; the nearest constant is {best[1]}: {difference}"
+    return _error(what)
+
+
+def _strangers(audit: _Audit, strangers: Sequence[_Constant]) -> list[Finding]:
+    """Constants that hold no parameter: an error where one was meant, else a warning."""
+    wrong, unknown = [], []
+    for constant in strangers:
+        finding = _meant(audit, constant)
+        if finding is None:
             unknown.append(constant)
+        else:
+            wrong.append(finding)
+    findings = summarised(wrong, len(audit.constants), "constants in the flatbuffer")
     if unknown:
         shown = "; ".join(f"{c} {shape_text(c.values.shape)}" for c in unknown[:3])
         what = f"{len(unknown)} float constants of the flatbuffer could not be matched with a parameter: {shown}"
@@ -196,29 +248,50 @@ def _strangers(strangers: list[_Constant], sources: Sequence[ParameterSource], e
     return findings
 
 
-def _meant(constant: _Constant, sources: Sequence[ParameterSource], expected: Expected) -> Finding | None:
-    for source in sources:
-        if source.parameter.rpartition(".")[0] not in constant.names and constant.names:
-            continue
-        try:
-            values = expected.of(source)
-        except ValueError:
-            continue
-        if values.size != constant.values.size:
-            continue
-        for form in _forms(values, source):
-            if (
-                np.squeeze(form).shape == np.squeeze(constant.values).shape
-                and _shared(constant.values, form) >= _RELATED
-            ):
-                difference = describe_difference(constant.values.reshape(form.shape), form)
-                return _error(f"constant {constant} of the flatbuffer is not {source.parameter}: {difference}")
+def _meant(audit: _Audit, constant: _Constant) -> Finding | None:
+    """The error of a constant that has a parameter's shape, or its module's name; None for one that has neither."""
+    best: tuple[tuple[float, float], ParameterSource, Array] | None = None
+    named = [s for s in audit.sources if s.parameter.rpartition(".")[0] in constant.names]
+    sized = _of_size(audit, constant)
+    for source in [s for s in sized if s in named] or sized:
+        for form in _same_shape(constant, audit.expected.of(source), source):
+            likeness = _likeness(constant.values, form)
+            if source.forms_known and (best is None or likeness > best[0]):
+                best = likeness, source, form
+    if best is not None:
+        return _not(audit, constant, best[1], best[2])
+    if named and named[0].forms_known:
+        shape = shape_text(constant.values.shape)
+        of = f"shape {shape}, where it has {shape_text(audit.expected.shape_of(named[0]))}"
+        return _error(f"constant {constant}{audit.readers(constant)} is not {named[0].parameter}: {of}")
     return None
 
 
-def _shared(one: Array, other: Array) -> float:
-    """The share of numbers that are the same."""
-    return float(np.mean(bits(one).reshape(-1) == bits(other).reshape(-1)))
+def _same_shape(constant: _Constant, values: Array, source: ParameterSource) -> Iterator[Array]:
+    shape = np.squeeze(constant.values).shape
+    return (form for form in _forms(values, source) if np.squeeze(form).shape == shape)
+
+
+def _likeness(one: Array, other: Array) -> tuple[float, float]:
+    """How much a constant is like a parameter of its shape: the share of numbers that are the same but for their sign,
+    then the squared error over the parameter's square, negated. By a sample of the numbers.
+    """
+    one, other = np.squeeze(one).reshape(-1), np.squeeze(other).reshape(-1)
+    step = max(1, one.size // _SAMPLE)
+    one, other = one[::step], other[::step]
+    same = float(np.mean(bits(np.abs(one)) == bits(np.abs(other))))
+    with np.errstate(all="ignore"):
+        error = float(np.sum((one.astype(np.float64) - other) ** 2) / np.sum(other.astype(np.float64) ** 2))
+    return same, -error if np.isfinite(error) else -np.inf
+
+
+def _not(audit: _Audit, constant: _Constant, source: ParameterSource, form: Array) -> Finding:
+    difference = describe_difference(constant.values.reshape(form.shape), form)
+    return _error(f"constant {constant}{audit.readers(constant)} is not {source.parameter}: {difference}")
+
+
+def _in_block(source: ParameterSource) -> bool:
+    return source.parameter.startswith("transformer_blocks.")
 
 
 def _error(what: str) -> Finding:

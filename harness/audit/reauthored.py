@@ -149,6 +149,12 @@ def position_tables(config: Any) -> list[list[float]]:
     return [list(table) for table in tables]
 
 
+def windows_of(config: Any) -> list[int]:
+    """The sliding windows of the re-authored blocks, each once, ascending."""
+    blocks = [config.block_config(number).attn_config for number in range(config.num_layers)]
+    return sorted({int(block.sliding_window_size) for block in blocks if block.sliding_window_size})
+
+
 def _alibi(attention: Any) -> tuple[float, ...]:
     from litert_torch.generative.layers.attention_utils import build_alibi_bias
 

@@ -33,6 +33,11 @@ class Expected:
         parts = [read_values(self._stored[key]) for key in source.keys]
         return parts[0] if source.fused is None else fuse(parts, source.fused)
 
+    def shape_of(self, source: ParameterSource) -> tuple[int, ...]:
+        """The shape of one parameter, by the headers; parts that are fused lie one after the other."""
+        shapes = [self._stored[key].shape for key in source.keys]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if source.fused is not None else shapes[0]
+
 
 def read_values(tensor: StoredTensor) -> Array:
     """A tensor of a checkpoint in float32. Raises ValueError for one that holds no floating point numbers.

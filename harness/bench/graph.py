@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.flatbuffer.writing import Rewriting
+from harness.flatbuffer.writing import Rewriting, text
 
 Edit = Callable[[Any, Any], None]  # model, subgraph of a signature
 
@@ -35,6 +35,17 @@ def everywhere(*edits: Edit) -> Callable[[Any], None]:
         for index in sorted({entry.subgraphIndex for entry in model.signatureDefs}):
             for edit in edits:
                 edit(model, model.subgraphs[index])
+
+    return change
+
+
+def only(signature: str, *edits: Edit) -> Callable[[Any], None]:
+    """Make edits in the subgraph of one signature."""
+
+    def change(model: Any) -> None:
+        named = {text(entry.signatureKey): entry.subgraphIndex for entry in model.signatureDefs}
+        for edit in edits:
+            edit(model, model.subgraphs[named[signature]])
 
     return change
 

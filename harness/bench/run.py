@@ -256,7 +256,9 @@ def _declaration_findings(
 
 def _constant_findings(bench: Bench, file: Path) -> list[Finding]:
     prepared = bench.prepared
-    audit = audit_constants(FlatbufferModel(file), prepared.parameters, bench.checkpoint, prepared.tables)
+    audit = audit_constants(
+        FlatbufferModel(file), prepared.parameters, bench.checkpoint, prepared.tables, prepared.windows
+    )
     return _errors(iter(audit.findings))
 
 

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Signature
 
 DECODE = "decode"
-_PREFILL = "prefill_"
+PREFILL = "prefill_"
 _NARROW = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "INT16", "FLOAT16", "BFLOAT16"})
 
 
@@ -39,14 +39,14 @@ def device_shape(
     Raises UsageError when a signature is absent, or when layers, heads or vocabulary are another model's.
     """
     decode = file.signatures.get(DECODE)
-    prefill = {name: entry for name, entry in file.signatures.items() if name.startswith(_PREFILL)}
+    prefill = {name: entry for name, entry in file.signatures.items() if name.startswith(PREFILL)}
     if decode is None or not prefill:
         found = ", ".join(sorted(file.signatures)) or "none"
         raise UsageError(
             f"{file.path} has the signatures {found}; a language model needs 'decode' and 'prefill_N', "
             "as litert-torch's Generative API converts them"
         )
-    lengths = sorted(int(name.removeprefix(_PREFILL)) for name in prefill if name.removeprefix(_PREFILL).isdigit())
+    lengths = sorted(int(name.removeprefix(PREFILL)) for name in prefill if name.removeprefix(PREFILL).isdigit())
     layers = sum(1 for name in decode.inputs if name.startswith("kv_cache_k_"))
     if layers != blocks:
         raise UsageError(

@@ -86,17 +86,28 @@ def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str
 
     def make(folder: Path) -> None:
         found = audit_constants(
-            FlatbufferModel(source), prepared.parameters, Path(prepared.checkpoint), prepared.tables
+            FlatbufferModel(source),
+            prepared.parameters,
+            Path(prepared.checkpoint),
+            prepared.tables,
+            prepared.windows,
         )
         facts = {"constants_matched": found.matched, "constants_computed": found.computed}
         findings = [finding.model_dump() for finding in found.findings]
         (folder / "constants.json").write_text(json.dumps({**facts, "findings": findings}))
 
-    folder = cache.build(CONSTANTS, key_of({**content, "tables": prepared.tables}), make)
+    folder = cache.build(CONSTANTS, key_of({**content, "tables": prepared.tables, "windows": prepared.windows}), make)
     return dict(json.loads((folder / "constants.json").read_text()))
 
 
-_CONSTANTS_CODE = ("audit/constants.py", "audit/values.py", "flatbuffer/reader.py", "weight_files.py")
+_CONSTANTS_CODE = (
+    "audit/constants.py",
+    "audit/computed.py",
+    "audit/values.py",
+    "flatbuffer/reader.py",
+    "flatbuffer/reads.py",
+    "weight_files.py",
+)
 
 
 _ALIGNMENT_CODE = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, own_modules
 from harness.audit.parameters import ParameterSource
-from harness.audit.reauthored import position_tables
+from harness.audit.reauthored import position_tables, windows_of
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import hf_config, reauthored_config, without_initial_weights
@@ -121,6 +121,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         findings=findings,
         parameters=_parameters(model, checkpoint, config),
         tables=position_tables(config),
+        windows=windows_of(config),
     )
     return prepared.model_dump(mode="json")
 

@@ -32,8 +32,8 @@ class Request(BaseModel):
 
 
 class Prepared(BaseModel):
-    """quantized_keys: the conversion key of each recipe. parameters, tables: what the audit of a flatbuffer's constants
-    needs, see `harness/audit/`.
+    """quantized_keys: the conversion key of each recipe. parameters, tables, windows: what the audit of a flatbuffer's
+    constants needs, see `harness/audit/`.
     """
 
     model: str
@@ -58,3 +58,4 @@ class Prepared(BaseModel):
     audited: bool = False  # whether those of the config audit are among the findings
     parameters: list[ParameterSource] = Field(default_factory=list)
     tables: list[list[float]] = Field(default_factory=list)
+    windows: list[int] = Field(default_factory=list)

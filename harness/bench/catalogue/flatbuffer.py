@@ -21,6 +21,7 @@ from harness.bench.graph import (
     everywhere,
     exchange,
     inside,
+    only,
     option,
     rewire,
     turn,
@@ -47,6 +48,16 @@ def low_bit(values: Array) -> Array:
 def lowest_bit(values: Array) -> Array:
     """The last bit of a typical number: off by 1e-7 of itself."""
     return with_flip(values, typical_element(values), bit=0)
+
+
+def last_bits(values: Array) -> Array:
+    """The last bit of every number."""
+    return (values.view(np.uint32) ^ np.uint32(1)).view(np.float32)
+
+
+def first_flipped(values: Array) -> Array:
+    """The sign of the first 300 numbers: rows of an embedding that no input of the bench reads."""
+    return np.where(np.arange(values.size) < 300, -values, values)
 
 
 def element(relative: float) -> Any:
@@ -157,6 +168,10 @@ OPERATORS = (
               ("block.0.cache.k",)),
     operators("residual-not-read", "llama3_2", "the second norm reads the block's input",
               everywhere(rewire(COMPOSITE, 2, 0, (COMPOSITE, 0, "inputs", 0))), ("block.0.mlp.norm",)),
+    operators("decode-embedding", "tiny_llama", "decode's own embedding, the sign of the first rows flipped",
+              only("decode", constant("EMBEDDING_LOOKUP", 0, 1, first_flipped)), ("embed",)),
+    operators("decode-last-bits", "tiny_llama", "decode's own down projection, the last bit of every number",
+              only("decode", constant(FC, 9, 1, last_bits)), (MLP_OUT,)),
     operators("final-norm-skipped", "smollm2", "the head reads what the final norm reads",
               everywhere(rewire(FC, 10, 0, (COMPOSITE, 6, "inputs", 0))), ("final_norm", "logits"), "norm_missing"),
 )  # fmt: skip

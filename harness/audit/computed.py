@@ -1,0 +1,69 @@
+"""Constants of a flatbuffer that code made and no checkpoint holds: masks, rotary frequencies, ALiBi biases, numbers.
+
+In: a constant's values, what the re-authored model makes of positions, and its windows. Out: whether it is one of
+those, and what is wrong with a mask. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+_MASKED = -np.finfo(np.float32).max  # what the converter makes of minus infinity
+
+
+def is_computed(values: Array, tables: Sequence[Sequence[float]]) -> bool:
+    """Single numbers, zeros, what hides and shows (see `wrong_mask`), rotary frequencies, ALiBi biases.
+
+    tables: frequencies in radians per position, and the bias of each head per position.
+    """
+    flat = values.reshape(-1)
+    if flat.size <= 1 or bool(np.all((flat == 0) | (flat <= _MASKED))):
+        return True
+    if np.squeeze(values).ndim == 2:  # heads x positions
+        heads, positions = np.squeeze(values).shape
+        return any(
+            len(known) == heads and np.allclose(np.squeeze(values), np.outer(known, np.arange(positions)), rtol=1e-5)
+            for known in tables
+        )
+    with np.errstate(divide="ignore"):
+        return any(
+            len(known) == flat.size and (np.allclose(flat, known, rtol=1e-5) or np.allclose(1 / flat, known, rtol=1e-5))
+            for known in tables
+        )
+
+
+def wrong_mask(values: Array, windows: Sequence[int]) -> str:
+    """What is wrong with a mask of rows x positions, row by row; empty for a right one, and for what is no mask.
+
+    values: 0 where row i, a token at position i, sees a position, and minus infinity where it does not. A right row
+    sees all positions up to its own, or as many of them as one of `windows`.
+    """
+    rows = np.squeeze(values)
+    if rows.ndim < 2 or not np.all((rows == 0) | (rows <= _MASKED)):
+        return ""
+    seen = rows == 0
+    if seen.all() and rows.shape[-1] != rows.shape[-2]:
+        return ""  # zeros that are no mask
+    wrong = [_wrong_rows(seen, window) for window in (None, *windows)]
+    nearest = min(wrong, key=lambda flags: int(flags.sum()))
+    if not nearest.any():
+        return ""
+    row = int(np.argmax(nearest.reshape(-1, nearest.shape[-1]).any(axis=0)))
+    shown = np.flatnonzero(seen.reshape(-1, *seen.shape[-2:])[:, row].any(axis=0))
+    sees = f"positions {shown[0]} to {shown[-1]}, {len(shown)} of them" if len(shown) else "no position"
+    limits = "".join(f", and no window of {window}" for window in windows)
+    return f"{int(nearest.sum())} of {nearest.size} rows are not causal{limits}: row {row} sees {sees}"
+
+
+def _wrong_rows(seen: Flags, window: int | None) -> Flags:
+    """Which rows of `[..., rows, positions]` do not see what they should."""
+    row, position = np.arange(seen.shape[-2])[:, None], np.arange(seen.shape[-1])[None, :]
+    right = position <= row
+    if window is not None:
+        right &= position > row - window
+    return np.asarray((seen != right).any(axis=-1))

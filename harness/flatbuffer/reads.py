@@ -1,0 +1,92 @@
+"""Which constants each signature reads: in its own subgraph, and in those that its operators call.
+
+In: a file. Out: its float32 constants, each once, with the signatures that read it. Two signatures share a constant or
+have one each: what only one of them reads is not judged by looking at the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
+
+# Operators that run other subgraphs, besides composites: the options that name them.
+_CALLS = {
+    "WHILE": ("condSubgraphIndex", "bodySubgraphIndex"),
+    "IF": ("thenSubgraphIndex", "elseSubgraphIndex"),
+    "CALL": ("subgraph",),
+    "CALL_ONCE": ("initSubgraphIndex",),
+}
+
+
+@dataclass
+class ReadConstant:
+    """name: of its tensor, or of its buffer where it has none. paths: module paths of all tensors that are this one.
+
+    signatures: those that read it, in the file's order.
+    """
+
+    name: str
+    values: npt.NDArray[np.float32]
+    paths: list[tuple[str, ...]] = field(default_factory=list)
+    signatures: list[str] = field(default_factory=list)
+
+
+def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
+    """Float32 constants that an operator of some signature reads. One buffer under two shapes is two constants."""
+    found: dict[tuple[int, tuple[int, ...]], ReadConstant] = {}
+    graphs: dict[int, Subgraph] = {}
+    for name, signature in file.signatures.items():
+        for graph in called(file, signature.subgraph, graphs):
+            read = {index for op in graph.operators for index in op.inputs if index >= 0}
+            for index in sorted(read | set(file.subgraph_outputs(graph.index))):
+                tensor = graph.tensors[index]
+                key = tensor.buffer, tensor.shape
+                if key not in found:
+                    values = _values(file, tensor)
+                    if values is None:
+                        continue
+                    found[key] = ReadConstant(tensor.name or f"buffer {tensor.buffer}", values)
+                constant = found[key]
+                constant.paths += [path for path in tensor.paths if path not in constant.paths]
+                if name not in constant.signatures:
+                    constant.signatures.append(name)
+    return list(found.values())
+
+
+def called(file: FlatbufferModel, subgraph: int, known: dict[int, Subgraph]) -> Iterator[Subgraph]:
+    """A subgraph and those that it calls, directly or not, each once. known: those read so far."""
+    waiting, seen = [subgraph], {subgraph}
+    while waiting:
+        index = waiting.pop()
+        if index not in known:
+            known[index] = file.subgraph(index)
+        yield known[index]
+        for op in known[index].operators:
+            fresh = [callee for callee in callees(file, index, op) if callee not in seen]
+            seen.update(fresh)
+            waiting += fresh
+
+
+def callees(file: FlatbufferModel, subgraph: int, op: Operator) -> list[int]:
+    """The subgraphs that an operator runs."""
+    if op.decomposition is not None:
+        return [op.decomposition]
+    names = _CALLS.get(op.kind, ())
+    options = file.options(subgraph, op.index) if names else {}
+    return [int(options[name]) for name in names if name in options]
+
+
+def _values(file: FlatbufferModel, tensor: Any) -> npt.NDArray[np.float32] | None:
+    if tensor.dtype != "FLOAT32":
+        return None
+    data = file.buffer(tensor.buffer)
+    if not len(data) or len(data) != 4 * int(np.prod(tensor.shape, dtype=np.int64)):
+        return None
+    # Buffers inside the flatbuffer need not begin at a multiple of four.
+    return np.asarray(np.frombuffer(data, np.uint8).view(np.float32).reshape(tensor.shape))
