@@ -56,12 +56,14 @@ def _first_argument(call: str) -> str:
 def print_entries(found: list[Entry], console: Any) -> None:
     from rich.table import Table
 
+    from harness.render.console import cells
+
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "published as", "size", "weights", "here"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for entry in found:
         here = "yes" if entry.here else f"no: {entry.remedy}"
-        table.add_row(entry.name, entry.hf_id, _size(entry.parameters), entry.weights, here)
+        table.add_row(*cells(entry.name, entry.hf_id, _size(entry.parameters), entry.weights, here))
     console.print(table)
     console.print("A seeded miniature is small and random; --checkpoint brings the real weights.", soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """The command line. Parses, calls one function per command, prints; knows no metric and no framework.
 
 Exit codes: 0 parity holds; 1 it does not; 2 the command or an input is wrong; 3 a stage crashed or timed out;
-130 interrupted.
+4 a fault of Edge Parity itself; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.options import (
     REPORTS,
     Checkpoint,
+    Debug,
     EveryModel,
     Hlfb,
     JsonFlag,
@@ -31,7 +32,10 @@ from harness.options import (
     Prefill,
     RunName,
     Tolerances,
+    file_option,
 )
+from harness.plain import json_for_a_log, shown
+from harness.streams import prepare_streams
 
 app = typer.Typer(
     help="Numerical parity of a language model: Hugging Face, LiteRT-Torch re-authored and TFLite, layer by layer.",
@@ -48,13 +52,13 @@ def _console() -> Any:
 
 
 @app.command("list")
-def list_models(as_json: JsonFlag = False) -> None:
+def list_models(as_json: JsonFlag = False, debug: Debug = False) -> None:
     """Models, where their weights come from, and whether those are here."""
     from harness.catalogue import entries, print_entries
 
     found = entries()
     if as_json:
-        print(json.dumps([entry.as_dict() for entry in found], indent=1))
+        print(json_for_a_log(json.dumps([entry.as_dict() for entry in found], indent=1)))
     else:
         print_entries(found, _console())
 
@@ -64,7 +68,7 @@ def run(
     models: Models = None,
     every: EveryModel = False,
     checkpoint: Checkpoint = None,
-    tflite: Annotated[Path | None, typer.Option(help="Gate this flatbuffer instead of converting.")] = None,
+    tflite: Annotated[Path | None, file_option(help="Gate this flatbuffer instead of converting.")] = None,
     miniature: Miniature = False,
     layers: Layers = None,
     stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
@@ -77,7 +81,7 @@ def run(
     ] = None,
     prefill: Prefill = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
-    inputs: Annotated[Path | None, typer.Option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
     tolerances: Tolerances = None,
     out: OutFolder = REPORTS,
@@ -88,6 +92,7 @@ def run(
         bool, typer.Option("--github", help="Annotate for GitHub Actions, and add to the job's summary.")
     ] = False,
     as_json: JsonFlag = False,
+    debug: Debug = False,
 ) -> None:
     """Run all versions of a model on the same inputs, compare every layer, and write a report.
 
@@ -154,6 +159,7 @@ def audit(
         str | None, typer.Option(help="Folder whose config.json takes the published one's place.")
     ] = None,
     as_json: JsonFlag = False,
+    debug: Debug = False,
 ) -> None:
     """Compare the published config with the re-authored one, field by field. Needs no weights."""
     from harness.audit.command import audit as run_audit
@@ -164,7 +170,7 @@ def audit(
         audits = run_audit(names, checkpoint, progress)
     if as_json:
         contents = [{**found.model_dump(mode="json"), "verdict": found.verdict} for found in audits]
-        print(json.dumps(contents if every or len(names) > 1 else contents[0], indent=1))
+        print(json_for_a_log(json.dumps(contents if every or len(names) > 1 else contents[0], indent=1)))
     else:
         from harness.render.audit import print_audits
 
@@ -179,21 +185,26 @@ def bench(
     ] = None,
     faults: Annotated[str, typer.Option(metavar="GLOB", help="Faults whose id or name fits.")] = "*",
     seeds: Annotated[int, typer.Option(help="Seeds of each clean model, for false alarms.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Write the page of results, as Markdown.")] = None,
+    out: Annotated[Path | None, file_option(help="Write the page of results, as Markdown.")] = None,
     as_json: JsonFlag = False,
+    debug: Debug = False,
 ) -> None:
     """Make the catalogue's faults one by one and say which are found, where, and why. Minutes."""
     from harness.bench.command import bench as run_bench
     from harness.bench.page import detection_page
     from harness.bench.terminal import print_report
     from harness.progress import watcher
+    from harness.working import check_target
 
+    if out is not None:
+        check_target(out, "--out", "detection.md")
     with watcher() as progress:
         report = run_bench(models or [], faults, seeds, progress)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(detection_page(report), encoding="utf-8")
     if as_json:
-        print(report.model_dump_json(indent=1))
+        print(json_for_a_log(report.model_dump_json(indent=1)))
     else:
         print_report(report, _console())
     raise typer.Exit(3 if report.errors else int(bool(report.missed or report.alarms)))
@@ -204,8 +215,9 @@ def explain(
     run: RunName,
     out: OutFolder = REPORTS,
     repro: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the faulty piece, its inputs and a script that shows it.")
+        Path | None, file_option(metavar="DIR", help="Write the faulty piece, its inputs and a script that shows it.")
     ] = None,
+    debug: Debug = False,
 ) -> None:
     """The first fault of a run: where, whose, why, and what to change."""
     from harness.record import read_record, read_taps
@@ -221,7 +233,7 @@ def explain(
 
         with watcher() as progress:
             said = pack(folder, record, repro, progress)
-        print(f"repro   {repro}: {said}")
+        print(shown(f"repro   {repro}: {said}"))
 
 
 @app.command()
@@ -233,10 +245,10 @@ def fuzz(
     max_examples: Annotated[int, typer.Option(help="Inputs to try.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="For the input; else reports/MODEL/fuzz-SEED.jsonl.")
+        Path | None, file_option(metavar="FILE.jsonl", help="For the input; else reports/MODEL/fuzz-SEED.jsonl.")
     ] = None,
     checkpoint: Checkpoint = None,
-    tflite: Annotated[Path | None, typer.Option(help="Search with this flatbuffer instead of converting.")] = None,
+    tflite: Annotated[Path | None, file_option(help="Search with this flatbuffer instead of converting.")] = None,
     miniature: Miniature = False,
     layers: Layers = None,
     hlfb: Hlfb = None,
@@ -245,6 +257,7 @@ def fuzz(
     prefill: Prefill = None,
     tolerances: Tolerances = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a stage may take to load, and for an input.")] = 3600.0,
+    debug: Debug = False,
 ) -> None:
     """Search for an input that breaks a tolerance, make it as small as it gets, and save it for 'run --inputs'."""
     from harness.fuzz import command
@@ -272,7 +285,7 @@ def fuzz(
 
 
 @app.command()
-def report(run: RunName, out: OutFolder = REPORTS) -> None:
+def report(run: RunName, out: OutFolder = REPORTS, debug: Debug = False) -> None:
     """Render a run's report, JUnit and Model Explorer files again from its record."""
     from harness.record import read_record, read_taps
     from harness.render.files import render_all
@@ -280,7 +293,7 @@ def report(run: RunName, out: OutFolder = REPORTS) -> None:
 
     folder = find_run(run, out)
     for path in render_all(folder, read_record(folder), read_taps(folder)):
-        print(path)
+        print(shown(path))
 
 
 @app.command()
@@ -295,13 +308,17 @@ def explore(
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; else a free one.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
     out: OutFolder = REPORTS,
+    debug: Debug = False,
 ) -> None:
     """Open a hop in Model Explorer: both graphs side by side, overlays on, at the first fault."""
     from harness.explore.command import ExploreOptions
     from harness.explore.command import explore as serve
     from harness.runs import find_run
 
-    serve(ExploreOptions(find_run(run, out), hop, level, port, not no_browser), lambda line: print(line, flush=True))
+    serve(
+        ExploreOptions(find_run(run, out), hop, level, port, not no_browser),
+        lambda said: print(shown(said), flush=True),
+    )
 
 
 @app.command()
@@ -309,63 +326,47 @@ def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B")],
     out: OutFolder = REPORTS,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page as well.")] = None,
+    html: Annotated[Path | None, file_option("--html", metavar="FILE", help="Write it as a page as well.")] = None,
+    debug: Debug = False,
 ) -> None:
     """What got better or worse from RUN_A to RUN_B."""
     from harness.diff import compare_runs
     from harness.record import read_record, read_taps
     from harness.render.terminal import print_diff
     from harness.runs import find_run
+    from harness.working import check_target
 
+    if html is not None:
+        check_target(html, "--html", "diff.html")
     a, b = find_run(run_a, out), find_run(run_b, out)
     comparison = compare_runs(read_record(a), read_taps(a), read_record(b), read_taps(b))
     if html is not None:
         from harness.render.diff_page import write_diff
 
+        html.parent.mkdir(parents=True, exist_ok=True)
         write_diff(html, comparison)
     print_diff(comparison, _console())
     if html is not None:
-        print(f"page    {html}")
+        print(shown(f"page    {html}"))
 
 
 @app.command()
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(as_json: JsonFlag = False, debug: Debug = False) -> None:
     """Versions, weights, disk and memory: what will and will not work here, and how to mend it."""
     from harness import doctor as checks
 
     found = checks.examine()
     if as_json:
-        print(checks.as_json(found))
+        print(json_for_a_log(checks.as_json(found)))
     else:
         checks.print_checks(found, _console())
     raise typer.Exit(0 if checks.works(found) else 1)
 
 
-_DISK_ERRORS = (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
-
-
 def main() -> None:
-    """Run the command line; every foreseen failure is one line on stderr and an exit code."""
-    exits.catch_interrupts()
-    try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-    except UsageError as error:
-        exits.fail(str(error))
-    except KeyboardInterrupt:
-        code = exits.INTERRUPTED
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        exits.fail(f"{error.filename or 'the disk'}: {error.strerror}; free some space or give another --out")
-    except Exception as error:
-        # Typer carries click's exceptions, wherever it takes them from; they know their message and exit code.
-        message, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
-        if message is None or exit_code is None:
-            raise
-        exits.fail(f"{message()} See 'edge-parity --help'.", exit_code)
-    if code == exits.INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
-        exits.interrupted("stages ended, nothing written")
-    sys.exit(code or 0)
+    """Run the command line; whatever goes wrong is one line on stderr and an exit code."""
+    prepare_streams()
+    exits.end_with(lambda: app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
 
 
 if __name__ == "__main__":

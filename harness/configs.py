@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.reading import read_json
 from harness.spec import GenerativeModel
 
 CONFIG_FILE = "config.json"
@@ -71,14 +72,11 @@ def hf_config(folder: Path) -> Any:
     Raises UsageError when config.json is absent, broken or of a kind transformers does not know.
     """
     path = folder / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise UsageError(
             f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not valid JSON ({error}); download it again") from None
+        )
+    content = read_json(path, "download it again")
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
     with quiet_transformers():

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.plain import shown
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from rich.console import Console
@@ -76,10 +78,10 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         line = Text(f"{check.status:<8}", style=styles[check.status])
-        line.append(f"{check.name:<{width}}  ", style="bold").append(check.what, style="default")
+        line.append(f"{check.name:<{width}}  ", style="bold").append(shown(check.what), style="default")
         console.print(line, soft_wrap=True)
         if check.remedy and check.status != "ok":
-            console.print(Text(f"{'':8}{'':{width}}  -> {check.remedy}"), soft_wrap=True)
+            console.print(Text(f"{'':8}{'':{width}}  -> {shown(check.remedy)}"), soft_wrap=True)
     bad = [check.name for check in checks if check.status == "missing"]
     verdict = f"will not work here: {', '.join(bad)}" if bad else "a run will work here"
     console.print(Text(verdict, style="bold red" if bad else "bold green"), soft_wrap=True)

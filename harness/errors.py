@@ -12,3 +12,7 @@ class UsageError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class TaskFaultError(Exception):
+    """A process of ours broke off with what nobody foresaw; its log has the traceback."""

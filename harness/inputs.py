@@ -7,13 +7,15 @@ and for each the `Step`s of prefill and decode by which the device covers its po
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UsageError
+from harness.names import NAME_RULE, is_name
+from harness.plain import brief
+from harness.reading import TEXT, read_text
 
 DEFAULT_INPUT_IDS = ("one-token", "prompt", "padded", "prefill-exact", "chunked", "long")
 
@@ -40,7 +42,6 @@ on the tide. On market days the square smells of bread, wet rope and roasted alm
 town hall runs five minutes fast so that nobody misses the boat.
 """
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _KEYS = ("text", "tokens", "id", "decode_tail")
 
 
@@ -302,7 +303,7 @@ def _checked(
     tail = entry.get("decode_tail", 1)
     if type(tail) is not int or not 0 <= tail <= len(tokens):
         raise UsageError(
-            f'{where}: "decode_tail" is {json.dumps(tail)[:40]}; give a whole number from 0 to {len(tokens)}, '
+            f'{where}: "decode_tail" is {brief(tail, 40, json.dumps)}; give a whole number from 0 to {len(tokens)}, '
             "the number of tokens"
         )
     return TokenInput(name, tuple(tokens), text, tail)
@@ -312,18 +313,13 @@ def _check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> Non
     for token in tokens:
         if not 0 <= token < vocab_size:
             raise UsageError(
-                f"{where}: token {token} is outside the model's vocabulary of {vocab_size}; "
+                f"{where}: token {brief(token, 30, json.dumps)} is outside the model's vocabulary of {vocab_size}; "
                 f"ids go from 0 to {vocab_size - 1}, and text needs this model's own tokenizer"
             )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; --inputs takes JSON lines") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; --inputs takes a file of JSON lines") from None
+    content = read_text(path, "--inputs takes a file of JSON lines", TEXT, "utf-8-sig")
     # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
@@ -359,16 +355,13 @@ def _check_token_list(tokens: Any, where: str) -> None:
     for token in tokens:
         # bool is an int to Python: true would quietly become token 1.
         if type(token) is not int:
-            raise UsageError(f'{where}: "tokens" holds {json.dumps(token)[:40]}; give whole numbers only')
+            raise UsageError(f'{where}: "tokens" holds {brief(token, 40, json.dumps)}; give whole numbers only')
 
 
 def _name(entry: Mapping[str, Any], default: str, where: str) -> str:
     name = entry.get("id", default)
-    if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise UsageError(
-            f'{where}: "id" {json.dumps(name)[:80]} cannot name a folder; '
-            "give 1 to 64 of A-Z a-z 0-9 . _ - and no dot in front"
-        )
+    if not isinstance(name, str) or not is_name(name):
+        raise UsageError(f'{where}: "id" {brief(name, 80, json.dumps)} cannot name a folder; {NAME_RULE}')
     return name
 
 

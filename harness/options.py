@@ -6,9 +6,23 @@ In: nothing. Out: annotated types for typer.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from harness.exits import show_tracebacks
+
+
+def file_option(*names: str, metavar: str = "PATH", **more: Any) -> Any:
+    """An option that takes a path. An empty one, which Python would take for this folder, is refused."""
+    return typer.Option(*names, metavar=metavar, parser=_path, **more)
+
+
+def _path(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("it is empty; give a path, or leave the option out.")
+    return Path(text)
+
 
 REPORTS = Path("reports")
 
@@ -17,7 +31,12 @@ OneModel = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'lis
 EveryModel = Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, 'latest' or 'MODEL@latest'.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+OutFolder = Annotated[Path, file_option("--out", help="Folder of the runs.")]
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=lambda wanted: show_tracebacks(wanted), help="Show the traceback of a fault."),
+]
 
 Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
 Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
@@ -34,4 +53,4 @@ MaskAsInput = Annotated[
 ]
 Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
 
-Tolerances = Annotated[Path | None, typer.Option(help="TOML with [[rule]] tables.")]
+Tolerances = Annotated[Path | None, file_option(help="TOML with [[rule]] tables.")]

@@ -25,7 +25,7 @@ from harness.ahead import Still, ahead
 from harness.cache import Cache
 from harness.checkpoints import check_source
 from harness.defects import load_defects
-from harness.errors import UsageError
+from harness.errors import TaskFaultError, UsageError
 from harness.explore.models import save_models
 from harness.inputs import check_jsonl
 from harness.recall import recall, recall_key, remember
@@ -37,12 +37,11 @@ from harness.stages.request import Prepared, Request
 from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.variant import VariantOptions
 from harness.verdict import Rule, load_rules
-from harness.working import deleting, working_folder
+from harness.working import LOG_FILE, deleting, working_folder
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
-LOG_FILE = "run.log"
 _OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
 
 
@@ -233,8 +232,7 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         )
         result = run_tasks([task], state.log, state.watcher)["prepare"]
         if result.status != "ok":
-            tail = _tail(state.log)
-            raise UsageError(f"{state.ref.file}: could not be prepared: {result.detail.split(';')[0]} ({tail})")
+            raise _not_prepared(state, result)
         return Prepared.model_validate(result.value), key
 
 
@@ -249,10 +247,16 @@ def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
     return prepared.model_copy(update={"findings": [*found, *prepared.findings], "audited": True})
 
 
-def _tail(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _not_prepared(state: Work, result: TaskResult) -> Exception:
+    """Whose fault it is that the preparation broke off: the declaration's, where its code is on the way, else ours."""
+    lines = [line.strip() for line in state.log.read_text(errors="replace").splitlines() if line.strip()]
     frames = [line for line in lines if line.startswith("File ")]
-    return frames[-1] if frames else "no further word in the log"
+    said, spec = result.detail.split(";")[0], state.ref.file.resolve()
+    theirs = [frame for frame in frames if frame.startswith(f'File "{spec}"')]
+    if frames and not theirs:
+        return TaskFaultError(f"preparing {state.ref.file} broke off with {said} ({frames[-1]})")
+    place = theirs[-1] if theirs else "no further word in the log"
+    return UsageError(f"{state.ref.file}: could not be prepared: {said} ({place}); fix the spec file")
 
 
 def place_of(state: Work) -> Place:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.batch import Outcome
+from harness.plain import shown
 from harness.stages.process import TaskResult
 
 _PLAIN_EVERY = 10.0  # seconds between plain lines of one task
@@ -64,10 +65,10 @@ class BarProgress:
 
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.fields[name]:<15}"),
+            TextColumn("{task.fields[name]:<15}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=Console(stderr=True),
             transient=True,
         )
@@ -90,13 +91,13 @@ class BarProgress:
         self._ids.clear()
         if self._models is None:
             self._models = self._bars.add_task("", name="all models", total=total)
-        self._bars.update(self._models, completed=number - 1, description=f"{number} of {total}: {name}")
+        self._bars.update(self._models, completed=number - 1, description=shown(f"{number} of {total}: {name}"))
 
     def outcome(self, outcome: Outcome) -> None:
         """A model of several is done: a line that stays, above the bars."""
         from rich.text import Text
 
-        self._bars.console.print(Text(outcome_line(outcome)), soft_wrap=True)
+        self._bars.console.print(Text(shown(outcome_line(outcome))), soft_wrap=True)
 
     def started(self, name: str) -> None:
         if name not in self._ids:
@@ -105,17 +106,17 @@ class BarProgress:
     def progress(self, name: str, done: float, total: float, what: str) -> None:
         self.started(name)
         # A task that has not said how far it is pulses; nobody is shown a bar that stands still.
-        self._bars.update(self._ids[name], completed=done, total=total if done else None, description=what)
+        self._bars.update(self._ids[name], completed=done, total=total if done else None, description=shown(what))
 
     def ended(self, result: TaskResult) -> None:
         self.started(result.name)
         text = "done" if result.status == "ok" else f"{result.status}: {result.detail}"
-        self._bars.update(self._ids[result.name], completed=1, total=1, description=text)
+        self._bars.update(self._ids[result.name], completed=1, total=1, description=shown(text))
 
 
 def _say(line: str) -> None:
     """A whole line in one piece: `print` writes its end by itself, and a signal may come between the two."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{shown(line)}\n")
     sys.stderr.flush()
 
 

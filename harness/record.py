@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError
+from harness.reading import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -376,10 +377,9 @@ def write_text(path: Path, text: str) -> None:
 def read_record(folder: Path) -> Record:
     """The record of a run folder. Raises UsageError when there is none or it is damaged."""
     path = folder / RECORD_FILE
-    try:
-        text = path.read_bytes()
-    except OSError:
-        raise UsageError(f"no run in {folder}: it has no {RECORD_FILE}; 'edge-parity run MODEL' writes one") from None
+    if not os.path.lexists(path):
+        raise UsageError(f"no run in {folder}: it has no {RECORD_FILE}; 'edge-parity run MODEL' writes one")
+    text = read_bytes(path, "run the model again")
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.exits import interrupted
+from harness.exits import interrupted, warn
+from harness.plain import json_for_a_log
 
 if TYPE_CHECKING:
     from harness import pipeline
@@ -39,7 +40,7 @@ def run_one(name: str, options: pipeline.Options, shown: Shown) -> int:
     if shown.github:
         _annotate(name, record, folder, "", shown.as_json)
     if shown.as_json:
-        print(record.to_json())
+        print(json_for_a_log(record.to_json()))
     else:
         _summarise(folder)
     return record.exit_code
@@ -76,7 +77,7 @@ def run_several(
         for outcome in outcomes:
             _annotate(outcome.model, outcome.record, outcome.folder, outcome.error, shown.as_json)
     if shown.as_json:
-        print("[" + ",\n".join(outcome.record.to_json() for outcome in outcomes if outcome.record) + "]")
+        print(json_for_a_log("[" + ",\n".join(each.record.to_json() for each in outcomes if each.record) + "]"))
     else:
         from rich.console import Console
 
@@ -103,7 +104,7 @@ def _annotate(model: str, record: Record | None, folder: Path | None, error: str
         try:
             github.append_summary(Path(step), summary(record, folder))
         except OSError as problem:
-            print(f"edge-parity: {step} was not written: {problem.strerror}", file=sys.stderr)
+            warn(f"{step} was not written: {problem.strerror}")
 
 
 def _further_entries() -> int:
@@ -120,7 +121,7 @@ def _refresh_index(out: Path) -> None:
     try:
         write_index(out)
     except OSError as error:
-        print(f"edge-parity: {out / 'index.html'} was not written: {error.strerror}", file=sys.stderr)
+        warn(f"{out / 'index.html'} was not written: {error.strerror}")
 
 
 def _summarise(folder: Path) -> None:

@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.frameworks import import_litert_torch
+from harness.reading import read_text
 
 STANDARD_COVERAGE: Mapping[str, float] = {
     "hf->reauthored": 0.95,
@@ -104,12 +106,15 @@ def describe(file: Path) -> list[SpecRef]:
 
     Raises UsageError for a file that cannot be read or parsed.
     """
+    text = read_text(file, "give a Python file, as UTF-8 text, that declares a GenerativeModel")
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its strings; they would be said where only one line may be
+            tree = ast.parse(text, filename=str(file))
     except SyntaxError as error:
-        raise UsageError(f"{file}:{error.lineno or 1}: syntax error: {error.msg}; mend the spec file") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read as a spec file ({error}); give a Python file, as UTF-8 text") from None
+        raise UsageError(f"{file}:{error.lineno or 1}: syntax error: {error.msg}; fix the spec file") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes, numbers and nesting beyond Python's limits
+        raise UsageError(f"{file} cannot be read as a spec file ({error}); give a Python file") from None
     found: dict[str, SpecRef] = {}
     for node in tree.body:
         if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call)):
@@ -213,7 +218,7 @@ def load_spec(ref: SpecRef) -> GenerativeModel:
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module
-    if "litert_torch" in ref.file.read_text(encoding="utf-8"):
+    if "litert_torch" in read_text(ref.file, "give a Python file"):
         import_litert_torch()
     try:
         module_spec.loader.exec_module(module)

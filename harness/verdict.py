@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -16,6 +15,8 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
+from harness.plain import brief, one_line
+from harness.reading import read_toml
 
 DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
 
@@ -56,12 +57,7 @@ class Judgement:
 def load_rules(path: Path | None = None) -> list[Rule]:
     """The rules of a TOML file, or the shipped defaults. Raises UsageError naming the rule and what is wrong."""
     path = path or DEFAULT_RULES
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"tolerances {path} cannot be read ({error}); give a TOML file with [[rule]] tables") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"tolerances {path} is not TOML ({error}); mend it") from None
+    content = read_toml(path, "tolerances", "give a TOML file with [[rule]] tables")
     tables = content.get("rule")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"tolerances {path} has no [[rule]]; harness/tolerances.toml shows the defaults")
@@ -69,19 +65,19 @@ def load_rules(path: Path | None = None) -> list[Rule]:
 
 
 def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
-    where = f"tolerances {path}, rule {table.get('name', number)!r}"
+    where = f"tolerances {path}, rule {brief(table.get('name', number))}"
     limits: dict[str, float] = {}
     for key, value in table.items():
         if key in _SELECTORS:
             if not isinstance(value, str):
-                raise UsageError(f"{where}: {key} must be text, not {value!r}")
+                raise UsageError(f"{where}: {key} must be text, not {brief(value)}")
             continue
         if key not in UPPER | LOWER and key != _MAX_POSITIONS:
             near = difflib.get_close_matches(key, [*UPPER, *LOWER, *_SELECTORS, _MAX_POSITIONS], n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"the metrics are {', '.join(sorted(UPPER | LOWER))}"
-            raise UsageError(f"{where}: unknown metric '{key}'; {hint}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise UsageError(f"{where}: {key} must be a number, not {value!r}")
+            raise UsageError(f"{where}: unknown metric '{one_line(key, 60)}'; {hint}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_a_float(value):
+            raise UsageError(f"{where}: {key} must be a number, not {brief(value)}")
         if key in LOGITS_ONLY and table.get("tap") != "logits":
             raise UsageError(f'{where}: {key} is a figure of the logits alone; put it in a rule with tap = "logits"')
         limits[key] = float(value)
@@ -92,6 +88,14 @@ def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
         raise UsageError(f"{where}: {said}")
     selectors = {key: str(table[key]) for key in ("model", "hop", "tap") if key in table}
     return Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
+
+
+def _is_a_float(value: float) -> bool:
+    """Whether it is a number, and not a whole one beyond what floats hold."""
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]) -> Judgement:

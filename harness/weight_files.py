@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.reading import TEXT, check_file, read_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -59,9 +60,9 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(folder: Path) -> list[Path]:
     path = folder / INDEX_FILE
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(path, "download it again", TEXT)["weight_map"]
         shards = sorted({folder / str(name) for name in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is no safetensors index (it needs a 'weight_map'); download it again") from None
     for shard in shards:
         if shard.parent != folder:
@@ -90,6 +91,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file. Raises UsageError when its length is not what its header says."""
+    check_file(file, "download it again")
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -115,7 +117,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             )
             for name, entry in header.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         raise UsageError(f"{file} has a broken safetensors header; download it again") from None
     if size != 8 + length + end:
         what = "truncated" if size < 8 + length + end else "too long"

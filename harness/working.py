@@ -10,8 +10,10 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 from harness.errors import UsageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LOG_FILE = "run.log"
 _PARTIAL = ".partial"
 _NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
 
@@ -43,9 +46,15 @@ def working_folder(parent: Path, run_id: str) -> Iterator[Path]:
     except OSError as error:
         # Arrow words the system's error in its own way, and names no file.
         if error.errno not in FULL_DISK:
+            _keep_log(folder / LOG_FILE, parent / f"{run_id}.fault.log", error)
             raise
         why = os.strerror(error.errno)
         raise UsageError(f"--out {parent.parent}: {why}; free some space, or give another folder") from None
+    except UsageError:
+        raise
+    except Exception as error:
+        _keep_log(folder / LOG_FILE, parent / f"{run_id}.fault.log", error)
+        raise
     finally:
         os.close(lock)
         if folder.exists():
@@ -53,6 +62,14 @@ def working_folder(parent: Path, run_id: str) -> Iterator[Path]:
             for path in made:  # nothing was written: leave no empty folders either
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
+
+
+def _keep_log(log: Path, kept: Path, error: Exception) -> None:
+    """What nobody foresaw: the run goes, its log stays, with the traceback; the error then says where."""
+    with contextlib.suppress(OSError):
+        said = log.read_text(errors="replace") if log.is_file() else ""
+        kept.write_text(f"{said}--- edge-parity ---\n{''.join(traceback.format_exception(error))}", errors="replace")
+        error.add_note(f"{kept} has its traceback")
 
 
 def _sweep(parent: Path) -> None:
@@ -67,6 +84,22 @@ def _sweep(parent: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def check_target(file: Path, option: str, example: str) -> None:
+    """Raises UsageError where a file that an option names cannot be written. example: a name in place of a folder's."""
+    try:
+        if file.is_dir():
+            raise UsageError(f"{option} {file} is a folder; give a file, e.g. {file / example}")
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{option} {file} is no regular file; give another")
+        folder = next(path for path in file.resolve().parents if path.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option} {file} cannot be written ({error.strerror}); give a file in another folder"
+        ) from None
 
 
 @contextmanager

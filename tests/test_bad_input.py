@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
     "no such spec file": words(*run("./absent.py"), says=["absent.py", "GenerativeModel"]),
     "no such spec file, named model": words(*run("./absent.py:X"), says=["absent.py", "GenerativeModel"]),
     "folder as spec file": words(*run("./"), says=["give the path of a .py file"]),
-    "spec, syntax error": spec("x = (\n", "spec.py:1", "never closed", "mend the spec file"),
+    "spec, syntax error": spec("x = (\n", "spec.py:1", "never closed", "fix the spec file"),
     "spec, not text": ({"spec.py": b"\xff\xfe\x01"}, run("./spec.py"), ["spec.py", "UTF-8"]),
     "spec, NUL byte": ({"spec.py": b"x = 1\x00"}, run("./spec.py"), ["spec.py:1", "null bytes"]),
     "spec, empty": spec("", "no NAME = GenerativeModel(...)", "docs/adding-a-model.md"),

@@ -44,7 +44,7 @@ def test_a_model_that_fails_crashes_or_cannot_start_stops_no_other() -> None:
     names = ["fail", "wrong", "crash", "broken", "pass"]
     outcomes = list(run_each(names, fake))
     assert [outcome.model for outcome in outcomes] == names
-    assert [outcome.exit_code for outcome in outcomes] == [1, 2, 3, 2, 0]
+    assert [outcome.exit_code for outcome in outcomes] == [1, 2, 3, 4, 0]
     assert outcomes[1].error == "no weights for 'wrong'; give --checkpoint"
     assert "\n" not in outcomes[3].error
     assert "ZeroDivisionError at test_batch.py:" in outcomes[3].error
@@ -64,7 +64,7 @@ def test_ctrl_c_keeps_what_was_done_and_starts_nothing_more() -> None:
         (["pass", "fail"], 1),
         (["fail", "crash", "pass"], 3),
         (["crash", "wrong", "fail"], 2),
-        (["broken"], 2),
+        (["broken", "wrong"], 4),
     ],
 )
 def test_the_exit_code_is_the_worst_and_not_started_is_worse_than_crashed(models: list[str], code: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.audit.report import Audit, AuditRequest
 from harness.checkpoints import check_source
-from harness.errors import UsageError
+from harness.errors import TaskFaultError, UsageError
 from harness.spec import find_spec
 from harness.stages.process import Task, Watcher, run_tasks
 
@@ -59,6 +59,6 @@ def _run(tasks: list[Task], watcher: Watcher) -> list[Audit]:
                 lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
                 frames = [line for line in lines if line.startswith("File ")]
                 where = frames[-1] if frames else "without a word"
-                raise UsageError(f"the audit broke off: {result.detail.split(';')[0]} ({where})")
+                raise TaskFaultError(f"the audit broke off: {result.detail.split(';')[0]} ({where})")
             audits += [Audit.model_validate(content) for content in result.value["audits"]]
     return audits

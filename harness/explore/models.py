@@ -5,12 +5,14 @@ In: a run under way. Out: `explorer/models.json`, without weights. Imports no fr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import UsageError
+from harness.reading import read_bytes
 from harness.recipes import FLOAT, named, split
 from harness.record import write_text
 from harness.render.explorer import FOLDER
@@ -66,9 +68,9 @@ def save_models(
 def load_models(run: Path) -> RunModels:
     """Raises UsageError when the run has none, as runs of earlier versions have not."""
     path = run / FOLDER / FILE
+    if not os.path.lexists(path):
+        raise UsageError(f"{run} does not say how to get at its models again; run the model again")
     try:
-        return RunModels.model_validate_json(path.read_bytes())
-    except OSError:
-        raise UsageError(f"{run} does not say how to get at its models again; run the model again") from None
+        return RunModels.model_validate_json(read_bytes(path, "run the model again"))
     except ValidationError as error:
         raise UsageError(f"{path} is damaged ({error.error_count()} errors); run the model again") from None

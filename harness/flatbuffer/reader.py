@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UsageError
+from harness.reading import check_file
 
 _IDENTIFIER = b"TFL3"
 
@@ -208,6 +209,7 @@ class FlatbufferModel:
 
 
 def _map_file(path: Path) -> mmap.mmap:
+    check_file(path, "give the path of a .tflite file")
     try:
         with path.open("rb") as file:
             if path.stat().st_size < 8:

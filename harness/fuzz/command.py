@@ -10,7 +10,6 @@ import json
 import secrets
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from harness.stages.serving import Servers, StageEndedError, serving
 from harness.strategies import searched_inputs
 from harness.tasks import is_device, stage_tasks
 from harness.verdict import Rule, load_rules
-from harness.working import working_folder
+from harness.working import check_target, working_folder
 
 TASK = "fuzz"
 _REFERENCE_STAGES = ("oracle", "hf")  # the noise floor rests on them, whatever the hop
@@ -128,24 +127,13 @@ def check_options(options: FuzzOptions) -> tuple[tuple[str, str], ...]:
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
     if options.file is not None:
-        _check_file(options.file)
+        check_target(options.file, "--out", "found.jsonl")
     if options.hop is None:
         return STANDARD_HOPS
     known = {f"{a}->{b}": (a, b) for a, b in STANDARD_HOPS}
     if options.hop not in known:
         raise UsageError(f"--hop {options.hop} is no hop; give one of {', '.join(known)}, in quotes")
     return (known[options.hop],)
-
-
-def _check_file(file: Path) -> None:
-    if file.is_dir():
-        raise UsageError(f"--out {file} is a folder; give a file, e.g. {file / 'found.jsonl'}")
-    folder = next(path for path in file.resolve().parents if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"--out {file} cannot be written ({error.strerror}); give a file in another folder") from None
 
 
 def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[tuple[str, str]]) -> list[Task]:

@@ -8,11 +8,12 @@ what comes nearest to its limit, and what to do next.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.plain import clean as clean
+from harness.plain import one_line as one_line
 from harness.recipes import is_kernel_hop
 from harness.record import Hop, KnownDefect, Record, Worst
 from harness.render.limits import LOCAL, Figure, limit_of, nearest, share
@@ -21,11 +22,6 @@ from harness.taps import split_tap
 if TYPE_CHECKING:
     import pandas as pd
 
-# C0 and C1 controls (ANSI escapes among them), surrogates, bidirectional overrides and the two
-# non-characters of the plane: in a prompt they could rewrite the terminal or break XML.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 _WORST_FIRST = ("fail", "missing", "pass")
 _FIGURE_NAMES = {
     "excess": "excess",
@@ -42,17 +38,6 @@ class MissingGroup:
     count: int
     patterns: tuple[str, ...]
     why: str
-
-
-def clean(text: object) -> str:
-    """Text without control characters, so that a prompt or a path cannot act on what shows it."""
-    return _UNPRINTABLE.sub("\ufffd", str(text))
-
-
-def one_line(text: object, limit: int = 0) -> str:
-    """Cleaned text on one line, cut to `limit` characters when `limit` is positive."""
-    line = " ".join(clean(text).split())
-    return line[: limit - 3] + "..." if limit and len(line) > limit else line
 
 
 def number(value: object) -> str:

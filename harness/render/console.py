@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.render import clean, one_line
+from harness.plain import one_line, shown, shown_cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ def line(console: Console, text: str, style: str = "") -> None:
     """One line, whole: a path or a command that is wrapped cannot be copied."""
     from rich.text import Text
 
-    console.print(Text(clean(text), style=style), soft_wrap=True)
+    console.print(Text(shown(text), style=style), soft_wrap=True)
 
 
 def wrapped(console: Console, text: str, indent: int = 2, style: str = "") -> None:
@@ -39,7 +39,7 @@ def new_table(title: str, columns: Sequence[tuple[str, bool]], min_first: int = 
     from rich.text import Text
 
     table = Table(
-        title=Text(clean(title), style="bold"),
+        title=Text(shown(title), style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -56,7 +56,7 @@ def cells(*values: str | tuple[str, str]) -> list[Text]:
     """Cells of a row; a pair is a text and its style."""
     from rich.text import Text
 
-    return [Text(clean(v)) if isinstance(v, str) else Text(clean(v[0]), style=v[1]) for v in values]
+    return [Text(shown_cell(v)) if isinstance(v, str) else Text(shown_cell(v[0]), style=v[1]) for v in values]
 
 
 def verdict_cell(verdict: str) -> tuple[str, str]:

@@ -1,0 +1,65 @@
+"""Standard output and standard error, which may be closed, full, in another encoding, or a pipe that nobody reads.
+
+In: the streams that the process was started with. Out: streams that a command can print to whatever they lead to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Any, TextIO, cast
+
+
+class _Output(io.FileIO):
+    """A file descriptor whose reader may go away: what nobody reads is dropped, so that `explain RUN | head -1` ends
+    with the exit code of the command. A disk that is full is said once."""
+
+    _lost = False
+
+    def write(self, data: Any) -> int:
+        if self._lost:
+            return len(memoryview(data).cast("B"))
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            self._lost = True
+            return len(memoryview(data).cast("B"))
+        except OSError:
+            self._lost = True
+            raise
+
+
+def prepare_streams() -> None:
+    """Make the three standard streams usable. A test that has put its own in their place keeps them."""
+    _open_missing()
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream, original = getattr(sys, name), getattr(sys, f"__{name}__")
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream is original:
+            setattr(sys, name, _printing(number, stream))
+
+
+def _open_missing() -> None:
+    """A descriptor that is closed would be given to the next file that is opened, and what is printed with it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+
+
+def _printing(number: int, stream: TextIO) -> TextIO:
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    raw = _Output(number, "w", closefd=False)
+    text = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",  # what the terminal's encoding lacks is shown as a number
+        line_buffering=raw.isatty() or number == 2,
+        write_through=number == 2,
+    )
+    return cast(TextIO, text)
