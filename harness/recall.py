@@ -95,12 +95,8 @@ def _imports(spec: Path) -> set[str]:
 
 
 def _stamp(path: Path) -> list[Any]:
-<<<<<<< HEAD
-    return [path.name, *stamp_of(path.stat())]
-=======
-    status = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
-    return [path.name, status.st_size, status.st_mtime_ns]
->>>>>>> 6356b36 (What nobody foresaw is one line with an exit code of its own; only regular files of a sane size are read; hostile names reach no terminal)
+    # A link in a folder may lead nowhere.
+    return [path.name, *stamp_of(path.stat() if path.exists() else path.lstat())]
 
 
 def _version(name: str) -> str:
