@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from harness.excess import Excess, NoiseFloor, excess, with_typical
-from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, summarise
+from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, ranged_stats, summarise
 from harness.recipes import is_kernel_hop
 from harness.record import Logits
 from harness.taps import LOGITS, split_tap
 from harness.trace import NOISE_SAMPLES, Trace, let_go, sample
+from harness.value_range import ValueRange, joined
 from harness.verdict import Rule, judge
 
 Row = dict[str, Any]
@@ -129,7 +130,8 @@ def compare_traces(
         floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
             tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
-            rows.extend({"model": model, "input": item, "order": order, **row} for row in tap_rows)
+            where = {"model": model, "input": item, "order": order}
+            rows.extend({**where, **row, **of_input.range_of(tap)} for row in tap_rows)
             of_input.let_go()
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
     logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
@@ -145,6 +147,7 @@ class TapReader:
         self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
         self._tap = ""
         self._values: dict[str, Array] = {}
+        self._ranges: dict[str, ValueRange] = {}
 
     @classmethod
     def of(cls, traces: Path, stages: Iterable[str], item: str) -> TapReader:
@@ -166,6 +169,13 @@ class TapReader:
         for values in self._values.values():
             let_go(values)
         self._tap, self._values = "", {}
+
+    def note_range(self, tap: str, found: ValueRange) -> None:
+        self._ranges[tap] = found
+
+    def range_of(self, tap: str) -> dict[str, float]:
+        """How large the numbers of a tap get in the oracle, as a row holds it; nothing where no noise floor was."""
+        return self._ranges[tap].columns() if tap in self._ranges else {}
 
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
@@ -265,8 +275,18 @@ def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> Positi
 def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionStats]:
     """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
     oracle = taps.values("oracle", tap)
-    runs = [stage for stage in names if taps.has(stage, tap)]
-    return [stats_over(oracle, taps.values(stage, tap), [slice(0, oracle.shape[1])]) for stage in runs]
+    first, *others = [stage for stage in names if taps.has(stage, tap)]
+    whole = [slice(0, oracle.shape[1])]
+    stats, found = _ranged_over(oracle, taps.values(first, tap), whole)
+    taps.note_range(tap, found)
+    return [stats, *(stats_over(oracle, taps.values(stage, tap), whole) for stage in others)]
+
+
+def _ranged_over(reference: Array, candidate: Array, spans: list[slice]) -> tuple[PositionStats, ValueRange]:
+    """`stats_over`, and the range of the reference's numbers."""
+    blocks = _blocks(spans, reference, candidate)
+    parts, ranges = zip(*(ranged_stats(reference[:, block], candidate[:, block]) for block in blocks), strict=True)
+    return concat(parts), joined(ranges)
 
 
 def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:

@@ -19,6 +19,7 @@ from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
+from harness.overflow import overflow_findings
 from harness.ownership import ownership, taps_at
 from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, LooserRule, Record, Stage, taps_frame
@@ -118,6 +119,7 @@ def conclude(
         for a, b in _hops(stages)
     ]
     findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
+    findings += overflow_findings(comparison.rows, prepared.rms_norms)
     if said := unjudged(stages):
         findings.append(Finding(kind="numeric", severity="warning", what=said))
     crashed = any(

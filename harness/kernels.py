@@ -25,6 +25,8 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
+from harness.value_range import FLOAT16_LARGEST
+
 # `nnan` and `ninf` are left out on purpose: NaN and infinity are results here.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 _BLOCK = 256  # elements between two rounds of prefetching
@@ -34,6 +36,9 @@ CHUNK = 1 << 16  # elements of a task: longer rows are cut, so that every core h
 _INF_BITS = np.int64(0x7FF0000000000000)
 _TINIEST = 5e-324  # the smallest positive float64
 _MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)  # all bits but the sign
+
+# The smallest number of float16 that is not subnormal.
+FLOAT16_NORMAL = 2.0**-14
 
 # Where exp(u) - 1 - u is taken from its series; beyond, the plain difference loses less than two digits.
 _SERIES_BELOW = 0.25
@@ -184,6 +189,92 @@ def _accumulate_short(reference: Any, candidate: Any, first: int, last: int, out
 accumulate_short = _compile(_accumulate_short)
 
 
+def _leaves(values: Any, span: Any) -> Any:
+    """Whether any of `[elements]` would change `span`, as `widen` has it; now and then true of none.
+
+    It asks if a magnitude lies outside of an interval, all of which the span holds with either sign. In integers, as
+    `sums` does it: then the loop takes five plain instructions for several elements at once, and NaN and infinity lie
+    outside by themselves.
+    """
+    low = np.float64(FLOAT16_NORMAL).view(np.int64)
+    high = np.float64(max(0.0, min(-span[0], span[1], FLOAT16_LARGEST))).view(np.int64)
+    outside = np.int64(0)
+    for i in range(values.size):
+        magnitude = np.float64(values[i]).view(np.int64) & _MAGNITUDE
+        outside |= (magnitude - low) | (high - magnitude)  # the sign's bit is set where either is negative
+    return outside < 0
+
+
+leaves = _compile(_leaves, forceinline=True)
+
+
+def _widen(values: Any, span: Any) -> None:
+    """Takes `[elements]` into `span` `[4]`: smallest, largest, how many beyond float16, how many subnormal there.
+
+    NaN is passed over; infinity is beyond.
+    """
+    nans = beyond = subnormal = 0
+    least, most = np.int64(2**63 - 1), np.int64(-(2**63) + 1)
+    for i in range(values.size):
+        value = np.float64(values[i])
+        size = abs(value)
+        nans += value != value
+        beyond += size > FLOAT16_LARGEST
+        subnormal += (size < FLOAT16_NORMAL) & (size > 0.0)
+        bits = value.view(np.int64)
+        ordered = bits ^ ((bits >> 63) & _MAGNITUDE)  # integers in the order of the floats
+        least, most = min(least, ordered), max(most, ordered)
+    span[2] += beyond
+    span[3] += subnormal
+    if nans == 0:
+        span[0] = min(span[0], np.int64(least ^ ((least >> 63) & _MAGNITUDE)).view(np.float64))
+        span[1] = max(span[1], np.int64(most ^ ((most >> 63) & _MAGNITUDE)).view(np.float64))
+        return
+    for i in range(values.size):
+        value = np.float64(values[i])
+        if not math.isnan(value):
+            span[0], span[1] = min(span[0], value), max(span[1], value)
+
+
+widen = _compile(_widen)
+
+
+def _accumulate_ranged(
+    reference: Any, candidate: Any, first: int, last: int, out: Any, counts: Any, spans: Any
+) -> None:
+    """`accumulate` which takes the range of `reference` into `spans[first]` as well, in the order of `widen`.
+
+    It is taken of each block while the core's cache still holds it.
+    """
+    span = spans[first]
+    elements, chunks = reference.shape[1], out.shape[1]
+    for index in range(first, last):
+        row, column = index // chunks, index % chunks
+        end = min(elements, (column + 1) * CHUNK)
+        squared_error = squared_reference = squared_candidate = dot = sum_abs = 0.0
+        worst = np.int64(0)
+        for start in range(column * CHUNK, end, _BLOCK):
+            r, c = reference[row, start : min(start + _BLOCK, end)], candidate[row, start : min(start + _BLOCK, end)]
+            if end - start > 2 * _BLOCK:
+                prefetch(reference[row], start + 2 * _BLOCK)  # type: ignore[call-arg]
+                prefetch(candidate[row], start + 2 * _BLOCK)
+            block = sums(r, c)
+            squared_error += block[0]
+            squared_reference += block[1]
+            squared_candidate += block[2]
+            dot += block[3]
+            sum_abs += block[4]
+            worst = max(worst, block[5])
+            if leaves(r, span):
+                widen(r, span)
+        result = squared_error, squared_reference, squared_candidate, dot, sum_abs, worst
+        here = slice(column * CHUNK, end)
+        store(reference[row, here], candidate[row, here], result, out[row, column], counts[row, column])
+
+
+accumulate_ranged = _compile(_accumulate_ranged)
+
+
 def _extremes(logits: Any) -> Any:
     """(largest value, largest magnitude) of `[elements]`, both exact; NaN or infinity shows in the magnitude."""
     largest = np.int64(-(2**63) + 1)
@@ -313,6 +404,29 @@ def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> Any:
 
 
 kl = _compile(_kl)
+
+
+def _negative_log_likelihood(logits: Any, tokens: Any, out: Any) -> None:
+    """-ln softmax(row)[token] of each row of `[rows, vocab]` into `out` `[rows]`; NaN with a NaN or infinity."""
+    for row in range(tokens.size):
+        values = logits[row]
+        largest, magnitude = extremes(values)
+        if not math.isfinite(magnitude):
+            out[row] = np.nan
+            continue
+        total = total_weight(values, largest)
+        out[row] = math.log(total) + largest - values[tokens[row]]
+
+
+def _total_weight(values: Any, largest: Any) -> Any:
+    total = 0.0
+    for i in range(values.size):
+        total += exp(np.float64(values[i]) - largest)
+    return total
+
+
+total_weight = _compile(_total_weight, _FASTMATH)
+negative_log_likelihood = _compile(_negative_log_likelihood)
 
 
 def _compare_logits(reference: Any, candidate: Any, first: int, last: int, out: Any, tops: Any) -> None:

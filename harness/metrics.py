@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.value_range import ValueRange
+
 Array = np.ndarray[Any, Any]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -104,24 +106,36 @@ def position_stats(reference: Array, candidate: Array) -> PositionStats:
 
     Raises ValueError when the shapes differ or are not `[1, time, ...]`, TypeError for dtypes float64 cannot hold.
     """
+    return _stats(reference, candidate, None)
+
+
+def ranged_stats(reference: Array, candidate: Array) -> tuple[PositionStats, ValueRange]:
+    """`position_stats`, and the range of the reference's numbers, gathered in the same pass."""
+    spans: list[Floats] = []
+    stats = _stats(reference, candidate, spans)
+    return stats, ValueRange.of(np.concatenate([*spans, np.empty((0, 4))]), reference.size)
+
+
+def _stats(reference: Array, candidate: Array, spans: list[Floats] | None) -> PositionStats:
+    """`position_stats`. With a list in `spans` it takes rows `[n, 4]` of the reference's range, as the kernels do."""
     _check(reference, candidate)
     time = reference.shape[1]
     elements = math.prod(reference.shape[2:])
     if elements and _in_place(reference) and _in_place(candidate):
-        sums, counts = _accumulate(_rows(reference, (time, elements)), _rows(candidate, (time, elements)))
+        sums, counts = _accumulate(_rows(reference, (time, elements)), _rows(candidate, (time, elements)), spans)
     else:
-        sums, counts = _in_parts(reference, candidate)
+        sums, counts = _in_parts(reference, candidate, spans)
     error, squared_reference, squared_candidate, dot, sum_abs, worst = sums.T
     nans, infs = counts.T
     return PositionStats(error, squared_reference, squared_candidate, dot, worst, sum_abs, nans, infs, elements)
 
 
-def _in_parts(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
+def _in_parts(reference: Array, candidate: Array, spans: list[Floats] | None) -> tuple[Floats, Ints]:
     """Sums `[time, 6]` and counts `[time, 2]` of arrays that are copied piece by piece."""
     time = reference.shape[1]
     sums, counts = np.zeros((time, 6)), np.zeros((time, 2), np.int64)
     for start, r, c in _slabs(reference, candidate):
-        part, part_counts = _accumulate(r, c)
+        part, part_counts = _accumulate(r, c, spans)
         here = slice(start, start + len(part))
         with np.errstate(invalid="ignore", over="ignore"):
             sums[here, :5] += part[:, :5]
@@ -206,15 +220,20 @@ def _check(reference: Array, candidate: Array) -> None:
             raise TypeError(f"{side} is {array.dtype}, which float64 does not hold")
 
 
-def _accumulate(reference: Array, candidate: Array) -> tuple[Floats, Ints]:
-    """Sums `[rows, 6]` and counts `[rows, 2]` of `[rows, elements]` arrays the kernels can read."""
+def _accumulate(reference: Array, candidate: Array, spans: list[Floats] | None) -> tuple[Floats, Ints]:
+    """Sums `[rows, 6]` and counts `[rows, 2]` of `[rows, elements]` arrays the kernels read; `spans` as `_stats`."""
     from harness import kernels
 
     rows, elements = reference.shape
     chunks = -(-elements // kernels.CHUNK)
     kernel = kernels.accumulate_short if elements < kernels.SHORT else kernels.accumulate
     out, counts = np.empty((rows, chunks, 6)), np.empty((rows, chunks, 2), np.int64)
-    _spread(kernel, (reference, candidate), rows * chunks, reference.size, (out, counts))
+    after: tuple[Any, ...] = (out, counts)
+    if spans is not None:
+        # A task that is handed to a thread fills the row of its first piece.
+        spans.append(np.tile([np.inf, -np.inf, 0.0, 0.0], (rows * chunks, 1)))
+        kernel, after = kernels.accumulate_ranged, (out, counts, spans[-1])
+    _spread(kernel, (reference, candidate), rows * chunks, reference.size, after)
     if chunks == 1:
         return out[:, 0], counts[:, 0]
     with np.errstate(invalid="ignore", over="ignore"):

@@ -131,6 +131,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
                 defects,
                 rules if options.tolerances else None,
             )
+            _read_text(state, record, prepared)
             with state.timed("details"):
                 _look_closely(folder, comparison, frame, prepared)
             record = _explained(state, record, frame, prepared, results)
@@ -332,6 +333,16 @@ def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared)
 
     inputs = [(item.id, item.tokens) for item in prepared.inputs]
     write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
+
+
+def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
+    """Say how well the reference predicts the text inputs, and warn where no working model would do so badly."""
+    from harness.likelihood import likelihood_findings, likelihood_of, with_earlier
+
+    found = likelihood_of(state.folder / "traces", record.inputs, prepared.dimensions.vocab)
+    if found is not None:
+        record.likelihood = with_earlier(found, record.inputs, state.options.out, state.ref.name)
+        record.findings += likelihood_findings(record.likelihood, trained=not prepared.miniature)
 
 
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:

@@ -29,6 +29,7 @@ TapVerdict = Literal["pass", "fail", "missing"]
 # One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
 # `position_excess` is the largest excess of a single token position, `worst_position` where it is.
 # `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
+# `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
 # The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
@@ -53,6 +54,10 @@ TAP_COLUMNS: tuple[str, ...] = (
     "local_position_excess",
     "nan_count",
     "inf_count",
+    "value_min",
+    "value_max",
+    "overflow_share",
+    "subnormal_share",
     "how",
     "verdict",
     "rule",
@@ -269,6 +274,38 @@ class LooserRule(_Part):
     limits: list[str]
 
 
+class TextLikelihood(_Part):
+    """How well the reference predicts one input's text. tokens: all but the first. nll: nats per token."""
+
+    input: str
+    tokens: int
+    nll: float | None
+    perplexity: float | None
+
+
+class EarlierLikelihood(_Part):
+    """The same text in an earlier run of the model, and now, over the inputs that both have."""
+
+    run_id: str
+    nll: float
+    nll_now: float
+    inputs: list[str]
+
+
+class Likelihood(_Part):
+    """How well the reference predicts the inputs that come from text: the mean of -ln p(next token) by `oracle`.
+
+    chance: the NLL of guessing, ln(vocabulary). earlier: of those that had the same text, the run with the lowest NLL.
+    """
+
+    nll: float | None
+    perplexity: float | None
+    tokens: int
+    chance: float
+    inputs: list[TextLikelihood]
+    earlier: EarlierLikelihood | None = None
+
+
 class KnownDefect(_Part):
     """A known upstream defect that this run was bound to show. What of it is an error fails the run all the same.
 
@@ -310,6 +347,7 @@ class Record(_Part):
     diagnosis: list[Diagnosis] = Field(default_factory=list)
     unexplained: list[str] = Field(default_factory=list)  # a sentence for each fault that no hypothesis explains
     findings: list[Finding] = Field(default_factory=list)
+    likelihood: Likelihood | None = None  # of the text inputs; none where no input comes from text
     known_defects: list[KnownDefect] = Field(default_factory=list)
     looser_rules: list[LooserRule] = Field(default_factory=list)
     # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order

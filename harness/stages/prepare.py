@@ -119,6 +119,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         conversion_key=key_for(recipe=FLOAT),
         quantized_keys={recipe: key_for(recipe=recipe) for recipe in request.quantize},
         findings=findings,
+        rms_norms=_rms_norms(plain),
         parameters=_parameters(model, checkpoint, config),
         tables=position_tables(config),
         windows=windows_of(config),
@@ -155,6 +156,13 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
         layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
         window=(sizes_of(text).window or None) if getattr(text, "use_sliding_window", True) else None,
     )
+
+
+def _rms_norms(config: Any) -> bool:
+    from litert_torch.generative.layers.model_config import NormalizationType
+
+    norms = [config.block_config(block).pre_attention_norm_config for block in range(config.num_layers)]
+    return all(norm.type == NormalizationType.RMS_NORM for norm in [*norms, config.final_norm_config])
 
 
 def _device_shape(

@@ -55,6 +55,7 @@ class Prepared(BaseModel):
     conversion_key: str
     quantized_keys: dict[str, str] = Field(default_factory=dict)
     findings: list[Finding]
+    rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
     audited: bool = False  # whether those of the config audit are among the findings
     parameters: list[ParameterSource] = Field(default_factory=list)
     tables: list[list[float]] = Field(default_factory=list)
