@@ -213,7 +213,7 @@ def _widen(values: Any, span: Any) -> None:
 
     NaN is passed over; infinity is beyond.
     """
-    nans = beyond = subnormal = 0
+    nans = beyond = subnormal = np.int64(0)
     least, most = np.int64(2**63 - 1), np.int64(-(2**63) + 1)
     for i in range(values.size):
         value = np.float64(values[i])

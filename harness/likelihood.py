@@ -56,7 +56,7 @@ def likelihood_of(traces: Path, inputs: Sequence[Input], vocab: int) -> Likeliho
 
 
 def _figures(nll: float) -> dict[str, float]:
-    return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf}
+    return {"nll": nll, "perplexity": math.inf if nll > 700 else math.exp(nll)}
 
 
 def _negative_log_likelihood(folder: Path, tokens: Sequence[int]) -> float | None:

@@ -54,7 +54,7 @@ def _reached(rows: Iterable[Mapping[str, Any]]) -> list[_Reach]:
 def _finding(found: list[_Reach], words: Any) -> Finding:
     first = found[0]
     others = _grouped([one.tap for one in found[1:]])
-    also = f"; so does {others}" if others else ""
+    also = f"; also {others}" if others else ""
     blocks = sorted({block for one in found if (block := split_tap(one.tap)[0]) is not None})
     what = f"{words(first)}{also}"
     return Finding(kind="numeric", severity="warning", what=what, blocks=blocks)
@@ -74,30 +74,26 @@ def _squares(one: _Reach) -> str:
 
 
 def _grouped(taps: list[str]) -> str:
-    """`mlp.out of blocks 3 to 9 and 12, logits`: each point once, the first of `taps` first."""
+    """`mlp.out (blocks 3 to 9, 12), logits`: each point once, that of the first of `taps` first."""
     points: dict[str, list[int]] = {}
     for tap in taps:
         block, point = split_tap(tap)
         points.setdefault(point, []).extend([] if block is None else [block])
-    said = [f"{point} of {_blocks(sorted(blocks))}" if blocks else point for point, blocks in points.items()]
-    more = [f"{len(said) - _SHOWN} more kinds of taps"] if len(said) > _SHOWN else []
-    return _listed([*said[:_SHOWN], *more])
+    said = [f"{point} ({_blocks(sorted(blocks))})" if blocks else point for point, blocks in points.items()]
+    more = f" and {len(said) - _SHOWN} more kinds of taps" if len(said) > _SHOWN else ""
+    return ", ".join(said[:_SHOWN]) + more
 
 
 def _blocks(blocks: list[int]) -> str:
-    """Ascending numbers in words: `blocks 3 to 9 and 12`."""
+    """Ascending numbers in words: `blocks 3 to 9, 12`."""
     runs: list[list[int]] = []
     for block in blocks:
         if runs and block == runs[-1][-1] + 1:
             runs[-1].append(block)
         else:
             runs.append([block])
-    said = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return f"{'block' if len(blocks) == 1 else 'blocks'} {_listed(said)}"
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    said = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"{'block' if len(blocks) == 1 else 'blocks'} {', '.join(said)}"
 
 
 def short(value: float) -> str:
