@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.audit.differences import differences, unaudited
+from harness.audit.differences import differences, roundings, unaudited
 from harness.audit.ignored import ignored_fields
 from harness.audit.placement import REAUTHORED_PLACES, Placement, unknown_placement, watch
 from harness.audit.published import build_published, hf_places, published_structure
@@ -55,15 +55,22 @@ def _findings(model: GenerativeModel, network: Any) -> Iterator[Finding]:
     with torch.random.fork_rng(), _one_thread():
         theirs = published_placement(model, small_published)
         ours = _reauthored_placement(tiny, small_reauthored)
-        yield from differences(
-            published_structure(published, model.tensor_names, theirs, network or build_published(published)),
-            reauthored_structure(reauthored, ours),
-        )
+        exact = published_structure(published, model.tensor_names, theirs, network or build_published(published))
+        yield from differences(exact, reauthored_structure(reauthored, ours))
+        if (half := _declared_half(published)) is not None:
+            network = build_published(published, half)
+            yield from roundings(exact, published_structure(published, model.tensor_names, theirs, network, half), half)
         yield from (unaudited(name, why) for name, why in unknown_settings(published))
         try:
             yield from ignored_fields(tiny, small_reauthored, reauthored)
         except Exception as error:
             yield unaudited("what the model's class ignores", f"its miniature does not run: {_reason(error)}")
+
+
+def _declared_half(config: Any) -> str | None:
+    """ "bfloat16" or "float16" where a config says that its weights are."""
+    named = str(getattr(config.get_text_config(), "dtype", None)).removeprefix("torch.")
+    return named if named in ("bfloat16", "float16") else None
 
 
 def _reason(error: Exception) -> str:

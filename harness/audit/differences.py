@@ -54,6 +54,29 @@ def differences(published: Structure, reauthored: Structure) -> list[Finding]:
     return [*findings, *(unaudited(path, why) for path, why in skipped.items())]
 
 
+def roundings(exact: Structure, rounded: Structure, dtype: str) -> list[Finding]:
+    """What the same model makes of its config otherwise in `dtype` than in float32: a warning for each field.
+
+    No fault of either version: every stage runs in float32, whatever a checkpoint is stored in.
+    """
+    fields = [(path, values, "") for path, values in _unequal(_flat(exact), _flat(rounded), {})]
+    for number, (one, other) in enumerate(zip(exact.layers, rounded.layers, strict=True)):
+        fields += [
+            (path, values, f" of {block_text((number,))}") for path, values in _unequal(_flat(one), _flat(other), {})
+        ]
+    seen = {path: (values, where) for path, values, where in reversed(fields)}
+    return [
+        Finding(
+            kind="config",
+            severity="warning",
+            what=f"{path}{where}: {_texts(*values)[0]} in float32, in which every stage runs; in {dtype}, which the "
+            f"checkpoint's config.json names, transformers rounds it to {_texts(*values)[1]}",
+            field=path,
+        )
+        for path, (values, where) in seen.items()
+    ]
+
+
 def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules: Mapping[str, str]) -> Finding:
     """A difference in one field, as a finding. A difference in declared length alone is a warning."""
     where = f" of {block_text(blocks)}" if blocks else ""

@@ -4,14 +4,16 @@ In: a config of any family that transformers can build, and the tensor names tha
 `Structure`.
 
 What transformers decides in code and not in the config (Gemma's 1 + weight, Qwen's biases, the scale of embeddings)
-is read off its own modules. They are built on torch's meta device, which takes no memory and no weights.
+is read off its own modules. They are built on torch's meta device, which takes no memory and no weights, and in
+float32 as the stages run, whatever dtype a checkpoint's config.json names.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from harness.audit.behaviour import Norms, describe_activation, describe_rope
@@ -31,23 +33,25 @@ NORM_SLOTS = {
     "key_norm": "attn_key_norm",
 }
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
+RUN_DTYPE = "float32"  # of the stage `hf`
 _VOCABULARY = 16  # of the model without blocks that tells the scale of embeddings
 
 
-def build_published(config: Any) -> Any:
+def build_published(config: Any, dtype: str = RUN_DTYPE) -> Any:
     """The model that transformers builds of a config, without memory for weights."""
     import torch
 
     with quiet_transformers(), torch.device("meta"), without_initial_weights():
-        return _causal_lm(config)
+        return _causal_lm(config, dtype)
 
 
-def _causal_lm(config: Any) -> Any:
+def _causal_lm(config: Any, dtype: str) -> Any:
+    import torch
     import transformers
 
     factory: Any = transformers.AutoModelForCausalLM
     try:
-        return factory.from_config(copy.deepcopy(config), trust_remote_code=False)
+        return factory.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype), trust_remote_code=False)
     except Exception as error:
         kind = getattr(config, "model_type", type(config).__name__)
         reason = " ".join(str(error).split())[:200]
@@ -57,21 +61,38 @@ def _causal_lm(config: Any) -> Any:
         ) from error
 
 
-def published_structure(config: Any, names: Any, placement: Placement, network: Any) -> Structure:
+def published_structure(
+    config: Any, names: Any, placement: Placement, network: Any, dtype: str = RUN_DTYPE
+) -> Structure:
     """Read a whole model.
 
     placement: how the blocks of its miniature are wired, see `placement.py`. network: from `build_published`.
+    dtype: that the model is built in, e.g. "bfloat16": what its code makes of its config is rounded to it.
     """
     import torch
 
-    reader = _Reader(config, names, placement, network)
+    reader = _Reader(config, names, placement, network, dtype)
     with torch.no_grad(), quiet_transformers():
         return reader.read()
 
 
+@contextmanager
+def _made_in(dtype: str) -> Iterator[None]:
+    """Modules that are built within it round what they compute as transformers' do in this dtype."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class _Reader:
-    def __init__(self, config: Any, names: Any, placement: Placement, network: Any) -> None:
+    def __init__(self, config: Any, names: Any, placement: Placement, network: Any, dtype: str) -> None:
         self.config, self.names, self.placement, self.network = config, names, placement, network
+        self.dtype = dtype
         self.text = config.get_text_config()
         self.norms = Norms()
         self.activations: dict[type, str] = {}
@@ -208,7 +229,8 @@ class _Reader:
         modules = [m for m in self.network.modules() if "RotaryEmbedding" in type(m).__name__]
         if not modules:
             return self._overheard_rope()
-        rotary = type(modules[0])(config=self.text)
+        with _made_in(self.dtype):
+            rotary = type(modules[0])(config=self.text)
         kinds = getattr(self.text, "layer_types", None)
 
         def rope(number: int) -> Rope | None:
@@ -243,7 +265,9 @@ class _Reader:
             self.unaudited["alibi"] = f"{type(self.network).__name__} has no build_alibi_tensor"
             return (0.0,)
         heads, length = int(self.text.num_attention_heads), max(ALIBI_POSITIONS) + 1
-        bias = make(torch.ones(1, length, dtype=torch.long), heads, torch.float32).reshape(heads, length)
+        with _made_in(self.dtype):
+            bias = make(torch.ones(1, length, dtype=torch.long), heads, getattr(torch, self.dtype))
+        bias = bias.reshape(heads, length).float()
         return tuple(float(x) for position in ALIBI_POSITIONS for x in bias[:, position])
 
     def _ends(self) -> tuple[float, float | None]:
@@ -257,7 +281,7 @@ class _Reader:
         if getattr(text, "layer_types", None):
             text.layer_types = []
         try:
-            network = _causal_lm(small).float()
+            network = _causal_lm(small, self.dtype).float()
             seen: list[Any] = []
             norm = network.get_submodule(self.names.final_norm)
             norm.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
