@@ -17,9 +17,10 @@ import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.cache import Cache, key_of
+from harness.checkpoint_kinds import refuse_adapter
 from harness.configs import (
     CONFIG_FILE,
     distinct_tensors,
@@ -28,9 +29,11 @@ from harness.configs import (
     quiet_transformers,
 )
 from harness.errors import UsageError
+from harness.published_names import Reading, read_folder
+from harness.rewriting import RECIPE, tokenizer_files, write_by_its_names
 from harness.spec import GenerativeModel, WheelGGUF
 from harness.stamps import sha256_once
-from harness.weight_files import WEIGHTS_FILE, StoredTensor, shape_text, stored_tensors, weight_files
+from harness.weight_files import WEIGHTS_FILE, StoredTensor, stored_tensors, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja")
@@ -49,6 +52,7 @@ class Checkpoint:
     parameters: numbers stored in the weight files; a tied matrix that is stored once counts once.
     seed: of a miniature's weights; None for all others.
     notes: remarks for the record, e.g. files that were left aside.
+    dropped: keys that transformers leaves out of the model.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class Checkpoint:
     parameters: int
     seed: int | None = None
     notes: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def has_tokenizer(self) -> bool:
@@ -95,6 +100,7 @@ def check_source(checkpoint: str, miniature: bool = False) -> None:
         raise UsageError("--checkpoint is empty; give a folder or a hub id such as org/name")
     path = Path(checkpoint).expanduser()
     if path.is_dir():
+        refuse_adapter(path)
         if not (path / CONFIG_FILE).is_file():
             raise UsageError(
                 f"{path} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
@@ -124,48 +130,6 @@ def _as_small(model: GenerativeModel, folder: Path) -> bool:
         return False
 
 
-def check_folder(folder: Path) -> dict[str, StoredTensor]:
-    """All checks of a folder: config, files, headers, and shapes against the model that the config describes.
-
-    The model is built without memory for its weights (torch's meta device). Returns the tensors by name.
-    """
-    config = hf_config(folder)
-    tensors = stored_tensors(folder)
-    expected = _expected_shapes(config, folder)
-    common = expected.keys() & tensors.keys()
-    for name in sorted(common):
-        stored = tensors[name]
-        if stored.shape != expected[name]:
-            raise UsageError(
-                f"{stored.file}: {name} has shape {shape_text(stored.shape)}, but {CONFIG_FILE} asks for "
-                f"{shape_text(expected[name])}; use the weights and the config of one model"
-            )
-    if not common:
-        example = next(iter(sorted(tensors)), "nothing")
-        raise UsageError(
-            f"{folder}: no tensor of the weights ({example}, ...) belongs to the model in {CONFIG_FILE}; "
-            "use the weights and the config of one model"
-        )
-    return tensors
-
-
-def _expected_shapes(config: Any, folder: Path) -> dict[str, tuple[int, ...]]:
-    with quiet_transformers():
-        import torch
-        import transformers
-
-        factory: Any = transformers.AutoModelForCausalLM
-        try:
-            with torch.device("meta"):
-                model = factory.from_config(config, trust_remote_code=False)
-        except Exception as error:
-            raise UsageError(
-                f"{folder / CONFIG_FILE} describes no model that transformers can build ({first_line(error)}); "
-                "give the config.json of a causal language model"
-            ) from None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def _user_checkpoint(checkpoint: str, cache: Cache) -> Checkpoint:
     path = Path(checkpoint).expanduser()
     if path.is_dir():
@@ -174,12 +138,30 @@ def _user_checkpoint(checkpoint: str, cache: Cache) -> Checkpoint:
 
 
 def _checked(folder: Path, kind: Literal["folder", "hub"], name: str, cache: Cache) -> Checkpoint:
-    tensors = check_folder(folder)
+    reading = read_folder(folder)
     files = weight_files(folder)
     aside = sorted(file.name for file in folder.glob("*.safetensors") if file not in files)
     notes = (f"left aside, as transformers does: {', '.join(aside)}",) if aside else ()
     hashes = {file.name: sha256_once(file, cache) for file in files}
-    return Checkpoint(folder, kind, name, _joint_sha256(hashes), _parameters(tensors), notes=notes)
+    sha256, parameters = _joint_sha256(hashes), sum(prod(tensor.shape) for tensor in reading.tensors.values())
+    if not reading.as_stored:
+        folder = _by_its_names(folder, reading, sha256, cache)
+    return Checkpoint(folder, kind, name, sha256, parameters, notes=notes, dropped=reading.dropped)
+
+
+def _by_its_names(folder: Path, reading: Reading, sha256: str, cache: Cache) -> Path:
+    """The same tensors under the names of the model, made once."""
+    small = [folder / CONFIG_FILE, *tokenizer_files(folder)]
+    key = key_of(
+        {
+            "recipe": RECIPE,
+            "weights": sha256,
+            "names": {tensor.name: name for name, tensor in sorted(reading.tensors.items())},
+            "files": {file.name: sha256_once(file, cache) for file in small},
+            "transformers": importlib.metadata.version("transformers"),
+        }
+    )
+    return cache.build("weights", key, lambda made: write_by_its_names(folder, reading, made), _verify)
 
 
 def _download(hub_id: str) -> Path:
@@ -239,7 +221,7 @@ def _cached(folder: Path, kind: Literal["gguf", "miniature"], name: str, seed: i
 
 
 def _verify(folder: Path) -> None:
-    check_folder(folder)
+    read_folder(folder)
 
 
 def find_gguf(weights: WheelGGUF) -> tuple[Path, str]:

@@ -71,14 +71,7 @@ def hf_config(folder: Path) -> Any:
 
     Raises UsageError when config.json is absent, broken or of a kind transformers does not know.
     """
-    path = folder / CONFIG_FILE
-    if not os.path.lexists(path):
-        raise UsageError(
-            f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
-        )
-    content = read_json(path, "download it again")
-    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
-        raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
+    path, content = folder / CONFIG_FILE, raw_config(folder)
     with quiet_transformers():
         from transformers import AutoConfig
 
@@ -90,6 +83,19 @@ def hf_config(folder: Path) -> Any:
                 f"{path}: transformers cannot use model type '{kind}' ({first_line(error)}); "
                 "use a checkpoint of an architecture it knows, code from checkpoints is not run"
             ) from None
+
+
+def raw_config(folder: Path) -> dict[str, Any]:
+    """config.json as it stands there. Raises UsageError when it is absent, broken or names no kind of model."""
+    path = folder / CONFIG_FILE
+    if not os.path.lexists(path):
+        raise UsageError(
+            f"{folder} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
+        )
+    content = read_json(path, "download it again")
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
+    return content
 
 
 def distinct_tensors(model: Any) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.reading import TEXT, check_file, read_json
@@ -17,6 +20,16 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+FLOATS = ("F64", "F32", "F16", "BF16")  # what weights are stored in that no recipe has changed
+# dtype of the safetensors format -> bits of a number
+BITS = {
+    **dict.fromkeys(("C64", "F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,12 @@ class StoredTensor:
     shape: tuple[int, ...]
     file: Path
     offset: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """That its numbers take; -1 where they fill no whole number of bytes."""
+        bits = prod(self.shape) * BITS[self.dtype]
+        return -1 if bits % 8 else bits // 8
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -59,22 +78,22 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(folder: Path) -> list[Path]:
     path = folder / INDEX_FILE
-    try:
-        weight_map = read_json(path, "download it again", TEXT)["weight_map"]
-        shards = sorted({folder / str(name) for name in weight_map.values()})
-    except (KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path} is no safetensors index (it needs a 'weight_map'); download it again") from None
+    content = read_json(path, "download it again", TEXT)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UsageError(f"{path} is no safetensors index (it needs a 'weight_map'); download it again")
+    shards = sorted({folder / name for name in weight_map.values()})
+    if not shards:
+        raise UsageError(f"{path} names no shards; download it again")
     for shard in shards:
         if shard.parent != folder:
             raise UsageError(f"{path} names a shard outside its folder ({shard}); download it again")
         if not shard.is_file():
             raise UsageError(f"{path} names the shard {shard.name}, which is not there; download it")
-    held = {shard.name: read_header(shard) for shard in shards}
-    for tensor, shard_name in weight_map.items():
-        if tensor not in held[shard_name]:
-            raise UsageError(f"{path} says that {shard_name} holds {tensor}, but it does not; download both again")
-    if not shards:
-        raise UsageError(f"{path} names no shards; download it again")
+    held = {shard: read_header(shard) for shard in shards}
+    for tensor, name in weight_map.items():
+        if tensor not in held[folder / name]:
+            raise UsageError(f"{path} says that {name} holds {tensor}, but it does not; download both again")
     return shards
 
 
@@ -90,7 +109,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file. Raises UsageError when its length is not what its header says."""
+    """The tensors of one safetensors file, whose header is checked whole.
+
+    As https://huggingface.co/docs/safetensors has it: tensors of known dtypes that lie one after the other, each with
+    as many bytes as its dtype and shape take, from the header's end to the file's end. Raises UsageError otherwise.
+    """
     check_file(file, "download it again")
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -104,27 +127,62 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if len(text) < length:
         raise UsageError(f"{file} is truncated: it has {size} bytes, its header alone {8 + length}; download it again")
     try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        header = json.loads(text, object_pairs_hook=_without_doubles)
         tensors = {
-            name: StoredTensor(
-                name,
-                str(entry["dtype"]),
-                tuple(int(n) for n in entry["shape"]),
-                file,
-                8 + length + int(entry["data_offsets"][0]),
-            )
-            for name, entry in header.items()
+            name: _described(name, entry, file, 8 + length) for name, entry in header.items() if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
-        raise UsageError(f"{file} has a broken safetensors header; download it again") from None
-    if size != 8 + length + end:
-        what = "truncated" if size < 8 + length + end else "too long"
-        raise UsageError(
-            f"{file} is {what}: it has {size} bytes, its header describes {8 + length + end}; download it again"
-        )
+    except RecursionError:
+        raise UsageError(f"{file} has a broken safetensors header (nested too deeply); download it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        why = f" ({error})" if type(error) is _BrokenHeaderError else ""
+        raise UsageError(f"{file} has a broken safetensors header{why}; download it again") from None
+    _check_layout(file, tensors, 8 + length, size)
     return tensors
+
+
+class _BrokenHeaderError(ValueError):
+    """Says what is wrong with a header."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _BrokenHeaderError(f"'{next(name for name in names if names.count(name) > 1)}' stands in it twice")
+    return found
+
+
+def _described(name: str, entry: Any, file: Path, start: int) -> StoredTensor:
+    """start: where the tensors begin, in bytes."""
+    dtype, shape = str(entry["dtype"]), entry["shape"]
+    begin, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise _BrokenHeaderError(f"{name} has a size or an offset that is no whole number of 0 or more")
+    if dtype not in BITS:
+        raise _BrokenHeaderError(f"{name} has the unknown dtype '{dtype}'")
+    tensor = StoredTensor(name, dtype, tuple(shape), file, start + begin)
+    if end - begin != tensor.bytes:
+        raise _BrokenHeaderError(
+            f"{name}: {dtype} of shape {shape_text(tensor.shape)} takes {tensor.bytes} bytes, "
+            f"its offsets {begin} to {end} hold {end - begin}"
+        )
+    return tensor
+
+
+def _check_layout(file: Path, tensors: Mapping[str, StoredTensor], start: int, size: int) -> None:
+    """Tensors one after the other, and nothing but them. start, size: of the tensors and of the file, in bytes."""
+    end, before = start, ""
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.bytes)):
+        if tensor.offset != end:
+            what = "overlaps" if tensor.offset < end else "leaves a gap to"
+            raise UsageError(
+                f"{file} has a broken safetensors header ({tensor.name} {what} {before or 'the header'}); "
+                "download it again"
+            )
+        end, before = end + tensor.bytes, tensor.name
+    if size != end:
+        what = "truncated" if size < end else "too long"
+        raise UsageError(f"{file} is {what}: it has {size} bytes, its header describes {end}; download it again")
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -5,15 +5,17 @@ In: a checkpoint folder and a re-authored model. Out: findings about keys that a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.audit.parameters import ParameterSource, parameter_sources
-from harness.configs import without_initial_weights
+from harness.audit.values import read_values
+from harness.checkpoint_kinds import COMPUTED
+from harness.configs import raw_config, without_initial_weights
 from harness.errors import UsageError
+from harness.key_names import names_text
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.weight_files import StoredTensor, shape_text, stored_tensors, weight_files
@@ -23,17 +25,31 @@ if TYPE_CHECKING:
 
 
 LM_HEAD = "lm_head.weight"
-# Tables that old checkpoints store and every implementation computes for itself.
-COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
-def account_for_keys(model: GenerativeModel, folder: Path, model_config: Any) -> list[Finding]:
+def account_for_keys(
+    model: GenerativeModel,
+    folder: Path,
+    model_config: Any,
+    dropped: Collection[str] = (),
+    tensors: Mapping[str, StoredTensor] | None = None,
+) -> list[Finding]:
     """What the re-authored loader loses or lacks; empty when every key and every parameter has its place.
 
-    folder: a checkpoint's. Reads the files' headers and runs the loader on tensors without memory (torch's meta
-    device), so it costs no weights. Only a matrix that two keys claim is read, to see whether they agree.
+    folder: a checkpoint's. dropped: keys that transformers leaves out too: no loss of the re-authored model.
+    tensors: the folder's, where they are read under other names than it has. Reads the files' headers and runs the
+    loader on tensors without memory (torch's meta device), so it costs no weights. Only a matrix that two keys claim is
+    read, to see whether they agree.
     """
-    return _account(model, model_config, stored_tensors(folder), folder, lambda: _folder_ties(folder))
+    stored = stored_tensors(folder) if tensors is None else tensors
+    found = _account(model, model_config, stored, folder, lambda: _folder_ties(folder), frozenset(dropped))
+    if not dropped:
+        return found
+    what = (
+        f"{len(dropped)} keys of the checkpoint have no place in the model that transformers builds of its config.json "
+        f"and are left out: {names_text(dropped)}; the re-authored model is compared without them"
+    )
+    return [*found, Finding(kind="weights", severity="warning", what=what)]
 
 
 def account_for_published_keys(model: GenerativeModel, network: Any, model_config: Any) -> list[Finding]:
@@ -57,6 +73,7 @@ def _account(
     stored: Mapping[str, StoredTensor],
     folder: Path | None,
     ties: Callable[[], bool],
+    dropped: frozenset[str] = frozenset(),
 ) -> list[Finding]:
     import torch
 
@@ -65,7 +82,7 @@ def _account(
         source = {id(tensor): name for name, tensor in state.items()}
         network = model.model_class(model_config, 0)
         taken = _run_loader(model, model_config, state)
-    accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored)
+    accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored, dropped)
     if taken.failure:
         return [*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")]
     return [
@@ -100,7 +117,7 @@ def sources_of(model: GenerativeModel, model_config: Any, folder: Path, own: Any
 
 
 def _folder_ties(folder: Path) -> bool:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = raw_config(folder)
     if "tie_word_embeddings" in config:
         return bool(config["tie_word_embeddings"])
     from harness.configs import hf_config
@@ -178,6 +195,7 @@ class _Accounts:
     own: Mapping[str, torch.Tensor]
     source: Mapping[int, str]
     stored: Mapping[str, StoredTensor]
+    dropped: frozenset[str]
 
     def lacking_keys(self) -> list[Finding]:
         findings = []
@@ -191,7 +209,7 @@ class _Accounts:
     def unused_keys(self) -> list[Finding]:
         findings = []
         for key in self.taken.left:
-            if key.endswith(COMPUTED):
+            if key.endswith(COMPUTED) or key in self.dropped:
                 continue
             if key == LM_HEAD and self._tied_to(LM_HEAD) is not None:
                 findings += self._dropped_head()
@@ -263,8 +281,8 @@ class _Accounts:
 
         if self.folder is None or self.stored[one].shape != self.stored[two].shape:
             return False
-        values = _mapped(self.folder, [one, two])
-        return torch.equal(values[one], values[two])
+        values = [torch.from_numpy(read_values(self.stored[name])) for name in (one, two)]
+        return torch.equal(*values)
 
 
 def load_reauthored(model: GenerativeModel, checkpoint_folder: Path, model_config: Any, mask_cache_size: int) -> Any:
@@ -355,7 +373,7 @@ def _check_shapes(folder: Path, network: Any, values: Mapping[str, torch.Tensor]
             )
 
 
-def _mapped(folder: Path, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+def _mapped(folder: Path) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, mapped from its files rather than read."""
     from safetensors import safe_open
 
@@ -363,8 +381,7 @@ def _mapped(folder: Path, names: list[str] | None = None) -> dict[str, torch.Ten
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict: it cannot be iterated
-                if names is None or name in names:
-                    tensors[name] = opened.get_tensor(name)
+                tensors[name] = opened.get_tensor(name)
     return tensors
 
 

@@ -167,7 +167,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(folder: Path, cache: C
     assert "model.ghost.weight" in refused(folder, cache)
     index.write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
     assert "outside" in refused(folder, cache)
-    index.write_text("{")
+    index.write_text("[]")
     assert "weight_map" in refused(folder, cache)
 
 
@@ -222,7 +222,12 @@ def test_a_folder_without_config_is_refused(folder: Path, cache: Cache) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "not valid JSON"), ("[]", "model_type"), ('{"model_type": "nobody_knows"}', "nobody_knows")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "model_type"),
+        ("{}", "model_type"),
+        ('{"model_type": "nobody_knows"}', "nobody_knows"),
+    ],
 )
 def test_a_config_that_cannot_be_used_is_refused(folder: Path, cache: Cache, content: str, said: str) -> None:
     (folder / "config.json").write_text(content)

@@ -13,8 +13,10 @@ from harness.audit.audit import audit_configs
 from harness.audit.builder import audit_builder
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
-from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
+from harness.checkpoint_kinds import refuse_absurd_sizes
+from harness.configs import full_reauthored_config, hf_config, published_config, raw_config, reauthored_config
 from harness.errors import UsageError
+from harness.published_names import read_folder
 from harness.record import Finding
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
@@ -61,10 +63,17 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
 
 def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
-    config = hf_config(folder) if folder else published_config(model)
+    reading = read_folder(folder) if folder is not None and any(folder.glob("*.safetensors*")) else None
+    config = reading.config if reading else _config_alone(folder) if folder else published_config(model)
     network, reauthored = build_published(config), full_reauthored_config(model)
     found = audit_configs(model, config, network=network)
     found += audit_builder(model, network if folder is None else build_published(published_config(model)))
-    if folder is not None and any(folder.glob("*.safetensors")):
-        return [*found, *account_for_keys(model, folder, reauthored)]
+    if folder is not None and reading is not None:
+        return [*found, *account_for_keys(model, folder, reauthored, reading.dropped, reading.tensors)]
     return [*found, *account_for_published_keys(model, network, reauthored)]
+
+
+def _config_alone(folder: Path) -> Any:
+    """A config.json without weights beside it. Raises UsageError for sizes that no model has."""
+    refuse_absurd_sizes(folder, raw_config(folder), {})
+    return hf_config(folder).get_text_config()

@@ -20,6 +20,8 @@ import torch
 
 from harness.align.modules import ModuleMap, hf_modules
 from harness.configs import hf_config
+from harness.errors import UsageError
+from harness.key_names import names_text
 from harness.spec import GenerativeModel
 from harness.stages.attention import UnfusedAttention, rotated
 from harness.stages.capture import BlockCounter, Capture, module_taps
@@ -84,18 +86,26 @@ def loaded(job: Job, model: GenerativeModel, facts: dict[str, Any]) -> Iterator[
 
 
 def load(folder: Any, dtype: torch.dtype) -> Any:
-    """The model of an HF folder, from safetensors only, with eager attention that can be listened to if it has one."""
+    """The model of an HF folder, from safetensors only, with eager attention that can be listened to if it has one.
+
+    Raises UsageError where transformers drew a parameter at random: a reference of random numbers judges nobody.
+    """
     from transformers import AutoModelForCausalLM
 
     _register_attention()
     kind: Any = AutoModelForCausalLM._model_mapping[type(hf_config(folder))]
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         attn_implementation=_ATTENTION if kind._supports_attention_backend else "sdpa",
         use_safetensors=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    network, info = found
+    drawn = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
+    if drawn:
+        raise UsageError(f"{folder}: transformers found no values for {names_text(drawn)}; complete the checkpoint")
     return network.eval()
 
 

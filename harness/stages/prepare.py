@@ -67,7 +67,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
     findings = [
-        *account_for_keys(model, checkpoint.folder, config),
+        *account_for_keys(model, checkpoint.folder, config, checkpoint.dropped),
         *_unreached(inputs, dims, shape),
     ]
     hf_map = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
