@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.coverage import Absent, checked
 from harness.excess import Excess, NoiseFloor, excess, with_typical
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, ranged_stats, summarise
 from harness.recipes import is_kernel_hop
@@ -110,15 +111,15 @@ def compare_traces(
     taps: list[str],
     model: str,
     rules: list[Rule],
-    why_missing: Callable[[str, str], str],
+    why_missing: Callable[[str, str], Absent],
     hops: tuple[tuple[str, str], ...] = STANDARD_HOPS,
     progress: Callable[[int, int], None] = lambda done, total: None,
     floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
-    traces: folder with `<stage>/<input>/`. why_missing: (hop's candidate stage, tap) -> reason, for taps
-    that a trace lacks. A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
+    traces: folder with `<stage>/<input>/`. why_missing: (stage, tap) -> why its trace lacks the tap or positions of it.
+    A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
     tap on each input, where these inputs alone are not to say what is typical.
     """
     present = [hop for hop in hops if set(hop) <= stages]
@@ -180,6 +181,15 @@ class TapReader:
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
 
+    def is_whole(self, stage: str, tap: str) -> bool:
+        """Whether a stage computed every position of the input."""
+        trace, stop = self._traces[stage], 0
+        for start, end in trace.covered(tap):
+            if start > stop:
+                return False
+            stop = max(stop, end)
+        return stop >= trace.length
+
     def derived(self, tap: str, *stages: str) -> bool:
         return any(self._traces[stage].how(tap) == "derived" for stage in stages)
 
@@ -212,18 +222,19 @@ def _compare_tap(
     model: str,
     rules: list[Rule],
     tallies: dict[tuple[str, str], _LogitTally],
-    why_missing: Callable[[str, str], str],
+    why_missing: Callable[[str, str], Absent],
 ) -> Iterator[Row]:
     for reference, candidate in hops:
         hop = f"{reference}->{candidate}"
         base = {"hop": hop, "tap": tap, "block": _block(tap)}
-        absent = next((stage for stage in (reference, candidate, "oracle") if not taps.has(stage, tap)), None)
-        if absent is not None or noise is None:
-            yield {**base, "verdict": "missing", "why": why_missing(absent or "hf", tap), "rule": ""}
+        lacking = next((stage for stage in (reference, candidate, "oracle") if not taps.has(stage, tap)), None)
+        if lacking is not None or noise is None:
+            yield {**base, **_missing(lacking or "hf", tap, why_missing)}
             continue
         spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
+        partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, tap)), None)
         if not spans:
-            yield {**base, "verdict": "missing", "why": "no position was computed by both stages", "rule": ""}
+            yield {**base, **_missing(partly or candidate, tap, why_missing)}
             continue
         pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values("oracle", tap)
         if not pair[0].shape == pair[1].shape == oracle.shape:
@@ -237,19 +248,27 @@ def _compare_tap(
         positions = sum(span.stop - span.start for span in spans)
         judgement = judge(rules, model, hop, tap, positions, figures)
         how = "derived" if taps.derived(tap, reference, candidate) else "read"
+        judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+        if partly is not None and judgement.verdict == "pass":
+            absent = _missing(partly, tap, why_missing)
+            if not absent["absence"]:
+                judged = {**absent, "why": f"compared at {positions} of {oracle.shape[1]} positions: {absent['why']}"}
         yield {
             **base,
             **row,
             "how": how,
             "positions": positions,
-            "verdict": judgement.verdict,
-            "rule": judgement.rule,
+            **judged,
             "excess_limit": judgement.limits.get("excess", math.nan),
             "position_excess_limit": judgement.limits.get("position_excess", math.nan),
             "local_excess_limit": math.nan,
             "local_position_excess_limit": math.nan,
-            "why": judgement.why,
         }
+
+
+def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absent]) -> Row:
+    absent = checked(why_missing(stage, tap), stage, tap)
+    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": ""}
 
 
 def _shapes(*values: Array) -> str:

@@ -6,7 +6,6 @@ In: task results and their traces. Out: a `Record` and the rows of its taps.
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.align.tflite import FUSED
+from harness.align.plan import PlanFacts
 from harness.compare import STANDARD_HOPS, Comparison, compare_traces
+from harness.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
@@ -67,7 +67,7 @@ def compare(
         prepared.taps,
         prepared.model,
         rules,
-        lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results),
+        lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results, prepared),
         hops=_hops(stages),
         progress=progress,
     )
@@ -113,7 +113,7 @@ def conclude(
             prepared.taps,
             comparison.logits.get(f"{a}->{b}"),
             # A quantised file's kernels see as many taps as its float32 twin's.
-            prepared.coverage.get(f"{a}->{b}" if split(b)[1] == FLOAT else f"reauthored->{_twin(b)}", 0.0),
+            prepared.coverage[f"{a}->{b}" if split(b)[1] == FLOAT else f"reauthored->{_twin(b)}"],
             _blocked((a, b), results),
         )
         for a, b in _hops(stages)
@@ -126,8 +126,8 @@ def conclude(
         result.status in ("crashed", "timeout") for name, result in results.items() if name not in LOCAL_PASSES
     )
     failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
-    tensors = {tap: name for plan in reversed(plans.values()) for tap, name in plan["names"].items()}
-    kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan["ops"].items()}
+    tensors = {tap: name for plan in reversed(plans.values()) for tap, name in plan.names.items()}
+    kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan.ops.items()}
     modules = {tap: {**names, "tflite": tensors.get(tap)} for tap, names in prepared.modules.items()}
     faults = [_with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
     faults = _owned(faults, frame, findings, results)
@@ -174,7 +174,7 @@ def _hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return (*((a, b) for a, b in STANDARD_HOPS if a in stages and b in stages), *kernel_hops(stages))
 
 
-def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:
     """The alignment plan of each recipe's file; "none" is that of the float32 one."""
     return {recipe: _plan(results, recipe) for recipe in dict.fromkeys(split(name)[1] for name in stages)}
 
@@ -190,30 +190,22 @@ def _preparing(stages: tuple[str, ...]) -> list[str]:
     return [named(task, recipe) for recipe in recipes for task in ("convert", "tap")]
 
 
-def _plan(results: Results, recipe: str) -> dict[str, Any]:
-    """Tensor names, operator kinds and what is missing, from the alignment plan; empty without a flatbuffer."""
+def _plan(results: Results, recipe: str) -> PlanFacts:
+    """What the alignment plan of a recipe's file says; nothing without a flatbuffer."""
     tap = results.get(named("tap", recipe))
-    empty: dict[str, Any] = {"names": {}, "ops": {}, "inner": set(), "missing": {}}
-    if tap is None or tap.status != "ok":
-        return empty
-    content = json.loads(Path(tap.value["plan"]).read_text())
-    for signature, sources in content["sources"].items():
-        for name, source in sources.items():
-            empty["names"].setdefault(name, source["name"])
-            empty["ops"].setdefault(name, source["op"])
-            if source["inner"]:
-                empty["inner"].add(name)
-        empty["missing"] |= content["missing"][signature]
-    return empty
+    return PlanFacts() if tap is None or tap.status != "ok" else PlanFacts.read(Path(tap.value["plan"]))
 
 
-def _why_missing(stage: str, tap: str, plan: dict[str, Any], results: Results) -> str:
+def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absent:
     if is_device(stage):
-        if tap in plan["inner"]:
-            return FUSED
-        return str(plan["missing"].get(tap, "no such tensor in the flatbuffer"))
-    absent = results[stage].value.get("absent_modules", []) if stage in results else []
-    return f"{stage} has no such tensor" + (f" (no module {absent[0]})" if absent else "")
+        absent = plan.why_missing(tap)
+        if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
+            return Absent("the file gives no logits on prefill, and was converted to give them")
+        return absent
+    if stage == "reauthored" and split_tap(tap)[1] in prepared.undeclared:
+        return listed(UNDECLARED_POINT)
+    modules = results[stage].value.get("absent_modules", []) if stage in results else []
+    return Absent(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))
 
 
 def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from harness.coverage import LISTED
 from harness.recipes import is_kernel_hop
 from harness.record import Case, FirstFault, Hop, Logits, LowestSnr, MissingTap, Worst
 from harness.taps import block_tap, split_tap
@@ -37,6 +38,8 @@ def summarise_hop(
         reasons.append(
             f"{failing['tap'].nunique()} taps fail, first {first_row(failing)['tap']}: {first_row(failing)['why']}"
         )
+    if not blocked and (said := _unexplained(rows)):
+        reasons.append(said)
     if coverage < required_coverage and not blocked:
         reasons.append(f"coverage {coverage:.3f} is below the {required_coverage:g} that the model declares")
     return Hop(
@@ -61,8 +64,34 @@ def _missing(rows: pd.DataFrame, blocked: str, taps: list[str]) -> list[MissingT
     """Taps that were not compared on every input."""
     if blocked:
         return [MissingTap(tap=tap, why=blocked) for tap in taps]
-    absent = rows[rows["verdict"] == "missing"].sort_values("order").drop_duplicates("tap")
-    return [MissingTap(tap=tap, why=why) for tap, why in zip(absent["tap"], absent["why"], strict=True)]
+    absent = _absent(rows).sort_values(["order", "listed"]).drop_duplicates("tap")
+    return [
+        MissingTap(tap=row["tap"], why=row["why"], reason=row["absence"] if row["listed"] else "")
+        for _, row in absent.iterrows()
+    ]
+
+
+def _absent(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of missing taps; `listed` says whether a listed reason holds.
+
+    A reason that must leave the tap to be compared on another input does not hold where it was compared on none.
+    """
+    absent = rows[rows["verdict"] == "missing"]
+    compared = set(rows[rows["verdict"] != "missing"]["tap"])
+    reasons = [LISTED.get(reason) for reason in absent["absence"].fillna("")]
+    held = [r is not None and (r.everywhere or tap in compared) for r, tap in zip(reasons, absent["tap"], strict=True)]
+    return absent.assign(absence=absent["absence"].fillna(""), listed=held)
+
+
+def _unexplained(rows: pd.DataFrame) -> str:
+    """What is missing for no listed reason, in words; empty where nothing is."""
+    absent = _absent(rows)
+    absent = absent[~absent["listed"].astype(bool)].sort_values("order")
+    if absent.empty:
+        return ""
+    first, count = absent.iloc[0], absent["tap"].nunique()
+    what = "1 tap is" if count == 1 else f"{count} taps are"
+    return f"{what} missing for no listed reason, first {first['tap']}: {first['why']}"
 
 
 def first_row(failing: pd.DataFrame) -> Any:
@@ -126,12 +155,19 @@ def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
             position_excess=row["position_excess"],
             message=message,
         )
-    low = [reason for reason in hop.reasons if reason.startswith("coverage")]
-    verdict: Any = "fail" if low else "pass"
-    message = f"{hop.name} on {item}: {low[0]}" if low else ""
+    lacking = [*_lacking(hop, rows), *(reason for reason in hop.reasons if reason.startswith("coverage"))]
+    verdict: Any = "fail" if lacking else "pass"
+    message = f"{hop.name} on {item}: {lacking[0]}" if lacking else ""
     return Case(
         input=item, hop=hop.name, verdict=verdict, excess=worst, position_excess=worst_position, message=message
     )
+
+
+def _lacking(hop: Hop, rows: pd.DataFrame) -> list[str]:
+    """What an input lacks for no listed reason, in words."""
+    unexplained = {missing.tap for missing in hop.missing if not missing.reason}
+    absent = rows[(rows["verdict"] == "missing") & rows["tap"].isin(unexplained)].sort_values("order")
+    return [f"{row['tap']} is missing: {row['why']}" for _, row in absent.head(1).iterrows()]
 
 
 def locate(

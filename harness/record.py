@@ -30,6 +30,7 @@ TapVerdict = Literal["pass", "fail", "missing"]
 # `position_excess` is the largest excess of a single token position, `worst_position` where it is.
 # `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
 # `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
+# `absence` is the listed reason of a missing tap; a missing tap without one fails its hop.
 # The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
@@ -60,6 +61,7 @@ TAP_COLUMNS: tuple[str, ...] = (
     "subnormal_share",
     "how",
     "verdict",
+    "absence",
     "rule",
     "excess_limit",
     "position_excess_limit",
@@ -136,8 +138,11 @@ class Logits(_Part):
 
 
 class MissingTap(_Part):
+    """reason: the listed one, see `harness/coverage.py`; empty where there is none, and the hop fails for it."""
+
     tap: str
     why: str
+    reason: str = ""
 
 
 class Hop(_Part):

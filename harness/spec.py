@@ -18,16 +18,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.coverage import STANDARD_COVERAGE, check_coverage
 from harness.errors import UsageError
 from harness.frameworks import import_litert_torch
 from harness.reading import read_text
-
-STANDARD_COVERAGE: Mapping[str, float] = {
-    "hf->reauthored": 0.95,
-    "reauthored->tflite-builtin": 0.95,
-    # Attention probabilities live inside XNNPACK's fused attention: 1 of the 18 points of a block.
-    "reauthored->tflite-xnnpack": 0.90,
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,8 @@ class GenerativeModel:
         It takes what it uses with `pop`; what is left over is a finding.
     prefill: lengths of the prefill signatures to convert.
     kv_cache_len: positions in the KV cache of the converted model.
-    coverage: per hop, the share of taps that must be compared for the gate to hold.
+    coverage: per hop, the share of taps that must be compared for the gate to hold; the standard for a hop left out.
+        No share lets a tap be absent without a reason that `harness/coverage.py` lists.
     prompt: the real prompt among the default inputs.
     variant: how to convert unless the command line says otherwise; `harness/variant.py` has the words.
     """
@@ -227,6 +222,7 @@ def load_spec(ref: SpecRef) -> GenerativeModel:
         raise UsageError(f"{ref.file} cannot be run: {type(error).__name__}: {error}; mend the spec file") from error
     if not isinstance(model, GenerativeModel):
         raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")
+    check_coverage(model.coverage, f"{ref.file}: {ref.variable}")
     if model.reference is not None:
         _introduce(model)
     return model

@@ -5,7 +5,7 @@ In: a name such as "no-hlfb,kv=transposed", or the options of the command line. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from harness.errors import UsageError
@@ -104,21 +104,6 @@ def parse_variant(text: str) -> Variant:
                 "and prefill=8+32, joined by commas"
             )
     return variant
-
-
-def coverage_of(declared: Mapping[str, float], variant: Variant) -> dict[str, float]:
-    """The share of taps that each hop must compare in a variant, by hop.
-
-    declared: by hop, or by "HOP [VARIANT]" for every variant that has its words, e.g. "a->b [no-hlfb]": a graph may
-    hold fewer tensors. Of several that apply, the last one counts.
-    """
-    words = set(variant.name.split(","))
-    found: dict[str, float] = {}
-    for key, share in declared.items():
-        hop, _, condition = key.partition(" [")
-        if set(filter(None, condition.removesuffix("]").split(","))) <= words:
-            found[hop] = share
-    return found
 
 
 def parse_prefill(text: str) -> tuple[int, ...]:

@@ -166,7 +166,7 @@ def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], t
             "verdict": "missing",
         }
         if hop[1] == "tflite-xnnpack" and point == "attn.probs":
-            row["why"] = WHY_MISSING
+            row |= {"why": WHY_MISSING, "absence": "fused-attention"}
         else:
             row |= {"shape": f"1x{tokens}x{_width(point)}", "dtype": "float32"}
             row |= {"how": "derived" if point == "attn.probs" else "read"}

@@ -9,6 +9,7 @@ import pytest
 
 from harness.closeup import TOP_TOKENS, chosen_taps, look_closely, positions_of_interest
 from harness.compare import Comparison, compare_traces
+from harness.coverage import Absent
 from harness.details import COLUMNS, Details, read_details, write_details
 from harness.errors import UsageError
 from harness.record import taps_frame
@@ -38,7 +39,7 @@ def traces_of(tmp_path: Path, fault: float) -> tuple[Path, Comparison]:
         write(sample(tmp_path / "hf", order), 1e-7)
     write(tmp_path / "reauthored", 1e-7, fault)
     stages = {"oracle", "hf", "reauthored"}
-    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: "", HOPS)
+    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), HOPS)
     return tmp_path, found
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness.compare import Comparison, compare_traces
+from harness.coverage import NO_PREFILL_LOGITS, Absent, listed
 from harness.trace import TraceWriter
 from harness.verdict import load_rules
 
@@ -40,7 +41,9 @@ def compare(folder: Path, stages: dict[str, dict[str, np.ndarray]]) -> Compariso
             for tap, values in taps.items():
                 trace.put(tap, values)
     rules = load_rules()
-    return compare_traces(folder, set(stages), ["a"], TAPS, "m", rules, lambda stage, tap: f"no {tap} in {stage}", HOPS)
+    return compare_traces(
+        folder, set(stages), ["a"], TAPS, "m", rules, lambda stage, tap: Absent(f"no {tap} in {stage}"), HOPS
+    )
 
 
 def verdicts(found: Comparison, hop: str) -> dict[str, str]:
@@ -102,7 +105,15 @@ def test_only_positions_that_both_stages_computed_are_compared(tmp_path, stages)
             for tap, values in taps.items():
                 start = LENGTH - 1 if (stage, tap) == ("tflite-xnnpack", "logits") else 0
                 trace.put(tap, values[:, start:], start)
-    found = compare_traces(folder, set(stages), ["a"], TAPS, "m", load_rules(), lambda stage, tap: "", HOPS)
+
+    def compared(absent: Absent) -> Comparison:
+        return compare_traces(folder, set(stages), ["a"], TAPS, "m", load_rules(), lambda stage, tap: absent, HOPS)
+
+    unexplained = compared(Absent("the kernel was tired"))
+    (row,) = [row for row in unexplained.rows if row["verdict"] != "pass"]
+    assert (row["tap"], row["verdict"], row["absence"]) == ("logits", "missing", "")
+    assert row["why"] == "compared at 1 of 12 positions: the kernel was tired"
+    found = compared(listed(NO_PREFILL_LOGITS))
     assert set(verdicts(found, "reauthored->tflite-xnnpack").values()) == {"pass"}
     assert found.logits["reauthored->tflite-xnnpack"].positions == 1
     assert found.logits["hf->reauthored"].positions == LENGTH

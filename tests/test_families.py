@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.align.tflite import FOLDED
 from harness.bench.workbench import BUILTIN, FIRST, XNNPACK, Bench, bench
+from harness.coverage import FOLDED_NORM
 from harness.stages.tflite import Runner
 from harness.trace import Trace
 
 pytestmark = pytest.mark.slow
 
 
-def missing(model: Bench, signature: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads(model.tapped[1].read_text())["missing"][signature]
+def missing(model: Bench, signature: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(model.tapped[1].read_text())["missing"][signature]
     return found
 
 
@@ -88,7 +88,7 @@ def test_a_window_that_is_lost_with_the_mask_as_an_input_is_charged_to_the_flatb
 
 def test_a_norm_that_was_folded_into_a_linear_layer_is_missing_with_the_reason_and_never_misread() -> None:
     phi = bench("phi2", variant="no-hlfb")
-    folded = {tap for tap, why in missing(phi, "prefill_32").items() if why == FOLDED}
+    folded = {tap for tap, (_, why) in missing(phi, "prefill_32").items() if why == FOLDED_NORM}
     assert folded == set(missing(phi, "prefill_32")) == {"block.0.attn.norm", "block.1.attn.norm", "final_norm"}
     assert set(phi.unbroken.verdicts.values()) == {"pass"}
     assert phi.unbroken.worst(BUILTIN) < 3

@@ -11,6 +11,7 @@ import pytest
 from record_factory import make_run
 
 from harness.compare import compare_traces
+from harness.coverage import Absent
 from harness.errors import UsageError
 from harness.limits import NOISE_FLOOR, OF_THE_ERROR
 from harness.record import LooserRule
@@ -124,7 +125,9 @@ def test_the_size_of_a_tap_is_that_of_its_values(tmp_path: Path) -> None:
             trace.put("embed", values + (0.1 if stage == "reauthored" else 0.0))
     rules = rules_of(tmp_path, "max_abs_err = 0.6")
     hops = (("hf", "reauthored"),)
-    found = compare_traces(tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: "", hops)
+    found = compare_traces(
+        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: Absent(""), hops
+    )
     (row,) = found.rows
     assert row["verdict"] == "fail"
     assert row["why"].endswith("root mean square of 0.5")

@@ -78,7 +78,7 @@ def test_a_fault_of_an_earlier_hop_comes_first():
 
 
 def test_a_missing_tap_is_no_pass_and_lowers_coverage():
-    frame = clean(block_0_out={"verdict": "missing", "why": "fused"})
+    frame = clean(block_0_out={"verdict": "missing", "why": "fused", "absence": "fused-attention"})
     hop = summarise_hop(HOP, frame, TAPS, None, 0.8)
     assert hop.verdict == "fail"
     assert hop.coverage == 0.75

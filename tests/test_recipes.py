@@ -10,6 +10,7 @@ import pytest
 
 from harness.compare import compare_traces
 from harness.convert import _check_quantised
+from harness.coverage import Absent
 from harness.errors import UsageError
 from harness.locate import cases, locate, summarise_hop
 from harness.ownership import ownership
@@ -103,7 +104,7 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
             for tap, values in taps.items():
                 trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
     found = compare_traces(
-        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: "", (AGREEING, DIFFERING)
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), (AGREEING, DIFFERING)
     )
     assert {row["rule"] for row in found.rows} == {"kernels"}
     assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))

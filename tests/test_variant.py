@@ -14,7 +14,7 @@ from harness.align.views import TapSource, view_tensor
 from harness.errors import UsageError
 from harness.flatbuffer.signatures import _cache
 from harness.stages.tflite import device_mask
-from harness.variant import KV_LAYOUTS, Variant, VariantOptions, coverage_of, parse_prefill, parse_variant
+from harness.variant import KV_LAYOUTS, Variant, VariantOptions, parse_prefill, parse_variant
 
 lengths = st.lists(st.integers(1, 4096), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
 variants = st.builds(
@@ -88,13 +88,6 @@ def test_given_options_are_named_as_they_are_typed() -> None:
         "--mask-as-input",
         "--prefill",
     ]
-
-
-def test_a_variant_may_need_another_coverage() -> None:
-    declared = {"a->b": 1.0, "b->c": 0.95, "b->c [no-hlfb]": 0.8, "b->c [no-hlfb,kv=transposed]": 0.7}
-    assert coverage_of(declared, Variant()) == {"a->b": 1.0, "b->c": 0.95}
-    assert coverage_of(declared, Variant(hlfb=False, mask_as_input=True)) == {"a->b": 1.0, "b->c": 0.8}
-    assert coverage_of(declared, Variant(hlfb=False, kv_layout="transposed")) == {"a->b": 1.0, "b->c": 0.7}
 
 
 # --- layouts -------------------------------------------------------------------------------------------------------

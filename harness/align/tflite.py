@@ -13,19 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.align.views import Move, TapSource
+from harness.coverage import ANCHORED, FOLDED_NORM, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
+from harness.flatbuffer.signatures import DECODE
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_order
 
 # A block of `transformer_blocks`, whatever its class: TransformerBlock_3, Gemma2Block_3.
 _BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
 _LINEAR = "Linear_"
 _NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
-FOLDED = "the converter folded the norm's weight and bias into the linear layer behind it: no tensor holds its output"
 SDPA = "odml.scaled_dot_product_attention"
-OWN = "the model's blocks are its own (alignment): tensors of the flatbuffer are known by the names of litert-torch's"
-# Found from the signature's inputs and outputs and the attention composite, whatever the modules are called.
-ANCHORED = ("cache.k", "cache.v", "attn.q_rope", "attn.k_rope", "attn.probs", FINAL_NORM, LOGITS)
-FUSED = f"inside the composite {SDPA}, which the delegate runs as one kernel"
 # What may stand between the operators of an attention that is no composite.
 _MOVES = ("RESHAPE", "TRANSPOSE")
 _TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
@@ -35,7 +32,7 @@ _TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
 class SignaturePlan:
     signature: str
     sources: dict[str, TapSource]
-    missing: dict[str, str]
+    missing: dict[str, Absent]
 
 
 def plan_signature(
@@ -51,11 +48,12 @@ def plan_signature(
     """
     finder = _Finder(model, signature)
     sources = {source.tap: source for source in finder.find(blocks)}
-    if own_blocks:
-        finder.why |= {tap: OWN for tap in sources if split_tap(tap)[1] not in ANCHORED}
-        sources = {tap: source for tap, source in sources.items() if tap not in finder.why}
     wanted = tap_order(blocks, points)
-    missing = {tap: finder.why.get(tap, "no such tensor in this signature") for tap in wanted if tap not in sources}
+    if own_blocks:
+        finder.why |= {tap: listed(OWN_BLOCKS) for tap in wanted if split_tap(tap)[1] not in ANCHORED}
+        sources = {tap: source for tap, source in sources.items() if tap not in finder.why}
+    nowhere = Absent(f"no such tensor in signature {signature.name}")
+    missing = {tap: finder.why.get(tap, nowhere) for tap in wanted if tap not in sources}
     return SignaturePlan(signature.name, {tap: sources[tap] for tap in wanted if tap in sources}, missing)
 
 
@@ -69,7 +67,7 @@ class _Finder:
         self.writer = self.graph.producers()
         self.readers = self.graph.consumers()
         self.dense = self._dense_by_weight()
-        self.why: dict[str, str] = {}
+        self.why: dict[str, Absent] = {}
 
     def _dense_by_weight(self) -> dict[tuple[int | None, str], Operator]:
         """(block, attribute) of the weight -> its fully connected operator, e.g. (3, "qkv_projection")."""
@@ -132,7 +130,9 @@ class _Finder:
         scores = self._upwards(softmax.inputs[0], "BATCH_MATMUL", _TO_SCORES) if softmax is not None else None
         if softmax is None or scores is None:
             for point in ("attn.q_rope", "attn.probs"):
-                self.why[block_tap(block, point)] = f"the attention is neither {SDPA} nor SOFTMAX between two matmuls"
+                self.why[block_tap(block, point)] = Absent(
+                    f"the attention is neither {SDPA} nor SOFTMAX between two matmuls"
+                )
             return
         queries, moves = self._before_moves(scores.inputs[0])
         yield self._source(block_tap(block, "attn.q_rope"), queries, view="heads_first", moves=moves)
@@ -170,7 +170,7 @@ class _Finder:
         inside = self.model.subgraph(attention.decomposition)
         softmax = [op for op in inside.operators if op.kind == "SOFTMAX"]
         if len(softmax) != 1:
-            self.why[block_tap(block, "attn.probs")] = f"{len(softmax)} SOFTMAX operators inside {SDPA}"
+            self.why[block_tap(block, "attn.probs")] = Absent(f"{len(softmax)} SOFTMAX operators inside {SDPA}")
             return
         tensor = inside.tensors[softmax[0].outputs[0]]
         yield TapSource(
@@ -237,7 +237,9 @@ class _Finder:
     def _ends(self) -> Iterator[TapSource]:
         logits = self.signature.outputs.get("logits")
         if logits is None:
-            self.why[LOGITS] = self.why[FINAL_NORM] = "this signature gives no logits"
+            prefill = self.signature.name != DECODE
+            absent = listed(NO_PREFILL_LOGITS) if prefill else Absent("decode gives no logits")
+            self.why[LOGITS] = self.why[FINAL_NORM] = absent
             return
         yield self._source(LOGITS, logits)
         head = self.writer.get(logits)
@@ -253,7 +255,7 @@ class _Finder:
         """
         leaves = [path[-1] for path in self.graph.tensors[linear.inputs[1]].paths if path]
         if any(_NORM.match(leaf) for leaf in leaves):
-            self.why[tap] = FOLDED
+            self.why[tap] = listed(FOLDED_NORM)
         else:
             yield self._source(tap, linear.inputs[0])
 

@@ -20,11 +20,13 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
+from harness.align.plan import PlanFacts
 from harness.audit.values import Expected
 from harness.bench.breaking import Change, ConfigChange, Tensors, changed_when_loaded, unchanged, write_changed
 from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
+from harness.coverage import Absent
 from harness.local import local_errors, with_local
 from harness.locate import locate, summarise_hop
 from harness.miniature import write_miniature
@@ -275,7 +277,7 @@ class Bench:
             prepared.taps,
             prepared.model,
             load_rules(),
-            lambda stage, tap: f"not in {stage}",
+            self._why_missing,
         )
         errors = local_errors(traces, compared.hops, inputs, prepared.taps)
         frame = taps_frame(with_local(compared.rows, errors, load_rules()))
@@ -286,6 +288,11 @@ class Bench:
         }
         faults = locate(list(hops.values()), frame, prepared.modules, {})
         return Outcome(frame, hops, faults[0] if faults else None, faults)
+
+    def _why_missing(self, stage: str, tap: str) -> Absent:
+        """As in a run of the unbroken file: what a broken one lacks besides is missing for no reason."""
+        device = stage in DEVICE_STAGES
+        return PlanFacts.read(self.tapped[1]).why_missing(tap) if device else Absent(f"not in {stage}")
 
     def with_checkpoint(
         self,

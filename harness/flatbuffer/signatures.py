@@ -5,13 +5,16 @@ In: a `FlatbufferModel`. Out: a `DeviceShape`, or a UsageError that says why it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Signature
+from harness.taps import LOGITS
 
 DECODE = "decode"
 PREFILL = "prefill_"
+_CACHE = "kv_cache_"
 _NARROW = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "INT16", "FLOAT16", "BFLOAT16"})
 
 
@@ -52,13 +55,14 @@ def device_shape(
         raise UsageError(
             f"{file.path} has a KV cache of {layers} layers and {model} has {blocks}; give the flatbuffer of {model}"
         )
+    _check_logits(file, {DECODE: decode, **prefill}, vocab)
     length, layout = _cache(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
     _check_float32(file)
     return DeviceShape(
         lengths,
         length,
-        prefill_logits=all("logits" in entry.outputs for entry in prefill.values()),
+        prefill_logits=all(LOGITS in entry.outputs for entry in prefill.values()),
         kv_layout=layout,
         mask_as_input="mask" in decode.inputs,
         composites=any(op.composite for op in file.subgraph(decode.subgraph).operators),
@@ -99,11 +103,28 @@ def narrow_operand(file: FlatbufferModel) -> str | None:
     return None
 
 
+def _check_logits(file: FlatbufferModel, signatures: Mapping[str, Signature], vocab: int) -> None:
+    """Decode gives logits, and no signature gives them by another name: what is not found is not compared."""
+    for name, entry in signatures.items():
+        if LOGITS in entry.outputs:
+            continue
+        tensors = file.subgraph(entry.subgraph).tensors
+        alike = [key for key, index in entry.outputs.items() if tensors[index].shape[-1:] == (vocab,)]
+        if alike:
+            raise UsageError(
+                f"{file.path}: {name} has no output 'logits', and its output '{alike[0]}' has one number per token of "
+                "the vocabulary; name it 'logits', as litert-torch's Generative API does"
+            )
+        if name == DECODE:
+            found = ", ".join(sorted(key for key in entry.outputs if not key.startswith(_CACHE))) or "the KV cache only"
+            raise UsageError(
+                f"{file.path}: decode has no output 'logits' (it has {found}), so what the model says cannot be "
+                "compared; convert it with litert-torch's Generative API"
+            )
+
+
 def _check_vocabulary(file: FlatbufferModel, decode: Signature, vocab: int, model: str) -> None:
-    index = decode.outputs.get("logits")
-    if index is None:
-        return
-    size = file.subgraph(decode.subgraph).tensors[index].shape[-1]
+    size = file.subgraph(decode.subgraph).tensors[decode.outputs[LOGITS]].shape[-1]
     if size != vocab:
         raise UsageError(
             f"{file.path} gives logits over {size} tokens and {model} has {vocab}; give the flatbuffer of {model}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
+from harness.coverage import Absent
 from harness.excess import NoiseFloor
 from harness.verdict import Rule
 
@@ -65,7 +66,7 @@ def judge_input(
     """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here."""
     stages = {"oracle", *(stage for hop in hops for stage in hop)}
     compared = compare_traces(
-        traces, stages, [item], taps, model, rules, lambda stage, tap: "", hops=tuple(hops), floors_at=floors_at
+        traces, stages, [item], taps, model, rules, lambda stage, tap: Absent(""), hops=tuple(hops), floors_at=floors_at
     )
     rows = [row for row in compared.rows if row["verdict"] != "missing"]
     firsts = (_first(row for row in rows if row["hop"] == f"{a}->{b}" and row["verdict"] == "fail") for a, b in hops)

@@ -111,6 +111,7 @@ _CONSTANTS_CODE = (
 
 
 _ALIGNMENT_CODE = (
+    "coverage.py",
     "taps.py",
     "align/tflite.py",
     "align/feeds.py",

@@ -17,6 +17,7 @@ from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import hf_config, reauthored_config, without_initial_weights
 from harness.convert import conversion_key
+from harness.coverage import coverage_of
 from harness.errors import UsageError
 from harness.families import interleaves_qkv, sizes_of
 from harness.flatbuffer.reader import FlatbufferModel
@@ -36,7 +37,7 @@ from harness.stages.job import Dimensions, JobInput
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
-from harness.variant import Variant, coverage_of, parse_variant
+from harness.variant import Variant, parse_variant
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
@@ -115,6 +116,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         prefill=shape.prefill,
         kv_cache_len=shape.kv_cache_len,
         variant=variant,
+        undeclared=[point for point in points if point not in own_map.points] if model.alignment else [],
+        prefill_logits=shape.prefill_logits,
         coverage=coverage_of(model.coverage, variant),
         conversion_key=key_for(recipe=FLOAT),
         quantized_keys={recipe: key_for(recipe=recipe) for recipe in request.quantize},

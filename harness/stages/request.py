@@ -32,8 +32,9 @@ class Request(BaseModel):
 
 
 class Prepared(BaseModel):
-    """quantized_keys: the conversion key of each recipe. parameters, tables, windows: what the audit of a flatbuffer's
-    constants needs, see `harness/audit/`.
+    """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
+    logits on prefill; one that ships need not. quantized_keys: the conversion key of each recipe. parameters, tables,
+    windows: what the audit of a flatbuffer's constants needs, see `harness/audit/`.
     """
 
     model: str
@@ -51,6 +52,8 @@ class Prepared(BaseModel):
     prefill: list[int]
     kv_cache_len: int
     variant: Variant
+    undeclared: list[str] = Field(default_factory=list)
+    prefill_logits: bool = True
     coverage: dict[str, float]
     conversion_key: str
     quantized_keys: dict[str, str] = Field(default_factory=dict)
