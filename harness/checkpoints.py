@@ -14,7 +14,7 @@ import importlib
 import importlib.metadata
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ from harness.configs import (
 )
 from harness.errors import UsageError
 from harness.published_names import Reading, read_folder
+from harness.record import SourceKind
 from harness.rewriting import RECIPE, tokenizer_files, write_by_its_names
 from harness.spec import GenerativeModel, WheelGGUF
 from harness.stamps import sha256_once
@@ -50,13 +51,13 @@ class Checkpoint:
     folder: holds config.json, the safetensors, and the tokenizer's files where there are any.
     sha256: over the weight files: the file's own where there is one, else over the list of theirs.
     parameters: numbers stored in the weight files; a tied matrix that is stored once counts once.
-    seed: of a miniature's weights; None for all others.
+    seed: of a miniature's weights and of random ones; None for all others.
     notes: remarks for the record, e.g. files that were left aside.
     dropped: keys that transformers leaves out of the model.
     """
 
     folder: Path
-    kind: Literal["folder", "hub", "gguf", "miniature"]
+    kind: SourceKind
     name: str
     sha256: str
     parameters: int
@@ -80,16 +81,21 @@ def resolve(
 ) -> Checkpoint:
     """The weights to run: `checkpoint` (a folder or hub id), a miniature, or what the model declares.
 
-    layers: of a miniature; None for as many as the model needs.
+    layers: of a miniature; None for as many as the model needs. Of other weights the first so many, at full width;
+    where there are none, random ones of the published shape.
 
     Raises UsageError, one line that names the thing and the remedy.
     """
     if checkpoint is not None:
         check_source(checkpoint, miniature)
-        return _user_checkpoint(checkpoint, cache)
-    if model.weights is not None and not miniature:
-        return _gguf_checkpoint(model.weights, cache)
-    return _miniature_checkpoint(model, seed, layers, cache)
+        whole = _user_checkpoint(checkpoint, cache)
+    elif model.weights is not None and not miniature:
+        whole = _gguf_checkpoint(model.weights, cache)
+    elif layers is not None and not miniature:
+        return _random_checkpoint(model, seed, layers, cache)
+    else:
+        return _miniature_checkpoint(model, seed, layers, cache)
+    return whole if layers is None else _first_layers(whole, layers, cache)
 
 
 def check_source(checkpoint: str, miniature: bool = False) -> None:
@@ -151,13 +157,12 @@ def _checked(folder: Path, kind: Literal["folder", "hub"], name: str, cache: Cac
 
 def _by_its_names(folder: Path, reading: Reading, sha256: str, cache: Cache) -> Path:
     """The same tensors under the names of the model, made once."""
-    small = [folder / CONFIG_FILE, *tokenizer_files(folder)]
     key = key_of(
         {
             "recipe": RECIPE,
             "weights": sha256,
             "names": {tensor.name: name for name, tensor in sorted(reading.tensors.items())},
-            "files": {file.name: sha256_once(file, cache) for file in small},
+            "files": _small_files(folder, cache),
             "transformers": importlib.metadata.version("transformers"),
         }
     )
@@ -214,7 +219,35 @@ def _miniature_checkpoint(model: GenerativeModel, seed: int, layers: int | None,
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 
 
-def _cached(folder: Path, kind: Literal["gguf", "miniature"], name: str, seed: int | None, cache: Cache) -> Checkpoint:
+def _random_checkpoint(model: GenerativeModel, seed: int, layers: int, cache: Cache) -> Checkpoint:
+    from harness.first_layers import config_text, first_layers_published, write_random_layers
+    from harness.miniature import RULE
+
+    config = config_text(first_layers_published(model, layers))
+    key = key_of({"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")})
+    folder = cache.build("random", key, lambda made: write_random_layers(model, seed, layers, made), _verify)
+    return _cached(folder, "random", f"random weights of the first {layers} layers of {model.hf_id}", seed, cache)
+
+
+def _first_layers(whole: Checkpoint, layers: int, cache: Cache) -> Checkpoint:
+    """The first layers of a checkpoint; all of it where it has no more."""
+    from harness.families import sizes_of
+    from harness.first_layers import RULE, write_first_layers
+
+    if layers == sizes_of(hf_config(whole.folder)).layers:
+        return whole
+    key = key_of({"rule": RULE, "weights": whole.sha256, "layers": layers, "files": _small_files(whole.folder, cache)})
+    folder = cache.build("layers", key, lambda made: write_first_layers(whole.folder, layers, made), _verify)
+    first = _cached(folder, whole.kind, f"{whole.name}, first {layers} layers", whole.seed, cache)
+    return replace(first, notes=whole.notes, dropped=whole.dropped)
+
+
+def _small_files(folder: Path, cache: Cache) -> dict[str, str]:
+    """Digests of what a checkpoint folder holds beside its weights: config and tokenizer."""
+    return {file.name: sha256_once(file, cache) for file in (folder / CONFIG_FILE, *tokenizer_files(folder))}
+
+
+def _cached(folder: Path, kind: SourceKind, name: str, seed: int | None, cache: Cache) -> Checkpoint:
     stored = cache.checksums(folder.parent.name, folder.name)
     hashes = {file.name: stored[file.name] for file in weight_files(folder)}
     return Checkpoint(folder, kind, name, _joint_sha256(hashes), _parameters(stored_tensors(folder)), seed)

@@ -33,13 +33,17 @@ def full_reauthored_config(model: GenerativeModel) -> Any:
 def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | None = None, hlfb: bool = True) -> Any:
     """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes.
 
-    layers: of the miniature, None for as many as it needs.
+    layers: of the miniature, None for as many as it needs. Without a miniature the first so many, None for all.
     hlfb: False turns every composite off, of attention and of all norms, whatever the example says.
     """
     if miniature:
         from harness.miniature import shrink
 
         config = shrink(model, layers)[1]
+    elif layers is not None:
+        from harness.first_layers import first_layers_reauthored
+
+        config = first_layers_reauthored(model, layers)
     else:
         config = full_reauthored_config(model)
     return config if hlfb else _without_composites(config)

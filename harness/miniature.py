@@ -18,6 +18,7 @@ from typing import Any
 from harness.configs import distinct_tensors, full_reauthored_config, published_config, quiet_transformers
 from harness.errors import UsageError
 from harness.families import Sizes, heads_differ, sizes_of, ties_hidden_to_heads, uses_alibi
+from harness.first_layers import with_layers
 from harness.spec import GenerativeModel
 from harness.weight_files import WEIGHTS_FILE
 
@@ -55,12 +56,8 @@ def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
     before = sizes_of(config)
     kept = kept_layers(model, config, layers)
     after = _small_sizes(config, before, len(kept))
-    small = copy.deepcopy(config)
-    for name, value in vars(config).items():  # what is listed by layer, the kinds of attention say
-        if isinstance(value, list) and len(value) == before.layers:
-            setattr(small, name, [value[layer] for layer in kept])
+    small = with_layers(config, kept)
     _set(small, ("vocab_size",), after.vocab)
-    _set(small, ("num_hidden_layers",), after.layers)
     _set(small, ("hidden_size",), after.hidden)
     if heads_differ(config):  # then so does the width of the feed forward, as multiples of the hidden size
         _set(small, ("ffn_dim_divisor",), STEP)
@@ -79,8 +76,6 @@ def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
         value = getattr(small, token, None)
         if not isinstance(value, int) or value >= after.vocab:
             setattr(small, token, None)
-    small.architectures = None
-    small.dtype = "float32"
     return small
 
 
@@ -213,12 +208,17 @@ def _set(config: Any, names: tuple[str, ...], value: int) -> None:
 
 def write_miniature(model: GenerativeModel, seed: int, folder: Path, layers: int | None = None) -> None:
     """Write config.json and model.safetensors (float32) into an existing folder; the same bits for the same seed."""
+    write_seeded(shrunk_hf_config(model, layers), seed, folder)
+
+
+def write_seeded(config: Any, seed: int, folder: Path) -> None:
+    """Write a config and seeded random weights of its shape (float32) into an existing folder."""
     import torch
     import transformers
     from safetensors.torch import save_file
 
     factory: Any = transformers.AutoModelForCausalLM
-    config = shrunk_hf_config(model, layers)
+    config.architectures, config.dtype = None, "float32"
     with quiet_transformers():
         network = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
         config.architectures = [type(network).__name__]

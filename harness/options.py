@@ -40,7 +40,9 @@ Debug = Annotated[
 
 Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
 Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
-Layers = Annotated[int | None, typer.Option(help="Layers of the miniature; else as many as it needs.")]
+Layers = Annotated[
+    int | None, typer.Option(help="Only the first N layers, at full width; with --miniature, layers of the miniature.")
+]
 
 Hlfb = Annotated[
     bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")

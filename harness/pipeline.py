@@ -185,8 +185,6 @@ def _check_files(options: Options) -> None:
         raise UsageError(f"--timeout {options.timeout:g} is no time; give seconds, e.g. --timeout 600")
     if options.layers is not None and options.layers < 1:
         raise UsageError(f"--layers {options.layers} leaves no model; give 1 or more")
-    if options.layers is not None and not options.miniature:
-        raise UsageError("--layers shortens a miniature only; give --miniature as well")
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
     if any(not prompt.strip() for prompt in options.prompts):

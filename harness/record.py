@@ -75,10 +75,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True, ser_json_inf_nan="null")
 
 
+SourceKind = Literal["folder", "hub", "gguf", "miniature", "random"]
+
+
 class Source(_Part):
     """Where the weights came from. `sha256` is over the safetensors that every stage loaded."""
 
-    kind: Literal["folder", "hub", "gguf", "miniature"]
+    kind: SourceKind
     name: str
     sha256: str = ""
     parameters: int = 0

@@ -30,7 +30,7 @@ def write_by_its_names(source: Path, reading: Reading, folder: Path) -> None:
         config.save_pretrained(folder)
     else:
         shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
-    _write_tensors(reading.tensors, folder / WEIGHTS_FILE)
+    write_tensors(reading.tensors, folder / WEIGHTS_FILE)
     for file in tokenizer_files(source):
         shutil.copyfile(file, folder / file.name)
 
@@ -39,7 +39,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return sorted({file for pattern in TOKENIZER_PATTERNS for file in folder.glob(pattern) if file.is_file()})
 
 
-def _write_tensors(tensors: Mapping[str, StoredTensor], file: Path) -> None:
+def write_tensors(tensors: Mapping[str, StoredTensor], file: Path) -> None:
     """A safetensors file of these tensors, read where they are now; no more than a chunk is held in memory."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0

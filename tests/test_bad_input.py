@@ -85,7 +85,9 @@ CASES: dict[str, Case] = {
     "negative seed": words(*run("tiny_llama", "--seed", "-1"), says=["--seed -1", "0 or more"]),
     "no layers": words(*run("tiny_llama", "--miniature", "--layers", "0"), says=["--layers 0", "1 or more"]),
     "fractional layers": words(*run("tiny_llama", "--miniature", "--layers", "1.5"), says=["--layers", "integer"]),
-    "layers of real weights": words(*run("smollm2", "--layers", "2"), says=["--layers", "give --miniature"]),
+    "more layers than there are, at full width": words(
+        *run("tiny_llama", "--layers", "23"), says=["--layers 23", "tiny_llama has 22 layers"]
+    ),
     "more layers than there are": words(
         *run("tiny_llama", "--miniature", "--layers", "23"), says=["--layers 23", "tiny_llama has 22 layers"]
     ),

@@ -53,11 +53,11 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     report.progress(0, 1, "configs")
     with costs_only_this_stage():
         network = build_published(published_config(model))
-        if prepared.source.kind in ("gguf", "miniature"):
+        if prepared.source.kind in ("gguf", "miniature", "random"):
             found = audit_configs(model, network=network)
-        else:  # the re-authored config counts for a checkpoint of a miniature's sizes
-            small = reauthored_config(model, miniature=True, layers=prepared.layers) if prepared.miniature else None
-            found = audit_configs(model, hf_config(Path(prepared.checkpoint)), small)
+        else:  # a miniature's checkpoint, or the first layers of one, is held against a re-authored config of its kind
+            config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers)
+            found = audit_configs(model, hf_config(Path(prepared.checkpoint)), config)
         found += audit_builder(model, network)
     return {"findings": [finding.model_dump(mode="json") for finding in found]}
 

@@ -59,7 +59,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         layers=request.layers,
     )
     small, published = is_miniature(model, checkpoint), hf_config(checkpoint.folder)
-    layers = sizes_of(published).layers if small else None
+    layers = sizes_of(published).layers if small else request.layers
     plain = reauthored_config(model, miniature=small, layers=layers)
     dims = _dimensions(plain, published)
     shape, variant = _device_shape(request, model, dims, plain)
