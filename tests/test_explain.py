@@ -6,6 +6,7 @@ each kind of place (config, code, weights, checkpoint, flatbuffer) is not.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from harness.bench.workbench import BUILTIN, STAGES, TORCH_STAGES, XNNPACK, Benc
 from harness.explain.decoder import TOKENS, Walk
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather
-from harness.explain.hypotheses import all_hypotheses
+from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.work import reference
 from harness.spec import main_models
 from harness.trace import Trace
@@ -142,6 +143,28 @@ def test_nothing_is_claimed_where_nothing_is_wrong(name: str, stages: tuple[str,
             found = diagnose(gather(model.sound, hop, tap, item, decoder, model.prepared))
             assert not found, f"{hop} at {tap}: {found[0].detail}"
     assert tried > 25
+
+
+@pytest.mark.parametrize(("factor", "named"), [(0.99998, False), (1.005, False), (0.1, True)])
+def test_a_cause_that_changes_nothing_is_never_a_remedy(factor: float, named: bool) -> None:
+    """An epsilon of 9.9998e-06 fits the error of a mean of squares: "set the epsilon to 1e-05" would be no help."""
+    model = bench("tiny_llama")
+    decoder = reference(model.model, model.prepared)
+    evidence = gather(model.sound, XNNPACK, "block.1.attn.norm", model.prepared.inputs[-1], decoder, model.prepared)
+    fact = decoder.norm("pre_attention", 1)
+    assert fact is not None
+    other = decoder.with_norm("pre_attention", 1, dataclasses.replace(fact, eps=fact.eps * factor))
+    exact = dataclasses.replace(evidence.floor, relative=evidence.floor.relative * 0, typical=0.0)
+    observed = dataclasses.replace(evidence, observed=evidence.predict(other), floor=exact)
+    # So much of it that something would be claimed, however small the change is.
+    gap = observed.observed - observed.expected
+    observed = dataclasses.replace(observed, expected=observed.expected, observed=observed.expected + gap)
+    assert ("norm_eps" in [entry.hypothesis for entry in diagnose(observed)]) is named
+
+
+@pytest.mark.parametrize(("numbers", "nothing"), [((1e4, 1e4 * 1.0001), True), ((1e4, 10010.0), False), (None, False)])
+def test_a_number_that_is_the_published_one_changes_nothing(numbers: tuple[float, float] | None, nothing: bool) -> None:
+    assert Proposal("", "", np.zeros(1), numbers=numbers).changes_nothing is nothing
 
 
 def test_a_change_that_no_hypothesis_foresees_is_not_explained() -> None:

@@ -84,6 +84,8 @@ def _entry(
 
 
 def _is_claimed(proposal: Proposal, share: float, after: float) -> bool:
+    if proposal.changes_nothing:
+        return False
     if proposal.held_out is not None:
         return share >= _CLAIMED_HELD_OUT
     return share >= (CLAIMED_TO_NOISE if after <= FAULT else CLAIMED)

@@ -68,7 +68,7 @@ class OtherSummation(TorchFunctionMode):
         if not self.device:
             cuts = _cuts(one.shape[-1])
             return _added(torch.matmul(one[..., cut], other[..., cut, :]) for cut in cuts)
-        shared = torch.broadcast_shapes(one.shape[:-2], other.shape[:-2])
+        shared = torch.broadcast_shapes(one.shape[:-2], other.shape[:-2])  # type: ignore[no-untyped-call]
         left, right = (each.expand(*shared, *each.shape[-2:]).reshape(-1, *each.shape[-2:]) for each in (one, other.mT))
         made = torch.stack([_term_by_term(x, columns) for x, columns in zip(left, right, strict=True)])
         return made.reshape(*shared, *made.shape[-2:])

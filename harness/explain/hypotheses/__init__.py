@@ -7,6 +7,7 @@ no other file has to know it.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Proposal:
     fitted: how many numbers were taken from the observed values to make the prediction.
     held_out: where these are too many to judge it by what it was fitted to, the share of the error that it explains
     at positions it was not fitted to.
+    numbers: (published, found) where one number is said to be wrong.
     """
 
     detail: str
@@ -30,7 +32,16 @@ class Proposal:
     predicted: Array
     fitted: int = 0
     held_out: float | None = None
+    numbers: tuple[float, float] | None = None
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the number found is the published one, but for what rounding makes of a fit: no remedy."""
+        return self.numbers is not None and math.isclose(*self.numbers, rel_tol=_SAME)
+
+
+# Two numbers closer than this are the same one: the nearest fault of the catalogue, a rotary base, differs by 1e-3.
+_SAME = 2e-4
 
 Propose = Callable[[Evidence], Iterator[Proposal]]
 

@@ -77,6 +77,7 @@ def scale(evidence: Evidence) -> Iterator[Proposal]:
         f"scale the scores by {published:.6g}",
         evidence.predict(evidence.decoder.with_layer(evidence.block, query_scale=found)),
         fitted=1,
+        numbers=(published, found),
     )
 
 
@@ -117,6 +118,7 @@ def _softcaps(
         f"take the {which} softcap away" if published is None else f"set the {which} logit softcap to {published:g}",
         capped(found),
         fitted=1,
+        numbers=None if published is None else (published, found),
     )
 
 

@@ -62,6 +62,7 @@ def base(evidence: Evidence) -> Iterator[Proposal]:
         f"set the rotary base to {rope.base:g}",
         evidence.predict(_changed(evidence, base=found)),
         fitted=1,
+        numbers=(rope.base, found),
     )
 
 
@@ -109,6 +110,7 @@ def scaling(evidence: Evidence) -> Iterator[Proposal]:
         "apply the published rope_scaling, and no other",
         evidence.predict(_changed(evidence, scaling=tuple(published * found))),
         fitted=1,
+        numbers=(1.0, found),
     )
 
 
