@@ -71,7 +71,7 @@ def test_more_layers_than_the_checkpoint_has_are_refused(tmp_path: Path) -> None
     whole = tmp_path / "whole"
     whole.mkdir()
     write_miniature(load_spec(find_spec("tiny_llama")), 0, whole)
-    with pytest.raises(UsageError, match="--layers 3: .*whole has 2 layers; give at most as many"):
+    with pytest.raises(UsageError, match=r"--layers 3: .*whole has 2 layers; give at most as many"):
         write_first_layers(whole, 3, tmp_path)
 
 

@@ -45,7 +45,7 @@ def eps(evidence: Evidence) -> Iterator[Proposal]:
             f"set the epsilon of {name} to {published:g}",
             evidence.predict(_with(evidence, slot, eps=found)),
             fitted=1,
-            # The error of a mean of squares acts like a slightly other epsilon; nobody sets one that is off by so little.
+            # The error of a mean of squares acts like a slightly other epsilon, and nobody sets one so little off.
             numbers=(published, published if math.isclose(found, published, rel_tol=0.02) else found),
         )
 
