@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.checkpoints import check_folder
 from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
 from harness.errors import UsageError
 from harness.families import sizes_of
 from harness.first_layers import first_layers_published, write_first_layers
 from harness.miniature import write_miniature
+from harness.published_names import read_folder
 from harness.spec import find_spec, load_spec, main_models
 from harness.stages.summation import DEVICE, OtherSummation
 from harness.weight_files import WEIGHTS_FILE, stored_tensors
@@ -42,7 +42,7 @@ def test_the_first_layers_of_a_checkpoint_are_its_own_numbers(tmp_path: Path) ->
     write_miniature(load_spec(find_spec("tiny_llama")), 0, whole, layers=4)
     (whole / "tokenizer.json").write_text("{}")
     write_first_layers(whole, 3, first)
-    check_folder(first)
+    read_folder(first)
     before, after = load_file(whole / WEIGHTS_FILE), load_file(first / WEIGHTS_FILE)
     assert before.keys() - after.keys() == {name for name in before if name.startswith("model.layers.3.")}
     assert all(torch.equal(before[name], after[name]) for name in after)
