@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.constant_taps import without_constant_taps
 from harness.coverage import Absent, checked
 from harness.excess import Excess, NoiseFloor, excess, with_typical
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, ranged_stats, summarise
@@ -134,6 +135,7 @@ def compare_traces(
             where = {"model": model, "input": item, "order": order}
             rows.extend({**where, **row, **of_input.range_of(tap)} for row in tap_rows)
             of_input.let_go()
+    rows = without_constant_taps(rows)
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
     logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
     each = {f"{a}->{b}": tally.each for (a, b), tally in tallies.items()}
