@@ -64,6 +64,7 @@ class Comparison:
     newly_missing: tuple[TapChange, ...]
     changed: tuple[TapChange, ...]  # by more than `RATIO`, the largest change first, at most `SHOWN`
     changed_total: int
+    likelihood: tuple[float | None, float | None]  # the reference's NLL over the inputs of text that both have
     stage_seconds: Mapping[str, tuple[float | None, float | None]]
     common_inputs: tuple[str, ...]
     uncompared_inputs: tuple[str, ...]  # only in one run, or with other tokens
@@ -105,6 +106,7 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
         newly_missing=by_verdict["missing"],
         changed=tuple(moved[:SHOWN]),
         changed_total=len(moved),
+        likelihood=(_nll(record_a, record_b, common), _nll(record_b, record_a, common)),
         stage_seconds=_stage_seconds(record_a, record_b),
         common_inputs=common,
         uncompared_inputs=uncompared,
@@ -119,6 +121,18 @@ def _inputs(a: Record, b: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
     common = tuple(name for name, tokens in given_a.items() if given_b.get(name) == tokens)
     every = dict.fromkeys((*given_a, *given_b))
     return common, tuple(name for name in every if name not in common)
+
+
+def _nll(record: Record, other: Record, inputs: tuple[str, ...]) -> float | None:
+    """Nats per token over those of `inputs` of which both records say it; where the other says nothing, over all."""
+    mine, theirs = (
+        {one.input: one for one in side.likelihood.inputs} if side.likelihood else {} for side in (record, other)
+    )
+    chosen = [mine[name] for name in inputs if name in mine and (name in theirs or not theirs)]
+    if not chosen:
+        return None
+    total = sum(math.nan if one.nll is None else one.nll * one.tokens for one in chosen)
+    return total / sum(one.tokens for one in chosen)
 
 
 def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> list[dict[Any, Any]]:

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from harness.details import Details, table
 from harness.locate import cases, locate, summarise_hop
-from harness.record import Diagnosis, Finding, FirstFault, Hop, Input, Logits, Record, Source, Stage, taps_frame
+from harness.record import (
+    Diagnosis,
+    Finding,
+    FirstFault,
+    Hop,
+    Input,
+    Likelihood,
+    Logits,
+    Record,
+    Source,
+    Stage,
+    TextLikelihood,
+    taps_frame,
+)
 from harness.taps import split_tap, tap_order
 from harness.verdict import judge, load_rules
 
@@ -89,6 +102,7 @@ def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataF
         first_fault=_first_fault(kind, hops, frame, modules),
         diagnosis=_diagnosis(kind),
         findings=_findings(kind),
+        likelihood=_likelihood([(name, n) for name, n, text in inputs if text and n > 1]),
         taps=modules,
         environment={"python": "3.11.7", "cpu": "x86_64", "torch": "2.13.0+cpu", "litert_torch": "0.10.0"},
         timings={"prepare": 41.0, "stages": 175.0, "compare": 18.1, "total": 235.3},
@@ -173,7 +187,11 @@ def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], t
             row |= _judged(tap, row["hop"], tokens, _figures(kind, hop, order, taps, tokens, draw))
         if kind == "hostile" and order == 3:
             row["rule"] = HOSTILE
-        rows.append(row)
+        # Of the oracle: alike on every hop, and there also where a tap is missing.
+        rows.append(
+            row
+            | {"value_min": -2.0 - order, "value_max": 3.0 + order**2, "overflow_share": 0.0, "subnormal_share": 0.002}
+        )
     return rows
 
 
@@ -301,6 +319,12 @@ def _diagnosis(kind: str) -> list[Diagnosis]:
         return []
     detail = "the error of mlp.out is what rounding its weight to bfloat16 gives"
     return [Diagnosis(hypothesis="weight_bfloat16", detail=detail, explains=0.9987)]
+
+
+def _likelihood(texts: list[tuple[str, int]]) -> Likelihood:
+    each = [TextLikelihood(input=name, tokens=n - 1, nll=3.58, perplexity=math.exp(3.58)) for name, n in texts]
+    tokens = sum(one.tokens for one in each)
+    return Likelihood(nll=3.58, perplexity=math.exp(3.58), tokens=tokens, chance=math.log(49_152), inputs=each)
 
 
 def _findings(kind: str) -> list[Finding]:

@@ -117,6 +117,21 @@ def test_taps_in_one_run_only_are_named() -> None:
     assert set(comparison.only_a) == {(hop.name, "block.2.attn.q") for hop in record.hops}
 
 
+def test_how_well_the_reference_predicts_the_common_text_is_compared() -> None:
+    record, frame = make_run("pass")
+    assert record.likelihood is not None
+    each = [one.model_copy(update={"nll": 5.29}) for one in record.likelihood.inputs]
+    worse = record.model_copy(update={"likelihood": record.likelihood.model_copy(update={"inputs": each})})
+    assert compare_runs(record, frame, worse, frame).likelihood == pytest.approx((3.58, 5.29))
+    assert compare_runs(worse, frame, record, frame).likelihood == pytest.approx((5.29, 3.58))
+    old = record.model_copy(update={"likelihood": None})
+    assert compare_runs(old, frame, worse, frame).likelihood == (None, pytest.approx(5.29))
+    prompt = next(item for item in record.inputs if item.id == "prompt")
+    others = [item if item is not prompt else item.model_copy(update={"token_ids": [1]}) for item in record.inputs]
+    elsewhere = worse.model_copy(update={"inputs": others})
+    assert compare_runs(record, frame, elsewhere, frame).likelihood == (None, None)
+
+
 def test_runs_of_different_models_are_refused() -> None:
     record, frame = make_run("pass")
     with pytest.raises(UsageError, match="two runs of one model"):

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from record_factory import make_run
 
 from harness.likelihood import FAR_ABOVE, likelihood_findings, likelihood_of, with_earlier
 from harness.record import Input, Likelihood, Record, read_record, write_record
 from harness.trace import TraceWriter
-from tests.record_factory import make_run
 
 VOCAB = 500
 TEXT = Input(id="prose", tokens=40, text="a text", token_ids=[(7 * i) % VOCAB for i in range(40)])

@@ -160,6 +160,21 @@ def test_the_page_holds_the_share_of_the_limit_that_a_tap_uses_up(pages: dict[st
         assert row["limit_used"] == pytest.approx(row["excess"] / 16, rel=1e-2)
 
 
+def test_the_page_holds_how_large_the_reference_gets_and_a_run_from_before_that_opens_too(
+    tmp_path: Path, pages: dict[str, str]
+) -> None:
+    record, frame = make_run("pass")
+    for row in rows(Page(pages["pass"]).data, input="prompt"):  # those of missing taps as well
+        order = list(record.taps).index(row["tap"])
+        largest = max(2 + order, 3 + order**2)
+        assert (row["value_min"], row["magnitude"]) == (-2 - order, pytest.approx(largest, rel=5e-3))
+    assert "guessing comes to 10.8" in pages["pass"]
+    old = frame.drop(columns=["value_min", "value_max", "overflow_share", "subnormal_share"])
+    page = write_report(tmp_path, record.model_copy(update={"likelihood": None}), old).read_text(encoding="utf-8")
+    assert {row["magnitude"] for row in rows(Page(page).data)} == {None}
+    assert "guessing" not in page
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_has_the_command_that_opens_its_graphs(pages: dict[str, str], kind: str) -> None:
     """The command line takes it, and it names a hop that explore can open."""

@@ -8,7 +8,7 @@ import pytest
 from record_factory import FAULTY_TAP, make_run
 
 from harness.record import Diagnosis, Finding, FirstFault, Hop, KnownDefect, Record
-from harness.render.words import model_words, tap_words, verdict_words
+from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
 FAITHFUL = "TFLite is faithful to the re-authored model"
 
@@ -107,6 +107,20 @@ def test_a_run_without_a_hop_says_that_nothing_was_compared() -> None:
 )
 def test_a_tap_is_said_in_words(tap: str, said: str) -> None:
     assert tap_words(tap) == said
+
+
+def test_how_well_the_reference_predicts_text_and_how_far_it_reaches_is_said_in_words() -> None:
+    record, frame = make_run("pass")
+    said = text_words(record)
+    assert "NLL is 3.58 nats per token (perplexity 35.9, 5 tokens); guessing comes to 10.8" in said
+    assert text_words(record.model_copy(update={"likelihood": None})) == ""
+    lost = record.likelihood.model_copy(update={"nll": None, "perplexity": None})  # type: ignore[union-attr]
+    assert "NLL is NaN nats" in text_words(record.model_copy(update={"likelihood": lost}))
+    assert f"reach {frame['value_max'].max():.0f} (logits, " in reach_words(frame)
+    deep = frame.assign(value_min=frame["value_min"].where(frame["tap"] != "embed", -7.1e4))
+    assert "reach 71000 (embed, input one-token); float16 ends at 65,504" in reach_words(deep)
+    assert reach_words(frame.drop(columns=["value_min", "value_max"])) == ""
+    assert reach_words(frame.assign(value_min=float("nan"), value_max=float("nan"))) == ""
 
 
 def test_a_quantised_stage_keeps_its_recipe() -> None:

@@ -28,6 +28,7 @@ def write_diff(path: Path, comparison: Comparison) -> Path:
         comparison=comparison,
         hops=[(change, _hop_cells(change)) for change in comparison.hops],
         groups=[(title, [(change, _figures(change)) for change in changes]) for title, changes in groups],
+        likelihood=[None if side is None else number(side) for side in comparison.likelihood],
         seconds=[(stage, number(a), number(b)) for stage, (a, b) in comparison.stage_seconds.items()],
         direction=direction,
     )

@@ -23,7 +23,7 @@ from harness.render import (
 )
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
-from harness.render.words import causes_of, fault_of, faults, verdict_words, where
+from harness.render.words import causes_of, fault_of, faults, reach_words, text_words, verdict_words, where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,9 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         record=record,
         verdict_words=verdict_words(record),
         nearest=nearest_to_limit(record),
+        text_words=text_words(record),
+        reach_words=reach_words(frame),
+        likelihoods={one.input: one for one in record.likelihood.inputs} if record.likelihood else {},
         suspicion=suspicion(record),
         fault_words=fault_words(record, fault_row),
         chain=chain(record),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.record import FirstFault, Hop, Record, write_text
 from harness.render import compared, defect_words, nearest_to_limit, number, one_line, percent, suspicion, worst_excess
-from harness.render.words import causes_of, fault_of, faults, verdict_words, where
+from harness.render.words import causes_of, fault_of, faults, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
 _MOST = 10  # findings shown; the report has all
@@ -39,6 +39,8 @@ def summary(record: Record, folder: Path) -> str:
         *_listed("Known upstream defects", _defects(record)),
         f"Run {code(record.run_id)}{_made_of(record)}. The full report is {code('report.html')} in its folder.",
     ]
+    if text_words(record):
+        parts.insert(2, plain(text_words(record)))
     if record.verdict == "pass" and nearest_to_limit(record):
         parts.insert(2, plain(nearest_to_limit(record)))
     return "\n\n".join(parts) + "\n"

@@ -35,6 +35,9 @@ NUMBERS = (
 )
 # The largest share of a limit that is used up.
 USED = "limit_used"
+# How large the reference's values get: of the oracle, whatever became of the comparison. Old taps files lack them.
+RANGE = ("value_min", "value_max", "overflow_share", "subnormal_share")
+MAGNITUDE = "magnitude"
 _TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
 _COUNTS = ("worst_position", "nan_count", "inf_count")
 
@@ -47,7 +50,7 @@ def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
     texts["input"] = {item.id: i for i, item in enumerate(record.inputs)}
     texts["hop"] = {hop.name: i for i, hop in enumerate(record.hops)}
     texts["tap"] = order
-    names = [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *(f"{name}_limit" for name in FIGURES), USED]
+    names = [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *(f"{name}_limit" for name in FIGURES), USED, *RANGE, MAGNITUDE]
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for row in frame.sort_values(["hop", "input", "order"], kind="stable").to_dict("records"):
         for name, value in _cells(row, texts).items():
@@ -75,7 +78,13 @@ def _cells(row: dict[Any, Any], texts: dict[str, dict[str, int]]) -> dict[str, A
         cells[column] = compact(tap_value(row, column), column) if column in row and _known(row, column) else None
     for column in FIGURES:
         cells[f"{column}_limit"] = compact(limit_of(row, column), column)
-    return cells | {USED: compact(share(row), USED)}
+    return cells | {USED: compact(share(row), USED)} | _range_cells(row)
+
+
+def _range_cells(row: dict[Any, Any]) -> dict[str, Any]:
+    ends = [None if is_nothing(row.get(name)) else float(row[name]) for name in RANGE]
+    known = [abs(end) for end in ends[:2] if end is not None]
+    return dict(zip(RANGE, map(compact, ends), strict=True)) | {MAGNITUDE: compact(max(known, default=None))}
 
 
 def _known(row: dict[Any, Any], column: str) -> bool:

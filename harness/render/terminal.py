@@ -34,6 +34,7 @@ from harness.render import (
     worst_per_tap,
 )
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.words import reach_words, text_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,9 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
         _worst_taps(hop, frame, console)
     for hop in record.hops:
         _missing_line(hop, console)
+    for said in (text_words(record), reach_words(frame)):
+        if said:
+            wrapped(console, said, indent=0)
     _fault_lines(record, frame, console)
     _findings(record, console)
     _known_defects(record, console)
@@ -111,6 +115,9 @@ def print_diff(comparison: Comparison, console: Console) -> None:
         line(console, f"inputs that differ, left out of the tap comparison: {names}")
     if not comparison.common_inputs:
         line(console, "The runs have no input in common: no tap was compared.", style="yellow")
+    if any(side is not None for side in comparison.likelihood):
+        nll = _change(*(side if side is None else number(side) for side in comparison.likelihood))
+        line(console, f"the reference's NLL on their common text, nats per token: {nll}")
     line(console, "")
     console.print(_diff_hops(comparison))
     line(console, "")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
-from harness.render import clean, looser_words
+from harness.render import clean, compared, looser_words, number, one_line
 from harness.taps import split_tap
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MODELS = {
     "hf": "the Hugging Face model",
@@ -94,6 +98,32 @@ def verdict_words(record: Record) -> str:
         said.append("nothing was compared")
     sentences = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said]
     return clean(" ".join(filter(None, [*sentences, looser_words(record)])))
+
+
+def text_words(record: Record) -> str:
+    """How well the reference predicts the text inputs, in a sentence; empty where no input comes from text."""
+    found = record.likelihood
+    if found is None:
+        return ""
+    tokens = f"{found.tokens} {'token' if found.tokens == 1 else 'tokens'}"
+    return (
+        f"On the text inputs the reference's NLL is {compared(found.nll)} nats per token (perplexity "
+        f"{compared(found.perplexity)}, {tokens}); guessing comes to {number(found.chance)}."
+    )
+
+
+def reach_words(frame: pd.DataFrame) -> str:
+    """How far the reference's values get, in a sentence; empty in runs of older versions."""
+    if not {"value_min", "value_max"} <= set(frame.columns):
+        return ""
+    reach = frame[["value_min", "value_max"]].abs().max(axis=1)
+    if not reach.notna().any():
+        return ""
+    row = frame.iloc[[int(reach.argmax())]].to_dict("records")[0]
+    return clean(
+        f"The reference's values reach {number(reach.max())} ({row['tap']}, input {one_line(row['input'], 40)}); "
+        "float16 ends at 65,504."
+    )
 
 
 def _lost(record: Record) -> Iterator[str]:

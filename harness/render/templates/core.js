@@ -40,6 +40,12 @@ function used(row) {
   if (!isNumber(value)) return show(value);
   return value < 1e4 ? Math.round(value * 100) + " %" : (value * 100).toExponential(1) + " %";
 }
+// How large the reference's values get at a tap; empty in runs of older versions.
+function rangeOf(row) {
+  if (!has("value_min") || get(row, "value_min") === null) return "";
+  const share = (name, what) => (get(row, name) ? `, ${(100 * get(row, name)).toPrecision(2)} % ${what}` : "");
+  return `values ${show(get(row, "value_min"))} to ${show(get(row, "value_max"))}${share("overflow_share", "beyond float16")}${share("subnormal_share", "subnormal in float16")}`;
+}
 const isEmpty = (name) => !has(name) || columns[name].every((value) => value === null);
 
 function element(tag, attributes, content) {

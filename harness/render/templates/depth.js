@@ -1,4 +1,5 @@
 // Error against depth: a chart per hop, a point per tap in execution order, blocks marked.
+const FLOAT16_LARGEST = 65504;
 const depth = { zooming: false };
 
 function seriesOf(hop, input) {
@@ -12,10 +13,10 @@ const valuesOf = (rows, name) => rows.map((row) => (row === null || !has(name) |
 const only = (rows, values, verdict) => values.map((value, i) => (isNumber(value) && verdictOf(rows[i]) === verdict ? value : null));
 
 function depthSpec(rows, metric, decades) {
-  const values = valuesOf(rows, metric), limits = valuesOf(rows, metric + "_limit"), xs = rows.map((_, i) => i);
+  const values = valuesOf(rows, metric), limits = metric === "magnitude" ? rows.map(() => FLOAT16_LARGEST) : valuesOf(rows, metric + "_limit"), xs = rows.map((_, i) => i);
   // Up to the noise floor an error is what float32 itself costs: 1 on the scale of an excess.
   const floor = metric === "rel_l2" ? valuesOf(rows, "noise_floor") : xs.map(() => 1);
-  const series = [{ values: floor, kind: "band", colour: "band" }];
+  const series = metric === "magnitude" ? [] : [{ values: floor, kind: "band", colour: "band" }];
   if (limits.some(isNumber)) series.push({ values: limits, kind: "limit", colour: "fail" });
   series.push({ values, kind: "line", colour: "dot" });
   series.push({ values: only(rows, values, "pass"), kind: "point", colour: "dot" }, { values: only(rows, values, "fail"), kind: "point", colour: "fail" });
@@ -45,7 +46,7 @@ function tipOf(row) {
   if (row === null) return "not in this run";
   if (verdictOf(row) === "missing") return `${get(row, "tap")}\nmissing: ${get(row, "why")}`;
   const local = has("local_excess") && get(row, "local_excess") !== null ? `, local ${figure(row, "local_excess")}` : "";
-  return `${get(row, "tap")}: ${verdictOf(row)}\nexcess ${figure(row, "excess")}, worst position ${figure(row, "position_excess")}${local}\nrel. L2 ${cell(row, "rel_l2")}, noise floor ${cell(row, "noise_floor")}`;
+  return `${get(row, "tap")}: ${verdictOf(row)}\nexcess ${figure(row, "excess")}, worst position ${figure(row, "position_excess")}${local}\nrel. L2 ${cell(row, "rel_l2")}, noise floor ${cell(row, "noise_floor")}${rangeOf(row) ? "\n" + rangeOf(row) : ""}`;
 }
 function drawDepth() {
   const input = Number($("chart-input").value), metric = $("chart-metric").value, charts = $("charts");
@@ -53,7 +54,8 @@ function drawDepth() {
   const all = text.hop.map((_, hop) => seriesOf(hop, input));
   const shown = all.flat().filter((row) => row !== null);
   const names = metric === "rel_l2" ? [metric, "noise_floor"] : [metric, metric + "_limit", ...(metric === "excess" ? ["local_excess"] : [])];
-  const decades = decadesOf([...names.map((name) => valuesOf(shown, name)), metric === "rel_l2" ? [] : [1]]);
+  const line = { rel_l2: [], magnitude: [FLOAT16_LARGEST] }[metric] || [1];
+  const decades = decadesOf([...names.map((name) => valuesOf(shown, name)), line]);
   all.forEach((rows, hop) => {
     const count = (verdict) => rows.filter((row) => row !== null && verdictOf(row) === verdict).length;
     const failing = count("fail"), missing = count("missing"), compared = failing + count("pass");

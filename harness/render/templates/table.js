@@ -3,7 +3,7 @@ const PAGE = 30;
 const ALL_COLUMNS = [
   ["tap", "tap"], ["verdict", "verdict"], ["limit_used", "limit used"], ["excess", "excess"], ["position_excess", "worst position"], ["input", "input"], ["hop", "hop"],
   ["local_excess", "local"], ["total_excess", "total"], ["rel_l2", "rel. L2"],
-  ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["nan_count", "NaN"], ["inf_count", "Inf"],
+  ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["magnitude", "largest value"], ["nan_count", "NaN"], ["inf_count", "Inf"],
 ];
 const WORDS = new Set(["tap", "input", "hop", "verdict"]);
 const table = { columns: [], sorted: { name: "tap", down: false }, page: 0, found: [], filters: {}, haystacks: [] };
@@ -87,7 +87,7 @@ function toggleDetail(tr, row) {
   const facts = [
     ["why", get(row, "why")], ["judged by", get(row, "rule")], ["hop", get(row, "hop")], ["input", get(row, "input")],
     ...data.versions.map((version, i) => [version, names[i]]), ["shape", `${get(row, "shape")} ${get(row, "dtype")}`],
-    ["read by", get(row, "how")], ["mean abs err", cell(row, "mean_abs_err")], ["cosine", verdictOf(row) === "missing" ? "missing" : String(get(row, "cosine") ?? "-")],
+    ["read by", get(row, "how")], ["reference", rangeOf(row)], ["mean abs err", cell(row, "mean_abs_err")], ["cosine", verdictOf(row) === "missing" ? "missing" : String(get(row, "cosine") ?? "-")],
   ];
   for (const [name, fact] of facts) if (fact.trim()) list.append(element("dt", {}, name), element("dd", {}, fact));
   const detail = element("tr", { class: "detail" }), td = element("td", { colspan: table.columns.length });
