@@ -28,6 +28,8 @@ STANDARD_COVERAGE: Mapping[str, float] = {
 # Found from a signature's inputs and outputs and the attention composite, whatever the modules are called.
 ANCHORED = ("cache.k", "cache.v", "attn.q_rope", "attn.k_rope", "attn.probs", FINAL_NORM, LOGITS)
 _DEVICE = ("tflite-xnnpack", "tflite-builtin", "tflite-reference")
+# Of the last block, what comes after keys and values: without logits nothing reads it.
+LAST_BLOCK = frozenset({*BLOCK_POINTS} - {"attn.norm", "attn.k", "attn.v", "attn.k_rope", "cache.k", "cache.v"})
 FUSED_ATTENTION = "fused-attention"
 FOLDED_NORM = "folded-norm"
 OWN_BLOCKS = "own-blocks"
@@ -82,7 +84,8 @@ LISTED: Mapping[str, Reason] = {
     ),
     NO_PREFILL_LOGITS: Reason(
         "the file gives no logits on prefill, and this input has no decode step",
-        frozenset({LOGITS, FINAL_NORM}),
+        # In the last block, an exporter may leave out all that the KV cache does not need.
+        frozenset({LOGITS, FINAL_NORM, *LAST_BLOCK}),
         frozenset(_DEVICE),
         everywhere=False,
     ),

@@ -13,7 +13,9 @@ from harness.align.views import TapSource
 from harness.flatbuffer.reader import Subgraph
 
 # A projection that is more than one tap is made of all of them.
-_PARTS = {"split_q": 3, "split_k": 3, "split_v": 3, "split_gate": 2, "split_up": 2}
+_PARTS = {"split_gate": 2, "split_up": 2} | {
+    f"{how}_{part}": 3 for how in ("split", "split_joined", "split_grouped") for part in "qkv"
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 In: a subgraph and the model's dimensions. Out: a `TapSource` per tap, and why the others are missing.
 
 Nothing is typed per model. A fully connected operator is known by the name of its weight, which is
-the module path of the re-authored model; everything else follows from how it is wired to those.
+the module path of the re-authored model, or of the Hugging Face model where that was exported itself; everything else
+follows from how it is wired to those.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from harness.align.naming import GENERATIVE, Key, Naming, block_number, told_apart
 from harness.align.views import Move, TapSource
-from harness.coverage import ANCHORED, FOLDED_NORM, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
+from harness.coverage import ANCHORED, FOLDED_NORM, LAST_BLOCK, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
 from harness.flatbuffer.signatures import DECODE
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_order
 
-# A block of `transformer_blocks`, whatever its class: TransformerBlock_3, Gemma2Block_3.
-_BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
-_LINEAR = "Linear_"
+_WRAPPED = re.compile(r"^[A-Za-z]\w*_module$")
 _NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
 SDPA = "odml.scaled_dot_product_attention"
 # What may stand between the operators of an attention that is no composite.
@@ -41,17 +41,22 @@ def plan_signature(
     blocks: int,
     points: tuple[str, ...],
     own_blocks: bool = False,
+    hf: Naming | None = None,
 ) -> SignaturePlan:
     """Find every tap of `tap_order(blocks, points)` in one signature.
 
-    own_blocks: the model is not built of the Generative API's blocks: names of tensors inside a block say nothing.
+    own_blocks: the re-authored model is not built of the Generative API's blocks: its names of tensors inside a block
+    say nothing. hf: names of a file that was exported from the Hugging Face model itself.
     """
-    finder = _Finder(model, signature)
+    finder = _Finder(model, signature, hf)
     sources = {source.tap: source for source in finder.find(blocks)}
     wanted = tap_order(blocks, points)
-    if own_blocks:
+    if own_blocks and finder.naming is GENERATIVE:
         finder.why |= {tap: listed(OWN_BLOCKS) for tap in wanted if split_tap(tap)[1] not in ANCHORED}
         sources = {tap: source for tap, source in sources.items() if tap not in finder.why}
+    if LOGITS not in signature.outputs and signature.name != DECODE:
+        unread = {block_tap(blocks - 1, point): listed(NO_PREFILL_LOGITS) for point in LAST_BLOCK}
+        finder.why = unread | finder.why
     nowhere = Absent(f"no such tensor in signature {signature.name}")
     missing = {tap: finder.why.get(tap, nowhere) for tap in wanted if tap not in sources}
     return SignaturePlan(signature.name, {tap: sources[tap] for tap in wanted if tap in sources}, missing)
@@ -60,28 +65,42 @@ def plan_signature(
 class _Finder:
     """One pass over a signature's subgraph. `why` says for taps that were not found what is in the way."""
 
-    def __init__(self, model: FlatbufferModel, signature: Signature) -> None:
+    def __init__(self, model: FlatbufferModel, signature: Signature, hf: Naming | None) -> None:
         self.model = model
         self.signature = signature
         self.graph: Subgraph = model.subgraph(signature.subgraph)
         self.writer = self.graph.producers()
         self.readers = self.graph.consumers()
+        self.naming = GENERATIVE
         self.dense = self._dense_by_weight()
+        if not self.dense and hf is not None and not self._is_generative():
+            self.naming = hf
+            self.dense = self._dense_by_weight()
         self.why: dict[str, Absent] = {}
 
-    def _dense_by_weight(self) -> dict[tuple[int | None, str], Operator]:
-        """(block, attribute) of the weight -> its fully connected operator, e.g. (3, "qkv_projection")."""
-        found: dict[tuple[int | None, str], Operator] = {}
-        for op in self.graph.operators:
-            if op.kind != "FULLY_CONNECTED":
-                continue
-            weight, output = self.graph.tensors[op.inputs[1]], self.graph.tensors[op.outputs[0]]
-            # A weight that is shared or permuted carries further locations; the first linear layer is its own.
-            keys = (_weight_key(path) for path in [*weight.paths, *output.paths])
-            key = next((key for key in keys if key is not None), None)
+    def _is_generative(self) -> bool:
+        """Whether the Generative API converted it: it wraps the model as its attribute `module`."""
+        return any(_WRAPPED.search(part) for tensor in self.graph.tensors for path in tensor.paths for part in path)
+
+    def _dense_by_weight(self) -> dict[Key, Operator]:
+        """(block, role) of the weight -> its fully connected operator, e.g. (3, "qkv")."""
+        found: dict[Key, Operator] = {}
+        dense = [op for op in self.graph.operators if op.kind == "FULLY_CONNECTED"]
+        named = [self._layers_named(op) for op in dense]
+        # A weight that is shared or permuted carries further locations. The Generative API's has its own first.
+        keys = [layers[0] if layers else None for layers in named] if self.naming is GENERATIVE else told_apart(named)
+        for op, key in zip(dense, keys, strict=True):
             if key is not None and key not in found:
                 found[key] = op
         return found
+
+    def _layers_named(self, op: Operator) -> list[Key]:
+        """The layers in the names of an operator's weight; where there is none, of its output."""
+        for index in (op.inputs[1], op.outputs[0]):
+            keys = [key for path in self.graph.tensors[index].paths if (key := self.naming.key(path)) is not None]
+            if keys:
+                return keys
+        return []
 
     def find(self, blocks: int) -> Iterator[TapSource]:
         for block in range(blocks):
@@ -92,12 +111,16 @@ class _Finder:
         yield from self._ends()
 
     def _attention_inputs(self, block: int) -> Iterator[TapSource]:
-        qkv = self.dense.get((block, "qkv_projection"))
-        if qkv is None:
-            return
-        yield from self._normed(block_tap(block, "attn.norm"), qkv)
-        for part in ("q", "k", "v"):
-            yield self._source(block_tap(block, f"attn.{part}"), qkv.outputs[0], view=f"split_{part}")
+        qkv = self.dense.get((block, "qkv"))
+        parts = {part: self.dense.get((block, part)) for part in ("k", "v", "q")}
+        reader = next((op for op in (qkv, *parts.values()) if op is not None), None)
+        if reader is not None:
+            yield from self._normed(block_tap(block, "attn.norm"), reader)
+        for part, op in parts.items():
+            if qkv is not None:
+                yield self._source(block_tap(block, f"attn.{part}"), qkv.outputs[0], view=self.naming.qkv_view + part)
+            elif op is not None:
+                yield self._source(block_tap(block, f"attn.{part}"), op.outputs[0], view="rows_of_heads")
 
     def _cache(self, block: int) -> Iterator[TapSource]:
         for part in ("k", "v"):
@@ -113,7 +136,7 @@ class _Finder:
         cache = self.signature.outputs.get(f"kv_cache_k_{block}")
         readers = self.readers.get(cache, []) if cache is not None else []
         attention = next((op for op in readers if op.composite == SDPA), None)
-        projection = self.dense.get((block, "output_projection"))
+        projection = self.dense.get((block, "o"))
         if attention is not None:
             yield self._source(block_tap(block, "attn.q_rope"), attention.inputs[0], view="heads")
             yield from self._probabilities(block, attention)
@@ -178,10 +201,11 @@ class _Finder:
         )
 
     def _mlp(self, block: int) -> Iterator[TapSource]:
-        gate, up, down = (self.dense.get((block, name)) for name in ("w1", "w3", "w2"))
-        if gate is not None:
-            yield from self._normed(block_tap(block, "mlp.norm"), gate)
-            yield from self._gate_and_up(block, gate, up)
+        gate, up, down = (self.dense.get((block, name)) for name in ("gate", "up", "down"))
+        first = gate or self.dense.get((block, "gate_up")) or up
+        if first is not None:
+            yield from self._normed(block_tap(block, "mlp.norm"), first)
+            yield from self._gate_and_up(block, first, up if gate is not None else None)
         if down is not None:
             yield self._source(block_tap(block, "mlp.act"), down.inputs[0])
             yield self._source(block_tap(block, "mlp.out"), down.outputs[0])
@@ -197,7 +221,7 @@ class _Finder:
 
     def _gate_and_up(self, block: int, gate: Operator, up: Operator | None) -> Iterator[TapSource]:
         """Two projections, one for both (twice as wide as what the down projection takes), or one without a gate."""
-        down = self.dense.get((block, "w2"))
+        down = self.dense.get((block, "down"))
         if up is not None:
             yield self._source(block_tap(block, "mlp.gate"), gate.outputs[0])
             yield self._source(block_tap(block, "mlp.up"), up.outputs[0])
@@ -220,7 +244,7 @@ class _Finder:
 
     def _block_input(self, residual: Operator) -> int | None:
         """The operand of the first block's first residual ADD that is not made by its attention."""
-        projection = self.dense.get((0, "output_projection"))
+        projection = self.dense.get((0, "o"))
         if projection is None:
             return None
         made = self._made_by(projection)
@@ -266,18 +290,6 @@ class _Finder:
         return TapSource(tap, index, self.graph.index, view, tensor.name, kind, moves=moves)
 
 
-def _weight_key(path: tuple[str, ...]) -> tuple[int | None, str] | None:
-    """`(..., "TransformerBlock_3", ..., "Linear_w2")` -> `(3, "w2")`; None for anything but a linear layer."""
-    if not path or not path[-1].startswith(_LINEAR):
-        return None
-    return _block_number(path[:-1]), path[-1].removeprefix(_LINEAR)
-
-
-def _block_number(path: tuple[str, ...]) -> int | None:
-    """The number of the block that a path leads into, or None."""
-    return next((int(match[1]) for part in path if (match := _BLOCK.match(part))), None)
-
-
 def _is_block(path: tuple[str, ...], block: int) -> bool:
     """Whether a path is that of a block itself, and of no module inside it."""
-    return _block_number(path) == block and _block_number(path[:-1]) is None
+    return block_number(path) == block and block_number(path[:-1]) is None

@@ -6,7 +6,7 @@ In: a tensor of a signature. Out: the tap's array, `[1, time, ...]`; and back. P
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,11 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
 
     What the views make of the tensor, after its moves:
     rows: `[1, time, width]`; a linear layer may drop the first axis. heads: as it is. heads_first: any shape that
-    lies in memory as `[1, heads, time, head_dim]`. split_q, split_k, split_v: a part of a fused projection.
-    split_gate, split_up: a part of a projection that holds both. probs: any shape that lies in memory as
-    `[1, heads, time, source]`. cache_k, cache_v: a KV cache or what is written to it, in the file's layout.
+    lies in memory as `[1, heads, time, head_dim]`. rows_of_heads: rows that hold one head after the other.
+    split_q, split_k, split_v: a part of a fused projection that lies as `layout` says; split_joined_q and so on: as
+    `[Q | K | V]`; split_grouped_q and so on: by KV head. split_gate, split_up: a part of a projection that holds both.
+    probs: any shape that lies in memory as `[1, heads, time, source]`. cache_k, cache_v: a KV cache or what is written
+    to it, in the file's layout.
     """
     for move, sizes in source.moves:
         values = values.transpose(sizes) if move == "transpose" else values.reshape(sizes)
@@ -67,11 +69,20 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
     if view in ("probs", "heads_first"):
         return values.reshape(1, layout.heads, -1, values.shape[-1]).transpose(0, 2, 1, 3)
     rows = values.reshape(1, -1, values.shape[-1])
+    if view == "rows_of_heads":
+        return rows.reshape(1, rows.shape[1], -1, layout.head_dim)
     if view in ("split_gate", "split_up"):
         return split_gate(rows, view.removeprefix("split_"))  # type: ignore[no-any-return]
     if view.startswith("split_"):
-        return split_heads(rows, view.removeprefix("split_"), layout)  # type: ignore[no-any-return]
+        how, _, part = view.rpartition("_")
+        return split_heads(rows, part, _laid(layout, how))  # type: ignore[no-any-return]
     return rows
+
+
+def _laid(layout: HeadLayout, how: str) -> HeadLayout:
+    """how: a view of a fused projection, without its part."""
+    order = {"split_joined": False, "split_grouped": True}
+    return replace(layout, interleaved=order[how]) if how in order else layout
 
 
 def tensor_of(
@@ -96,7 +107,8 @@ def _before_view(taps: Mapping[str, Array], view: str, layout: HeadLayout, kv_la
     if view in ("split_gate", "split_up"):
         return join_gate({part: taps[f"split_{part}"] for part in ("gate", "up")})  # type: ignore[no-any-return]
     if view.startswith("split_"):
-        return join_heads({part: taps[f"split_{part}"] for part in "qkv"}, layout)  # type: ignore[no-any-return]
+        how = view.rpartition("_")[0]
+        return join_heads({part: taps[f"{how}_{part}"] for part in "qkv"}, _laid(layout, how))  # type: ignore[no-any-return]
     values = taps[view]
     if view.startswith("cache_"):
         return layout_cache(values, view.removeprefix("cache_"), kv_layout)  # type: ignore[no-any-return]

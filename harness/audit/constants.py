@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.audit.computed import is_computed, wrong_mask
 from harness.audit.parameters import ParameterSource
+from harness.audit.pieces import Piece, covers, find_pieces
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant, read_constants
@@ -30,12 +31,15 @@ from harness.weight_files import shape_text
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
 _BLOCK = re.compile(r"Block_(\d+)$")
+_LAYER = re.compile(r"^[A-Za-z]\w*_(\d+)$")  # a block of the Hugging Face model: LlamaDecoderLayer_3
+_NUMBER = re.compile(r"\.\d+\.")
 _RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
 @dataclass
 class _Constant:
-    """names: re-authored modules that its tensor names lead to; none for one the converter left unnamed.
+    """names: modules that its tensor names lead to, re-authored or Hugging Face's; none where the converter left it
+    unnamed. holds: parameters. pieces: what it holds of tensors of the checkpoint, where it holds no parameter whole.
 
     claimed: it is reported as what should hold a parameter and does not.
     """
@@ -43,6 +47,7 @@ class _Constant:
     read: ReadConstant
     names: list[str]
     holds: list[str] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     claimed: bool = False
 
     @property
@@ -77,6 +82,19 @@ class _Audit:
         numbers = [int(source.parameter.split(".")[1]) for source in self.sources if _in_block(source)]
         return f"transformer_blocks.{max(numbers, default=-1)}."
 
+    @property
+    def parts(self) -> list[ParameterSource]:
+        """What parameters are fused of, each as a parameter of its own: an exporter may keep them apart."""
+        return [part for source in self.sources if source.fused is not None for part in _apart(source)]
+
+    def holds(self, signature: str, source: ParameterSource) -> bool:
+        """Whether what a signature reads holds a parameter, in one constant or in several."""
+        read = [c for c in self.constants if signature in c.read.signatures]
+        if any(source.parameter in c.holds for c in read):
+            return True
+        pieces = [piece for c in read for piece in c.pieces]
+        return bool(pieces) and all(covers(pieces, key, self.expected.shape(key)[0]) for key in source.keys)
+
     def readers(self, constant: _Constant) -> str:
         """Which signatures read a constant, in words for a sentence; of one that all read: of the flatbuffer."""
         names = constant.read.signatures
@@ -103,18 +121,20 @@ def audit_constants(
         if name == DECODE or name.startswith(PREFILL)
     }
     audit = _Audit(sources, Expected(folder), constants, signatures)
-    findings = [*_match(audit), *_wrong_masks(audit, windows)]
-    strangers = [c for c in constants if not c.holds and not c.claimed and not _is_known(c, audit, tables)]
+    findings = [*_match(audit)]
+    _match_pieces(audit, tables)
+    findings += _wrong_masks(audit, windows)
+    strangers = [c for c in constants if not (c.holds or c.pieces or c.claimed or _is_known(c, audit, tables))]
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
     findings = summarised(findings, len(sources), "parameters in the flatbuffer")
     findings += _strangers(audit, [c for c in strangers if not c.claimed])
-    matched = sum(1 for c in constants if c.holds)
+    matched = sum(1 for c in constants if c.holds or c.pieces)
     return ConstantAudit(findings, matched, len(constants) - matched - len(strangers))
 
 
 def _modules(read: ReadConstant) -> list[str]:
-    return [module for path in read.paths if (module := _module(path))]
+    return [module for path in read.paths for module in (_module(path), _hf_module(path)) if module]
 
 
 def _module(path: tuple[str, ...]) -> str:
@@ -127,6 +147,27 @@ def _module(path: tuple[str, ...]) -> str:
         elif not part.endswith("_module"):
             parts.append(part.partition("_")[2])
     return ".".join(part for part in parts if part)
+
+
+def _hf_module(path: tuple[str, ...]) -> str:
+    """("LlamaModel_model", "LlamaDecoderLayer_3", "LlamaMLP_mlp", "Linear_up_proj") -> "model.3.mlp.up_proj"."""
+    layers = [_LAYER.match(part) for part in path]
+    parts = [layer.group(1) if layer else part.partition("_")[2] for part, layer in zip(path, layers, strict=True)]
+    return ".".join(part for part in parts if part)
+
+
+def _is_named(constant: _Constant, source: ParameterSource) -> bool:
+    """Whether a constant carries the name of a parameter's module, or of one that a tensor of it comes from."""
+    wanted = {source.parameter.rpartition(".")[0]}
+    # Lists of layers are no modules that run, so that a name has the number alone.
+    tails = [_NUMBER.split(f".{key}", 1)[-1].rpartition(".")[0] for key in source.keys]
+    numbers = [match.group(0) if (match := _NUMBER.search(f".{key}")) else "." for key in source.keys]
+    ends = [number + tail for number, tail in zip(numbers, tails, strict=True) if tail.strip(".")]
+    return any(name in wanted or f".{name}".endswith(tuple(ends)) for name in constant.names)
+
+
+def _apart(source: ParameterSource) -> list[ParameterSource]:
+    return [ParameterSource(parameter=key, keys=[key], forms_known=source.forms_known) for key in source.keys]
 
 
 def _match(audit: _Audit) -> Iterator[Finding]:
@@ -143,6 +184,16 @@ def _match(audit: _Audit) -> Iterator[Finding]:
         for constant in by_size.get(values.size, []):
             if any(_equal(constant.values, form) for form in _forms(values, source)):
                 constant.holds.append(source.parameter)
+
+
+def _match_pieces(audit: _Audit, tables: Sequence[Sequence[float]]) -> None:
+    """Of the constants that hold no parameter whole. Zeros may be some tensor's; other computed ones are none's."""
+    open_ = [c for c in audit.constants if not c.holds and c.values.size > 1]
+    open_ = [c for c in open_ if not c.values.any() or not is_computed(c.values, tables)]
+    keys = [key for source in audit.sources for key in source.keys]
+    found = find_pieces([c.values for c in open_], audit.expected, keys) if open_ else []
+    for constant, pieces in zip(open_, found, strict=True):
+        constant.pieces = pieces
 
 
 def _forms(values: Array, source: ParameterSource) -> Iterator[Array]:
@@ -172,7 +223,7 @@ def _equal(one: Array, other: Array) -> bool:
 
 def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
     for constant in audit.constants:
-        wrong = "" if constant.holds else wrong_mask(constant.values, windows)
+        wrong = "" if constant.holds or constant.pieces else wrong_mask(constant.values, windows)
         if wrong:
             constant.claimed = True
             yield _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
@@ -180,27 +231,40 @@ def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
 
 def _is_known(constant: _Constant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:
     """Made by code and not loaded, by what it holds; zeros of a parameter's name and size are no such thing."""
-    named = any(s.parameter.rpartition(".")[0] in constant.names for s in _of_size(audit, constant))
+    named = any(_is_named(constant, source) for source in _of_size(audit, constant))
     return is_computed(constant.values, tables) and not (named and constant.values.size > 1)
 
 
 def _of_size(audit: _Audit, constant: _Constant) -> list[ParameterSource]:
-    return [s for s in audit.sources if int(np.prod(audit.expected.shape_of(s))) == constant.values.size]
+    return [
+        s for s in (*audit.sources, *audit.parts) if int(np.prod(audit.expected.shape_of(s))) == constant.values.size
+    ]
 
 
 def _lost_parameters(audit: _Audit, strangers: Sequence[_Constant]) -> Iterator[Finding]:
     """An error for each parameter that no constant of some signature holds."""
     for source in audit.sources:
-        held = {name for c in audit.constants if source.parameter in c.holds for name in c.read.signatures}
-        missing = [name for name in audit.signatures if name not in held and _must_read(audit, name, source)]
-        if not missing:
-            continue
-        try:
-            values = audit.expected.of(source)
-        except ValueError:
-            continue  # reported when it was matched
-        near = [c for c in strangers if set(missing) & set(c.read.signatures) and c.values.size == values.size]
-        yield _lost(audit, source, values, missing, near)
+        missing = [name for name in audit.signatures if _must_read(audit, name, source)]
+        missing = [name for name in missing if not audit.holds(name, source)]
+        near = [c for c in strangers if set(missing) & set(c.read.signatures)]
+        for lost in _lost_of(audit, source, missing, near) if missing else ():
+            try:
+                values = audit.expected.of(lost)
+            except ValueError:
+                continue  # reported when it was matched
+            yield _lost(audit, lost, values, missing, [c for c in near if c.values.size == values.size])
+
+
+def _lost_of(
+    audit: _Audit, source: ParameterSource, missing: Sequence[str], near: Sequence[_Constant]
+) -> list[ParameterSource]:
+    """The parameter, or those of its parts that are lost where the file keeps them apart."""
+    if source.fused is None:
+        return [source]
+    parts = _apart(source)
+    lost = [part for part in parts if not all(audit.holds(name, part) for name in missing)]
+    together = len(lost) == len(parts) and any(source in _of_size(audit, constant) for constant in near)
+    return [source] if together else lost
 
 
 def _must_read(audit: _Audit, signature: str, source: ParameterSource) -> bool:
@@ -212,8 +276,7 @@ def _must_read(audit: _Audit, signature: str, source: ParameterSource) -> bool:
 def _lost(
     audit: _Audit, source: ParameterSource, values: Array, missing: Sequence[str], near: Sequence[_Constant]
 ) -> Finding:
-    module = source.parameter.rpartition(".")[0]
-    named = [c for c in near if module in c.names]
+    named = [c for c in near if _is_named(c, source)]
     fits = [(_likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
     best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
     if best is not None and (best[0][0] >= _RELATED or named):
@@ -251,9 +314,9 @@ def _strangers(audit: _Audit, strangers: Sequence[_Constant]) -> list[Finding]:
 def _meant(audit: _Audit, constant: _Constant) -> Finding | None:
     """The error of a constant that has a parameter's shape, or its module's name; None for one that has neither."""
     best: tuple[tuple[float, float], ParameterSource, Array] | None = None
-    named = [s for s in audit.sources if s.parameter.rpartition(".")[0] in constant.names]
+    named = [source for source in audit.sources if _is_named(constant, source)]
     sized = _of_size(audit, constant)
-    for source in [s for s in sized if s in named] or sized:
+    for source in [s for s in sized if _is_named(constant, s)] or sized:
         for form in _same_shape(constant, audit.expected.of(source), source):
             likeness = _likeness(constant.values, form)
             if source.forms_known and (best is None or likeness > best[0]):

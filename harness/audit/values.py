@@ -30,12 +30,20 @@ class Expected:
 
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
-        parts = [read_values(self._stored[key]) for key in source.keys]
+        parts = [self.values(key) for key in source.keys]
         return parts[0] if source.fused is None else fuse(parts, source.fused)
+
+    def values(self, key: str) -> Array:
+        """A tensor of the checkpoint in float32. Raises ValueError for one that holds no floating point numbers."""
+        return read_values(self._stored[key])
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of a tensor of the checkpoint, by its file's header."""
+        return self._stored[key].shape
 
     def shape_of(self, source: ParameterSource) -> tuple[int, ...]:
         """The shape of one parameter, by the headers; parts that are fused lie one after the other."""
-        shapes = [self._stored[key].shape for key in source.keys]
+        shapes = [self.shape(key) for key in source.keys]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if source.fused is not None else shapes[0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from harness.align.naming import hf_naming
 from harness.align.tflite import plan_signature
 from harness.align.views import TapSource
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph
@@ -22,9 +23,9 @@ _UNSAID = ("None", "0", "False", "")
 def flatbuffer_ops(model: FlatbufferModel, signature: str, prepared: Prepared) -> OpGraph:
     """The graph of a signature. Raises KeyError for a signature that the file lacks."""
     entry = model.signatures[signature]
-    plan = plan_signature(
-        model, entry, prepared.dimensions.blocks, tuple(prepared.points), own_blocks=prepared.own_blocks
-    )
+    dims, points = prepared.dimensions, tuple(prepared.points)
+    hf = hf_naming(prepared.modules, dims.hf_interleaved)
+    plan = plan_signature(model, entry, dims.blocks, points, prepared.own_blocks, hf)
     walk = _Walk(model)
     tensors = model.subgraph(entry.subgraph).tensors
     given = {index: walk.input(name, tensors[index]) for name, index in entry.inputs.items()}

@@ -47,8 +47,10 @@ def device_shape(
         found = ", ".join(sorted(file.signatures)) or "none"
         raise UsageError(
             f"{file.path} has the signatures {found}; a language model needs 'decode' and 'prefill_N', "
-            "as litert-torch's Generative API converts them"
+            "as litert-torch's Generative API and its export_hf convert them"
         )
+    for name, entry in {DECODE: decode, **prefill}.items():
+        _check_inputs(file, name, entry)
     lengths = sorted(int(name.removeprefix(PREFILL)) for name in prefill if name.removeprefix(PREFILL).isdigit())
     layers = sum(1 for name in decode.inputs if name.startswith("kv_cache_k_"))
     if layers != blocks:
@@ -67,6 +69,21 @@ def device_shape(
         mask_as_input="mask" in decode.inputs,
         composites=any(op.composite for op in file.subgraph(decode.subgraph).operators),
     )
+
+
+def _check_inputs(file: FlatbufferModel, name: str, entry: Signature) -> None:
+    lacking = [wanted for wanted in ("tokens", "input_pos") if wanted not in entry.inputs]
+    if "embeddings" in entry.inputs and lacking:
+        raise UsageError(
+            f"{file.path} takes embeddings in place of tokens ({name}): its embedding is a file of its own, which is "
+            "not read; export it without externalize_embedder"
+        )
+    if lacking:
+        found = ", ".join(sorted(entry.inputs)) or "none"
+        raise UsageError(
+            f"{file.path}: {name} lacks the input '{lacking[0]}' (it has {found}); give a language model's flatbuffer "
+            "as litert-torch converts it"
+        )
 
 
 def _cache(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.align.feeds import plan_feeds
+from harness.align.naming import hf_naming
 from harness.align.tflite import plan_signature
 from harness.audit.constants import audit_constants
 from harness.cache import Cache, key_of, sha256_of
@@ -64,7 +65,8 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(payload["cache_root"]), say=print)
     code = {name: sha256_of(Path(__file__).parent.parent / name) for name in _ALIGNMENT_CODE}
     dims = prepared.dimensions.model_dump()
-    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks}
+    names = {tap: entry.get("hf") for tap, entry in prepared.modules.items()}
+    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks, "hf": names}
     key = key_of({"flatbuffer": digest, "dimensions": dims, **wanted, "code": code})
 
     def make(folder: Path) -> None:
@@ -103,6 +105,7 @@ def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str
 _CONSTANTS_CODE = (
     "audit/constants.py",
     "audit/computed.py",
+    "audit/pieces.py",
     "audit/values.py",
     "flatbuffer/reader.py",
     "flatbuffer/reads.py",
@@ -113,6 +116,7 @@ _CONSTANTS_CODE = (
 _ALIGNMENT_CODE = (
     "coverage.py",
     "taps.py",
+    "align/naming.py",
     "align/tflite.py",
     "align/feeds.py",
     "align/layout.py",
@@ -133,8 +137,10 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
     dims = prepared.dimensions
     points = tuple(prepared.points)
+    hf = hf_naming(prepared.modules, dims.hf_interleaved)
     plans = {
-        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks) for name in wanted
+        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks, hf)
+        for name in wanted
     }
     sources = {name: plan.sources for name, plan in plans.items()}
     feeds = {
@@ -152,6 +158,6 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     (folder / "plan.json").write_text(json.dumps(content))
     if not any(plan.sources for plan in plans.values()):
         raise UsageError(
-            f"{source}: no tensor could be aligned; its tensor names carry no litert-torch module paths, "
-            "convert it with litert-torch's Generative API"
+            f"{source}: no tensor could be aligned; its tensor names carry no module paths, "
+            "convert it with litert-torch's Generative API or its export_hf"
         )
