@@ -1,31 +1,29 @@
 """Convert a re-authored model to a flatbuffer with prefill and decode signatures, once per content.
 
 In: a model, a checkpoint and options. Out: the path of a `.tflite` in the cache, float32 unless a recipe is named. The
-key covers all that the bytes depend on: weights, re-authored config and code, signature sizes, converter versions, and
-what a spec has put in the place of litert-torch's own functions.
+key covers all that the bytes depend on: weights, re-authored config, signature sizes, the spec's own code with all that
+it imports and reads (`harness/spec_key.py`), versions of the packages and what in them is not as installed, and what a
+spec has changed in litert-torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import hashlib
-import inspect
 import shutil
-import sys
-import sysconfig
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of
+from harness.fingerprints import fingerprint, source_digest
 from harness.recipes import FLOAT
+from harness.replaced import flags, replaced_code
+from harness.spec_code import CONVERTING
 from harness.variant import Variant
 
 CONVERSIONS = "conversions"
 FLATBUFFER = "model.tflite"
-_CONVERTER_PACKAGES = ("litert-torch", "litert-converter", "torch")
+_OWN_CODE = ("convert.py", "weights.py")  # of this package: what loads the model and hands it to the converter
 
 
 def conversion_key(
@@ -37,11 +35,13 @@ def conversion_key(
     kv_cache_len: int,
     variant: Variant,
     recipe: str = FLOAT,
+    code: Mapping[str, Any] | None = None,
 ) -> str:
     """The cache key of a conversion.
 
     config: litert-torch `ModelConfig`; functions in it count by their source, as the model's class does. It says
-        whether there are composites. prefill: the lengths that are converted, whoever chose them.
+        whether there are composites. prefill: the lengths that are converted, whoever chose them. code: what the spec
+        is made of, reads and changes.
     """
     return key_of(
         {
@@ -56,61 +56,19 @@ def conversion_key(
             "quantize": recipe,
             "prefill_logits": True,
             **replaced_code(),
-            "versions": {name: version(name) for name in _CONVERTER_PACKAGES},
+            "code": dict(code or {}),
+            "flags": flags(),
+            "own": {name: source_digest(Path(__file__).parent / name) for name in _OWN_CODE},
+            "versions": {name: _version(name) for name in CONVERTING.values()},
         }
     )
 
 
-def fingerprint(value: Any) -> Any:
-    """JSON-able content of a config. Code counts by the file it stands in, so an edited model is converted again."""
-    if isinstance(value, enum.Enum):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: fingerprint(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): fingerprint(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [fingerprint(item) for item in value]
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return repr(value)
-    if isinstance(value, type):
-        return [_code(base) for base in value.__mro__ if base.__module__.split(".")[0] not in ("builtins", "torch")]
-    if callable(value):
-        return _code(value)
-    return repr(value)
-
-
-def _code(value: Any) -> list[str]:
-    # functools.partial and other callables without a source count by their text and what they wrap.
-    inner = getattr(value, "func", None)
-    if inner is not None:
-        return [repr(fingerprint(value.args)), repr(fingerprint(value.keywords)), *_code(inner)]
+def _version(distribution: str) -> str:
     try:
-        source = Path(inspect.getsourcefile(value) or "").read_bytes()
-    except (TypeError, OSError):
-        source = repr(value).encode()
-    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
-    return [name, hashlib.sha256(source).hexdigest()]
-
-
-def replaced_code() -> dict[str, list[str]]:
-    """Functions that a spec has put in the place of litert-torch's own, with the file each comes from.
-
-    Empty where there are none, so that the key of a model that replaces nothing is what it was.
-    """
-    package = sys.modules.get("litert_torch")
-    installed = (*(str(Path(path).parent) for path in getattr(package, "__path__", [])), sysconfig.get_path("stdlib"))
-    found = {}
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] != "litert_torch":
-            continue
-        classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name]
-        for holder in (module, *classes):
-            for attribute, value in vars(holder).items():
-                file = getattr(getattr(value, "__code__", None), "co_filename", "<")
-                if not file.startswith(("<", *installed)):
-                    found[f"{getattr(holder, '__qualname__', name)}.{attribute}"] = _code(value)
-    return {"replaced": [str(sorted(found.items()))]} if found else {}
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
 
 
 def convert(

@@ -206,13 +206,18 @@ def _check_fields(ref: SpecRef) -> None:
             raise UsageError(f"{ref.file}: {ref.variable} has no field '{name}'; {hint}")
 
 
+def module_name(file: Path) -> str:
+    """What a spec file's module is called once it is loaded."""
+    return f"edge_parity_spec_{file.stem}"
+
+
 def load_spec(ref: SpecRef) -> GenerativeModel:
     """Run the spec file and return its model. Raises UsageError when the file itself fails."""
-    module_name = f"edge_parity_spec_{ref.file.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, ref.file)
+    name = module_name(ref.file)
+    module_spec = importlib.util.spec_from_file_location(name, ref.file)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module
+    sys.modules[name] = module
     if "litert_torch" in read_text(ref.file, "give a Python file"):
         import_litert_torch()
     try:

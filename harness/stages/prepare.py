@@ -32,7 +32,8 @@ from harness.inputs import (
 )
 from harness.recipes import FLOAT
 from harness.record import Finding, Source
-from harness.spec import GenerativeModel, SpecRef, load_spec
+from harness.spec import GenerativeModel, SpecRef
+from harness.spec_key import KnownSpec
 from harness.stages.job import Dimensions, JobInput
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
@@ -47,7 +48,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     from harness.weights import account_for_keys
 
     request = Request.model_validate(payload)
-    model = load_spec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+    spec = KnownSpec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+    model = spec.model
     cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 3, "checkpoint")
     checkpoint = resolve(
@@ -60,10 +62,12 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     )
     small, published = is_miniature(model, checkpoint), hf_config(checkpoint.folder)
     layers = sizes_of(published).layers if small else request.layers
-    plain = reauthored_config(model, miniature=small, layers=layers)
+    with spec.reading():
+        plain = reauthored_config(model, miniature=small, layers=layers)
     dims = _dimensions(plain, published)
     shape, variant = _device_shape(request, model, dims, plain)
-    config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
+    with spec.reading():
+        config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
@@ -75,6 +79,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     own_map = own_modules(model, fused_gate=dims.fused_gate)
     points = _points(config, hf_map, own_map)
     taps = tap_order(dims.blocks, points)
+    with spec.reading():
+        parameters = _parameters(model, checkpoint, config)
     key_for = partial(
         conversion_key,
         checkpoint.sha256,
@@ -84,6 +90,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         shape.prefill,
         shape.kv_cache_len,
         variant,
+        code=spec.content(cache),
     )
     prepared = Prepared(
         model=model.name,
@@ -123,7 +130,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         quantized_keys={recipe: key_for(recipe=recipe) for recipe in request.quantize},
         findings=findings,
         rms_norms=_rms_norms(plain),
-        parameters=_parameters(model, checkpoint, config),
+        parameters=parameters,
         tables=position_tables(config),
         windows=windows_of(config),
     )

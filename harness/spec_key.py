@@ -1,0 +1,102 @@
+"""Run a spec and know what it is: its code with all that it imports, what it reads, what it changes in litert-torch.
+
+In: where a spec is. Out: its model, and JSON-able content that differs where anything of that does.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec, source_from_cache
+from pathlib import Path
+from typing import Any
+
+from harness.cache import Cache
+from harness.fingerprints import source_digest
+from harness.frameworks import IMPORTED_AT
+from harness.replaced import changes, namespaces
+from harness.spec import GenerativeModel, SpecRef, load_spec, module_name
+from harness.spec_code import OWN, SpecCode, edited_between, package_content, spec_code
+from harness.stamps import sha256_once
+from harness.witness import Seen
+
+_SMALL = 1_000_000  # bytes; larger files are read once per version
+
+
+class KnownSpec:
+    """A spec that runs under watch. What it reads counts where it is loaded, and in every `reading` block."""
+
+    def __init__(self, ref: SpecRef) -> None:
+        before, modules = namespaces(ref.file), frozenset(sys.modules)
+        self._seen = Seen()
+        self._since = time.time_ns()
+        with self._seen.watching():
+            self.model: GenerativeModel = load_spec(ref)
+        self._changes = changes(before)
+        self.code: SpecCode = spec_code(module_name(ref.file), modules)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What the spec's own functions read in here goes into what is made with it."""
+        with self._seen.watching():
+            yield
+
+    def content(self, cache: Cache) -> dict[str, Any]:
+        """All that a conversion may depend on besides weights, config and sizes."""
+        code = self.code
+        content: dict[str, Any] = {
+            "spec": code.digests(),
+            "modules": sorted(source_digest(path) for path in self._further_modules()),
+            "values": code.values(),
+            "packages": package_content(code.packages, cache.root),
+            "changes": self._changes,
+            "read": sorted(_digest(path, cache) for path in self._further_files(cache)),
+            "environment": dict(sorted(self._seen.own.items())),
+        }
+        if code.edited_since(self._since) or _packages_edited(content["packages"]):
+            # What was loaded may be another version than what lies there now: kept under a name nobody asks for.
+            content["edited meanwhile"] = secrets.token_hex(8)
+        return content
+
+    def _further_modules(self) -> Iterator[Path]:
+        """Sources that were imported in a way that leaves no module under their name."""
+        known = set(self.code.files.values())
+        for name in sorted(self._seen.modules):
+            path = Path(source_from_cache(name) if name.endswith(".pyc") else name).resolve()
+            if path not in known and not _is_own(path):
+                yield path
+
+    def _further_files(self, cache: Cache) -> Iterator[Path]:
+        known = set(self.code.files.values())
+        for name in sorted(self._seen.files):
+            path = Path(name).resolve()
+            if path.is_file() and path not in known and not _is_own(path) and not _is_in(cache, path):
+                yield path
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_relative_to(OWN)
+
+
+def _is_in(cache: Cache, path: Path) -> bool:
+    return path.is_relative_to(cache.root.resolve())
+
+
+def _digest(path: Path, cache: Cache) -> str:
+    try:
+        return sha256_once(path, cache) if path.stat().st_size > _SMALL else source_digest(path)
+    except OSError:
+        return "cannot be read"
+
+
+def _packages_edited(altered: dict[str, Any]) -> bool:
+    """Whether a file of a package was written after this process had imported it."""
+    for package, files in altered.items():
+        spec = find_spec(package) if isinstance(files, dict) else None
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            if any(edited_between(Path(folder).parent / name, IMPORTED_AT) for name in files):
+                return True
+    return False

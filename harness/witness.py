@@ -1,0 +1,198 @@
+"""What a piece of work looks at besides its arguments: files, folders, the environment.
+
+In: a block of code. Out: `Seen`: what it opened or asked for, what was not there, and whether it did something that
+leaves no trace here. Python's own audit events tell of files and folders; `os.stat` tells of what code in C then opens
+(a tokenizer, safetensors), and of what was looked for in vain.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.spec_code import is_data, is_installed
+
+# What may answer differently the next time, and nobody could tell.
+_UNSEEN = frozenset(
+    {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", "socket.getaddrinfo",
+     "urllib.Request", "sqlite3.connect", "ctypes.dlopen"}
+)  # fmt: skip
+_LISTED = frozenset({"os.listdir", "os.scandir"})
+_NO_FILES = ("/proc/", "/sys/", "/dev/")
+_IMPORTS = "<frozen importlib._bootstrap_external>"
+_WRITES_ONLY = os.O_WRONLY
+
+
+@dataclass
+class Seen:
+    """What was seen, as absolute paths outside the installed packages.
+
+    files: opened, or asked whether they are there; modules: opened to be imported. folders: existing ones that were
+    asked for; absent: asked for and not there. listed: folders whose names were read; importing: those where modules
+    were looked for. environment: variables that were read; own: those that code outside installed packages read.
+    unseen: what it did that nobody can check again. relative: whether a path depended on the folder it ran in.
+    """
+
+    files: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    listed: set[str] = field(default_factory=set)
+    importing: set[str] = field(default_factory=set)
+    environment: dict[str, str | None] = field(default_factory=dict)
+    own: dict[str, str | None] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
+    relative: bool = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what happens in this process as long as this lasts. May be entered again."""
+        _watch()
+        _eyes.append(self)
+        try:
+            yield
+        finally:
+            _eyes.remove(self)
+            if not _eyes:
+                _unwatch()
+
+    def path(self, given: Any) -> str | None:
+        """The absolute path of a file argument; None for a descriptor and for what no run depends on."""
+        try:
+            name = os.fsdecode(os.fspath(given))
+        except (TypeError, ValueError):
+            return None
+        if not os.path.isabs(name):
+            self.relative = True
+        path = os.path.abspath(name)
+        if path.startswith(_NO_FILES) or (is_installed(path) and not is_data(path)):
+            return None
+        return path
+
+
+_eyes: list[Seen] = []
+_hooked = False
+_originals: dict[str, Callable[..., Any]] = {}
+_environ: Any = type(os.environ)
+_read_variable: Callable[..., Any] = _environ.__getitem__
+
+
+def _watch() -> None:
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_on_event)  # it cannot be taken away again, but says nothing to nobody
+    if _originals:
+        return
+    for name in ("stat", "lstat", "access"):
+        _originals[name] = getattr(os, name)
+        setattr(os, name, _asked(_originals[name]))
+    _environ.__getitem__ = _get_variable
+
+
+def _unwatch() -> None:
+    for name, original in _originals.items():
+        setattr(os, name, original)
+    _originals.clear()
+    _environ.__getitem__ = _read_variable
+
+
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _eyes:
+        return
+    if event == "open":
+        path, mode, flags = arguments
+        if (mode is not None and mode[:1] in "wxa") or (mode is None and flags is not None and flags & _WRITES_ONLY):
+            return
+        by_import = _by_import()
+        for eye in _eyes:
+            found = eye.path(path)
+            if found is not None:
+                (eye.modules if by_import else eye.files).add(found)
+    elif event in _LISTED:
+        by_import = _by_import()
+        for eye in _eyes:
+            found = eye.path("." if arguments[0] is None else arguments[0])
+            if found is not None:
+                (eye.importing if by_import else eye.listed).add(found)
+    elif event in _UNSEEN:
+        for eye in _eyes:
+            eye.unseen.add(event)
+
+
+def _by_import() -> bool:
+    """Whether the import machinery caused the event that is being told."""
+    return sys._getframe(2).f_code.co_filename == _IMPORTS
+
+
+def _asked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`os.stat` and its like, noting what they are asked about."""
+
+    def asking(path: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            answer = original(path, *arguments, **options)
+        except OSError:
+            _note(path, False)
+            raise
+        _note(path, answer is not False)
+        return answer
+
+    return asking
+
+
+def _note(path: Any, there: bool) -> None:
+    for eye in list(_eyes):
+        found = eye.path(path)
+        if found is None:
+            continue
+        if not there and not _there(found):
+            if not is_installed(found):
+                eye.absent.add(found)
+        else:
+            (eye.folders if _there(found, stat.S_ISDIR) else eye.files).add(found)
+
+
+def _there(path: str, kind: Callable[[int], bool] = bool) -> bool:
+    """Whether a path is there and of a kind, without being heard."""
+    try:
+        return bool(kind(_originals.get("stat", os.stat)(path).st_mode))
+    except OSError:
+        return False
+
+
+def _get_variable(environ: Any, name: Any) -> Any:
+    try:
+        value = _read_variable(environ, name)
+    except KeyError:
+        _note_variable(name, None)
+        raise
+    _note_variable(name, value)
+    return value
+
+
+def _note_variable(name: Any, value: str | None) -> None:
+    if isinstance(name, str):
+        for eye in _eyes:
+            eye.environment[name] = value
+            if _asked_by_own_code():
+                eye.own[name] = value
+
+
+def _asked_by_own_code() -> bool:
+    """Whether the first caller that is neither Python's nor this file's lies outside the installed packages."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith("<") and file != __file__ and not _is_standard(file):
+            return not is_installed(file)
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _is_standard(file: str) -> bool:
+    return os.path.dirname(file) == os.path.dirname(os.__file__)
