@@ -22,6 +22,7 @@ from harness.options import (
     EveryModel,
     Hlfb,
     JsonFlag,
+    KvCacheLen,
     KvLayout,
     Layers,
     MaskAsInput,
@@ -31,6 +32,7 @@ from harness.options import (
     OutFolder,
     Prefill,
     RunName,
+    Spec,
     Tolerances,
     file_option,
 )
@@ -80,6 +82,7 @@ def run(
         typer.Option(metavar="RECIPE,...", help="Also convert quantised, and compare kernels on that file."),
     ] = None,
     prefill: Prefill = None,
+    kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
@@ -110,7 +113,7 @@ def run(
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
     lengths = parse_prefill(prefill) if prefill is not None else None
     recipes = parse_recipes(quantize) if quantize is not None else ()
-    variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths)
+    variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
 
     def options(model: str) -> pipeline.Options:
         return pipeline.Options(
@@ -214,6 +217,7 @@ def bench(
 def explain(
     run: RunName,
     out: OutFolder = REPORTS,
+    spec: Spec = None,
     repro: Annotated[
         Path | None, file_option(metavar="DIR", help="Write the faulty piece, its inputs and a script that shows it.")
     ] = None,
@@ -232,7 +236,7 @@ def explain(
         from harness.progress import watcher
 
         with watcher() as progress:
-            said = pack(folder, record, repro, progress)
+            said = pack(folder, record, repro, progress, spec)
         print(shown(f"repro   {repro}: {said}"))
 
 
@@ -255,6 +259,7 @@ def fuzz(
     kv_layout: KvLayout = None,
     mask_as_input: MaskAsInput = None,
     prefill: Prefill = None,
+    kv_cache_len: KvCacheLen = None,
     tolerances: Tolerances = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a stage may take to load, and for an input.")] = 3600.0,
     debug: Debug = False,
@@ -273,7 +278,7 @@ def fuzz(
         tflite=tflite,
         miniature=miniature,
         layers=layers,
-        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths),
+        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len),
         tolerances=tolerances,
         out=REPORTS,
         timeout=timeout,
@@ -306,6 +311,7 @@ def explore(
         str, typer.Option(metavar="tap|op", help="What a node is: a tap, or an operator. These take longer.")
     ] = "tap",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; else a free one.")] = None,
+    spec: Spec = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
     out: OutFolder = REPORTS,
     debug: Debug = False,
@@ -316,7 +322,7 @@ def explore(
     from harness.runs import find_run
 
     serve(
-        ExploreOptions(find_run(run, out), hop, level, port, not no_browser),
+        ExploreOptions(find_run(run, out), hop, level, port, not no_browser, spec),
         lambda said: print(shown(said), flush=True),
     )
 

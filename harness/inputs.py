@@ -152,7 +152,7 @@ def default_inputs(
     if not prefill or min(prefill) < 1 or min(prefill) > kv_cache_len:
         raise UsageError(
             f"a prefill of {min(prefill, default=0)} does not fit the KV cache of {kv_cache_len} positions; "
-            "change prefill or kv_cache_len in the model's declaration"
+            "change --prefill or --kv-cache-len, or what the model's declaration says"
         )
     lengths = _default_lengths(prefill, kv_cache_len, window, prefill_logits)
     if tokenizer is None:
@@ -368,7 +368,7 @@ def _name(entry: Mapping[str, Any], default: str, where: str) -> str:
 def _too_long(limit: int) -> str:
     return (
         f"do not fit the KV cache of {limit} positions; shorten the input, "
-        "or raise kv_cache_len in the model's declaration"
+        "or give a longer cache: --kv-cache-len, or kv_cache_len in the model's declaration"
     )
 
 

@@ -38,6 +38,11 @@ Debug = Annotated[
     typer.Option("--debug", callback=lambda wanted: show_tracebacks(wanted), help="Show the traceback of a fault."),
 ]
 
+Spec = Annotated[
+    str | None,
+    typer.Option("--spec", metavar="MODEL", help="The model's declaration, where the run's was not run here."),
+]
+
 Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
 Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
 Layers = Annotated[
@@ -52,6 +57,9 @@ KvLayout = Annotated[
 ]
 MaskAsInput = Annotated[
     bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
+]
+KvCacheLen = Annotated[
+    int | None, typer.Option("--kv-cache-len", help="Positions of the KV cache; else those declared.")
 ]
 Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
 

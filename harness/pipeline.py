@@ -28,13 +28,15 @@ from harness.defects import load_defects
 from harness.errors import TaskFaultError, UsageError
 from harness.explore.models import save_models
 from harness.inputs import check_jsonl
+from harness.plain import brief
 from harness.recall import recall, recall_key, remember
 from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
 from harness.record import Finding, Record, write_record
 from harness.spec import SpecRef, find_spec
-from harness.stages.process import Results, Task, TaskResult, Watcher, run_tasks
+from harness.stages.process import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
 from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
+from harness.trust import mark_run
 from harness.variant import VariantOptions
 from harness.verdict import Rule, load_rules
 from harness.working import LOG_FILE, deleting, working_folder
@@ -42,6 +44,8 @@ from harness.working import LOG_FILE, deleting, working_folder
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
+_LONGEST_TIMEOUT = 1_000_000  # seconds
+_SEEDS = 2**64  # that torch takes
 _OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
 
 
@@ -105,6 +109,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         state = Work(options, ref, folder, cache, watcher)
         with state.timed("total"):
             prepared, key = prepare(state)
+            mark_run(state.cache, ref.file, *([options.tflite] if options.tflite else []))
             results, comparison = _run_stages(state, prepared, stages, rules)
             prepared = _audited(prepared, results.pop(AUDIT, None))
             if prepared.audited:
@@ -181,12 +186,14 @@ def _stages(options: Options) -> tuple[str, ...]:
 
 def _check_files(options: Options) -> None:
     """Cheap checks first, so that a typing error costs no import of a framework."""
-    if not options.timeout > 0:  # NaN too
-        raise UsageError(f"--timeout {options.timeout:g} is no time; give seconds, e.g. --timeout 600")
+    if not 0 < options.timeout <= _LONGEST_TIMEOUT:  # NaN too
+        raise UsageError(
+            f"--timeout {options.timeout:g} is no time that a stage may take; give seconds, at most "
+            f"{_LONGEST_TIMEOUT:,}, e.g. --timeout 600"
+        )
     if options.layers is not None and options.layers < 1:
-        raise UsageError(f"--layers {options.layers} leaves no model; give 1 or more")
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
+        raise UsageError(f"--layers {brief(options.layers)} leaves no model; give 1 or more")
+    check_seed(options.seed)
     if any(not prompt.strip() for prompt in options.prompts):
         raise UsageError("--prompt is empty; give some text")
     if options.inputs_file is not None:
@@ -202,6 +209,14 @@ def _check_files(options: Options) -> None:
         from harness.flatbuffer.reader import FlatbufferModel
 
         FlatbufferModel(options.tflite)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UsageError for what the generators of random numbers do not take."""
+    if seed < 0:
+        raise UsageError(f"--seed {brief(seed)} is negative; give 0 or more")
+    if seed >= _SEEDS:
+        raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
 
 
 def prepare(state: Work) -> tuple[Prepared, str | None]:
@@ -252,8 +267,8 @@ def _not_prepared(state: Work, result: TaskResult) -> Exception:
     frames = [line for line in lines if line.startswith("File ")]
     said, spec = result.detail.split(";")[0], state.ref.file.resolve()
     theirs = [frame for frame in frames if frame.startswith(f'File "{spec}"')]
-    if frames and not theirs:
-        return TaskFaultError(f"preparing {state.ref.file} broke off with {said} ({frames[-1]})")
+    if SERVER_LOST in said or (frames and not theirs):
+        return TaskFaultError(f"preparing {state.ref.file} broke off with {said} ({' '.join(frames[-1:])})")
     place = theirs[-1] if theirs else "no further word in the log"
     return UsageError(f"{state.ref.file}: could not be prepared: {said} ({place}); fix the spec file")
 

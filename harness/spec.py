@@ -2,8 +2,9 @@
 
 In: a registered name or the path of a spec file. Out: a `GenerativeModel`.
 
-`find_spec` and `describe` read a spec file as text, so that `edge-parity list` needs no framework;
-`load_spec` runs it, which imports what the file imports (several seconds for litert-torch).
+`describe` reads a spec file as text, so that `edge-parity list` needs no framework. So does `find_spec`; where that
+shows no declaration, or none whose name is written out, it has the file run (`harness/declared.py`). `load_spec` runs
+it here, which imports what the file imports (several seconds for litert-torch).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness.coverage import STANDARD_COVERAGE, check_coverage
 from harness.errors import UsageError
 from harness.frameworks import import_litert_torch
+from harness.names import NAME_RULE, is_name
+from harness.plain import brief
 from harness.reading import read_text
 
 
@@ -79,16 +83,21 @@ class GenerativeModel:
 
 REQUIRED = ("name", "hf_id", "config", "model_class", "tensor_names", "published")
 KNOWN = frozenset(f.name for f in fields(GenerativeModel))
+_UNREAD = "*"  # among the fields of a declaration that reading alone does not show whole
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 
 
 @dataclass(frozen=True)
 class SpecRef:
-    """A declaration found in a file, not yet run. `declared` holds the fields that are literals."""
+    """A declaration found in a file. `declared` holds the fields that are literals.
+
+    has_run: whether the file was run to find it; what is wrong with its fields has shown then.
+    """
 
     file: Path
     variable: str
     declared: Mapping[str, Any]
+    has_run: bool = False
 
     @property
     def name(self) -> str:
@@ -110,6 +119,10 @@ def describe(file: Path) -> list[SpecRef]:
         raise UsageError(f"{file}:{error.lineno or 1}: syntax error: {error.msg}; fix the spec file") from None
     except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes, numbers and nesting beyond Python's limits
         raise UsageError(f"{file} cannot be read as a spec file ({error}); give a Python file") from None
+    return _read_models(tree, file)
+
+
+def _read_models(tree: ast.Module, file: Path) -> list[SpecRef]:
     found: dict[str, SpecRef] = {}
     for node in tree.body:
         if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call)):
@@ -127,7 +140,8 @@ def _base(call: ast.Call, found: Mapping[str, SpecRef]) -> Mapping[str, Any] | N
     """What a declaration starts from: nothing, or the fields of OTHER for `replace(OTHER, ...)`; else None."""
     called = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     if called == "GenerativeModel":
-        return {}
+        unread = call.args or any(keyword.arg is None for keyword in call.keywords)
+        return {_UNREAD: True} if unread else {}
     first = call.args[0] if call.args else None
     if called == "replace" and isinstance(first, ast.Name) and first.id in found:
         return found[first.id].declared
@@ -141,8 +155,10 @@ def _literals(call: ast.Call) -> dict[str, Any]:
             continue
         try:
             values[keyword.arg] = ast.literal_eval(keyword.value)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError, MemoryError):
             values[keyword.arg] = ast.unparse(keyword.value)
+            if keyword.arg == "name":  # computed: it is known once the file has run
+                values[_UNREAD] = True
     return values
 
 
@@ -180,17 +196,47 @@ def _find_in_file(model: str) -> SpecRef:
     file = Path(path + ".py" if variable else path)
     if not file.is_file():
         raise UsageError(f"no spec file {file}; give the path of a .py file that declares a GenerativeModel")
-    refs = describe(file)
-    if variable:
-        refs = [ref for ref in refs if variable in (ref.variable, ref.name)]
+    refs = _fitting(describe(file), variable)
+    if (not refs or any(_UNREAD in ref.declared for ref in refs)) and _imports_anything(file):
+        refs = _run_for(file, variable)
     if not refs:
         what = f"no GenerativeModel called {variable}" if variable else "no NAME = GenerativeModel(...)"
         raise UsageError(f"{file} has {what}; docs/adding-a-model.md shows one")
     if len(refs) > 1:
         names = ", ".join(f"{file}:{ref.variable}" for ref in refs)
         raise UsageError(f"{file} declares several models; name one of {names}")
-    _check_fields(refs[0])
+    if not refs[0].has_run:
+        _check_fields(refs[0])
+    _check_name(refs[0].declared.get("name"), f"{file}: {refs[0].variable}")
     return refs[0]
+
+
+def _fitting(refs: list[SpecRef], variable: str) -> list[SpecRef]:
+    return [ref for ref in refs if variable in (ref.variable, ref.name)] if variable else refs
+
+
+def _imports_anything(file: Path) -> bool:
+    """Whether running the file can show more than reading it did: a `GenerativeModel` is imported in some way."""
+    tree = ast.parse(read_text(file, "give a Python file"))
+    return any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree))
+
+
+def _run_for(file: Path, variable: str) -> list[SpecRef]:
+    """What the file declares, as it turns out when it runs: its own models, else those that it imports."""
+    from harness.declared import run_for_declarations
+
+    found = run_for_declarations(file)
+    own = [entry for entry in found if entry["own"]]
+    refs = [
+        SpecRef(file, entry["variable"], {"name": entry["name"]}, has_run=True)
+        for entry in (found if variable else own or found)
+    ]
+    return _fitting(refs, variable)
+
+
+def _check_name(name: object, where: str) -> None:
+    if not is_name(name):
+        raise UsageError(f"{where}: the name {brief(name)} cannot name a folder; {NAME_RULE}")
 
 
 def _check_fields(ref: SpecRef) -> None:
@@ -200,7 +246,7 @@ def _check_fields(ref: SpecRef) -> None:
             f"{ref.file}: {ref.variable} lacks {', '.join(missing)}; a GenerativeModel needs {', '.join(REQUIRED)}"
         )
     for name in ref.declared:
-        if name not in KNOWN:
+        if name not in KNOWN and name != _UNREAD:
             near = difflib.get_close_matches(name, KNOWN, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(sorted(KNOWN))}"
             raise UsageError(f"{ref.file}: {ref.variable} has no field '{name}'; {hint}")
@@ -211,26 +257,53 @@ def module_name(file: Path) -> str:
     return f"edge_parity_spec_{file.stem}"
 
 
-def load_spec(ref: SpecRef) -> GenerativeModel:
-    """Run the spec file and return its model. Raises UsageError when the file itself fails."""
-    name = module_name(ref.file)
-    module_spec = importlib.util.spec_from_file_location(name, ref.file)
+def run_spec(file: Path) -> ModuleType:
+    """Run a spec file and return its module. Raises UsageError when the file itself fails."""
+    name = module_name(file)
+    module_spec = importlib.util.spec_from_file_location(name, file)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
-    if "litert_torch" in read_text(ref.file, "give a Python file"):
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:  # what lies beside it can be imported, as by a script; what is installed comes first
+        sys.path.append(folder)
+    if "litert_torch" in read_text(file, "give a Python file"):
         import_litert_torch()
     try:
         module_spec.loader.exec_module(module)
-        model = getattr(module, ref.variable)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{ref.file} cannot be run: {type(error).__name__}: {error}; mend the spec file") from error
+        raise UsageError(f"{file} cannot be run: {type(error).__name__}: {error}; fix the spec file") from error
+    return module
+
+
+def load_spec(ref: SpecRef) -> GenerativeModel:
+    """Run the spec file and return its model. Raises UsageError when the file fails or declares what cannot be run."""
+    model = getattr(run_spec(ref.file), ref.variable, None)
     if not isinstance(model, GenerativeModel):
         raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")
     check_coverage(model.coverage, f"{ref.file}: {ref.variable}")
+    _check_values(model, f"{ref.file}: {ref.variable}")
     if model.reference is not None:
         _introduce(model)
     return model
+
+
+def _check_values(model: GenerativeModel, where: str) -> None:
+    """What a file says once it has run; names may be computed."""
+    _check_name(model.name, where)
+    texts = {"hf_id": model.hf_id, "prompt": model.prompt, "variant": model.variant}
+    for field_name, value in texts.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{where}: {field_name} must be text, not {brief(value)}; fix the spec file")
+    lengths = model.prefill if isinstance(model.prefill, (tuple, list)) else ()
+    if not lengths or not all(_is_length(length) for length in lengths):
+        raise UsageError(f"{where}: prefill must be lengths from 1, e.g. (8, 32), not {brief(model.prefill)}")
+    if not _is_length(model.kv_cache_len):
+        raise UsageError(f"{where}: kv_cache_len must be a whole number from 1, not {brief(model.kv_cache_len)}")
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def _introduce(model: GenerativeModel) -> None:

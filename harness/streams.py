@@ -9,26 +9,36 @@ import contextlib
 import io
 import os
 import sys
-from typing import Any, TextIO, cast
+from typing import TextIO
 
 
-class _Output(io.FileIO):
-    """A file descriptor whose reader may go away: what nobody reads is dropped, so that `explain RUN | head -1` ends
-    with the exit code of the command. A disk that is full is said once."""
+class _Printing(io.TextIOWrapper):
+    """A stream whose reader may go away: what nobody reads is dropped, so that `explain RUN | head -1` ends with the
+    exit code of the command. Any other failure, such as a full disk, is raised once.
 
-    _lost = False
+    Only what the C code raises is handled here: a signal in the middle of a write of ours would have it written twice.
+    """
 
-    def write(self, data: Any) -> int:
-        if self._lost:
-            return len(memoryview(data).cast("B"))
+    def write(self, text: str) -> int:
         try:
-            return super().write(data) or 0
-        except BrokenPipeError:
-            self._lost = True
-            return len(memoryview(data).cast("B"))
-        except OSError:
-            self._lost = True
-            raise
+            return super().write(text)
+        except OSError as error:
+            self._drop_the_rest(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop_the_rest(error)
+
+    def _drop_the_rest(self, error: OSError) -> None:
+        """What is still in the buffers, and all that follows, goes nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            raise error
 
 
 def prepare_streams() -> None:
@@ -54,12 +64,11 @@ def _open_missing() -> None:
 def _printing(number: int, stream: TextIO) -> TextIO:
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
-    raw = _Output(number, "w", closefd=False)
-    text = io.TextIOWrapper(
+    raw = io.FileIO(number, "w", closefd=False)
+    return _Printing(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors="backslashreplace",  # what the terminal's encoding lacks is shown as a number
         line_buffering=raw.isatty() or number == 2,
         write_through=number == 2,
     )
-    return cast(TextIO, text)

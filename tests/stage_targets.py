@@ -18,6 +18,18 @@ def work(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return {"pid": os.getpid(), **payload}
 
 
+def end_the_server(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """End the process that this one was forked from, as often as it is told; the file counts."""
+    with open(payload["count"], "a+") as file:
+        file.seek(0)
+        times = len(file.read())
+        file.write("x")
+    if times < payload["times"]:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return {"times": times}
+
+
 def nap(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     began = time.time()
     time.sleep(payload["seconds"])

@@ -82,6 +82,29 @@ CASES: dict[str, Case] = {
     "negative seconds": words(*run("tiny_llama", "--timeout", "-1"), says=["--timeout -1", "--timeout 600"]),
     "NaN seconds": words(*run("tiny_llama", "--timeout", "nan"), says=["--timeout nan", "--timeout 600"]),
     "seconds that are no number": words(*run("tiny_llama", "--timeout", "soon"), says=["--timeout", "number"]),
+    "seed beyond the generators": words(*run("tiny_llama", "--seed", str(2**64)), says=["--seed 18446744073709551616"]),
+    "seed of many digits": words(*run("tiny_llama", "--seed", "9" * 4000), says=["--seed 999", "below 2^64"]),
+    "seed of a search beyond the generators": words(
+        "fuzz", "tiny_llama", "--seed", str(2**70), says=["--seed 1180591620717411303424", "below 2^64"]
+    ),
+    "endless seconds": words(*run("tiny_llama", "--timeout", "inf"), says=["--timeout inf", "--timeout 600"]),
+    "years of seconds": words(*run("tiny_llama", "--timeout", "1e12"), says=["--timeout 1e+12", "--timeout 600"]),
+    "no prefill": words(*run("tiny_llama", "--prefill", ""), says=["--prefill is no list", "--prefill 8,32"]),
+    "prefill of nothing": words(*run("tiny_llama", "--prefill", "0"), says=["--prefill 0 is no list", "from 1"]),
+    "prefill of many digits": words(*run("tiny_llama", "--prefill", "9" * 5000), says=["--prefill 999", "from 1"]),
+    "no cache": words(*run("tiny_llama", "--kv-cache-len", "0"), says=["--kv-cache-len 0", "1 or more"]),
+    "tflite and a length of the cache": (
+        {"m.tflite": b"x"},
+        run("tiny_llama", "--tflite", "m.tflite", "--kv-cache-len", "64"),
+        ["--tflite", "--kv-cache-len says how to convert"],
+    ),
+    "empty paths": words(*run("tiny_llama", "--inputs", ""), says=["--inputs", "it is empty", "leave the option out"]),
+    "empty folder of runs": words("report", "latest", "--out", "", says=["--out", "it is empty"]),
+    "no recipe": words(*run("tiny_llama", "--quantize", ""), says=["''", "dynamic_int8"]),
+    "spec, a name that leads out": spec(
+        SPEC.replace('"tiny_llama"', '"../../outside"'), "'../../outside'", "give 1 to 64"
+    ),
+    "page in no folder": words("diff", "a", "b", "--html", "/proc/x/y", says=["--html /proc/x/y", "another folder"]),
     "negative seed": words(*run("tiny_llama", "--seed", "-1"), says=["--seed -1", "0 or more"]),
     "no layers": words(*run("tiny_llama", "--miniature", "--layers", "0"), says=["--layers 0", "1 or more"]),
     "fractional layers": words(*run("tiny_llama", "--miniature", "--layers", "1.5"), says=["--layers", "integer"]),
@@ -311,6 +334,36 @@ def test_tokens_that_the_model_cannot_take_name_the_line(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"kv_cache_len": 16}, ["a prefill of 32 does not fit the KV cache of 16", "--kv-cache-len"]),
+        ({"kv_cache_len": 64, "prefill": [8, 65]}, ["a prefill of 65", "cache of 64", "--prefill"]),
+        ({"prefill": [10**12]}, ["a prefill of 1000000000000 does not fit the KV cache of 256"]),
+        ({"kv_cache_len": 10**12}, ["a KV cache of 1000000000000", "max_seq_len", "--kv-cache-len"]),
+    ],
+    ids=["declared prefill", "prefill that is asked for", "giant prefill", "giant cache"],
+)
+def test_lengths_that_do_not_fit_are_refused_before_anything_is_converted(
+    refuse: Refuse, asked: dict[str, Any], says: list[str]
+) -> None:
+    refuse(says, TINY_LLAMA, variant=asked)
+
+
+@pytest.mark.slow
+def test_a_length_of_the_cache_that_is_asked_for_is_run_and_keys_a_conversion_of_its_own(
+    prepare: Callable[..., dict[str, Any]], miniature: dict[str, Any]
+) -> None:
+    asked = prepare(TINY_LLAMA, variant={"kv_cache_len": 64})
+    assert asked["kv_cache_len"] == 64
+    assert asked["variant"]["kv_cache_len"] == 64
+    assert 48 <= max(len(item["tokens"]) for item in asked["inputs"]) <= 64  # "long" takes three quarters of it
+    assert asked["conversion_key"] != miniature["conversion_key"]
+    same = prepare(TINY_LLAMA, variant={"kv_cache_len": miniature["kv_cache_len"]})
+    assert (same["variant"], same["conversion_key"]) == (miniature["variant"], miniature["conversion_key"])
+
+
+@pytest.mark.slow
 def test_a_prompt_needs_a_tokenizer(refuse: Refuse) -> None:
     refuse(["--prompt", "needs a tokenizer", "--inputs"], TINY_LLAMA, prompts=["words"])
 
@@ -365,9 +418,9 @@ def test_a_flatbuffer_without_signatures_is_refused(refuse: Refuse, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("import no_such_module\n" + SPEC, ["cannot be run", "no_such_module", "mend the spec file"]),
+        ("import no_such_module\n" + SPEC, ["cannot be run", "no_such_module", "fix the spec file"]),
         (SPEC + "\nTINY_LLAMA = 3\n", ["TINY_LLAMA is a int"]),
-        (SPEC + "\nimport sys; sys.exit(3)\n", ["cannot be run", "SystemExit", "mend the spec file"]),
+        (SPEC + "\nimport sys; sys.exit(3)\n", ["cannot be run", "SystemExit", "fix the spec file"]),
         (SPEC.replace("published=lambda: LlamaConfig(", "published=lambda: LlamaConfig(1/0,"), ["'published' fails"]),
         (SPEC.replace("config=tiny_llama.get_model_config", "config=lambda: 1/0"), ["'config' fails", "mend"]),
     ],

@@ -122,3 +122,23 @@ def test_peak_memory_is_the_stages_own(tmp_path):
     results = run(tmp_path, task("large", "allocate", {"mb": 300}), task("small", "allocate", {"mb": 1}), cores=1)
     assert results["large"].peak_rss_mb > 300
     assert results["small"].peak_rss_mb < 200
+
+
+@pytest.mark.slow
+def test_the_server_that_torch_stages_are_forked_from_is_started_again_once(tmp_path):
+    """With what it took along: the stage that ran, and the one that waited for it. A stage of another kind goes on."""
+    told = {"count": str(tmp_path / "count"), "times": 1}
+    tasks = [task("a", "end_the_server", told, torch=True), task("b", "work", needs=("a",), torch=True)]
+    results = run(tmp_path, *tasks, task("c", "nap", {"seconds": 0.1}))
+    assert {name: result.status for name, result in results.items()} == {"a": "ok", "b": "ok", "c": "ok"}
+    assert results["a"].value == {"times": 1}
+
+
+@pytest.mark.slow
+def test_if_it_ends_again_what_it_took_along_has_crashed_and_the_next_has_a_server(tmp_path):
+    told = {"count": str(tmp_path / "count"), "times": 2}
+    tasks = [task("a", "end_the_server", told, torch=True), task("b", "work", needs=("a",), torch=True)]
+    results = run(tmp_path, *tasks, task("c", "work", torch=True), cores=1)
+    assert (results["a"].status, results["b"].status, results["c"].status) == ("crashed", "skipped", "ok")
+    assert "the process that torch stages are forked from ended twice" in results["a"].detail
+    assert "run.log" in results["a"].detail

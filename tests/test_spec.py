@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness import declared
+from harness.declared import held
 from harness.errors import UsageError
-from harness.spec import GenerativeModel, describe, find_spec, load_spec, registered
+from harness.spec import GenerativeModel, SpecRef, describe, find_spec, load_spec, registered
 
+ROOT = Path(__file__).parent.parent
 NUMBERS = re.compile(r"[\s\d.,]+")  # a line of a longer list, such as rope factors
 
 
@@ -100,3 +103,113 @@ def test_reading_declarations_imports_no_framework():
 
 def test_a_file_without_a_declaration_is_no_error_when_it_is_only_listed(tmp_path):
     assert describe(spec_in(tmp_path, "x = 1")) == []
+
+
+# --- declarations that only running the file shows; they name registered models, which need litert-torch ---
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Have files run here, where the frameworks are imported once for all tests; says which were run."""
+    ran: list[Path] = []
+
+    def run(file: Path) -> list[dict]:
+        ran.append(file)
+        return held({"file": str(file)}, None)["models"]
+
+    monkeypatch.setattr(declared, "_run", run)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return ran
+
+
+PLAIN = WHOLE.replace("MY =", "BASE =")
+COMPUTED = {
+    "an imported base": (
+        "import dataclasses\nfrom base_model import BASE\nMY = dataclasses.replace(BASE, name='mine')",
+        "mine",
+    ),
+    "a base imported with all": (
+        "from base_model import *\nfrom dataclasses import replace\nMY = replace(BASE, name='mine')",
+        "mine",
+    ),
+    "in a function": (PLAIN.replace("BASE =", "def made():\n  return") + "MY = made()", "my"),
+    "in another module": ("from base_model import BASE as MY", "my"),
+    "fields from a dictionary": (
+        PLAIN.replace("BASE = GenerativeModel(", "FIELDS = dict(") + "MY = GenerativeModel(**FIELDS)",
+        "my",
+    ),
+    "a computed name": (WHOLE.replace('name="my"', 'name=f"my-{1 + 1}"'), "my-2"),
+    "under a condition": ("if True:\n  " + WHOLE.strip().replace("\n", "\n  "), "my"),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_declaration_that_reading_does_not_show_is_found_by_running(kind, tmp_path, monkeypatch):
+    ran = in_this_process(monkeypatch)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "base_model", raising=False)
+    (tmp_path / "base_model.py").write_text(PLAIN)
+    text, name = COMPUTED[kind]
+    path = spec_in(tmp_path, text)
+    ref = find_spec(str(path))
+    assert (ref.variable, ref.name, ran) == ("MY", name, [path])
+    assert load_spec(ref).name == name
+    assert find_spec(f"{path}:MY") == ref
+    assert ran == [path]  # once
+
+
+def test_a_file_that_reading_shows_whole_is_not_run(tmp_path, monkeypatch):
+    ran = in_this_process(monkeypatch)
+    assert find_spec(str(spec_in(tmp_path, WHOLE + "raise SystemExit"))).name == "my"
+    assert ran == []
+
+
+def test_a_file_that_declares_nothing_even_when_it_runs_says_so(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    with pytest.raises(UsageError, match="no NAME = GenerativeModel"):
+        find_spec(str(spec_in(tmp_path, "import math\nx = math.pi")))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", ".hidden", "", "x" * 65, "a b", "a\x1b[2Jb", "été", 7])
+def test_a_name_that_leads_somewhere_is_refused_written_out_or_computed(name, tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    written = WHOLE.replace('name="my"', f"name={name!r}")
+    computed = WHOLE.replace('name="my"', f"name=({name!r} if True else 0)")
+    for text in (written, computed):
+        with pytest.raises(UsageError, match="cannot name a folder; give 1 to 64") as refused:
+            find_spec(str(spec_in(tmp_path, text)))
+        assert "\x1b" not in str(refused.value)
+    with pytest.raises(UsageError, match="cannot name a folder"):
+        load_spec(SpecRef(spec_in(tmp_path, computed), "MY", {}))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["prefill=()", "prefill=(0,)", "prefill=32", "prefill=(True,)", "prefill=(8.0,)", "kv_cache_len=0",
+              "kv_cache_len=10**12", "kv_cache_len='256'", "prompt=3", "variant=None"]
+)  # fmt: skip
+def test_what_a_declaration_says_is_checked_once_it_has_run(wrong, tmp_path):
+    path = spec_in(tmp_path, WHOLE.replace('name="my"', f'name="my", {wrong}'))
+    with pytest.raises(UsageError, match=f"my_model.py: MY: {wrong.split('=')[0]} must be"):
+        load_spec(find_spec(str(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("import ctypes; ctypes.string_at(0)", "could not be run: killed by SIGSEGV"),
+        ("import sys; sys.exit(3)", "cannot be run: SystemExit: 3"),
+        ("import no_such_module", "cannot be run: ModuleNotFoundError"),
+        (
+            "import dataclasses\nfrom models.tiny_llama import TINY_LLAMA as T\nMY = dataclasses.replace(T, name='m')",
+            "",
+        ),
+    ],
+    ids=["crashes", "exits", "imports what is not there", "a registered base"],
+)
+def test_a_file_that_must_run_does_so_in_a_process_of_its_own(text, says, tmp_path):
+    path = spec_in(tmp_path, text)
+    if says:
+        with pytest.raises(UsageError, match=f"my_model.py {says}"):
+            find_spec(str(path))
+    else:
+        assert (find_spec(str(path)).variable, find_spec(str(path)).name) == ("MY", "m")

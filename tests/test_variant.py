@@ -80,6 +80,32 @@ def test_the_declared_prefill_lengths_need_no_naming() -> None:
     assert Variant(prefill=(8,)).settled([32, 8]).name == "prefill=8"
 
 
+def test_a_cache_of_another_length_is_a_variant_of_its_own_and_the_declared_one_is_none() -> None:
+    assert Variant(kv_cache_len=512).settled([32], 512) == Variant()
+    longer = Variant(prefill=(8,), kv_cache_len=512).settled([32], 256)
+    assert longer.name == "prefill=8,kv-cache=512"
+    assert parse_variant(longer.name) == longer
+    assert VariantOptions(kv_cache_len=512).given() == ["--kv-cache-len"]
+    assert VariantOptions.exactly(longer).applied_to(Variant()) == longer
+
+
+@pytest.mark.parametrize("length", [0, -1, -(10**30)])
+def test_a_cache_that_holds_nothing_is_refused(length: int) -> None:
+    with pytest.raises(UsageError, match=r"--kv-cache-len .* holds no token"):
+        VariantOptions(kv_cache_len=length)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1" * 16, "0", "8,,8", "", "\u0663"])
+def test_lengths_of_any_kind_are_refused_in_one_short_line(text: str) -> None:
+    with pytest.raises(UsageError, match="no list of lengths") as refused:
+        parse_prefill(text)
+    assert len(str(refused.value)) < 200
+
+
+def test_a_length_that_is_given_twice_counts_once() -> None:
+    assert parse_prefill("32,8, 32") == (8, 32)
+
+
 def test_given_options_are_named_as_they_are_typed() -> None:
     assert VariantOptions().given() == []
     assert VariantOptions(False, "default", True, (8,)).given() == [

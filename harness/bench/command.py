@@ -12,11 +12,13 @@ from pathlib import Path
 from harness.bench.result import Report
 from harness.conclude import environment
 from harness.errors import UsageError
+from harness.plain import brief
 from harness.spec import find_spec
 from harness.stages.process import Task, Watcher, run_tasks
 
 _MB = 900  # of a process beyond the frameworks, measured on the largest miniature
 _SECONDS = 7200.0
+_MOST_SEEDS = 10_000
 
 
 def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Report:
@@ -24,8 +26,10 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
 
     Raises UsageError for a name that the catalogue does not have.
     """
+    if seeds > _MOST_SEEDS:
+        raise UsageError(f"--seeds {brief(seeds)} would take days; give {_MOST_SEEDS} at most")
     if seeds < 0:
-        raise UsageError(f"--seeds {seeds} is negative; give 0 or more")
+        raise UsageError(f"--seeds {brief(seeds)} is negative; give 0 or more")
     for model in models:
         find_spec(model)
     # Here, and not above: it imports the frameworks, which a bad input should not wait for.

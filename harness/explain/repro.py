@@ -6,7 +6,8 @@ NumPy and torch, or NumPy and ai-edge-litert; it exits with 1 when the fault sho
 
 from __future__ import annotations
 
-import json
+import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.explain.functions import Array
+from harness.explain.task import RUN_FILE
+from harness.plain import brief, one_line
+from harness.reading import TEXT, read_json
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared
 
-RUN_FILE = "run.json"
 SCRIPT, VALUES, MODULE, CUT = "repro.py", "values.npz", "module.pt", "cut.tflite"
+_WORD = re.compile(r"[A-Za-z0-9._\[\]-]{1,100}")
 LIMIT = 4.0  # of the excess: what a faithful step leaves is 1 to 3
 
 _SCRIPT = '''"""{what}
@@ -78,15 +82,18 @@ class Saved:
 def load_evidence(folder: Path, number: int = 0) -> Saved:
     """Raises UsageError when the run has none."""
     try:
-        about = json.loads((folder / f"{number}.json").read_text())
+        about = read_json(folder / f"{number}.json", "run the model again")
         with np.load(folder / f"{number}.npz") as arrays:
             held: dict[str, Any] = {name: _wide(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no evidence of a fault ({error}); run the model again") from None
+        values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
+        words = {key: about[key] for key in ("hop", "tap", "input", "worst", "read", "entering")}
+        str(words["hop"]).split("->")[1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{folder} holds no evidence of a fault ({one_line(error, 200)}); run the model again"
+        ) from None
     known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
-    keys = ("hop", "tap", "input", "worst", "read", "entering")
-    values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
-    return Saved(known=known, **{key: about[key] for key in keys}, **values)
+    return Saved(known=known, **words, **values)
 
 
 def _wide(values: Array) -> Array:
@@ -100,8 +107,8 @@ def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     """
     folder, target = Path(payload["evidence"]), Path(payload["target"])
     saved = load_evidence(folder)
-    run = json.loads((folder / RUN_FILE).read_text())
-    prepared = Prepared.model_validate(run["prepared"])
+    run, prepared = _read_run(folder, payload.get("replaced", {}))
+    _check_words(saved, prepared)
     report.progress(0, 1, saved.tap)
     if saved.candidate.startswith("tflite"):
         from harness.explain.repro_tflite import cut_out
@@ -123,6 +130,21 @@ def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     script = _SCRIPT.format(what=what, values=VALUES, tap=saved.tap, candidate=saved.candidate, limit=LIMIT, **parts)
     (target / SCRIPT).write_text(script)
     return {"script": str(target / SCRIPT)}
+
+
+def _read_run(folder: Path, replaced: dict[str, str]) -> tuple[dict[str, Any], Prepared]:
+    content = read_json(folder / RUN_FILE, "run the model again", TEXT)
+    try:
+        return {**content, **replaced}, Prepared.model_validate(content["prepared"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{folder / RUN_FILE} is damaged; run the model again") from None
+
+
+def _check_words(saved: Saved, prepared: Prepared) -> None:
+    """These become part of a script that is then run, and come out of a run folder."""
+    for word in (saved.tap, saved.candidate, prepared.model):
+        if not isinstance(word, str) or not _WORD.fullmatch(word):
+            raise UsageError(f"the evidence of this run names {brief(word)}, which is no name; run the model again")
 
 
 def chosen(saved: Saved, start: int, stop: int, near: bool = True) -> dict[str, Array]:

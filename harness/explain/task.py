@@ -5,6 +5,7 @@ In: the record so far and the rows of its taps. Out: a task, or None where there
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXPLAIN = "explain"
 REPRO = "repro"
 EVIDENCE = "evidence"
+RUN_FILE = "run.json"  # in it: what a repro has to know of the run
 _FAULTS = 3  # are explained at most
 _SECONDS = 300.0
 
@@ -47,9 +49,12 @@ def explain_task(
     return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
 
 
-def repro_task(run: Path, target: Path) -> Task:
-    """The task that writes a folder to show the fault with, `target`, which is empty."""
-    payload = {"evidence": str(run / EVIDENCE), "target": str(target)}
+def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
+    """The task that writes a folder to show the fault with, `target`, which is empty.
+
+    replaced: what stands in place of what the run's evidence says of the model.
+    """
+    payload = {"evidence": str(run / EVIDENCE), "target": str(target), "replaced": dict(replaced)}
     return Task(REPRO, "harness.explain.repro:write_repro", payload, timeout=_SECONDS)
 
 

@@ -16,8 +16,8 @@ from harness.explain.decoder import Decoder, NotCoveredError, Weights
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather, save
 from harness.explain.facts import checkpoint_structure
-from harness.explain.repro import RUN_FILE
 from harness.explain.roles import CheckpointWeights
+from harness.explain.task import RUN_FILE
 from harness.record import Diagnosis
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage

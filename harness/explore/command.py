@@ -27,7 +27,7 @@ LEVELS = ("tap", "op")
 class ExploreOptions:
     """folder: the run's. hop: "A->B"; None for the one that the run's first fault is on. port: None for a free one.
 
-    level: what a node is, one of LEVELS.
+    level: what a node is, one of LEVELS. spec: the model's declaration, where the run's own may not be run.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class ExploreOptions:
     level: str = "tap"
     port: int | None = None
     browser: bool = True
+    spec: str | None = None
 
 
 def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
@@ -67,7 +68,7 @@ def _view(options: ExploreOptions) -> View:
     from harness.progress import watcher
 
     with watcher() as progress:
-        return op_view(options.folder, record, frame, hop, progress)
+        return op_view(options.folder, record, frame, hop, progress, options.spec)
 
 
 def _open_browser(server: Server, say: Callable[[str], None]) -> None:

@@ -16,26 +16,39 @@ from harness.reading import read_bytes
 from harness.recipes import FLOAT, named, split
 from harness.record import write_text
 from harness.render.explorer import FOLDER
-from harness.spec import SpecRef
+from harness.spec import SpecRef, find_spec
 from harness.stages.process import TaskResult
 from harness.stages.request import Prepared
+from harness.trust import spec_to_run
 
 FILE = "models.json"
 _AGAIN = "run the model again, without --no-cache"
 
 
 class RunModels(BaseModel):
-    """Absolute paths. flatbuffers: recipe ("none" for float32) -> file."""
+    """Absolute paths. flatbuffers: recipe ("none" for float32) -> file. spec_named: whether the user named the
+    declaration, and not this file of the run folder alone."""
 
     prepared: Prepared
     spec_file: str
     spec_variable: str
     flatbuffers: dict[str, str] = Field(default_factory=dict)
+    spec_named: bool = Field(default=False, exclude=True)
+
+    def with_spec(self, named: str | None) -> RunModels:
+        """With the declaration that the user names, if there is one."""
+        if named is None:
+            return self
+        ref = find_spec(named)
+        told = {"spec_file": str(ref.file.resolve()), "spec_variable": ref.variable, "spec_named": True}
+        return self.model_copy(update=told)
 
     def check_sources(self) -> None:
-        """Raises UsageError when what the PyTorch versions are built of is no longer there."""
+        """Raises UsageError when what the PyTorch versions are built of is no longer there, or may not be run."""
         if not Path(self.spec_file).is_file():
             raise UsageError(f"{self.spec_file}, the declaration of this run, is gone; run the model again")
+        if not self.spec_named:
+            spec_to_run(None, self.spec_file, self.spec_variable)
         if not Path(self.prepared.checkpoint).is_dir():
             raise UsageError(f"{self.prepared.checkpoint}, the checkpoint of this run, is gone; {_AGAIN}")
 
@@ -71,6 +84,7 @@ def load_models(run: Path) -> RunModels:
     if not os.path.lexists(path):
         raise UsageError(f"{run} does not say how to get at its models again; run the model again")
     try:
-        return RunModels.model_validate_json(read_bytes(path, "run the model again"))
+        models = RunModels.model_validate_json(read_bytes(path, "run the model again"))
     except ValidationError as error:
         raise UsageError(f"{path} is damaged ({error.error_count()} errors); run the model again") from None
+    return models.model_copy(update={"spec_named": False})  # whatever the file says

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from harness.stages.process import Watcher
 
 
-def op_view(folder: Path, record: Record, frame: pd.DataFrame, hop: Hop, progress: Watcher) -> View:
+def op_view(
+    folder: Path, record: Record, frame: pd.DataFrame, hop: Hop, progress: Watcher, spec: str | None = None
+) -> View:
     """Reference on the left, candidate on the right, opened at the operator of the first fault, else of the worst tap.
 
     Writes graphs and overlays into the run folder; the graphs of operators are made once per run. Raises UsageError
     where a model or its flatbuffer is gone, or nothing can be written.
     """
     try:
-        level = write_op_level(folder, record, frame, hop, folder / FOLDER, progress)
+        level = write_op_level(folder, record, frame, hop, folder / FOLDER, progress, spec)
     except PermissionError as error:
         raise UsageError(f"{error.filename} cannot be written; copy the run folder, or leave --level op out") from None
     left, right = level.sides["from"], level.sides["to"]

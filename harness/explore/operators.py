@@ -19,6 +19,7 @@ from harness.explore.ops import OpGraph
 from harness.explore.ops_work import FLATBUFFER, HF
 from harness.explore.tap_level import where_to_open
 from harness.inputs import schedule
+from harness.reading import TEXT, read_json
 from harness.recipes import FLOAT, split
 from harness.record import FirstFault, Hop, Record, write_text
 from harness.render import rows_of
@@ -63,14 +64,21 @@ class OpLevel:
 
 
 def write_op_level(
-    run_folder: Path, record: Record, frame: pd.DataFrame, hop: Hop, target: Path, progress: Watcher
+    run_folder: Path,
+    record: Record,
+    frame: pd.DataFrame,
+    hop: Hop,
+    target: Path,
+    progress: Watcher,
+    spec: str | None = None,
 ) -> OpLevel:
     """Write the graphs and overlays of a hop into `target`, `explorer/` of the run.
 
-    frame: rows of `taps.parquet`. Raises UsageError when a model or its flatbuffer is no longer there, or cannot be
+    frame: rows of `taps.parquet`. spec: the declaration as the user names it; else the run's, if it was run here.
+    Raises UsageError when a model or its flatbuffer is no longer there, or cannot be
     exported.
     """
-    models = load_models(run_folder)
+    models = load_models(run_folder).with_spec(spec)
     signature = _signature(models, fault_of(record, hop), frame)
     graphs = _graphs(models, hop, signature, target, progress)
     worst = worst_rows(rows_of(frame, hop=hop.name))
@@ -134,8 +142,16 @@ def _graphs(models: RunModels, hop: Hop, signature: str, target: Path, progress:
         for name, result in results.items():
             if result.status != "ok":
                 raise UsageError(f"{name} cannot be listed: {result.detail.split(';')[0]}; leave --level op out")
-    found = {stage: OpGraph.from_dict(json.loads(path.read_text())) for stage, path in files.items()}
+    found = {stage: _read_graph(path) for stage, path in files.items()}
     return {"from": found[hop.from_], "to": found[hop.to]}
+
+
+def _read_graph(path: Path) -> OpGraph:
+    content = read_json(path, f"delete {path.parent}", TEXT)
+    try:
+        return OpGraph.from_dict(content)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise UsageError(f"{path} is no graph of operators; delete {path.parent}") from None
 
 
 def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 Model Explorer's own server is not used: it reads any file for whoever reaches it, asks a package index for its newest
 version, hangs on port 0 and ends the process on a busy one. This one reads no file by name: what it may hand out is
-known before it starts.
+known before it starts, and it answers only whoever has the token that stands in the address it prints: other users and
+other programs of this machine reach its port, and pages of other sites can send a browser there.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import re
+import secrets
 import socketserver
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +32,10 @@ _READERS = [
     {"fileExts": ["json"], "type": "adapter", "id": JSON_LOADER, "name": "JSON", "description": "Graphs as JSON"}
 ]
 _NOTHING_NEW = {"version": "", "runningVersion": "", "releaseUrl": "", "desktopAppUrl": ""}
+
+TOKEN = "token"
+# RFC 9110, 7.2: a name or an address, and a port.
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 Answer = tuple[int, str, bytes]  # status, content type, body
 
@@ -84,6 +91,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int) -> None:
         super().__init__((HOST, port), _Handler)
+        self.token = secrets.token_urlsafe(24)
 
     def serve(self, site: Site) -> None:
         """Answer until interrupted or shut down; who came before waits until now."""
@@ -100,7 +108,16 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.server_port}/"
+        """Where it begins. The token in it becomes a cookie, so that it stands in no further address."""
+        return f"http://{HOST}:{self.server_port}{INDEX}?{TOKEN}={self.token}"
+
+    @property
+    def cookie(self) -> str:
+        """Its name: a browser sends the cookies of all servers of this machine, whatever their port."""
+        return f"edge-parity-{self.server_port}"
+
+    def is_token(self, told: str) -> bool:
+        return secrets.compare_digest(told.encode(errors="replace"), self.token.encode())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,15 +125,33 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if name not in _OWN_NAMES:
-            self._send((403, _TEXT, f"open http://{HOST}:{self.server.server_port}/ instead".encode()))
-            return
-        self._send(self.server.site.answer(self.path))
+        hosts = [_HOST.fullmatch(host.strip()) for host in self.headers.get_all("Host", [])]
+        try:
+            parts = urlsplit(self.path)
+            query = parse_qs(parts.query)
+        except ValueError:
+            parts, hosts = None, []
+        if parts is None or len(hosts) != 1 or hosts[0] is None:
+            self._send((400, _TEXT, b"bad request"))
+        elif hosts[0]["name"].lower() not in _OWN_NAMES:
+            self._send((403, _TEXT, f"open {HOST}:{self.server.server_port} instead".encode()))
+        elif parts.path == INDEX and self.server.is_token(query.get(TOKEN, [""])[-1]):
+            self._send((302, _TEXT, self.server.site.start.encode()), self.server.token)
+        elif not self._has_cookie():
+            self._send((403, _TEXT, b"open the whole address that 'edge-parity explore' printed"))
+        else:
+            self._send(self.server.site.answer(self.path))
 
-    def _send(self, answer: Answer) -> None:
+    def _has_cookie(self) -> bool:
+        pairs = [pair.strip().partition("=") for line in self.headers.get_all("Cookie", []) for pair in line.split(";")]
+        return any(name == self.server.cookie and self.server.is_token(value) for name, _, value in pairs)
+
+    def _send(self, answer: Answer, token: str = "") -> None:
+        """token: becomes the browser's cookie, which no script reads and no other site makes it send."""
         status, content_type, body = answer
         self.send_response(status)
+        if token:
+            self.send_header("Set-Cookie", f"{self.server.cookie}={token}; Path=/; HttpOnly; SameSite=Strict")
         if status == 302:
             self.send_header("Location", body.decode())
             body = b""

@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
 from harness.inputs import TokenInput, describe_schedule, schedule
-from harness.pipeline import Options, Work, check, place_of, prepare
+from harness.pipeline import Options, Work, check, check_seed, place_of, prepare
 from harness.stages.job import JobInput
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared
@@ -124,8 +124,7 @@ def check_options(options: FuzzOptions) -> tuple[tuple[str, str], ...]:
     """The hops to look at. Raises UsageError for what is wrong with the options that a run does not have."""
     if options.max_examples < 1:
         raise UsageError(f"--max-examples {options.max_examples} tries nothing; give 1 or more")
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed} is negative; give 0 or more")
+    check_seed(options.seed)
     if options.file is not None:
         check_target(options.file, "--out", "found.jsonl")
     if options.hop is None:
@@ -227,6 +226,7 @@ def run_command(options: Options, file: Path) -> str:
     """The command that runs the input that was found."""
     variant = options.variant
     values = {"--kv-layout": variant.kv_layout, "--prefill": ",".join(map(str, variant.prefill or ()))}
+    values["--kv-cache-len"] = str(variant.kv_cache_len)
     words = ["edge-parity", "run", options.model]
     for name, value in (
         ("--checkpoint", options.checkpoint),

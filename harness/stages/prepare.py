@@ -179,21 +179,28 @@ def _device_shape(
     request: Request, model: GenerativeModel, dims: Dimensions, config: Any
 ) -> tuple[DeviceShape, Variant]:
     """The flatbuffer's sizes and variant: those to convert with, or those of the file that is given."""
+    declared = min(model.kv_cache_len, config.max_seq_len)
     if request.tflite is None:
-        variant = request.variant.applied_to(_declared_variant(model)).settled(model.prefill)
-        prefill = sorted(variant.prefill or model.prefill)
-        cache = min(model.kv_cache_len, config.max_seq_len)
-        if variant.prefill and prefill[-1] > cache:
+        asked = request.variant.applied_to(_declared_variant(model))
+        if asked.kv_cache_len > config.max_seq_len:
             raise UsageError(
-                f"a prefill of {prefill[-1]} does not fit the KV cache of {cache} positions; give shorter lengths, "
-                "or raise kv_cache_len in the model's declaration"
+                f"a KV cache of {asked.kv_cache_len} positions is longer than {model.name} computes, whose max_seq_len "
+                f"is {config.max_seq_len}; give a shorter --kv-cache-len"
+            )
+        variant = asked.settled(model.prefill, declared)
+        prefill = sorted(set(variant.prefill or model.prefill))
+        cache = variant.kv_cache_len or declared
+        if prefill[-1] > cache:
+            raise UsageError(
+                f"a prefill of {prefill[-1]} does not fit the KV cache of {cache} positions; give shorter lengths "
+                "with --prefill, or a longer cache with --kv-cache-len"
             )
         return DeviceShape(prefill, cache), variant
     file = FlatbufferModel(Path(request.tflite))
     shape = device_shape(file, dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, model.name)
     check_width(file, dims.hidden, dims.vocab, model.name)
-    own = Variant(shape.composites, shape.kv_layout, shape.mask_as_input, tuple(shape.prefill))
-    return shape, own.settled(model.prefill)
+    own = Variant(shape.composites, shape.kv_layout, shape.mask_as_input, tuple(shape.prefill), shape.kv_cache_len)
+    return shape, own.settled(model.prefill, declared)
 
 
 def _declared_variant(model: GenerativeModel) -> Variant:

@@ -32,6 +32,13 @@ Results = Mapping[str, "TaskResult"]
 _POLL = 0.2  # seconds between looks at memory and deadlines
 # What the server that forks torch stages holds for as long as it is there: the frameworks, 605 MB measured.
 SERVER_MB = 600
+SERVER_LOST = "the process that torch stages are forked from ended twice"
+_NOBODY_KNOWS = 255  # the exit code that multiprocessing gives where the server cannot tell it any more
+_DYING = 2.0  # seconds in which a process that has closed its sockets has surely ended
+
+
+class ServerLostError(Exception):
+    """The server that forks torch stages ended, was started again, and ended again."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ def run_tasks(
     tasks: list[Task], log: Path, watcher: Watcher, *, cores: int = 2, memory_mb: float = 4000
 ) -> dict[str, TaskResult]:
     """Run every task once all it needs is done. At most `cores` at once, within `memory_mb` by their estimates and
-    with the server that forks torch stages; a task that is larger than that runs alone.
+    with the server that forks torch stages; a task that is larger than that runs alone. Should that server end, it is
+    started again once, with the tasks that it took along; if it ends again they have crashed.
 
     Raises UsageError when a task found that an input is wrong. On any exception, Ctrl-C included,
     every task is killed before it leaves. The server stays for the next call, but not over Ctrl-C or a mistake of ours.
@@ -99,6 +107,7 @@ def run_tasks(
     results: dict[str, TaskResult] = {}
     waiting = list(tasks)
     running: list[Running] = []
+    restarted = False
     try:
         if any(task.torch for task in tasks):
             warm_up(log)  # a signal that came while the server was started is raised in here
@@ -106,16 +115,26 @@ def run_tasks(
             _skip_hopeless(waiting, results, watcher)
             for task in _startable(waiting, running, results, cores, memory_mb):
                 waiting.remove(task)
-                running.append(start(task, results, log))
-                watcher.started(task.name)
+                _try_to_start(task, running, results, log, watcher)
             if not running:
                 time.sleep(_POLL / 10)  # until the server that forks torch stages has imported the frameworks
                 continue
             _listen(running, watcher)
-            for entry in [entry for entry in running if _ended(entry)]:
+            ended = [entry for entry in running if _ended(entry)]
+            taken = [entry for entry in ended if _went_with_the_server(entry)]
+            again = [] if restarted else taken
+            for entry in ended:
                 running.remove(entry)
+                if entry in again:
+                    waiting.insert(0, entry.task)
+                    continue
+                if entry in taken:
+                    entry.detail = SERVER_LOST
                 results[entry.task.name] = result_of(entry, log)
                 watcher.ended(results[entry.task.name])
+            if again:
+                restarted = True
+                _restart_server(log)
     except UsageError:
         raise  # the server is good for the next model
     except BaseException:
@@ -125,6 +144,17 @@ def run_tasks(
         for entry in running:
             kill(entry.process)
     return results
+
+
+def _try_to_start(
+    task: Task, running: list[Running], results: dict[str, TaskResult], log: Path, watcher: Watcher
+) -> None:
+    try:
+        running.append(start(task, results, log))
+        watcher.started(task.name)
+    except ServerLostError:
+        results[task.name] = TaskResult(task.name, "crashed", detail=f"{SERVER_LOST}; {log.name} has what it said")
+        watcher.ended(results[task.name])
 
 
 def _skip_hopeless(waiting: list[Task], results: dict[str, TaskResult], watcher: Watcher) -> None:
@@ -153,8 +183,24 @@ def _startable(
 
 
 def start(task: Task, results: Results, log: Path, duplex: bool = False) -> Running:
-    """duplex: whether the process may be asked things while it runs."""
+    """duplex: whether the process may be asked things while it runs. Raises ServerLostError."""
     payload = task.payload(results) if callable(task.payload) else task.payload
+    try:
+        return _start(task, payload, log, duplex)
+    except (OSError, EOFError):
+        if not task.torch or not _server_ended(_DYING):
+            raise
+    _restart_server(log)
+    wait_until_warm()
+    try:
+        return _start(task, payload, log, duplex)
+    except (OSError, EOFError):
+        if _server_ended(_DYING):
+            raise ServerLostError from None
+        raise
+
+
+def _start(task: Task, payload: Payload, log: Path, duplex: bool) -> Running:
     ours, theirs = multiprocessing.Pipe(duplex=duplex)
     context: Any = _torch_server(log) if task.torch else multiprocessing.get_context("spawn")
     process = context.Process(
@@ -197,6 +243,37 @@ def wait_until_warm() -> None:
     """Until the server that forks torch stages has imported the frameworks."""
     while not _server_ready.wait(_POLL):
         pass
+
+
+def _server_ended(patience: float = 0.0) -> bool:
+    """Whether the server that forks torch stages has ended, or does so within `patience` seconds."""
+    from multiprocessing import forkserver
+
+    server: Any = getattr(forkserver, "_forkserver", None)
+    until = time.monotonic() + patience
+    while True:
+        pid = getattr(server, "_forkserver_pid", None)
+        try:  # without taking its exit status away from multiprocessing
+            if pid is None or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL / 10)
+
+
+def _restart_server(log: Path) -> None:
+    _end_server()
+    warm_up(log)
+
+
+def _went_with_the_server(entry: Running) -> bool:
+    """Whether a process ended because the server that it was forked from did: it gave nothing and said nothing."""
+    gave = entry.value is not None or entry.detail or entry.usage is not None or entry.timed_out
+    if gave or not entry.task.torch or entry.process.exitcode != _NOBODY_KNOWS:
+        return False
+    return _server_ended(_DYING)  # its files are closed a moment before it has ended
 
 
 def _torch_server(log: Path) -> Any:

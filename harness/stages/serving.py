@@ -103,7 +103,10 @@ def serving(tasks: Sequence[Task], log: Path, watcher: Watcher) -> Iterator[Serv
         for task in sorted(tasks, key=lambda task: task.torch):
             if task.torch:
                 process.wait_until_warm()
-            running[task.name] = process.start(task, {}, log, duplex=True)
+            try:
+                running[task.name] = process.start(task, {}, log, duplex=True)
+            except process.ServerLostError:
+                raise StageEndedError(TaskResult(task.name, "crashed", detail=process.SERVER_LOST)) from None
             watcher.started(task.name)
         servers = Servers(running, log, watcher)
         servers._answered(list(running.values()))
