@@ -79,20 +79,27 @@ def refuse_quantised(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str,
 
 def refuse_absurd_sizes(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """Sizes that are none, or that the weights cannot have. tensors: none for a config.json by itself."""
-    numbers, blocks = sum(prod(tensor.shape) for tensor in tensors.values()), _blocks(tensors)
+    numbers = sum(prod(tensor.shape) for tensor in tensors.values())
     remedy = "use the weights and the config of one model"
     for part in (raw, _text_part(raw)):
         sizes = {name: part[name] for name in _MOST if part.get(name) is not None}
         for name, value in sizes.items():
             for size in value if isinstance(value, list) else [value]:
                 if type(size) is not int or not 1 <= size <= _MOST[name]:
-                    raise UsageError(f"{folder}: config.json has {name} {str(size)[:40]}, which no model has; {remedy}")
+                    raise UsageError(
+                        f"{folder}: config.json has {name} {repr(size)[:40]}, which no model has; {remedy}"
+                    )
     if not tensors:
         return
     part = _text_part(raw)
     layers = next((part[name] for name in _LAYERS if part.get(name) is not None), 0)
-    if layers > blocks > 0:
-        raise UsageError(f"{folder}: config.json has {layers:,} layers, the weights have {blocks:,}; {remedy}")
+    row, blocks = _longest_row(tensors)
+    if layers > len(blocks) > 0:
+        lost = min(set(range(layers)) - blocks)
+        raise UsageError(
+            f"{folder}: config.json has {layers:,} layers, the weights have {len(blocks):,} "
+            f"({row}{lost} is not there); {remedy}"
+        )
     for one, other in (("vocab_size", "hidden_size"), ("intermediate_size", "hidden_size")):
         wanted = prod(part.get(name) or 1 for name in (one, other) if isinstance(part.get(name) or 1, int))
         if wanted > numbers:
@@ -123,11 +130,11 @@ def _method(part: Mapping[str, Any]) -> str:
     return f"{method}{bits}"
 
 
-def _blocks(tensors: Mapping[str, StoredTensor]) -> int:
-    """How many numbered blocks the longest row of them has."""
+def _longest_row(tensors: Mapping[str, StoredTensor]) -> tuple[str, set[int]]:
+    """The prefix and the numbers of the most numbered blocks that stand in one row: ("model.layers.", {0, ..., 21})."""
     rows: dict[str, set[int]] = {}
     for name in tensors:
         found = _BLOCK.search(name)
         if found is not None:
-            rows.setdefault(name[: found.start()], set()).add(int(found.group(1)))
-    return max(map(len, rows.values()), default=0)
+            rows.setdefault(name[: found.start(1)], set()).add(int(found.group(1)))
+    return max(rows.items(), key=lambda row: len(row[1]), default=("", set()))

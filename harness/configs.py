@@ -154,5 +154,5 @@ def quiet_transformers() -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

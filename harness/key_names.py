@@ -33,7 +33,7 @@ def names_text(keys: Iterable[str]) -> str:
 def _group(start: str, numbers: frozenset[int], names: list[str]) -> str:
     if not numbers:
         return start
-    which = _runs(sorted(numbers))
+    which = number_text(sorted(numbers))
     if len(numbers) > 1 or len(names) > 2:
         which = f"{{{which}}}" if len(numbers) > 1 else which
     if len(names) > 2:
@@ -41,7 +41,8 @@ def _group(start: str, numbers: frozenset[int], names: list[str]) -> str:
     return ", ".join(name.replace("{}", which, 1) for name in names)
 
 
-def _runs(numbers: list[int]) -> str:
+def number_text(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2, 5"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
     """The published config in small: a fresh object of the same class."""
     config = published_config(model)
     before = sizes_of(config)
+    if _never_reached(model, before.window):
+        before = replace(before, window=0)
     kept = kept_layers(model, config, layers)
     after = _small_sizes(config, before, len(kept))
     small = with_layers(config, kept)
@@ -77,6 +80,19 @@ def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
         if not isinstance(value, int) or value >= after.vocab:
             setattr(small, token, None)
     return small
+
+
+def _never_reached(model: GenerativeModel, window: int) -> bool:
+    """Whether a published window is one that no input of the re-authored model outgrows, and that it leaves out.
+
+    Shrunk on one side alone, such a window would act in the miniature and at full size never.
+    """
+    config: Any = full_reauthored_config(model) if window else None
+    reach = getattr(config, "max_seq_len", None)
+    if reach is None or reach > window:
+        return False
+    blocks = config.block_configs if isinstance(config.block_configs, (list, tuple)) else [config.block_configs]
+    return all(block.attn_config.sliding_window_size is None for block in blocks)
 
 
 def kept_layers(model: GenerativeModel, config: Any, wanted: int | None) -> list[int]:

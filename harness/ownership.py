@@ -9,6 +9,7 @@ the same tap, and a kernel's where one runtime shows it alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,9 @@ _WEIGHTS_AT = {
     "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
     "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
 }
+
+
+_BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written: {0-21}
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,16 @@ def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: b
         return None
     for finding in findings:
         about = finding.kind == "weights" and finding.severity == "error"
-        if about and f"{module}." in finding.what and ("of the flatbuffer" in finding.what) == of_file:
+        if about and f"{module}." in _in_block(finding, block) and ("of the flatbuffer" in finding.what) == of_file:
             return finding
     return None
+
+
+def _in_block(finding: Finding, block: int | None) -> str:
+    """What a finding about several blocks says of this one."""
+    if block is None or block not in finding.blocks:
+        return finding.what
+    return _BLOCKS.sub(str(block), finding.what)
 
 
 def _acts_at(finding: Finding, fault: FirstFault) -> bool:

@@ -72,6 +72,12 @@ def _checked(
     named = {account.names[key]: tensor for key, tensor in tensors.items() if account.names[key] in account.shapes}
     if not named:
         example = next(iter(sorted(tensors)), "nothing")
+        wrapper = example.partition(".")[0] + "."
+        if any(name.removeprefix(wrapper) in account.shapes for name in tensors):
+            raise UsageError(
+                f"{folder}: the names of the weights begin with '{wrapper}', which transformers does not take off; "
+                "save the model that is inside ('module.' and '_orig_mod.' come from wrappers of torch)"
+            )
         raise UsageError(
             f"{folder}: no tensor of the weights ({example}, ...) belongs to the model in {CONFIG_FILE}; {_ONE_MODEL}"
         )

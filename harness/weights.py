@@ -5,6 +5,7 @@ In: a checkpoint folder and a re-authored model. Out: findings about keys that a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from harness.audit.values import read_values
 from harness.checkpoint_kinds import COMPUTED
 from harness.configs import raw_config, without_initial_weights
 from harness.errors import UsageError
-from harness.key_names import names_text
+from harness.key_names import names_text, number_text
+from harness.published_names import Reading
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.weight_files import StoredTensor, shape_text, stored_tensors, weight_files
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LM_HEAD = "lm_head.weight"
+_NUMBER = re.compile(r"\.(\d+)\.")
 
 
 def account_for_keys(
@@ -32,17 +35,22 @@ def account_for_keys(
     folder: Path,
     model_config: Any,
     dropped: Collection[str] = (),
-    tensors: Mapping[str, StoredTensor] | None = None,
+    reading: Reading | None = None,
 ) -> list[Finding]:
     """What the re-authored loader loses or lacks; empty when every key and every parameter has its place.
 
     folder: a checkpoint's. dropped: keys that transformers leaves out too: no loss of the re-authored model.
-    tensors: the folder's, where they are read under other names than it has. Reads the files' headers and runs the
-    loader on tensors without memory (torch's meta device), so it costs no weights. Only a matrix that two keys claim is
-    read, to see whether they agree.
+    reading: of a folder whose tensors are to be read under other names than it has.
+
+    Reads the files' headers and runs the loader on tensors without memory (torch's meta device), so it costs no
+    weights. Only a matrix that two keys claim is read, to see whether they agree.
     """
-    stored = stored_tensors(folder) if tensors is None else tensors
-    found = _account(model, model_config, stored, folder, lambda: _folder_ties(folder), frozenset(dropped))
+    if reading is None:
+        stored: Mapping[str, StoredTensor] = stored_tensors(folder)
+        found = _account(model, model_config, stored, folder, lambda: _folder_ties(folder), frozenset(dropped))
+    else:
+        ties = bool(reading.config.tie_word_embeddings)
+        found = _account(model, model_config, reading.tensors, folder, lambda: ties, frozenset(dropped))
     if not dropped:
         return found
     what = (
@@ -84,14 +92,29 @@ def _account(
         taken = _run_loader(model, model_config, state)
     accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored, dropped)
     if taken.failure:
-        return [*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")]
-    return [
-        *accounts.lacking_keys(),
-        *accounts.unused_keys(),
-        *accounts.homeless_values(),
-        *accounts.defaulted_parameters(),
-        *accounts.clashes(),
-    ]
+        return _grouped([*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")])
+    return _grouped(
+        [
+            *accounts.lacking_keys(),
+            *accounts.unused_keys(),
+            *accounts.homeless_values(),
+            *accounts.defaulted_parameters(),
+            *accounts.clashes(),
+        ]
+    )
+
+
+def _grouped(findings: list[Finding]) -> list[Finding]:
+    """Like complaints of several blocks as one that names them: "model.layers.{0-21}.self_attn.k_proj.weight ..."."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((_NUMBER.sub(".{}.", finding.what), finding.severity), []).append(finding)
+    return [group[0] if len(group) == 1 else _together(group, what) for (what, _), group in groups.items()]
+
+
+def _together(group: list[Finding], what: str) -> Finding:
+    blocks = sorted({int(number) for finding in group for number in _NUMBER.findall(finding.what)})
+    return group[0].model_copy(update={"what": what.replace("{}", f"{{{number_text(blocks)}}}"), "blocks": blocks})
 
 
 def sources_of(model: GenerativeModel, model_config: Any, folder: Path, own: Any) -> list[ParameterSource]:

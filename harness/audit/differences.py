@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from harness.audit.structure import Layer, Structure
+from harness.key_names import number_text
 from harness.record import Finding
 
 _ABSENT = "none"
@@ -101,14 +102,7 @@ def unaudited(path: str, why: str) -> Finding:
 
 def block_text(blocks: tuple[int, ...]) -> str:
     """(0, 1, 2, 5) -> "blocks 0-2, 5"."""
-    runs: list[list[int]] = []
-    for number in blocks:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-    return f"block{'s' if len(blocks) > 1 else ''} {text}"
+    return f"block{'s' if len(blocks) > 1 else ''} {number_text(list(blocks))}"
 
 
 def _flat(part: Any, reauthored: Structure | None = None) -> dict[str, Any]:

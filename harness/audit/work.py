@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.audit.audit import audit_configs
 from harness.audit.builder import audit_builder
+from harness.audit.named_roles import wrong_names
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
 from harness.checkpoint_kinds import refuse_absurd_sizes
@@ -66,10 +67,14 @@ def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
     reading = read_folder(folder) if folder is not None and any(folder.glob("*.safetensors*")) else None
     config = reading.config if reading else _config_alone(folder) if folder else published_config(model)
     network, reauthored = build_published(config), full_reauthored_config(model)
-    found = audit_configs(model, config, network=network)
+    found = [
+        Finding(kind="weights", severity="error", what=f"tensor_names of {model.name}: {wrong}")
+        for wrong in wrong_names(model)
+    ]
+    found += audit_configs(model, config, network=network)
     found += audit_builder(model, network if folder is None else build_published(published_config(model)))
     if folder is not None and reading is not None:
-        return [*found, *account_for_keys(model, folder, reauthored, reading.dropped, reading.tensors)]
+        return [*found, *account_for_keys(model, folder, reauthored, reading.dropped, reading)]
     return [*found, *account_for_published_keys(model, network, reauthored)]
 
 

@@ -18,6 +18,7 @@ from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import hf_config, reauthored_config, without_initial_weights
 from harness.convert import conversion_key
 from harness.coverage import coverage_of
+from harness.declared_sizes import refuse_other_sizes
 from harness.errors import UsageError
 from harness.families import interleaves_qkv, sizes_of
 from harness.flatbuffer.reader import FlatbufferModel
@@ -38,6 +39,7 @@ from harness.stages.job import Dimensions, JobInput
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
+from harness.tokenizer_files import load_tokenizer
 from harness.variant import Variant, parse_variant
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
@@ -52,6 +54,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     model = spec.model
     cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 3, "checkpoint")
+    with spec.reading():
+        _check_names(model)
     checkpoint = resolve(
         model,
         checkpoint=request.checkpoint,
@@ -63,6 +67,8 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     small, published = is_miniature(model, checkpoint), hf_config(checkpoint.folder)
     layers = sizes_of(published).layers if small else request.layers
     with spec.reading():
+        if not small and checkpoint.kind in ("folder", "hub"):
+            refuse_other_sizes(model, checkpoint.folder, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
     dims = _dimensions(plain, published)
     shape, variant = _device_shape(request, model, dims, plain)
@@ -137,6 +143,14 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return prepared.model_dump(mode="json")
 
 
+def _check_names(model: GenerativeModel) -> None:
+    """A map that misnames modules misnames both versions alike, and would have others blamed. Raises UsageError."""
+    from harness.audit.named_roles import wrong_names
+
+    for wrong in wrong_names(model):
+        raise UsageError(f"tensor_names of {model.name}: {wrong}; mend them in the model's spec file")
+
+
 def _points(config: Any, *maps: ModuleMap) -> list[str]:
     """The points that the model's blocks have. Without a rotary embedding there are no rotated queries and keys."""
     present = set(_ATTENTION_POINTS).union(*(map.points for map in maps))
@@ -164,7 +178,7 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
         hf_interleaved=interleaves_qkv(text),
         fused_gate=glu and feed_forward.type == FeedForwardType.SEQUENTIAL,
         layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
-        window=(sizes_of(text).window or None) if getattr(text, "use_sliding_window", True) else None,
+        window=_window(text, config.max_seq_len) if getattr(text, "use_sliding_window", True) else None,
     )
 
 
@@ -173,6 +187,12 @@ def _rms_norms(config: Any) -> bool:
 
     norms = [config.block_config(block).pre_attention_norm_config for block in range(config.num_layers)]
     return all(norm.type == NormalizationType.RMS_NORM for norm in [*norms, config.final_norm_config])
+
+
+def _window(text: Any, reach: int) -> int | None:
+    """The published window, if the re-authored model takes inputs that outgrow it."""
+    window = sizes_of(text).window
+    return window if 0 < window < reach else None
 
 
 def _device_shape(
@@ -213,7 +233,7 @@ def _declared_variant(model: GenerativeModel) -> Variant:
 def _inputs(
     request: Request, model: GenerativeModel, checkpoint: Checkpoint, dims: Dimensions, shape: DeviceShape
 ) -> list[TokenInput]:
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = _tokenizer(checkpoint, dims.vocab)
     limit = shape.kv_cache_len
     chosen: list[TokenInput] = []
     if request.inputs_file:
@@ -254,9 +274,5 @@ def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -
     return [Finding(kind="numeric", severity="warning", what=what)]
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Any:
-    if not checkpoint.has_tokenizer:
-        return None
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:
+    return load_tokenizer(checkpoint.folder, vocabulary) if checkpoint.has_tokenizer else None

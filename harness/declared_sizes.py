@@ -1,0 +1,63 @@
+"""Whether a checkpoint has the sizes that a declaration speaks of.
+
+In: a checkpoint's config, and a model's declaration. Out: nothing, or a UsageError of one line: weights of other sizes
+fit no part of the re-authored model, and every part would complain by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.configs import full_reauthored_config, published_config
+from harness.errors import UsageError
+from harness.families import Sizes, sizes_of
+from harness.spec import GenerativeModel
+
+_WORDS = {
+    "vocab": "vocabulary",
+    "layers": "layers",
+    "hidden": "hidden size",
+    "intermediate": "MLP width",
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "head_dim": "head width",
+}
+
+
+def refuse_other_sizes(model: GenerativeModel, folder: Path, config: Any, layers: int | None = None) -> None:
+    """config: the checkpoint's. layers: how many of the model's are run, None for all.
+
+    A size that the re-authored config has, or the published one, is taken: if the two differ, the audit tells.
+    Raises UsageError for any other.
+    """
+    found, declared = sizes_of(config), sizes_of(published_config(model))
+    own = _own_sizes(full_reauthored_config(model))
+    wrong = [name for name in _WORDS if getattr(found, name) not in (getattr(declared, name), getattr(own, name))]
+    if found.layers == layers:
+        wrong = [name for name in wrong if name != "layers"]
+    if not wrong:
+        return
+    said = ", ".join(f"{_WORDS[name]} {getattr(found, name):,}" for name in wrong)
+    instead = ", ".join(f"{getattr(declared, name):,}" for name in wrong)
+    what = "the resized vocabulary" if wrong == ["vocab"] else "its sizes"
+    remedy = f"declare {what} in a spec of your own, in `published` and in `config` (docs/adding-a-model.md)"
+    raise UsageError(
+        f"{folder}: {said}, the declaration of {model.name} says {instead}; "
+        f"give a checkpoint of {model.hf_id}, or {remedy}"
+    )
+
+
+def _own_sizes(config: Any) -> Sizes:
+    """The sizes of a litert-torch `ModelConfig` at its first block."""
+    block = config.block_config(0)
+    attention = block.attn_config
+    return Sizes(
+        vocab=config.vocab_size,
+        layers=config.num_layers,
+        hidden=config.embedding_dim,
+        intermediate=block.ff_config.intermediate_size,
+        heads=attention.num_heads,
+        kv_heads=attention.num_query_groups or attention.num_heads,
+        head_dim=attention.head_dim,
+    )
