@@ -27,6 +27,7 @@ from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
 from harness.coverage import Absent
+from harness.first_layers import write_random_layers
 from harness.local import local_errors, with_local
 from harness.locate import locate, summarise_hop
 from harness.miniature import write_miniature
@@ -77,7 +78,8 @@ class Bench:
 
     inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
     variant: the conversion's name. device_local: whether the TFLite stages have local passes too, as in a run.
-    stages: those that there are; without TFLite ones nothing is converted.
+    stages: those that there are; without TFLite ones nothing is converted. layers: the first so many at full width, of
+    the trained weights if `real`, else of random ones.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Bench:
         variant: str = "default",
         device_local: bool = False,
         stages: Sequence[str] = STAGES,
+        layers: int | None = None,
     ) -> None:
         self.device_local, self.stages = device_local, stages
         self.ref = find_spec(name)
@@ -102,7 +105,8 @@ class Bench:
         request = Request(
             spec_file=str(self.ref.file),
             spec_variable=self.ref.variable,
-            miniature=not real,
+            miniature=not real and layers is None,
+            layers=layers,
             seed=seed,
             cache_root=str(self.cache.root),
             variant=VariantOptions.exactly(parse_variant(variant)),
@@ -125,7 +129,7 @@ class Bench:
         return Path(made["tapped"]), Path(made["plan"])
 
     def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]], flatbuffer: bool = True) -> Bench:
-        """The same miniature with other weights and other tokens, and without a conversion of its own."""
+        """The same sizes with other random weights and other tokens, and without a conversion of its own."""
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
         other.device_local, other.stages = self.device_local, self.stages
@@ -133,7 +137,11 @@ class Bench:
         other.folder = Path(other._temporary.name)
         other.checkpoint = other.folder / "checkpoint"
         other.checkpoint.mkdir()
-        write_miniature(self.model, seed, other.checkpoint)
+        if self.prepared.miniature:
+            write_miniature(self.model, seed, other.checkpoint)
+        else:
+            assert self.prepared.layers is not None
+            write_random_layers(self.model, seed, self.prepared.layers, other.checkpoint)
         other.prepared = self.prepared.model_copy(
             update={"inputs": drawn(inputs, seed, self.prepared.dimensions.vocab)}
         )
@@ -218,6 +226,7 @@ class Bench:
             variant=self.prepared.variant,
             traces=folder / stage,
             miniature=self.prepared.miniature,
+            layers=self.prepared.layers,
             threads=1,
             **(files or {}),
         )

@@ -1,0 +1,52 @@
+"""No model that is right fails at full width: widths to 4,096, MLP widths to 16,384, and 8,192 positions.
+
+Each test prints the largest excess it met on each hop: `make sweep | grep clean:`
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from litert_torch.generative.layers import attention_utils
+from test_models import EXAMPLES
+from test_no_false_alarms import passes, report
+from wide import VARIANTS, wide_spec
+
+from harness.bench.workbench import Bench
+
+SEEDS = (1, 2, 3)
+# The lengths of a run that names no inputs.
+SIX = (
+    ("one", 1, 1), ("prompt", 5, 1), ("padded", 22, 3), ("exact", 32, 0), ("chunked", 81, 1), ("long", 192, 1),
+)  # fmt: skip
+
+pytestmark = pytest.mark.sweep
+
+
+@pytest.fixture(autouse=True)
+def whatever_a_spec_replaces_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_utils, "build_alibi_bias", attention_utils.build_alibi_bias)
+
+
+@pytest.mark.parametrize("name", [*sorted(EXAMPLES), "llama3_2_3b"])
+def test_random_weights_of_full_width_pass_on_every_hop(name: str, tmp_path: Path) -> None:
+    spec, variant = wide_spec(name, tmp_path), VARIANTS.get(name, "default")
+    first, outcomes = Bench(spec, inputs=SIX, variant=variant, layers=2, device_local=True), []
+    for seed in SEEDS:
+        other = first.reseeded(seed, SIX)
+        outcomes.append(other.unbroken)
+        shutil.rmtree(other.folder)
+    report(f"{name}, 2 layers at full width, 3 seeds, 6 inputs", outcomes)
+    assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
+
+
+def test_trained_weights_of_full_width_pass_on_every_hop() -> None:
+    outcomes = []
+    for seed in SEEDS:
+        first = Bench("smollm2", real=True, layers=2, inputs=SIX, token_seed=seed, device_local=True)
+        outcomes.append(first.unbroken)
+        shutil.rmtree(first.folder)
+    report("smollm2, trained, its first 2 layers, 3 draws of 6 inputs", outcomes)
+    assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
