@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.record import Finding
 from harness.taps import split_tap
-from harness.value_range import FLOAT16_OVERFLOWS
+from harness.value_range import FLOAT16_OVERFLOWS, short
 
 _SHOWN = 4
 _NORMED = ("residual", "out")  # the stream that a block's norms, the next block's and the final one read
@@ -94,8 +94,3 @@ def _blocks(blocks: list[int]) -> str:
             runs.append([block])
     said = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return f"{'block' if len(blocks) == 1 else 'blocks'} {', '.join(said)}"
-
-
-def short(value: float) -> str:
-    """`1.15e5`, as an engineer writes it."""
-    return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")

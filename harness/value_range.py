@@ -57,3 +57,8 @@ def joined(parts: Sequence[ValueRange]) -> ValueRange:
     if not parts:
         raise ValueError("no parts to join")
     return ValueRange(least, most, *counts)
+
+
+def short(value: float) -> str:
+    """`1.15e5`, as an engineer writes it."""
+    return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")

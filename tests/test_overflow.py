@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from harness.audit.parameters import ParameterSource
+from harness.audit.values import differing_parameters
 from harness.compare import compare_traces
+from harness.coverage import Absent
 from harness.overflow import overflow_findings
 from harness.record import TAP_COLUMNS, Finding, taps_frame
 from harness.trace import TraceWriter
@@ -82,7 +86,9 @@ def test_every_tap_has_the_range_of_the_oracle_also_where_it_is_missing(tmp_path
                 error = 1 + 1e-7 * np.random.default_rng(number).standard_normal(values.shape)
                 if not (stage == "reauthored" and tap == "embed"):
                     trace.put(tap, values if stage == "oracle" else (values * error).astype(np.float32))
-    found = compare_traces(tmp_path, {"oracle", "hf", "reauthored"}, ["a"], taps, "m", load_rules(), lambda *_: "gone")
+    found = compare_traces(
+        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], taps, "m", load_rules(), lambda *_: Absent("gone")
+    )
     rows = {row["tap"]: row for row in found.rows}
     assert [rows[tap]["verdict"] for tap in taps] == ["missing", "pass", "pass"]
     for tap in taps:
@@ -92,3 +98,28 @@ def test_every_tap_has_the_range_of_the_oracle_also_where_it_is_missing(tmp_path
     assert far["subnormal_share"] == (np.abs(made["block.0.mlp.out"]) < 2**-14).mean() >= 4 / 240
     assert {"value_min", "value_max", "overflow_share", "subnormal_share"} < set(TAP_COLUMNS)
     assert taps_frame(found.rows)["value_max"].notna().all()
+
+
+def test_a_weight_that_a_float16_file_cannot_hold_is_named_by_key_and_index(tmp_path: Path):
+    keys = {"a.weight": (3, 5), "model.layers.3.mlp.down_proj.weight": (6, 9), "norm.weight": (4,)}
+    weights = {key: np.ones(shape, np.float32) for key, shape in keys.items()}
+    sources = [ParameterSource(parameter=f"own.{key}", keys=[key]) for key in keys]
+
+    def found() -> list[Finding]:
+        save_file(weights, tmp_path / "model.safetensors")
+        return differing_parameters({f"own.{key}": value for key, value in weights.items()}, sources, tmp_path)
+
+    assert found() == []
+    weights["a.weight"][1, 1] = 65_519.0  # rounds to the largest float16
+    assert found() == []
+    weights["model.layers.3.mlp.down_proj.weight"][5, 7] = -7.1e4
+    (only,) = found()
+    assert (only.kind, only.severity) == ("weights", "warning")
+    assert only.what == ("model.layers.3.mlp.down_proj.weight[5,7] is -7.1e4: a float16 file would hold infinity there")
+    weights["norm.weight"][:2] = 6.6e4
+    weights["norm.weight"][3] = np.nan  # somebody else's finding, and it hides nothing
+    weights["a.weight"][0, 0] = np.inf
+    assert found()[-1].what.endswith(
+        "down_proj.weight[5,7] is -7.1e4: a float16 file would hold infinity there; "
+        "3 numbers of 2 tensors are that large"
+    )

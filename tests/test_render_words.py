@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from record_factory import FAULTY_TAP, make_run
 
-from harness.record import Diagnosis, Finding, FirstFault, Hop, KnownDefect, Record
+from harness.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, Hop, KnownDefect, Record
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
 FAITHFUL = "TFLite is faithful to the re-authored model"
@@ -114,11 +114,15 @@ def test_how_well_the_reference_predicts_text_and_how_far_it_reaches_is_said_in_
     said = text_words(record)
     assert "NLL is 3.58 nats per token (perplexity 35.9, 5 tokens); guessing comes to 10.8" in said
     assert text_words(record.model_copy(update={"likelihood": None})) == ""
+    earlier = EarlierLikelihood(run_id="20261101-000000-aaaa", nll=3.4, nll_now=3.58, inputs=["prompt"])
+    known = record.likelihood.model_copy(update={"earlier": earlier})  # type: ignore[union-attr]
+    said = text_words(record.model_copy(update={"likelihood": known}))
+    assert said.endswith("guessing comes to 10.8; run 20261101-000000-aaaa had 3.40 on the same text.")
     lost = record.likelihood.model_copy(update={"nll": None, "perplexity": None})  # type: ignore[union-attr]
     assert "NLL is NaN nats" in text_words(record.model_copy(update={"likelihood": lost}))
-    assert f"reach {frame['value_max'].max():.0f} (logits, " in reach_words(frame)
+    assert "reach 3.31e4 (logits, " in reach_words(frame)
     deep = frame.assign(value_min=frame["value_min"].where(frame["tap"] != "embed", -7.1e4))
-    assert "reach 71000 (embed, input one-token); float16 ends at 65,504" in reach_words(deep)
+    assert "reach 7.1e4 (embed, input one-token); float16 ends at 65,504" in reach_words(deep)
     assert reach_words(frame.drop(columns=["value_min", "value_max"])) == ""
     assert reach_words(frame.assign(value_min=float("nan"), value_max=float("nan"))) == ""
 

@@ -6,13 +6,14 @@ from the files one after the other, so the memory of a second model is never tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.audit.beyond_half import BeyondHalf
 from harness.audit.parameters import Fused, ParameterSource
 from harness.record import Finding
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
@@ -23,10 +24,11 @@ _STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float
 
 
 class Expected:
-    """What parameters should hold, by a checkpoint's files."""
+    """What parameters should hold, by a checkpoint's files. seen: is given each tensor that is read, with its name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seen: Callable[[str, Array], None] = lambda name, values: None) -> None:
         self._stored = stored_tensors(folder)
+        self._seen = seen
 
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
@@ -35,7 +37,9 @@ class Expected:
 
     def values(self, key: str) -> Array:
         """A tensor of the checkpoint in float32. Raises ValueError for one that holds no floating point numbers."""
-        return read_values(self._stored[key])
+        values = read_values(self._stored[key])
+        self._seen(key, values)
+        return values
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Of a tensor of the checkpoint, by its file's header."""
@@ -83,11 +87,12 @@ def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Pat
 
 
 def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSource], folder: Path) -> list[Finding]:
-    """One error for each parameter that is not, bit for bit, what its sources say.
+    """An error for each parameter that is not, bit for bit, what its sources say; a warning of what overflows float16.
 
     own: name -> array of float32 values.
     """
-    expected = Expected(folder)
+    beyond = BeyondHalf()
+    expected = Expected(folder, beyond)
     findings = []
     for source in sources:
         try:
@@ -97,7 +102,7 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
         if difference:
             made_of = " and ".join(source.keys)
             findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
-    return summarised(findings, len(sources), "parameters of the re-authored model")
+    return [*summarised(findings, len(sources), "parameters of the re-authored model"), *beyond.findings()]
 
 
 def summarised(findings: list[Finding], whole: int, what: str) -> list[Finding]:

@@ -57,6 +57,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         nearest=nearest_to_limit(record),
         text_words=text_words(record),
         reach_words=reach_words(frame),
+        finding_counts=_finding_counts(record),
         likelihoods={one.input: one for one in record.likelihood.inputs} if record.likelihood else {},
         suspicion=suspicion(record),
         fault_words=fault_words(record, fault_row),
@@ -88,6 +89,12 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
 def final_folder(folder: Path, record: Record) -> Path:
     """Where a run folder will stay: a run under way still works in a hidden one, which no command would find."""
     return folder.parent / record.run_id if folder.name.startswith(".") else folder
+
+
+def _finding_counts(record: Record) -> str:
+    """`1 error, 2 warnings` among the findings; empty without one."""
+    counts = [(name, sum(one.severity == name for one in record.findings)) for name in ("error", "warning")]
+    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts if count)
 
 
 def _explorer(folder: Path, record: Record) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
 from harness.render import clean, compared, looser_words, number, one_line
 from harness.taps import split_tap
+from harness.value_range import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,9 +107,10 @@ def text_words(record: Record) -> str:
     if found is None:
         return ""
     tokens = f"{found.tokens} {'token' if found.tokens == 1 else 'tokens'}"
-    return (
+    earlier = f"; run {found.earlier.run_id} had {number(found.earlier.nll)} on the same text" if found.earlier else ""
+    return clean(
         f"On the text inputs the reference's NLL is {compared(found.nll)} nats per token (perplexity "
-        f"{compared(found.perplexity)}, {tokens}); guessing comes to {number(found.chance)}."
+        f"{compared(found.perplexity)}, {tokens}); guessing comes to {number(found.chance)}{earlier}."
     )
 
 
@@ -121,7 +123,7 @@ def reach_words(frame: pd.DataFrame) -> str:
         return ""
     row = frame.iloc[[int(reach.argmax())]].to_dict("records")[0]
     return clean(
-        f"The reference's values reach {number(reach.max())} ({row['tap']}, input {one_line(row['input'], 40)}); "
+        f"The reference's values reach {short(float(reach.max()))} ({row['tap']}, input {one_line(row['input'], 40)}); "
         "float16 ends at 65,504."
     )
 

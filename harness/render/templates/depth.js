@@ -51,6 +51,8 @@ function tipOf(row) {
 function drawDepth() {
   const input = Number($("chart-input").value), metric = $("chart-metric").value, charts = $("charts");
   forget(charts);
+  for (const key of document.querySelectorAll("#depth .local-key")) key.hidden = metric !== "excess";
+  for (const key of document.querySelectorAll("#depth .band-key")) key.hidden = metric === "magnitude";
   const all = text.hop.map((_, hop) => seriesOf(hop, input));
   const shown = all.flat().filter((row) => row !== null);
   const names = metric === "rel_l2" ? [metric, "noise_floor"] : [metric, metric + "_limit", ...(metric === "excess" ? ["local_excess"] : [])];

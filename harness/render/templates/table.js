@@ -3,7 +3,7 @@ const PAGE = 30;
 const ALL_COLUMNS = [
   ["tap", "tap"], ["verdict", "verdict"], ["limit_used", "limit used"], ["excess", "excess"], ["position_excess", "worst position"], ["input", "input"], ["hop", "hop"],
   ["local_excess", "local"], ["total_excess", "total"], ["rel_l2", "rel. L2"],
-  ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["magnitude", "largest value"], ["nan_count", "NaN"], ["inf_count", "Inf"],
+  ["noise_floor", "noise floor"], ["max_abs_err", "max abs err"], ["snr_db", "SNR dB"], ["magnitude", "largest"], ["nan_count", "NaN"], ["inf_count", "Inf"],
 ];
 const WORDS = new Set(["tap", "input", "hop", "verdict"]);
 const table = { columns: [], sorted: { name: "tap", down: false }, page: 0, found: [], filters: {}, haystacks: [] };
@@ -135,7 +135,9 @@ async function copyCsv() {
   $("count").textContent = `${rows} rows copied`;
 }
 function startTable() {
-  table.columns = ALL_COLUMNS.filter(([name]) => name in text || name === "verdict" || !isEmpty(name));
+  const counts = new Set(["nan_count", "inf_count"]);
+  const shown = (name) => name in text || name === "verdict" || (counts.has(name) ? columns[name].some((count) => count > 0) : !isEmpty(name));
+  table.columns = ALL_COLUMNS.filter(([name]) => shown(name));
   table.haystacks = text.tap.map((tap, i) => [tap, ...data.modules[i]].join(" ").toLowerCase());
   table.filters = { hop: $("f-hop"), input: $("f-input"), verdict: $("f-verdict"), text: $("f-text") };
   const fault = data.fault;
