@@ -32,6 +32,7 @@ from harness.plain import brief
 from harness.recall import recall, recall_key, remember
 from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
 from harness.record import Finding, Record, write_record
+from harness.rests import RESTS, Rests, heard
 from harness.spec import SpecRef, find_spec
 from harness.stages.process import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _LONGEST_TIMEOUT = 1_000_000  # seconds
 _SEEDS = 2**64  # that torch takes
+_PREPARE = "harness.stages.prepare:prepare"
 _OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
 
 
@@ -81,6 +83,7 @@ class Work:
     cache: Cache
     watcher: Watcher
     timings: dict[str, float] = field(default_factory=dict)
+    rests: list[Rests | None] = field(default_factory=list)  # what was found anew rests on, for `remember`
 
     @property
     def log(self) -> Path:
@@ -111,9 +114,11 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             prepared, key = prepare(state)
             mark_run(state.cache, ref.file, *([options.tflite] if options.tflite else []))
             results, comparison = _run_stages(state, prepared, stages, rules)
-            prepared = _audited(prepared, results.pop(AUDIT, None))
+            audit = results.pop(AUDIT, None)
+            state.rests += [heard(audit.value)] if audit is not None else []
+            prepared = _audited(prepared, audit)
             if prepared.audited:
-                remember(state.cache, key, prepared)
+                remember(state.cache, key, prepared, state.rests)
             # Here and not above: these import what computes, which a bad input should not wait for.
             from harness.conclude import conclude, in_question, with_local_errors
             from harness.render.files import render_all
@@ -241,12 +246,11 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         known = recall(state.cache, key)
         if known is not None:
             return known, key
-        task = Task(
-            "prepare", "harness.stages.prepare:prepare", request.model_dump(), torch=True, timeout=options.timeout
-        )
+        task = Task("prepare", _PREPARE, {**request.model_dump(), RESTS: True}, torch=True, timeout=options.timeout)
         result = run_tasks([task], state.log, state.watcher)["prepare"]
         if result.status != "ok":
             raise _not_prepared(state, result)
+        state.rests = [heard(result.value)]
         return Prepared.model_validate(result.value), key
 
 

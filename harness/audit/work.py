@@ -6,6 +6,8 @@ takes longer than the audits.
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from harness.configs import full_reauthored_config, hf_config, published_config,
 from harness.errors import UsageError
 from harness.published_names import read_folder
 from harness.record import Finding
-from harness.spec import GenerativeModel, SpecRef, load_spec
+from harness.rests import RESTS, rests_of, told
+from harness.spec import GenerativeModel, SpecRef, load_spec, module_name
+from harness.spec_code import spec_code
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
 from harness.weights import account_for_keys, account_for_published_keys
+from harness.witness import Seen
 
 
 def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -50,8 +55,20 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     In a process of its own: it runs small models of both kinds, and a model may crash or hang.
     """
     prepared = Prepared.model_validate(payload["prepared"])
-    model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
-    report.progress(0, 1, "configs")
+    file, modules = Path(payload["spec_file"]), frozenset(sys.modules)
+    seen, since = Seen(), time.time_ns()
+    with seen.watching():
+        model = load_spec(SpecRef(file, payload["spec_variable"], {}))
+        code = spec_code(module_name(file), modules)
+        report.progress(0, 1, "configs")
+        found = _audited(model, prepared)
+    return {
+        "findings": [finding.model_dump(mode="json") for finding in found],
+        RESTS: told(rests_of(seen, code, since, Path(payload["cache_root"]))),
+    }
+
+
+def _audited(model: GenerativeModel, prepared: Prepared) -> list[Finding]:
     with costs_only_this_stage():
         network = build_published(published_config(model))
         if prepared.source.kind in ("gguf", "miniature", "random"):
@@ -59,8 +76,7 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         else:  # a miniature's checkpoint, or the first layers of one, is held against a re-authored config of its kind
             config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers)
             found = audit_configs(model, hf_config(Path(prepared.checkpoint)), config)
-        found += audit_builder(model, network)
-    return {"findings": [finding.model_dump(mode="json") for finding in found]}
+        return [*found, *audit_builder(model, network)]
 
 
 def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:

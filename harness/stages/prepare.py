@@ -6,6 +6,7 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from harness.inputs import (
 )
 from harness.recipes import FLOAT
 from harness.record import Finding, Source
+from harness.rests import RESTS, rests_of, told
 from harness.spec import GenerativeModel, SpecRef
 from harness.spec_key import KnownSpec
 from harness.stages.job import Dimensions, JobInput
@@ -41,18 +43,30 @@ from harness.stages.request import Prepared, Request
 from harness.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.tokenizer_files import load_tokenizer
 from harness.variant import Variant, parse_variant
+from harness.witness import Seen, unheard
 
 _ATTENTION_POINTS = ("attn.q_rope", "attn.k_rope", "attn.probs", "cache.k", "cache.v")
 
 
 def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """Resolve a request. Raises UsageError for whatever is wrong with it."""
+    """Resolve a request. Raises UsageError for whatever is wrong with it.
+
+    Where `rests` is asked for, the answer also has what it rests on, see `harness/rests.py`.
+    """
+    request = Request.model_validate(payload)
+    cache = Cache(Path(request.cache_root), say=print)
+    seen, since = Seen(), time.time_ns()
+    with seen.watching():
+        spec = KnownSpec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+        prepared = _prepared(request, spec, cache, report)
+    found = prepared.model_dump(mode="json")
+    return found | {RESTS: told(rests_of(seen, spec.code, since, cache.root))} if payload.get(RESTS) else found
+
+
+def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter) -> Prepared:
     from harness.weights import account_for_keys
 
-    request = Request.model_validate(payload)
-    spec = KnownSpec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
     model = spec.model
-    cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 3, "checkpoint")
     with spec.reading():
         _check_names(model)
@@ -87,18 +101,20 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     taps = tap_order(dims.blocks, points)
     with spec.reading():
         parameters = _parameters(model, checkpoint, config)
-    key_for = partial(
-        conversion_key,
-        checkpoint.sha256,
-        config,
-        model.model_class,
-        model.load_weights or model.tensor_names,
-        shape.prefill,
-        shape.kv_cache_len,
-        variant,
-        code=spec.content(cache),
-    )
-    prepared = Prepared(
+    with unheard():  # every package that is looked through for it, every variable
+        key_for = partial(
+            conversion_key,
+            checkpoint.sha256,
+            config,
+            model.model_class,
+            model.load_weights or model.tensor_names,
+            shape.prefill,
+            shape.kv_cache_len,
+            variant,
+            code=spec.content(cache),
+        )
+        keys = {recipe: key_for(recipe=recipe) for recipe in (FLOAT, *request.quantize)}
+    return Prepared(
         model=model.name,
         source=Source(
             kind=checkpoint.kind,
@@ -132,15 +148,14 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         undeclared=[point for point in points if point not in own_map.points] if model.alignment else [],
         prefill_logits=shape.prefill_logits,
         coverage=coverage_of(model.coverage, variant),
-        conversion_key=key_for(recipe=FLOAT),
-        quantized_keys={recipe: key_for(recipe=recipe) for recipe in request.quantize},
+        conversion_key=keys[FLOAT],
+        quantized_keys={recipe: keys[recipe] for recipe in request.quantize},
         findings=findings,
         rms_norms=_rms_norms(plain),
         parameters=parameters,
         tables=position_tables(config),
         windows=windows_of(config),
     )
-    return prepared.model_dump(mode="json")
 
 
 def _check_names(model: GenerativeModel) -> None:
