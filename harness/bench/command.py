@@ -17,6 +17,7 @@ from harness.spec import find_spec
 from harness.stages.process import Task, Watcher, run_tasks
 
 _MB = 900  # of a process beyond the frameworks, measured on the largest miniature
+_WIDE_MB = 5000  # of one at full width, while it converts
 _SECONDS = 7200.0
 _MOST_SEEDS = 10_000
 
@@ -33,7 +34,7 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
     for model in models:
         find_spec(model)
     # Here, and not above: it imports the frameworks, which a bad input should not wait for.
-    from harness.bench.catalogue import CLEAN, all_faults, selected
+    from harness.bench.catalogue import CLEAN, WIDE, all_faults, selected
 
     known = sorted({fault.model for fault in all_faults()} | set(CLEAN))
     strange = [model for model in models if model not in known]
@@ -56,7 +57,18 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
         for model, ids in sorted(of.items(), key=lambda entry: -len(entry[1]))  # the longest first
         if ids or (seeds and model in clean)
     ]
+    tasks += [_wide(model, seeds) for model in WIDE if model in clean and seeds]
     return _merged(tasks, [fault.id for fault in faults], watcher)
+
+
+def _wide(model: str, seeds: int) -> Task:
+    """The first layers of a model that is right, at full width."""
+    from harness.bench.catalogue import WIDE_LAYERS, WIDE_SEEDS
+
+    chosen = list(range(1, min(seeds, WIDE_SEEDS) + 1))
+    payload = {"model": model, "faults": [], "seeds": chosen, "layers": WIDE_LAYERS}
+    name = f"{model}, full width"
+    return Task(name, "harness.bench.work:bench_model", payload, memory_mb=_WIDE_MB, torch=True, timeout=_SECONDS)
 
 
 def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:

@@ -272,6 +272,7 @@ def _shipped_findings(bench: Bench) -> dict[str, list[Finding]]:
 def run_clean(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Clean:
     """The unbroken model with another seed's weights and tokens: whatever fails is a false alarm."""
     began = time.monotonic()
+    prepared = bench.prepared
     with _reseeded(bench, seed, inputs) as other:
         outcome = other.unbroken
         compared = outcome.frame[outcome.frame["verdict"] != "missing"]
@@ -279,7 +280,7 @@ def run_clean(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -
         alarms = [f"{row['hop']} on {row['input']} at {row['tap']}: {row['why']}" for row in _first_of_each(failing)]
         alarms += [f"{name}: {hop.reasons[0]}" for name, hop in outcome.hops.items() if hop.reasons and failing.empty]
         return Clean(
-            model=bench.ref.name,
+            model=bench.ref.name + ("" if prepared.miniature else f", {prepared.layers} layers at full width"),
             seed=seed,
             comparisons=len(inputs) * len(outcome.hops),
             taps=len(compared),

@@ -23,9 +23,12 @@ CLEAN_INPUTS = (("one", 1, 1), ("padded", 22, 2), ("exact", 32, 0), ("chunked", 
 
 
 class BenchRequest(BaseModel):
+    """layers: the first so many at full width, with random weights; None for a miniature."""
+
     model: str
     faults: list[str]
     seeds: list[int] = []
+    layers: int | None = None
 
 
 def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     chosen = {fault.id: fault for fault in all_faults()}
     total = len(request.faults) + len(request.seeds)
     report.progress(0, total, "unbroken")
-    bench = Bench(request.model, inputs=FEW, device_local=True)
+    bench = Bench(request.model, inputs=FEW, device_local=True, layers=request.layers)
     try:
         return _found(bench, request, chosen, report).model_dump(mode="json")
     finally:
