@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.align.plan import PlanFacts
 from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
@@ -20,7 +22,7 @@ from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.overflow import overflow_findings
-from harness.ownership import ownership, taps_at
+from harness.ownership import is_given, ownership, taps_at
 from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, LooserRule, Record, Stage, taps_frame
 from harness.stages.process import Results, TaskResult
@@ -130,7 +132,7 @@ def conclude(
     kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan.ops.items()}
     modules = {tap: {**names, "tflite": tensors.get(tap)} for tap, names in prepared.modules.items()}
     faults = [_with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
-    faults = _owned(faults, frame, findings, results)
+    faults = _owned(faults, frame, findings, results, traces)
     record = Record(
         model=prepared.model,
         run_id=run_id,
@@ -227,10 +229,14 @@ def _with_mask(fault: FirstFault, traces: Path) -> FirstFault:
 
 
 def _owned(
-    faults: list[FirstFault], frame: pd.DataFrame, findings: list[Finding], results: dict[str, TaskResult]
+    faults: list[FirstFault],
+    frame: pd.DataFrame,
+    findings: list[Finding],
+    results: dict[str, TaskResult],
+    traces: Path,
 ) -> list[FirstFault]:
-    """The faults with whose they are."""
-    owned = []
+    """The faults with whose they are. Of those that no stage is to blame for, the first one of each hop."""
+    owned: list[FirstFault] = []
     for fault in faults:
         same_place = frame[frame["tap"].isin(taps_at(fault.tap)) & (frame["input"] == fault.input)]
         compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
@@ -239,9 +245,24 @@ def _owned(
             for name in DEVICE_STAGES
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }
-        whose = ownership(fault, faults, findings, observers)
+        whose = ownership(fault, faults, findings, observers, _not_finite(fault, frame, traces))
+        if is_given(whose.owner) and any(one.hop == fault.hop and one.owner == whose.owner for one in owned):
+            continue
         owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))
     return owned
+
+
+def _not_finite(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
+    """The stages before a fault's candidate whose values of the tap are NaN or infinite."""
+    rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
+    if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():
+        return []
+    found = []
+    for stage in dict.fromkeys(("oracle", "hf", fault.hop.split("->")[0])):
+        trace = Trace.open(traces / stage / fault.input)
+        if fault.tap in trace and not np.isfinite(trace.load(fault.tap)).all():
+            found.append(stage)
+    return found
 
 
 def _local_findings(results: dict[str, TaskResult]) -> list[Finding]:

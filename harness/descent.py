@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.ownership import is_given
 from harness.record import Finding, FirstFault, Record
 from harness.stages.process import Results, Task
 from harness.stages.request import Prepared
@@ -22,7 +23,7 @@ def descents(place: Place, prepared: Prepared, record: Record, results: Results)
     """Hop -> the task that looks for the operators behind its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:
-        if is_device(fault.hop.split("->")[1]):
+        if is_device(fault.hop.split("->")[1]) and not is_given(fault.owner):
             taps.setdefault(fault.hop, []).append(fault.tap)
     return {hop: descend_task(place, prepared, _ends(hop), found[:_FAULTS], results) for hop, found in taps.items()}
 

@@ -10,14 +10,15 @@ the same tap, and a kernel's where one runtime shows it alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.recipes import is_kernel_hop
+from harness.recipes import is_kernel_hop, split
 from harness.record import Finding, FirstFault
 from harness.taps import block_tap, split_tap
 
 DEVICE_PREFIX = "tflite"
+CHECKPOINT, RECIPE = "checkpoint", "recipe"
 
 _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
@@ -75,21 +76,30 @@ _BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written:
 @dataclass(frozen=True)
 class Ownership:
     """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
-    kernels of <stage>` where one runtime alone was run. evidence: what says so, in words."""
+    kernels of <stage>` where one runtime alone was run; `checkpoint` or `recipe <recipe>` where the numbers that every
+    stage was given are not finite. evidence: what says so, in words."""
 
     owner: str
     evidence: tuple[str, ...]
 
 
 def ownership(
-    fault: FirstFault, faults: Sequence[FirstFault], findings: Sequence[Finding], observers: Mapping[str, Sequence[str]]
+    fault: FirstFault,
+    faults: Sequence[FirstFault],
+    findings: Sequence[Finding],
+    observers: Mapping[str, Sequence[str]],
+    not_finite: Collection[str] = (),
 ) -> Ownership:
     """The owner of one fault.
 
     faults: those of all hops. observers: TFLite stage that compared the place on this input -> the steps at which
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
+    not_finite: stages before the candidate whose own values of the tap are NaN or infinite.
     """
     source, candidate = fault.hop.split("->")
+    given = _given(source, findings, not_finite)
+    if given is not None:
+        return given
     if is_kernel_hop(source, candidate):
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(f"kernels of {candidate}", (same,))
@@ -105,6 +115,27 @@ def ownership(
     if spoiled:
         return Ownership("weights", (spoiled.what,))
     return _of_device(fault, candidate, faults, observers)
+
+
+def _given(source: str, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
+    """Whose numbers are that are not finite in what a candidate is compared with: no candidate could do better."""
+    hugging_face = [stage for stage in ("oracle", "hf") if stage in not_finite]
+    if hugging_face:
+        said = [finding.what for finding in findings if finding.owner == CHECKPOINT]
+        verb = "gives" if len(hugging_face) == 1 else "give"
+        also = f"{' and '.join(hugging_face)} {verb} NaN or infinity there too"
+        nothing = "the checkpoint holds none itself, so what Hugging Face makes of its numbers is"
+        return Ownership(CHECKPOINT, (also, *(said or [nothing])))
+    recipe = f"{RECIPE} {split(source)[1]}"
+    spoiled = [finding.what for finding in findings if finding.owner == recipe]
+    if source in not_finite and spoiled:
+        return Ownership(recipe, (f"{source} gives NaN or infinity there too", *spoiled))
+    return None
+
+
+def is_given(owner: str) -> bool:
+    """Whether a fault lies in what the stages were given, so that there is nothing to explain in any of them."""
+    return owner.split(" ")[0] in (CHECKPOINT, RECIPE)
 
 
 def _of_reauthored(fault: FirstFault, findings: Sequence[Finding]) -> Ownership:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.audit.beyond_half import BeyondHalf
+from harness.audit.finite import checkpoint_findings, not_finite_words
 from harness.audit.parameters import Fused, ParameterSource
 from harness.record import Finding
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
@@ -29,6 +30,7 @@ class Expected:
     def __init__(self, folder: Path, seen: Callable[[str, Array], None] = lambda name, values: None) -> None:
         self._stored = stored_tensors(folder)
         self._seen = seen
+        self._read: dict[str, str] = {}  # name -> what of it is not finite
 
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
@@ -39,11 +41,22 @@ class Expected:
         """A tensor of the checkpoint in float32. Raises ValueError for one that holds no floating point numbers."""
         values = read_values(self._stored[key])
         self._seen(key, values)
+        if key not in self._read:
+            self._read[key] = not_finite_words(values)
         return values
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Of a tensor of the checkpoint, by its file's header."""
         return self._stored[key].shape
+
+    def not_finite(self) -> list[Finding]:
+        """What is NaN or infinite: errors of what was read so far, warnings of all that no parameter is made of."""
+        rest = {
+            name: not_finite_words(read_values(tensor))
+            for name, tensor in self._stored.items()
+            if name not in self._read and tensor.dtype in _STORED
+        }
+        return [*checkpoint_findings(self._read, "error"), *checkpoint_findings(rest, "warning")]
 
     def shape_of(self, source: ParameterSource) -> tuple[int, ...]:
         """The shape of one parameter, by the headers; parts that are fused lie one after the other."""
@@ -87,7 +100,8 @@ def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Pat
 
 
 def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSource], folder: Path) -> list[Finding]:
-    """An error for each parameter that is not, bit for bit, what its sources say; a warning of what overflows float16.
+    """An error for each parameter that is not, bit for bit, what its sources say, and each source that is not finite;
+    a warning of what overflows float16.
 
     own: name -> array of float32 values.
     """
@@ -102,7 +116,8 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
         if difference:
             made_of = " and ".join(source.keys)
             findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
-    return [*summarised(findings, len(sources), "parameters of the re-authored model"), *beyond.findings()]
+    wrong = summarised(findings, len(sources), "parameters of the re-authored model")
+    return [*expected.not_finite(), *wrong, *beyond.findings()]
 
 
 def summarised(findings: list[Finding], whole: int, what: str) -> list[Finding]:

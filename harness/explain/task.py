@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.ownership import is_given
 from harness.record import Finding, Record
 from harness.stages.process import Task, TaskResult
 from harness.stages.request import Prepared
@@ -76,6 +77,8 @@ def _places(record: Record) -> list[tuple[str, str]]:
     """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
     places: dict[str, tuple[str, str]] = {}
     for fault in record.faults or ([record.first_fault] if record.first_fault else []):
+        if is_given(fault.owner):
+            continue
         places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", (fault.hop, fault.tap))
     return list(places.values())
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.ownership import is_given
 from harness.plain import clean as clean
 from harness.plain import one_line as one_line
 from harness.recipes import is_kernel_hop
@@ -247,7 +248,9 @@ def _headline(record: Record) -> str:
         return f"Parity holds: {hops}, and every tap was compared."
     parts = [f"stage {s.name} {_ENDED[s.status]}" for s in record.stages if s.status in _ENDED]
     fault = record.first_fault
-    if fault is not None:
+    if fault is not None and is_given(fault.owner):
+        parts.insert(0, f"hop {fault.hop} cannot be judged from {fault.tap} on: {'; '.join(fault.evidence[1:2])}")
+    elif fault is not None:
         parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
     if not parts:
         parts = [f"hop {hop.name} fails: {hop.reasons[0]}" for hop in record.hops if hop.verdict == "fail"][:1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.ownership import is_given
 from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
 from harness.render import clean, compared, looser_words, number, one_line
 from harness.taps import split_tap
@@ -151,6 +152,8 @@ def _divergence(record: Record, hop: Hop) -> str:
     tap = fault.tap if fault else hop.first_failing_tap
     if tap is None:
         return f"fails: {hop.reasons[0]}" if hop.reasons else "fails"
+    if fault is not None and is_given(fault.owner):  # no fault of the model that the hop judges
+        return f"cannot be judged from {tap_words(tap)} on: {'; '.join(fault.evidence[1:2])}"
     causes = causes_of(record, fault) if fault else []
     known = _known(record, hop)
     why = f": {cause_words(causes[0].hypothesis)}" if causes else ""

@@ -13,6 +13,7 @@ from harness.align.feeds import plan_feeds
 from harness.align.naming import hf_naming
 from harness.align.tflite import plan_signature
 from harness.audit.constants import audit_constants
+from harness.audit.finite import file_findings
 from harness.cache import Cache, key_of, sha256_of
 from harness.configs import reauthored_config
 from harness.convert import FLATBUFFER, convert
@@ -75,8 +76,11 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
     folder = cache.build(TAPPED, key, make)
     # A quantised file holds no parameter bit by bit.
-    quantised = payload.get("recipe", FLOAT) != FLOAT
-    audited = {} if quantised else _audit_constants(cache, prepared, source, digest)
+    recipe = payload.get("recipe", FLOAT)
+    if recipe == FLOAT:
+        audited = _audit_constants(cache, prepared, source, digest)
+    else:
+        audited = _not_finite(cache, recipe, source, digest)
     return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
 
 
@@ -102,9 +106,23 @@ def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str
     return dict(json.loads((folder / "constants.json").read_text()))
 
 
+def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> dict[str, Any]:
+    """Constants of a recipe's file that are not finite; cached by the content of the file and our own code."""
+    code = {name: sha256_of(Path(__file__).parent.parent / name) for name in _FINITE_CODE}
+
+    def make(folder: Path) -> None:
+        findings = [finding.model_dump() for finding in file_findings(FlatbufferModel(source), recipe)]
+        (folder / "constants.json").write_text(json.dumps({"findings": findings}))
+
+    folder = cache.build(CONSTANTS, key_of({"flatbuffer": digest, "recipe": recipe, "code": code}), make)
+    return dict(json.loads((folder / "constants.json").read_text()))
+
+
+_FINITE_CODE = ("audit/finite.py", "flatbuffer/reader.py")
 _CONSTANTS_CODE = (
     "audit/constants.py",
     "audit/computed.py",
+    "audit/finite.py",
     "audit/pieces.py",
     "audit/values.py",
     "flatbuffer/reader.py",
