@@ -211,9 +211,9 @@ def _check_files(options: Options) -> None:
     if options.tflite is not None and options.quantize:
         raise UsageError("--tflite converts nothing, and --quantize says how to convert; leave one of them out")
     if options.tflite is not None:
-        from harness.flatbuffer.reader import FlatbufferModel
+        from harness.flatbuffer.integrity import check_integrity
 
-        FlatbufferModel(options.tflite)
+        check_integrity(options.tflite)
 
 
 def check_seed(seed: int) -> None:

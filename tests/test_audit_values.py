@@ -13,12 +13,15 @@ import pytest
 
 from harness.audit.computed import wrong_mask
 from harness.audit.constants import audit_constants
+from harness.audit.folded import match_folded
+from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import Fused, ParameterSource
 from harness.audit.reauthored import position_tables, windows_of
 from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
 from harness.cache import Cache
 from harness.convert import FLATBUFFER, conversion_key, convert
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.reads import ReadConstant
 from harness.miniature import shrink, write_miniature
 from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec
@@ -410,3 +413,31 @@ def test_a_mask_that_decode_alone_reads_and_that_sees_too_much_is_an_error(
     (finding,) = audited.findings
     assert finding.severity == "error"
     assert all(part in finding.what for part in ("mask", "decode alone reads", "row 200"))
+
+
+def test_a_linear_layer_that_its_norm_was_folded_into_is_recognised_by_value(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(0)
+    weight, bias, gain, shift = (random.normal(size=s).astype(np.float32) for s in ((24, 16), (24,), (16,), (16,)))
+    save_file({"up.weight": weight, "up.bias": bias, "norm.weight": gain, "norm.bias": shift},
+              tmp_path / "model.safetensors")  # fmt: skip
+    layer, norm = "transformer_blocks.0.ff.w1", "transformer_blocks.0.pre_atten_norm"
+    sources = [
+        ParameterSource(parameter=f"{module}.{kind}", keys=[f"{key}.{kind}"])
+        for module, key in ((layer, "up"), (norm, "norm"))
+        for kind in ("weight", "bias")
+    ]
+
+    def holds(product: Any, total: Any) -> list[str]:
+        block, linear = ("X_module", "Block_0"), ("GatedFeedForward_ff", "Linear_w1")
+        folded = NamedConstant(ReadConstant("w", product, [(*block, *linear), (*block, "LayerNorm_pre_atten_norm")]))
+        added = NamedConstant(ReadConstant("b", total, [(*block, *linear)]))
+        match_folded([folded, added], sources, Expected(tmp_path))
+        return folded.holds + added.holds
+
+    total = (bias + weight @ shift).astype(np.float32)
+    assert holds(weight * gain, total) == [f"{layer}.weight", f"{norm}.weight", f"{layer}.bias", f"{norm}.bias"]
+    assert holds(weight * gain, total * np.float32(1.0001)) == [f"{layer}.weight", f"{norm}.weight"]
+    assert holds(np.nextafter(weight * gain, np.float32(9)), total) == []
+    assert holds(weight, total) == []

@@ -11,52 +11,27 @@ tensor.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.audit.computed import is_computed, wrong_mask
+from harness.audit.folded import match_folded
+from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import ParameterSource
-from harness.audit.pieces import Piece, covers, find_pieces
+from harness.audit.pieces import covers, find_pieces
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.flatbuffer.reads import ReadConstant, read_constants
+from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE, PREFILL
 from harness.record import Finding
 from harness.weight_files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
-_BLOCK = re.compile(r"Block_(\d+)$")
-_LAYER = re.compile(r"^[A-Za-z]\w*_(\d+)$")  # a block of the Hugging Face model: LlamaDecoderLayer_3
-_NUMBER = re.compile(r"\.\d+\.")
 _RELATED = 0.5  # a constant that shares this much with a parameter was made of it
-
-
-@dataclass
-class _Constant:
-    """names: modules that its tensor names lead to, re-authored or Hugging Face's; none where the converter left it
-    unnamed. holds: parameters. pieces: what it holds of tensors of the checkpoint, where it holds no parameter whole.
-
-    claimed: it is reported as what should hold a parameter and does not.
-    """
-
-    read: ReadConstant
-    names: list[str]
-    holds: list[str] = field(default_factory=list)
-    pieces: list[Piece] = field(default_factory=list)
-    claimed: bool = False
-
-    @property
-    def values(self) -> Array:
-        return self.read.values
-
-    def __str__(self) -> str:
-        """Its own tensor's name without the packages before it, which fill a screen."""
-        return self.read.name.split(";;")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1].split(";")[0]
 
 
 @dataclass(frozen=True)
@@ -74,7 +49,7 @@ class _Audit:
 
     sources: Sequence[ParameterSource]
     expected: Expected
-    constants: Sequence[_Constant]
+    constants: Sequence[NamedConstant]
     signatures: dict[str, bool]
 
     @property
@@ -95,7 +70,7 @@ class _Audit:
         pieces = [piece for c in read for piece in c.pieces]
         return bool(pieces) and all(covers(pieces, key, self.expected.shape(key)[0]) for key in source.keys)
 
-    def readers(self, constant: _Constant) -> str:
+    def readers(self, constant: NamedConstant) -> str:
         """Which signatures read a constant, in words for a sentence; of one that all read: of the flatbuffer."""
         names = constant.read.signatures
         if set(names) >= set(self.signatures):
@@ -114,7 +89,7 @@ def audit_constants(
 
     tables: what the re-authored model makes of positions, from `position_tables`. windows: of its sliding layers.
     """
-    constants = [_Constant(read, _modules(read)) for read in read_constants(file)]
+    constants = [NamedConstant(read) for read in read_constants(file)]
     signatures = {
         name: "logits" in entry.outputs
         for name, entry in file.signatures.items()
@@ -123,47 +98,15 @@ def audit_constants(
     audit = _Audit(sources, Expected(folder), constants, signatures)
     findings = [*_match(audit)]
     _match_pieces(audit, tables)
+    match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)
     findings += _wrong_masks(audit, windows)
-    strangers = [c for c in constants if not (c.holds or c.pieces or c.claimed or _is_known(c, audit, tables))]
+    strangers = [c for c in constants if not (c.found or c.claimed or _is_known(c, audit, tables))]
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
     findings = summarised(findings, len(sources), "parameters in the flatbuffer")
     findings += _strangers(audit, [c for c in strangers if not c.claimed])
-    matched = sum(1 for c in constants if c.holds or c.pieces)
+    matched = sum(1 for c in constants if c.found)
     return ConstantAudit(findings, matched, len(constants) - matched - len(strangers))
-
-
-def _modules(read: ReadConstant) -> list[str]:
-    return [module for path in read.paths for module in (_module(path), _hf_module(path)) if module]
-
-
-def _module(path: tuple[str, ...]) -> str:
-    """("X_module", "TransformerBlock_3", "GatedFeedForward_ff", "Linear_w2") -> "transformer_blocks.3.ff.w2"."""
-    parts = []
-    for part in path:
-        block = _BLOCK.search(part)
-        if block:
-            parts = ["transformer_blocks", block.group(1)]
-        elif not part.endswith("_module"):
-            parts.append(part.partition("_")[2])
-    return ".".join(part for part in parts if part)
-
-
-def _hf_module(path: tuple[str, ...]) -> str:
-    """("LlamaModel_model", "LlamaDecoderLayer_3", "LlamaMLP_mlp", "Linear_up_proj") -> "model.3.mlp.up_proj"."""
-    layers = [_LAYER.match(part) for part in path]
-    parts = [layer.group(1) if layer else part.partition("_")[2] for part, layer in zip(path, layers, strict=True)]
-    return ".".join(part for part in parts if part)
-
-
-def _is_named(constant: _Constant, source: ParameterSource) -> bool:
-    """Whether a constant carries the name of a parameter's module, or of one that a tensor of it comes from."""
-    wanted = {source.parameter.rpartition(".")[0]}
-    # Lists of layers are no modules that run, so that a name has the number alone.
-    tails = [_NUMBER.split(f".{key}", 1)[-1].rpartition(".")[0] for key in source.keys]
-    numbers = [match.group(0) if (match := _NUMBER.search(f".{key}")) else "." for key in source.keys]
-    ends = [number + tail for number, tail in zip(numbers, tails, strict=True) if tail.strip(".")]
-    return any(name in wanted or f".{name}".endswith(tuple(ends)) for name in constant.names)
 
 
 def _apart(source: ParameterSource) -> list[ParameterSource]:
@@ -172,7 +115,7 @@ def _apart(source: ParameterSource) -> list[ParameterSource]:
 
 def _match(audit: _Audit) -> Iterator[Finding]:
     """Fill in what each constant holds."""
-    by_size: dict[int, list[_Constant]] = {}
+    by_size: dict[int, list[NamedConstant]] = {}
     for constant in audit.constants:
         by_size.setdefault(constant.values.size, []).append(constant)
     for source in audit.sources:
@@ -223,25 +166,25 @@ def _equal(one: Array, other: Array) -> bool:
 
 def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
     for constant in audit.constants:
-        wrong = "" if constant.holds or constant.pieces else wrong_mask(constant.values, windows)
+        wrong = "" if constant.found else wrong_mask(constant.values, windows)
         if wrong:
             constant.claimed = True
             yield _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
 
 
-def _is_known(constant: _Constant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:
+def _is_known(constant: NamedConstant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:
     """Made by code and not loaded, by what it holds; zeros of a parameter's name and size are no such thing."""
-    named = any(_is_named(constant, source) for source in _of_size(audit, constant))
+    named = any(constant.is_named(source) for source in _of_size(audit, constant))
     return is_computed(constant.values, tables) and not (named and constant.values.size > 1)
 
 
-def _of_size(audit: _Audit, constant: _Constant) -> list[ParameterSource]:
+def _of_size(audit: _Audit, constant: NamedConstant) -> list[ParameterSource]:
     return [
         s for s in (*audit.sources, *audit.parts) if int(np.prod(audit.expected.shape_of(s))) == constant.values.size
     ]
 
 
-def _lost_parameters(audit: _Audit, strangers: Sequence[_Constant]) -> Iterator[Finding]:
+def _lost_parameters(audit: _Audit, strangers: Sequence[NamedConstant]) -> Iterator[Finding]:
     """An error for each parameter that no constant of some signature holds."""
     for source in audit.sources:
         missing = [name for name in audit.signatures if _must_read(audit, name, source)]
@@ -256,7 +199,7 @@ def _lost_parameters(audit: _Audit, strangers: Sequence[_Constant]) -> Iterator[
 
 
 def _lost_of(
-    audit: _Audit, source: ParameterSource, missing: Sequence[str], near: Sequence[_Constant]
+    audit: _Audit, source: ParameterSource, missing: Sequence[str], near: Sequence[NamedConstant]
 ) -> list[ParameterSource]:
     """The parameter, or those of its parts that are lost where the file keeps them apart."""
     if source.fused is None:
@@ -274,9 +217,9 @@ def _must_read(audit: _Audit, signature: str, source: ParameterSource) -> bool:
 
 
 def _lost(
-    audit: _Audit, source: ParameterSource, values: Array, missing: Sequence[str], near: Sequence[_Constant]
+    audit: _Audit, source: ParameterSource, values: Array, missing: Sequence[str], near: Sequence[NamedConstant]
 ) -> Finding:
-    named = [c for c in near if _is_named(c, source)]
+    named = [c for c in near if c.is_named(source)]
     fits = [(_likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
     best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
     if best is not None and (best[0][0] >= _RELATED or named):
@@ -294,7 +237,7 @@ def _lost(
     return _error(what)
 
 
-def _strangers(audit: _Audit, strangers: Sequence[_Constant]) -> list[Finding]:
+def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Finding]:
     """Constants that hold no parameter: an error where one was meant, else a warning."""
     wrong, unknown = [], []
     for constant in strangers:
@@ -311,12 +254,12 @@ def _strangers(audit: _Audit, strangers: Sequence[_Constant]) -> list[Finding]:
     return findings
 
 
-def _meant(audit: _Audit, constant: _Constant) -> Finding | None:
+def _meant(audit: _Audit, constant: NamedConstant) -> Finding | None:
     """The error of a constant that has a parameter's shape, or its module's name; None for one that has neither."""
     best: tuple[tuple[float, float], ParameterSource, Array] | None = None
-    named = [source for source in audit.sources if _is_named(constant, source)]
+    named = [source for source in audit.sources if constant.is_named(source)]
     sized = _of_size(audit, constant)
-    for source in [s for s in sized if _is_named(constant, s)] or sized:
+    for source in [s for s in sized if constant.is_named(s)] or sized:
         for form in _same_shape(constant, audit.expected.of(source), source):
             likeness = _likeness(constant.values, form)
             if source.forms_known and (best is None or likeness > best[0]):
@@ -330,7 +273,7 @@ def _meant(audit: _Audit, constant: _Constant) -> Finding | None:
     return None
 
 
-def _same_shape(constant: _Constant, values: Array, source: ParameterSource) -> Iterator[Array]:
+def _same_shape(constant: NamedConstant, values: Array, source: ParameterSource) -> Iterator[Array]:
     shape = np.squeeze(constant.values).shape
     return (form for form in _forms(values, source) if np.squeeze(form).shape == shape)
 
@@ -348,7 +291,7 @@ def _likeness(one: Array, other: Array) -> tuple[float, float]:
     return same, -error if np.isfinite(error) else -np.inf
 
 
-def _not(audit: _Audit, constant: _Constant, source: ParameterSource, form: Array) -> Finding:
+def _not(audit: _Audit, constant: NamedConstant, source: ParameterSource, form: Array) -> Finding:
     difference = describe_difference(constant.values.reshape(form.shape), form)
     return _error(f"constant {constant}{audit.readers(constant)} is not {source.parameter}: {difference}")
 

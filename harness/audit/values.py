@@ -45,6 +45,10 @@ class Expected:
             self._read[key] = not_finite_words(values)
         return values
 
+    def is_float(self, source: ParameterSource) -> bool:
+        """Whether all tensors of a parameter hold floating point numbers."""
+        return all(self._stored[key].dtype in _STORED for key in source.keys)
+
     def shape(self, key: str) -> tuple[int, ...]:
         """Of a tensor of the checkpoint, by its file's header."""
         return self._stored[key].shape

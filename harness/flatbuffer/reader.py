@@ -6,6 +6,7 @@ In: a path. Out: a `FlatbufferModel`. The file is memory-mapped and weights are 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,7 @@ class FlatbufferModel:
         self._map = _map_file(path)
         try:
             self._root = _schema().Model.GetRootAs(self._map, 0)
+            self._check_counts()
             self._codes = self._operator_codes()
             self.signatures = self._read_signatures()
             self._check_extent()
@@ -112,7 +114,7 @@ class FlatbufferModel:
             raise
         except Exception as error:  # the generated reader raises whatever garbage leads it to
             raise UsageError(
-                f"{path} is damaged or truncated ({type(error).__name__} while reading its tables); convert it again"
+                f"{path} is damaged or truncated (its tables lead nowhere: {type(error).__name__}); convert it again"
             ) from None
 
     def _operator_codes(self) -> list[str]:
@@ -146,9 +148,34 @@ class FlatbufferModel:
             if end > size:
                 raise UsageError(f"{self.path} is truncated: a weight ends at byte {end} of {size}; copy it again")
 
+    def _check_counts(self) -> None:
+        """Lists that cannot be as long as they say: whatever goes through them would take for ever."""
+        root, room = self._root, len(self._map) // 4  # an entry of a list takes four bytes at least
+        counts = [("subgraphs", root.SubgraphsLength()), ("signatures", root.SignatureDefsLength())]
+        counts += [("buffers", root.BuffersLength()), ("kinds of operators", root.OperatorCodesLength())]
+        for name, count in self._counts(counts, room):
+            room -= count
+            if room < 0:
+                raise UsageError(f"{self.path} is damaged: it says that it has {count} {name}; convert it again")
+
+    def _counts(self, counts: list[tuple[str, int]], room: int) -> Iterator[tuple[str, int]]:
+        yield from counts
+        for index in range(min(self._root.SubgraphsLength(), room)):
+            graph = self._root.Subgraphs(index)
+            yield f"tensors in subgraph {index}", graph.TensorsLength()
+            yield f"operators in subgraph {index}", graph.OperatorsLength()
+        for index in range(min(self._root.SignatureDefsLength(), room)):
+            entry = self._root.SignatureDefs(index)
+            yield f"inputs of signature {index}", entry.InputsLength()
+            yield f"outputs of signature {index}", entry.OutputsLength()
+
     @property
     def subgraph_count(self) -> int:
         return int(self._root.SubgraphsLength())
+
+    @property
+    def buffer_count(self) -> int:
+        return int(self._root.BuffersLength())
 
     def buffer(self, index: int) -> Any:
         """The bytes of a constant, `uint8`, mapped; empty where a tensor has none."""

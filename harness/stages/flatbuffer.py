@@ -6,6 +6,9 @@ In: a `Prepared` model. Out: paths. These functions run in processes of their ow
 from __future__ import annotations
 
 import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from harness.cache import Cache, key_of, sha256_of
 from harness.configs import reauthored_config
 from harness.convert import FLATBUFFER, convert
 from harness.errors import UsageError
+from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
 from harness.recipes import FLOAT
@@ -74,14 +78,47 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         report.progress(1, 2, "writing the tapped copy")
         _write_tapped_and_plan(source, folder, prepared)
 
-    folder = cache.build(TAPPED, key, make)
+    own = "sha256" not in payload
+    if own:
+        _open_in_runtime(source)
+    with _readable(source, own):
+        folder = cache.build(TAPPED, key, make)
     # A quantised file holds no parameter bit by bit.
     recipe = payload.get("recipe", FLOAT)
-    if recipe == FLOAT:
-        audited = _audit_constants(cache, prepared, source, digest)
-    else:
-        audited = _not_finite(cache, recipe, source, digest)
+    with _readable(source, own):
+        if recipe == FLOAT:
+            audited = _audit_constants(cache, prepared, source, digest)
+        else:
+            audited = _not_finite(cache, recipe, source, digest)
     return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
+
+
+def _open_in_runtime(source: Path) -> None:
+    """The runtime has a look of its own at the tables. Raises UsageError where it refuses them."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    try:  # no memory is planned yet
+        Interpreter(str(source), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    except ValueError as error:
+        words = " ".join(str(error).split())[:200]
+        raise UsageError(f"{source} is damaged: the runtime refuses it ({words}); convert it again") from None
+
+
+@contextmanager
+def _readable(source: Path, own: bool) -> Iterator[None]:
+    """A file that somebody else made may hold what no converter writes; what was converted here may not.
+
+    own: whether the user gave the file. Raises UsageError then.
+    """
+    try:
+        yield
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not own:
+            raise
+        traceback.print_exc()  # into the log
+        raise UsageError(f"{source} is damaged: {reading_failed(error)}; convert it again") from None
 
 
 def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> dict[str, Any]:
@@ -123,6 +160,8 @@ _CONSTANTS_CODE = (
     "audit/constants.py",
     "audit/computed.py",
     "audit/finite.py",
+    "audit/folded.py",
+    "audit/named_constants.py",
     "audit/pieces.py",
     "audit/values.py",
     "flatbuffer/reader.py",
