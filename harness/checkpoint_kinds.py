@@ -57,6 +57,13 @@ def refuse_adapter(folder: Path) -> None:
     )
 
 
+def refuse_by_headers(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """raw: config.json as it stands there. tensors: those of the headers; none for a config.json by itself."""
+    if tensors:
+        refuse_quantised(folder, raw, tensors)
+    refuse_absurd_sizes(folder, raw, tensors)
+
+
 def refuse_quantised(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """raw: config.json as it stands there."""
     method = next((found for part in _parts(raw) if (found := _method(part))), "")

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 from harness.cache import Cache, key_of
-from harness.checkpoint_kinds import refuse_adapter
+from harness.checkpoint_kinds import refuse_adapter, refuse_by_headers
 from harness.configs import (
     CONFIG_FILE,
     distinct_tensors,
     first_line,
     hf_config,
     quiet_transformers,
+    raw_config,
 )
 from harness.errors import UsageError
 from harness.published_names import Reading, read_folder
@@ -98,8 +99,11 @@ def resolve(
     return whole if layers is None else _first_layers(whole, layers, cache)
 
 
-def check_source(checkpoint: str, miniature: bool = False) -> None:
-    """What can be known of `--checkpoint` without any framework. Raises UsageError."""
+def check_source(checkpoint: str, miniature: bool = False, *, config_alone: bool = False) -> None:
+    """What can be known of `--checkpoint` without any framework. Raises UsageError.
+
+    config_alone: whether a folder may hold a config.json and no weights.
+    """
     if miniature:
         raise UsageError("--checkpoint and --miniature exclude each other; give one of them")
     if not checkpoint.strip():
@@ -107,10 +111,9 @@ def check_source(checkpoint: str, miniature: bool = False) -> None:
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         refuse_adapter(path)
-        if not (path / CONFIG_FILE).is_file():
-            raise UsageError(
-                f"{path} has no {CONFIG_FILE}; give a folder in Hugging Face format (config.json and *.safetensors)"
-            )
+        raw = raw_config(path)
+        no_weights = config_alone and not any(path.glob("*.safetensors*"))
+        refuse_by_headers(path, raw, {} if no_weights else stored_tensors(path))
     elif path.exists():
         raise UsageError(f"--checkpoint {checkpoint} is a file; give the folder in Hugging Face format that holds it")
     elif not _HUB_ID.fullmatch(checkpoint):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint_kinds import COMPUTED, refuse_absurd_sizes, refuse_adapter, refuse_quantised
+from harness.checkpoint_kinds import COMPUTED, refuse_adapter, refuse_by_headers
 from harness.configs import CONFIG_FILE, first_line, hf_config, quiet_transformers, raw_config, without_initial_weights
 from harness.errors import UsageError
 from harness.key_names import names_text
@@ -56,8 +56,7 @@ def read_folder(folder: Path) -> Reading:
     """Read a folder from its JSON files and headers. Raises UsageError for whatever cannot be compared."""
     refuse_adapter(folder)
     raw, tensors = raw_config(folder), stored_tensors(folder)
-    refuse_quantised(folder, raw, tensors)
-    refuse_absurd_sizes(folder, raw, tensors)
+    refuse_by_headers(folder, raw, tensors)
     config = hf_config(folder)
     if config.get_text_config() is not config:
         return _inside(folder, config, tensors)

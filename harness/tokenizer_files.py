@@ -14,8 +14,8 @@ from harness.errors import UsageError
 _REMEDY = "give the model's own tokenizer files, or remove them and give --inputs with tokens"
 
 
-def load_tokenizer(folder: Path, vocabulary: int) -> Any:
-    """vocabulary: tokens that the model has an embedding for.
+def load_tokenizer(folder: Path, vocabulary: int, shown: str) -> Any:
+    """vocabulary: tokens that the model has an embedding for. shown: what a person calls the folder.
 
     Tokens added to a vocabulary may lie beyond it (Gemma 3 has one for images); the vocabulary itself may not.
     """
@@ -30,11 +30,11 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
             raise
         except BaseException as error:  # the library in Rust panics with one that is no Exception
             raise UsageError(
-                f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}: {first_line(error)}); {_REMEDY}"
+                f"{shown}: the tokenizer cannot be loaded ({type(error).__name__}: {first_line(error)}); {_REMEDY}"
             ) from None
     if size > vocabulary:
         raise UsageError(
-            f"{folder}: the tokenizer has a vocabulary of {size:,}, the model one of {vocabulary:,}: "
+            f"{shown}: the tokenizer has a vocabulary of {size:,}, the model one of {vocabulary:,}: "
             f"it is another model's; {_REMEDY}"
         )
     return tokenizer

@@ -26,7 +26,7 @@ def audit(models: list[str], checkpoint: str | None, watcher: Watcher, timeout: 
     if checkpoint is not None:
         if len(refs) > 1:
             raise UsageError("--checkpoint belongs to one model; name one model")
-        check_source(checkpoint)
+        check_source(checkpoint, config_alone=True)
         if not Path(checkpoint).expanduser().is_dir():
             raise UsageError(f"--checkpoint {checkpoint} is no folder; an audit reads the config.json of a folder here")
     specs = [(str(ref.file.resolve()), ref.variable) for ref in refs]

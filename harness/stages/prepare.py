@@ -290,4 +290,4 @@ def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -
 
 
 def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:
-    return load_tokenizer(checkpoint.folder, vocabulary) if checkpoint.has_tokenizer else None
+    return load_tokenizer(checkpoint.folder, vocabulary, checkpoint.name) if checkpoint.has_tokenizer else None
