@@ -57,7 +57,43 @@ def record(content: str | bytes, *says: str) -> Case:
     return {"run/parity.json": content}, ["explain", "run"], ["run/parity.json", "run the model again", *says]
 
 
+def weights(config: dict[str, Any], header: dict[str, Any], *says: str) -> Case:
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(64)
+    files: dict[str, str | bytes] = {"w/config.json": json.dumps(config), "w/model.safetensors": content}
+    return files, run("tiny_llama", "--checkpoint", "w"), ["w", *says]
+
+
+def tensor(begin: int = 0, end: int = 64, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [4, 4], "data_offsets": [begin, end]}
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "vocab_size": 4, "intermediate_size": 4}
+
+
 CASES: dict[str, Case] = {
+    "adapter as checkpoint": (
+        {"w/adapter_config.json": '{"peft_type": "LORA", "base_model_name_or_path": "org/base"}'},
+        run("tiny_llama", "--checkpoint", "w"),
+        ["w is a PEFT adapter (LORA, for org/base)", "merge it first"],
+    ),
+    "checkpoint of 100,000 layers": weights(
+        {**LLAMA, "num_hidden_layers": 100_000}, {"x": tensor()}, "num_hidden_layers 100000", "no model has"
+    ),
+    "checkpoint of too many layers": weights(
+        {**LLAMA, "num_hidden_layers": 5}, {"model.layers.0.x": tensor()}, "5 layers, the weights have 1"
+    ),
+    "quantised checkpoint": weights(
+        {**LLAMA, "quantization_config": {"quant_method": "fp8"}}, {"x": tensor(0, 64)}, "fp8", "dequantise it"
+    ),
+    "weights that overlap": weights(LLAMA, {"x": tensor(), "y": tensor()}, "model.safetensors", "y overlaps x"),
+    "weights of an unknown dtype": weights(LLAMA, {"x": tensor(dtype="F33")}, "unknown dtype 'F33'", "download it"),
+    "weights with a negative offset": weights(LLAMA, {"x": tensor(-64, 0)}, "x has a size or an offset"),
+    "audit of 100,000 layers": (
+        {"w/config.json": json.dumps({**LLAMA, "num_hidden_layers": 100_000})},
+        ["audit", "tiny_llama", "--checkpoint", "w"],
+        ["num_hidden_layers 100000", "no model has"],
+    ),
     "no model": words("run", says=["MODEL", "--help"]),
     "unknown model, nearest": words(*run("smolm2"), says=["'smolm2'", "did you mean 'smollm2'?"]),
     "unknown model, none near": words(*run("qqqq"), says=["'qqqq'", "edge-parity list"]),
