@@ -12,6 +12,7 @@ import pytest
 from litert_torch.generative.layers import attention_utils
 from test_models import EXAMPLES
 from test_no_false_alarms import passes, report
+from test_sweep import called, lengthened, right
 from wide import VARIANTS, wide_spec
 
 from harness.bench.workbench import Bench
@@ -50,3 +51,12 @@ def test_trained_weights_of_full_width_pass_on_every_hop() -> None:
         shutil.rmtree(first.folder)
     report("smollm2, trained, its first 2 layers, 3 draws of 6 inputs", outcomes)
     assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
+
+
+def test_8192_positions_pass_on_every_hop() -> None:
+    """Attention then adds over as many terms. Four heads: their probabilities alone take 1 GB a block and stage."""
+    bench = lengthened(right("qwen3"), 8192, 2048)
+    outcome = bench.unbroken
+    shutil.rmtree(bench.folder)
+    report(f"{called(bench)} miniature, 8192 positions", [outcome])
+    assert passes(outcome), outcome.fault

@@ -82,9 +82,14 @@ def trends(rows: Sequence[Row]) -> list[Trend]:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row.record is not None:
-            source = row.record.source.kind if row.record.source else "-"
-            groups.setdefault((row.model, row.record.variant, source), []).append(row)
+            groups.setdefault((row.model, row.record.variant, _weights(row.record)), []).append(row)
     return [Trend(*key, tuple(mine[::-1]), _points(mine[TREND_RUNS - 1 :: -1])) for key, mine in groups.items()]
+
+
+def _weights(record: Record) -> str:
+    """Where the weights came from, and how many layers of them ran where that was asked for."""
+    layers = record.options.get("layers")
+    return (record.source.kind if record.source else "-") + (f", {layers} layers" if layers else "")
 
 
 def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
