@@ -90,7 +90,10 @@ def with_earlier(found: Likelihood, inputs: Sequence[Input], out: Path, model: s
 
 
 def likelihood_findings(found: Likelihood | None, trained: bool) -> list[Finding]:
-    """Warnings where the reference itself does not look like a working model. trained: whether it claims to be one."""
+    """Warnings where the reference itself does not look like a working model.
+
+    trained: whether it claims to be one. A miniature does not, nor do the first layers of a model.
+    """
     if found is None or not trained or found.tokens < FEWEST_TOKENS or not _finite(found.nll):
         return []
     nll, earlier = _finite(found.nll), found.earlier

@@ -359,7 +359,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
     found = likelihood_of(state.folder / "traces", record.inputs, prepared.dimensions.vocab)
     if found is not None:
         record.likelihood = with_earlier(found, record.inputs, state.options.out, state.ref.name)
-        record.findings += likelihood_findings(record.likelihood, trained=not prepared.miniature)
+        record.findings += likelihood_findings(record.likelihood, trained=prepared.layers is None)
 
 
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
