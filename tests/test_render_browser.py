@@ -117,6 +117,20 @@ def test_a_figure_that_is_chosen_is_drawn_and_a_stretch_can_be_looked_at(opened:
     assert page.said == []
 
 
+def test_how_large_the_reference_gets_is_drawn_against_the_end_of_float16(opened: Open) -> None:
+    page = opened("pass")
+    assert page.page.is_visible("#depth .band-key")
+    page.page.select_option("#chart-metric", "magnitude")
+    assert page.charts()["hf->reauthored"] == 18 * BLOCKS + 3
+    assert not page.page.is_visible("#depth .band-key")
+    page.page.locator(".plot").first.focus()
+    page.page.keyboard.press("Home")
+    assert "values -2 to 3, 0.20 % subnormal in float16" in page.page.inner_text("#tip")
+    assert "largest" in page.page.inner_text("#tap-table thead")
+    assert "NaN" not in page.page.inner_text("#tap-table thead")
+    assert page.said == []
+
+
 def test_a_point_leads_to_its_row_by_mouse_and_by_keyboard(opened: Open) -> None:
     page = opened("fail")
     page.page.locator(".plot").first.scroll_into_view_if_needed()
