@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,19 @@ class Cache:
         """The user's cache, or the folder that EDGE_PARITY_CACHE names."""
         named = os.environ.get(ENVIRONMENT_VARIABLE)
         if named:
-            return cls(Path(named).expanduser(), say)
+            return cls(Path(os.path.expanduser(named)), say)
         import platformdirs
 
-        return cls(Path(platformdirs.user_cache_dir("edge-parity", appauthor=False)), say)
+        try:
+            root = Path(platformdirs.user_cache_dir("edge-parity", appauthor=False))
+        except RuntimeError:  # nobody knows this user's home, as in a container with a user of its own
+            root = Path()
+        if not root.is_absolute():  # else a folder called ~ would be made where we stand
+            raise UsageError(
+                f"there is no home folder for the cache; set HOME, or {ENVIRONMENT_VARIABLE} to a folder that can be "
+                "written"
+            )
+        return cls(root, say)
 
     @classmethod
     def temporary(cls, folder: Path, say: Callable[[str], None] | None = None) -> Cache:
@@ -116,6 +125,17 @@ class Cache:
             self._sweep(kind)
             return self._fill(kind, key, make, verify)
 
+    def replace(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The entry, made now in the place of what there is. Whoever reads that meanwhile sees all of one of them."""
+        with self._lock(kind, key):
+            return self._fill(kind, key, make, None)
+
+    def sweep(self) -> None:
+        """Delete what interrupted runs left, of whatever kind."""
+        with suppress(OSError):
+            for kind in {partial.parent.name for partial in self.root.glob("*/.*.partial")}:
+                self._sweep(kind)
+
     def checksums(self, kind: str, key: str) -> dict[str, str]:
         """SHA-256 of each file of an entry by relative path, as stored with it."""
         listed = _listed(self._folder(kind, key))
@@ -128,7 +148,8 @@ class Cache:
             if kind in (None, found_kind) and key in (None, folder.name):
                 with self._lock(found_kind, folder.name):
                     freed += _bytes_of(folder)
-                    self._discard(folder)
+                    if folder.is_dir():  # another run may have deleted it while this one waited
+                        self._discard(folder)
         return freed
 
     def size_report(self) -> list[tuple[str, int, int]]:
@@ -259,7 +280,13 @@ def _hashes(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def _bytes_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """What its files take; those that go meanwhile take nothing."""
+    total = 0
+    with suppress(FileNotFoundError):
+        for file in folder.rglob("*"):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 @contextmanager

@@ -167,8 +167,10 @@ def audit(
     """Compare the published config with the re-authored one, field by field. Needs no weights."""
     from harness.audit.command import audit as run_audit
     from harness.progress import watcher
+    from harness.temporary import use_own_temporary_folder
 
     names = _chosen(models or [], every, "audit")
+    use_own_temporary_folder()
     with watcher() as progress:
         audits = run_audit(names, checkpoint, progress)
     if as_json:
@@ -197,10 +199,12 @@ def bench(
     from harness.bench.page import detection_page
     from harness.bench.terminal import print_report
     from harness.progress import watcher
+    from harness.temporary import use_own_temporary_folder
     from harness.working import check_target
 
     if out is not None:
         check_target(out, "--out", "detection.md")
+    use_own_temporary_folder()
     with watcher() as progress:
         report = run_bench(models or [], faults, seeds, progress)
     if out is not None:
@@ -234,7 +238,9 @@ def explain(
     if repro is not None:
         from harness.explain.pack import pack
         from harness.progress import watcher
+        from harness.temporary import use_own_temporary_folder
 
+        use_own_temporary_folder()
         with watcher() as progress:
             said = pack(folder, record, repro, progress, spec)
         print(shown(f"repro   {repro}: {said}"))
@@ -269,6 +275,7 @@ def fuzz(
     from harness.pipeline import Options
     from harness.progress import watcher
     from harness.render.fuzz import print_outcome
+    from harness.temporary import use_own_temporary_folder
     from harness.variant import VariantOptions, parse_prefill
 
     lengths = parse_prefill(prefill) if prefill is not None else None
@@ -283,6 +290,7 @@ def fuzz(
         out=REPORTS,
         timeout=timeout,
     )
+    use_own_temporary_folder()
     with watcher() as progress:
         outcome = command.fuzz(command.FuzzOptions(options, hop, max_examples, seed, out), progress)
     print_outcome(outcome, _console())

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.errors import UsageError
+from harness.memory import memory
 from harness.plain import shown
 
 if TYPE_CHECKING:
@@ -191,13 +193,10 @@ def _extras() -> list[Check]:
 
 def _memory() -> Check:
     try:
-        import psutil
+        found = memory()
     except ImportError:
         return Check("memory", "warning", "cannot be told without psutil", REINSTALL)
-    memory = psutil.virtual_memory()
-    limit = _container_limit()
-    total = min(memory.total, limit or memory.total)
-    available = min(memory.available, total)
+    total, available = found.total, found.free
     what = f"{_size(available)} free of {_size(total)}"
     if total < CONVERSION_BYTES:
         status: Status = "missing"
@@ -207,14 +206,6 @@ def _memory() -> Check:
         return Check("memory", status, what)
     what += f"; converting SmolLM2 takes {_size(CONVERSION_BYTES)}"
     return Check("memory", status, what, "close other programs, or try 'edge-parity run MODEL --miniature'")
-
-
-def _container_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
-    """The memory a container may take, in bytes: the machine's own size says nothing in there."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _cores() -> Check:
@@ -232,6 +223,9 @@ def _cache() -> list[Check]:
         cache = Cache.standard()
     except ImportError as error:
         return [Check("cache", "warning", f"cannot be told without {error.name}", REINSTALL)]
+    except UsageError as error:
+        what, _, remedy = str(error).partition("; ")
+        return [Check("cache", "missing", what, remedy)]
     try:
         kinds = cache.size_report()
     except OSError as error:

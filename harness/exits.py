@@ -149,6 +149,9 @@ def interrupted(what: str) -> NoReturn:
     """End with code 130 and say what there is and what there is not."""
     print(shown(f"edge-parity: interrupted; {what}"), file=sys.stderr, flush=True)
     # Not sys.exit: Python ends with SIGINT instead if the interrupt came while a string was being executed.
+    from harness.temporary import remove_temporary_folder
+
+    remove_temporary_folder()  # what is registered for the end of Python is not run here
     os._exit(INTERRUPTED)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
-import secrets
 import sys
 import threading
 import time
@@ -19,8 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from harness.ahead import Still, ahead
 from harness.cache import Cache
 from harness.checkpoints import check_source
@@ -28,11 +25,13 @@ from harness.defects import load_defects
 from harness.errors import TaskFaultError, UsageError
 from harness.explore.models import save_models
 from harness.inputs import check_jsonl
+from harness.memory import memory
 from harness.plain import brief
 from harness.recall import recall, recall_key, remember
 from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
 from harness.record import Finding, Record, write_record
 from harness.rests import RESTS, Rests, heard
+from harness.runs import next_run_id
 from harness.spec import SpecRef, find_spec
 from harness.stages.process import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
@@ -105,10 +104,11 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     ref = check(options)
     rules, defects = load_rules(options.tolerances), load_defects()
     stages = _stages(options)
-    run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    run_id = next_run_id(options.out, datetime.datetime.now(datetime.UTC))
     parent = options.out / ref.name
     with working_folder(parent, run_id) as folder:
         cache = Cache.temporary(folder / "cache") if options.no_cache else Cache.standard()
+        cache.sweep()
         state = Work(options, ref, folder, cache, watcher)
         with state.timed("total"):
             prepared, key = prepare(state)
@@ -339,7 +339,7 @@ def _processes(
     state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None
 ) -> dict[str, TaskResult]:
     # Whoever could convert the model has this much; stages that overlap take no more.
-    budget = min(0.8 * psutil.virtual_memory().available / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
+    budget = min(0.8 * memory().free / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
     return run_tasks(tasks, state.log, watcher or state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 
 

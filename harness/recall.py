@@ -9,6 +9,7 @@ or looked for, the code that was loaded, folders, variables. Where that cannot b
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of
+from harness.errors import UsageError
 from harness.replaced import flags
 from harness.rests import Rests
 from harness.stages.request import Prepared, Request
 
 PREPARED = "prepared"
+_log = logging.getLogger(__name__)
 _FILE = "prepared.json"
 _RESTS = "rests.json"
 _PACKAGES = ("edge-parity", "torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter")
@@ -81,8 +84,10 @@ def remember(cache: Cache, key: str | None, prepared: Prepared, rests: Sequence[
     known = [each for each in rests if each is not None]
     if key is None or not known or len(known) < len(rests):
         return
-    cache.remove(PREPARED, key)
-    cache.build(PREPARED, key, lambda folder: _write(folder, prepared, known))
+    try:
+        cache.replace(PREPARED, key, lambda folder: _write(folder, prepared, known))
+    except UsageError as error:  # a cache that is full or closed costs the next run ten seconds, and this one nothing
+        _log.warning("what was prepared is not kept: %s", error)
 
 
 def _write(folder: Path, prepared: Prepared, rests: list[Rests]) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from harness.frameworks import IMPORTED_AT, STARTED_WITH
 from harness.spec_code import SpecCode, converting_files, is_standard
 from harness.stamps import stamp_of
+from harness.temporary import PREFIX
 from harness.witness import Seen
 
 RESTS = "rests"  # in what a process is asked for, and in what it answers
@@ -76,7 +77,7 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
         folders=[path for path in seen.folders if not _is_in(path, root)],
         names={path: _names(path) for path in seen.listed if not _is_in(path, root)},
         modules={path: _module_names(path) for path in seen.importing},
-        environment={name: value for name, value in seen.environment.items() if STARTED_WITH.get(name) == value},
+        environment=_environment(seen),
         directory=_directory() if seen.relative else None,
     )
     # What a module was loaded of may be older than what lies there now.
@@ -95,6 +96,15 @@ def heard(answer: dict[str, Any]) -> Rests | None:
     """What a process said that its answer rests on; it is taken out of the answer."""
     said = answer.pop(RESTS, None)
     return Rests.model_validate(said) if said is not None else None
+
+
+def _environment(seen: Seen) -> dict[str, str | None]:
+    """Variables as they came from outside; the folder for temporary files is another in each run."""
+    return {
+        name: value
+        for name, value in seen.environment.items()
+        if STARTED_WITH.get(name) == value and name not in ("TMPDIR", "TEMP", "TMP")
+    }
 
 
 def _written_since(paths: Iterable[str], since_ns: int, found: Rests) -> bool:
@@ -116,7 +126,8 @@ def _source(path: str) -> str:
 
 
 def _is_in(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}{os.sep}")
+    """Whether a path lies in the cache or among a run's temporary files."""
+    return path == root or path.startswith(f"{root}{os.sep}") or f"{os.sep}{PREFIX}" in path
 
 
 def _stamp(path: str) -> list[int] | None:

@@ -33,7 +33,9 @@ def run_one(name: str, options: pipeline.Options, shown: Shown) -> int:
     """Run a model, show what came of it, and give the exit code."""
     from harness import pipeline
     from harness.progress import watcher
+    from harness.temporary import use_own_temporary_folder
 
+    use_own_temporary_folder()
     with watcher() as progress:
         folder, record = pipeline.run(options, progress)
     _refresh_index(options.out)
@@ -56,6 +58,7 @@ def run_several(
     from harness import pipeline
     from harness.batch import Outcome, run_each, worst_exit
     from harness.progress import watcher
+    from harness.temporary import use_own_temporary_folder
 
     for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
         pipeline.check(options(name))
@@ -66,6 +69,7 @@ def run_several(
         return pipeline.run(options(model), progress)
 
     try:
+        use_own_temporary_folder()
         with watcher() as progress:
             for outcome in run_each(names, run_next):
                 outcomes.append(outcome)

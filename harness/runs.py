@@ -5,12 +5,33 @@ In: a path, `latest` or `MODEL@latest`. Out: the folder. Run ids begin with thei
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import re
+import secrets
 from pathlib import Path
 
 from harness.errors import UsageError
 from harness.record import RECORD_FILE
 
 _LATEST = "latest"
+_TIME = "%Y%m%d-%H%M%S"
+_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{4}")
+
+
+def next_run_id(out: Path, now: datetime.datetime) -> str:
+    """The id of a run that begins now: its time, and four digits for those that begin in the same second.
+
+    A clock that was set back would put it before runs that are older, and `latest` would mean one of them: so it is at
+    least a second later than the newest in `out`.
+    """
+    times = [found[1] for path in out.glob("*/[!.]*") if (found := _ID.fullmatch(path.name))]
+    stamp = now.strftime(_TIME)
+    newest = max(times, default="")
+    if newest > stamp:
+        with contextlib.suppress(ValueError, OverflowError):  # no time at all, whoever made that folder
+            stamp = (datetime.datetime.strptime(newest, _TIME) + datetime.timedelta(seconds=1)).strftime(_TIME)
+    return f"{stamp}-{secrets.token_hex(2)}"
 
 
 def find_run(run: str, out: Path) -> Path:

@@ -66,7 +66,9 @@ def _view(options: ExploreOptions) -> View:
         raise UsageError(f"--level {options.level} is no level; give one of {', '.join(LEVELS)}")
     from harness.explore.op_level import op_view
     from harness.progress import watcher
+    from harness.temporary import use_own_temporary_folder
 
+    use_own_temporary_folder()
     with watcher() as progress:
         return op_view(options.folder, record, frame, hop, progress, options.spec)
 
