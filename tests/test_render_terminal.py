@@ -191,6 +191,22 @@ def test_diff_names_the_taps_that_began_to_fail() -> None:
     assert FAULTY_TAP in first
 
 
+def test_summary_and_diff_say_how_well_the_reference_predicts_text_and_how_far_it_reaches() -> None:
+    record, frame = make_run("pass")
+    assert "NLL is 3.58 nats per token" in summary("pass")
+    assert "float16 ends at 65,504" in " ".join(summary("pass").split())
+    assert record.likelihood is not None
+    each = [one.model_copy(update={"nll": 5.29}) for one in record.likelihood.inputs]
+    worse = record.model_copy(update={"likelihood": record.likelihood.model_copy(update={"inputs": each})})
+    console = Console(file=io.StringIO(), width=80)
+    print_diff(compare_runs(record, frame, worse, frame), console)
+    assert "NLL on their common text, nats per token: 3.58 -> 5.29" in console.file.getvalue()
+    without = Console(file=io.StringIO(), width=80)
+    old = record.model_copy(update={"likelihood": None})
+    print_diff(compare_runs(old, frame, old, frame), without)
+    assert "NLL" not in without.file.getvalue()
+
+
 def test_a_variant_stands_beside_the_model_and_a_diff_over_two_says_so() -> None:
     record, frame = make_run("pass")
     transposed = record.model_copy(update={"variant": "kv=transposed"})
