@@ -42,6 +42,8 @@ def refuse_other_sizes(model: GenerativeModel, folder: Path, config: Any, layers
     instead = ", ".join(f"{getattr(declared, name):,}" for name in wrong)
     what = "the resized vocabulary" if wrong == ["vocab"] else "its sizes"
     remedy = f"declare {what} in a spec of your own, in `published` and in `config` (docs/adding-a-model.md)"
+    if wrong == ["layers"] and found.layers < declared.layers:
+        remedy = f"run the model's first ones with --layers {found.layers}"
     raise UsageError(
         f"{folder}: {said}, the declaration of {model.name} says {instead}; "
         f"give a checkpoint of {model.hf_id}, or {remedy}"

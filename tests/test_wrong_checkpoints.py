@@ -61,7 +61,7 @@ def test_resized_embeddings_are_one_line_that_says_what_to_declare(prepare: Prep
 
 
 @pytest.mark.slow
-def test_pruned_layers_are_one_line_that_says_what_to_declare(prepare: Prepare, tmp_path: Path) -> None:
+def test_pruned_layers_are_one_line_that_says_what_to_do(prepare: Prepare, tmp_path: Path) -> None:
     folder = written(tmp_path / "weights", vocab_size=512, num_hidden_layers=1)
     with pytest.raises(UsageError, match="layers 1, the declaration of tiny_llama says 2;"):
         prepare(declared_as(tmp_path), checkpoint=str(folder))
