@@ -16,7 +16,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.key_names import names_text
 from harness.reading import read_json
-from harness.weight_files import FLOATS, StoredTensor
+from harness.weight_files import FLOATS, WEIGHTS_FILE, StoredTensor
 
 ADAPTER_FILE = "adapter_config.json"
 # Tables that old checkpoints store and every implementation computes for itself.
@@ -59,6 +59,12 @@ def refuse_adapter(folder: Path) -> None:
 
 def refuse_by_headers(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """raw: config.json as it stands there. tensors: those of the headers; none for a config.json by itself."""
+    named = raw.get("transformers_weights")
+    if named not in (None, WEIGHTS_FILE):  # transformers would load it in place of the files that are read here
+        raise UsageError(
+            f"{folder}: config.json has 'transformers_weights': {repr(named)[:80]}; "
+            f"name that file {WEIGHTS_FILE} and remove the entry"
+        )
     if tensors:
         refuse_quantised(folder, raw, tensors)
     refuse_absurd_sizes(folder, raw, tensors)

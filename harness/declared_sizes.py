@@ -6,7 +6,6 @@ fit no part of the re-authored model, and every part would complain by itself.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from harness.configs import full_reauthored_config, published_config
@@ -25,8 +24,8 @@ _WORDS = {
 }
 
 
-def refuse_other_sizes(model: GenerativeModel, folder: Path, config: Any, layers: int | None = None) -> None:
-    """config: the checkpoint's. layers: how many of the model's are run, None for all.
+def refuse_other_sizes(model: GenerativeModel, shown: str, config: Any, layers: int | None = None) -> None:
+    """shown: what a person calls the checkpoint. config: its own. layers: how many are run of the model, None for all.
 
     A size that the re-authored config has, or the published one, is taken: if the two differ, the audit tells.
     Raises UsageError for any other.
@@ -45,7 +44,7 @@ def refuse_other_sizes(model: GenerativeModel, folder: Path, config: Any, layers
     if wrong == ["layers"] and found.layers < declared.layers:
         remedy = f"run the model's first ones with --layers {found.layers}"
     raise UsageError(
-        f"{folder}: {said}, the declaration of {model.name} says {instead}; "
+        f"{shown}: {said}, the declaration of {model.name} says {instead}; "
         f"give a checkpoint of {model.hf_id}, or {remedy}"
     )
 

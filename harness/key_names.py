@@ -13,8 +13,9 @@ _SHOWN = 4
 
 
 def names_text(keys: Iterable[str]) -> str:
-    """Of 22 keys in 22 blocks: "model.layers.{0-21}.self_attn.k_scale"; of whole blocks: "model.layers.{20-21}.* (18)".
+    """Of 22 keys in 22 blocks: "model.layers.{0-21}.self_attn.k_scale".
 
+    Of whole blocks: "model.layers.{20-21}.input_layernorm.weight, ... (18 tensors)".
     At most four such groups are named, and how many more there are.
     """
     blocks: dict[str, set[int]] = {}
@@ -25,20 +26,17 @@ def names_text(keys: Iterable[str]) -> str:
     alike: dict[tuple[str, frozenset[int]], list[str]] = {}
     for name, numbers in blocks.items():
         alike.setdefault((name.partition("{}")[0] if numbers else name, frozenset(numbers)), []).append(name)
-    texts = [_group(start, numbers, names) for (start, numbers), names in alike.items()]
+    texts = [_group(numbers, names) if numbers else start for (start, numbers), names in alike.items()]
     more = f" and {len(texts) - _SHOWN} more such groups" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _group(start: str, numbers: frozenset[int], names: list[str]) -> str:
-    if not numbers:
-        return start
+def _group(numbers: frozenset[int], names: list[str]) -> str:
     which = number_text(sorted(numbers))
-    if len(numbers) > 1 or len(names) > 2:
-        which = f"{{{which}}}" if len(numbers) > 1 else which
-    if len(names) > 2:
-        return f"{start}{which}.* ({len(names) * len(numbers)} tensors)"
-    return ", ".join(name.replace("{}", which, 1) for name in names)
+    if len(numbers) > 1:
+        which = f"{{{which}}}"
+    shown = [name.replace("{}", which, 1) for name in names]
+    return ", ".join(shown) if len(shown) < 3 else f"{shown[0]}, ... ({len(names) * len(numbers)} tensors)"
 
 
 def number_text(numbers: list[int]) -> str:

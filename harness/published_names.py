@@ -19,6 +19,7 @@ from harness.errors import UsageError
 from harness.key_names import names_text
 from harness.weight_files import StoredTensor, shape_text, stored_tensors
 
+_CAUSAL = "give the config.json of a causal language model"
 _ONE_MODEL = "use the weights and the config of one model"
 
 
@@ -58,7 +59,7 @@ def read_folder(folder: Path) -> Reading:
     raw, tensors = raw_config(folder), stored_tensors(folder)
     refuse_by_headers(folder, raw, tensors)
     config = hf_config(folder)
-    if config.get_text_config() is not config:
+    if _text_config(folder, config) is not config:
         return _inside(folder, config, tensors)
     account = _account(folder, config, _class_of(folder, config, "CausalLM"), tensors)
     return _checked(folder, config, account, tensors)
@@ -119,10 +120,8 @@ def _account(folder: Path, config: Any, kind: Any, tensors: Mapping[str, StoredT
                 output_loading_info=True,
             )
         except Exception as error:
-            raise UsageError(
-                f"{folder / CONFIG_FILE} describes no model that transformers can build ({first_line(error)}); "
-                "give the config.json of a causal language model"
-            ) from None
+            why = f"describes no model that transformers can build ({first_line(error)})"
+            raise UsageError(f"{folder / CONFIG_FILE} {why}; {_CAUSAL}") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     names = _names(folder, network, tensors, shapes)
     return _Account(names, shapes, tuple(info["missing_keys"]), frozenset(info["unexpected_keys"]), network)
@@ -156,7 +155,7 @@ def _names(folder: Path, network: Any, keys: Mapping[str, Any], shapes: Mapping[
 
 def _inside(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]) -> Reading:
     """The language model inside a multimodal one, where transformers has it as a model of its own."""
-    text = copy.deepcopy(config.get_text_config())
+    text = copy.deepcopy(_text_config(folder, config))
     kind = _class_of(folder, text, "CausalLM")
     whole = _account(folder, config, _class_of(folder, config, "CausalLM", "ImageTextToText"), tensors)
     alone = _account(folder, text, kind, {})
@@ -190,6 +189,17 @@ def _names_inside(alone: Any, whole: Mapping[str, Any]) -> dict[str, str]:
     return own
 
 
+def _text_config(folder: Path, config: Any) -> Any:
+    """The config of the language model in a config: itself, or a part. Raises UsageError where the part is none."""
+    try:
+        text = config.get_text_config()
+    except Exception as error:
+        raise UsageError(f"{folder / CONFIG_FILE} has no one language model ({first_line(error)}); {_CAUSAL}") from None
+    if not isinstance(getattr(text, "model_type", None), str):
+        raise UsageError(f"{folder / CONFIG_FILE}: the config of its language model names no 'model_type'; {_CAUSAL}")
+    return text
+
+
 def _class_of(folder: Path, config: Any, *purposes: str) -> Any:
     """The class by which transformers loads a config for the first of these purposes."""
     import transformers
@@ -199,6 +209,5 @@ def _class_of(folder: Path, config: Any, *purposes: str) -> Any:
         if found is not None:
             return found[0] if isinstance(found, tuple) else found
     raise UsageError(
-        f"{folder / CONFIG_FILE}: transformers has no causal language model of type '{config.model_type}'; "
-        "give the config.json of a causal language model"
+        f"{folder / CONFIG_FILE}: transformers has no causal language model of type '{config.model_type}'; {_CAUSAL}"
     )

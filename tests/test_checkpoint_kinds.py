@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from header_files import header_of, write_file
 
-from harness.checkpoint_kinds import refuse_absurd_sizes, refuse_adapter, refuse_quantised
+from harness.checkpoint_kinds import refuse_absurd_sizes, refuse_adapter, refuse_by_headers
 from harness.checkpoints import check_source
 from harness.errors import UsageError
 from harness.key_names import names_text
@@ -33,8 +33,7 @@ def tensors(dtype: str = "BF16") -> dict[str, tuple[str, list[int]]]:
 def looked_at(folder: Path, config: dict[str, Any], held: dict[str, tuple[str, list[int]]]) -> None:
     write_file(folder / "model.safetensors", header_of(held))
     found = stored_tensors(folder)
-    refuse_quantised(folder, config, found)
-    refuse_absurd_sizes(folder, config, found)
+    refuse_by_headers(folder, config, found)
 
 
 def refused(folder: Path, config: dict[str, Any], held: dict[str, tuple[str, list[int]]]) -> str:
@@ -123,6 +122,14 @@ def test_a_layer_that_is_missing_in_the_middle_is_named(tmp_path: Path) -> None:
     assert "22 layers, the weights have 21 (model.layers.7 is not there)" in refused(tmp_path, LLAMA, held)
 
 
+def test_a_config_that_has_transformers_load_another_file_is_refused(tmp_path: Path) -> None:
+    """The reference would run on other weights than those that are read here."""
+    write_file(tmp_path / "other.safetensors", header_of(tensors()))
+    message = refused(tmp_path, {**LLAMA, "transformers_weights": "other.safetensors"}, tensors())
+    assert "'transformers_weights': 'other.safetensors'" in message
+    looked_at(tmp_path, {**LLAMA, "transformers_weights": None}, tensors())
+
+
 def test_a_config_by_itself_is_held_to_what_models_have(tmp_path: Path) -> None:
     refuse_absurd_sizes(tmp_path, LLAMA, {})
     with pytest.raises(UsageError, match="num_hidden_layers 100000"):
@@ -136,6 +143,6 @@ def test_like_names_are_said_once() -> None:
         "lm_head.weight, model.layers.{3-4, 9}.self_attn.k_scale"
     )
     whole = [f"model.layers.{i}.{part}.weight" for i in (20, 21) for part in "abcdefghi"]
-    assert names_text(whole) == "model.layers.{20-21}.* (18 tensors)"
+    assert names_text(whole) == "model.layers.{20-21}.a.weight, ... (18 tensors)"
     assert names_text(["model.layers.7.a.weight"]) == "model.layers.7.a.weight"
     assert names_text(f"part{i}.weight" for i in range(9)).endswith(" and 5 more such groups")

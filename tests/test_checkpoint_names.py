@@ -268,3 +268,10 @@ def test_two_keys_for_one_parameter_are_refused(written: Path, tmp_path: Path) -
     folder = other(written, tmp_path / "other", lambda held: {**held, "norm.weight": held["model.norm.weight"] + 1})
     with pytest.raises(UsageError, match=r"are both taken for model\.norm\.weight"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize("text", [{}, 5, {"model_type": "llama"}], ids=str)
+def test_a_config_with_a_part_that_is_no_config_is_one_line(written: Path, tmp_path: Path, text: Any) -> None:
+    folder = other(written, tmp_path / "other", lambda held: held, text_config=text)
+    with pytest.raises(UsageError, match=r"config\.json"):
+        read_folder(folder)

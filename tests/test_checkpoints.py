@@ -255,7 +255,7 @@ def test_a_wrong_shape_is_named_with_both_shapes(folder: Path, cache: Cache) -> 
 def test_weights_of_another_model_are_refused(folder: Path, cache: Cache) -> None:
     def rename_all(tensors: dict[str, Any]) -> None:
         for name in list(tensors):
-            tensors[f"other.{name}"] = tensors.pop(name)
+            tensors[f"other.{name}.data"] = tensors.pop(name)
 
     rewrite(folder, rename_all)
     assert "no tensor" in refused(folder, cache)

@@ -82,7 +82,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     layers = sizes_of(published).layers if small else request.layers
     with spec.reading():
         if not small and checkpoint.kind in ("folder", "hub"):
-            refuse_other_sizes(model, checkpoint.folder, published, layers)
+            refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
     dims = _dimensions(plain, published)
     shape, variant = _device_shape(request, model, dims, plain)
