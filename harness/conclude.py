@@ -253,12 +253,12 @@ def _owned(
 
 
 def _not_finite(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
-    """The stages before a fault's candidate whose values of the tap are NaN or infinite."""
+    """The stages whose values of a fault's tap are NaN or infinite."""
     rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
     if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():
         return []
     found = []
-    for stage in dict.fromkeys(("oracle", "hf", fault.hop.split("->")[0])):
+    for stage in dict.fromkeys(("oracle", "hf", *fault.hop.split("->"))):
         trace = Trace.open(traces / stage / fault.input)
         if fault.tap in trace and not np.isfinite(trace.load(fault.tap)).all():
             found.append(stage)

@@ -94,10 +94,10 @@ def ownership(
 
     faults: those of all hops. observers: TFLite stage that compared the place on this input -> the steps at which
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
-    not_finite: stages before the candidate whose own values of the tap are NaN or infinite.
+    not_finite: stages whose own values of the tap are NaN or infinite, the candidate among them.
     """
     source, candidate = fault.hop.split("->")
-    given = _given(source, findings, not_finite)
+    given = _given(source, candidate, findings, not_finite)
     if given is not None:
         return given
     if is_kernel_hop(source, candidate):
@@ -117,8 +117,8 @@ def ownership(
     return _of_device(fault, candidate, faults, observers)
 
 
-def _given(source: str, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
-    """Whose numbers are that are not finite in what a candidate is compared with: no candidate could do better."""
+def _given(source: str, candidate: str, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
+    """Whose numbers are that are not finite and were given to the stages: no candidate could do better."""
     hugging_face = [stage for stage in ("oracle", "hf") if stage in not_finite]
     if hugging_face:
         said = [finding.what for finding in findings if finding.owner == CHECKPOINT]
@@ -128,8 +128,10 @@ def _given(source: str, findings: Sequence[Finding], not_finite: Collection[str]
         return Ownership(CHECKPOINT, (also, *(said or [nothing])))
     recipe = f"{RECIPE} {split(source)[1]}"
     spoiled = [finding.what for finding in findings if finding.owner == recipe]
-    if source in not_finite and spoiled:
-        return Ownership(recipe, (f"{source} gives NaN or infinity there too", *spoiled))
+    # One kernel may make the largest float32 of infinity, and look finite.
+    shown = [stage for stage in (source, candidate) if stage in not_finite]
+    if is_kernel_hop(source, candidate) and shown and spoiled:
+        return Ownership(recipe, (f"NaN or infinity from {' and '.join(shown)}, out of a file that holds it", *spoiled))
     return None
 
 

@@ -57,8 +57,8 @@ def file_findings(file: FlatbufferModel, recipe: str) -> list[Finding]:
     """One error for each float constant of a recipe's file that holds numbers which are not finite; masks may."""
     found = []
     for name, values in _float_constants(file):
-        if is_finite(values) or bool(np.all((values == 0) | (values <= _HIDING))):
-            continue
+        if values.size <= 1 or is_finite(values) or bool(np.all((values == 0) | (values <= _HIDING))):
+            continue  # a single number is computed: a converter fills with NaN what is out of bounds
         infinite, nan = int(np.isinf(values).sum()), int(np.isnan(values).sum())
         counts = " and ".join(f"{count} {what}" for count, what in ((infinite, "Inf"), (nan, "NaN")) if count)
         why = ": float16 ends at 65,504" if values.dtype == np.float16 and infinite else ""
@@ -68,6 +68,12 @@ def file_findings(file: FlatbufferModel, recipe: str) -> list[Finding]:
         what = f"{len(found) - _SHOWN} more constants of the {recipe} flatbuffer hold numbers that are not finite"
         found[_SHOWN:] = [Finding(kind="weights", severity="error", what=what, owner=f"{RECIPE} {recipe}")]
     return found
+
+
+def _short(name: str) -> str:
+    """A tensor's name without packages, `TransformerBlock_1/GatedFeedForward_ff/Linear_w2`: they would fill a line."""
+    parts = [part.rsplit(".", 1)[-1] for part in name.split(";")[0].split("/")]
+    return "/".join([part for part in parts if not part.endswith("_module")] or parts[-1:])
 
 
 def _float_constants(file: FlatbufferModel) -> Iterator[tuple[str, npt.NDArray[np.floating[Any]]]]:
@@ -81,5 +87,7 @@ def _float_constants(file: FlatbufferModel) -> Iterator[tuple[str, npt.NDArray[n
             data = file.buffer(tensor.buffer)
             if len(data) and len(data) == np.dtype(kind).itemsize * int(np.prod(tensor.shape, dtype=np.int64)):
                 seen.add(tensor.buffer)
-                name = tensor.name.split(";")[0].rsplit("/", 1)[-1] or f"buffer {tensor.buffer}"
-                yield name, np.frombuffer(data, np.uint8).view(kind).reshape(tensor.shape)
+                yield (
+                    _short(tensor.name) or f"buffer {tensor.buffer}",
+                    np.frombuffer(data, np.uint8).view(kind).reshape(tensor.shape),
+                )
