@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import re
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -31,11 +32,12 @@ from harness.configs import (
 )
 from harness.errors import UsageError
 from harness.published_names import Reading, read_folder
+from harness.reading import TEXT, check_file
 from harness.record import SourceKind
 from harness.rewriting import RECIPE, tokenizer_files, write_by_its_names
 from harness.spec import GenerativeModel, WheelGGUF
 from harness.stamps import sha256_once
-from harness.weight_files import WEIGHTS_FILE, StoredTensor, stored_tensors, weight_files
+from harness.weight_files import INDEX_FILE, WEIGHTS_FILE, StoredTensor, stored_tensors, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja")
@@ -110,6 +112,7 @@ def check_source(checkpoint: str, miniature: bool = False, *, config_alone: bool
         raise UsageError("--checkpoint is empty; give a folder or a hub id such as org/name")
     path = Path(checkpoint).expanduser()
     if path.is_dir():
+        _check_files(path)
         refuse_adapter(path)
         raw = raw_config(path)
         no_weights = config_alone and not any(path.glob("*.safetensors*"))
@@ -118,6 +121,16 @@ def check_source(checkpoint: str, miniature: bool = False, *, config_alone: bool
         raise UsageError(f"--checkpoint {checkpoint} is a file; give the folder in Hugging Face format that holds it")
     elif not _HUB_ID.fullmatch(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: no such folder; give a folder or a hub id such as org/name")
+
+
+def _check_files(folder: Path) -> None:
+    """Pipes, devices and giants among what transformers reads; links that lead nowhere, where it cannot do without."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not any(fnmatchcase(path.name, pattern) for pattern in HUB_FILES):
+            continue
+        lost = not path.exists()
+        if not lost or path.name in (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, *TOKENIZER_FILES):
+            check_file(path, "download it again", None if path.suffix == ".safetensors" else TEXT)
 
 
 def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:

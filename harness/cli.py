@@ -228,13 +228,13 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """The first fault of a run: where, whose, why, and what to change."""
-    from harness.record import read_record, read_taps
+    from harness.record import read_run
     from harness.render.terminal import print_explain
     from harness.runs import find_run
 
     folder = find_run(run, out)
-    record = read_record(folder)
-    print_explain(record, read_taps(folder), _console())
+    record, frame = read_run(folder)
+    print_explain(record, frame, _console())
     if repro is not None:
         from harness.explain.pack import pack
         from harness.progress import watcher
@@ -300,12 +300,12 @@ def fuzz(
 @app.command()
 def report(run: RunName, out: OutFolder = REPORTS, debug: Debug = False) -> None:
     """Render a run's report, JUnit and Model Explorer files again from its record."""
-    from harness.record import read_record, read_taps
+    from harness.record import read_run
     from harness.render.files import render_all
     from harness.runs import find_run
 
     folder = find_run(run, out)
-    for path in render_all(folder, read_record(folder), read_taps(folder)):
+    for path in render_all(folder, *read_run(folder)):
         print(shown(path))
 
 
@@ -345,7 +345,7 @@ def diff(
 ) -> None:
     """What got better or worse from RUN_A to RUN_B."""
     from harness.diff import compare_runs
-    from harness.record import read_record, read_taps
+    from harness.record import read_run
     from harness.render.terminal import print_diff
     from harness.runs import find_run
     from harness.working import check_target
@@ -353,7 +353,7 @@ def diff(
     if html is not None:
         check_target(html, "--html", "diff.html")
     a, b = find_run(run_a, out), find_run(run_b, out)
-    comparison = compare_runs(read_record(a), read_taps(a), read_record(b), read_taps(b))
+    comparison = compare_runs(*read_run(a), *read_run(b))
     if html is not None:
         from harness.render.diff_page import write_diff
 

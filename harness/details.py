@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.reading import MB, check_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +60,10 @@ def read_details(folder: Path) -> Details | None:
     read = {}
     for table in fields(Details):
         path = target / f"{table.name}.parquet"
+        check_file(path, f"run the model again, or delete {target}", 1000 * MB)
         try:
             read[table.name] = pd.read_parquet(path)[list(COLUMNS[table.name])]
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # native code raises whatever garbage leads it to
             raise UsageError(f"{path} cannot be read ({error}); run the model again, or delete {target}") from None
     return Details(**read)
 

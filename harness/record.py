@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError
+from harness.plain import brief
 from harness.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -443,10 +444,23 @@ def read_record(folder: Path) -> Record:
 
 
 def read_taps(folder: Path) -> pd.DataFrame:
-    import pandas as pd
+    """The rows of a run folder's taps, checked. Raises UsageError when there are none or they are damaged."""
+    from harness.taps_table import read_table
 
-    path = folder / TAPS_FILE
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); run the model again") from None
+    return read_table(folder / TAPS_FILE, TAP_COLUMNS)
+
+
+def read_run(folder: Path) -> tuple[Record, pd.DataFrame]:
+    """A run's record and its taps. Raises UsageError where either is damaged, or they are of two runs."""
+    record, frame = read_record(folder), read_taps(folder)
+    for column, known in (
+        ("hop", {hop.name for hop in record.hops}),
+        ("input", {given.id for given in record.inputs}),
+    ):
+        strange = [name for name in frame[column].unique() if name not in known]
+        if strange:
+            raise UsageError(
+                f"{folder / TAPS_FILE} has the {column} {brief(strange[0])}, which {RECORD_FILE} has not: they are of "
+                "two runs; run the model again"
+            )
+    return record, frame

@@ -131,7 +131,7 @@ def _refresh_index(out: Path) -> None:
 def _summarise(folder: Path) -> None:
     from rich.console import Console
 
-    from harness.record import read_record, read_taps
+    from harness.record import read_run
     from harness.render.terminal import print_summary
 
-    print_summary(read_record(folder), read_taps(folder), folder, Console())
+    print_summary(*read_run(folder), folder, Console())

@@ -111,6 +111,17 @@ def test_the_page_comes_back_the_same_when_it_is_loaded_again(opened: Open) -> N
     assert [page.pane(at) for at in (0, 1)] == before
 
 
+def test_the_token_is_a_cookie_that_stands_in_no_address_and_that_no_script_reads(opened: Open, browser: Any) -> None:
+    page = opened("pass")
+    (cookie,) = page.page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert cookie["value"] not in page.page.url
+    assert page.page.evaluate("document.cookie") == ""
+    stranger = browser.new_context().new_page()
+    assert stranger.goto(page.page.url).status == 403
+    stranger.close()
+
+
 def test_the_legend_of_the_colours_unfolds_and_folds(opened: Open) -> None:
     page = opened("pass")
     scale = page.page.get_by_text("share of the limit")

@@ -19,6 +19,7 @@ from record_factory import make_run
 from rich.console import Console
 
 from harness import exits
+from harness.checkpoints import check_source
 from harness.errors import UsageError
 from harness.inputs import check_jsonl
 from harness.plain import brief, shown, shown_cell
@@ -302,6 +303,27 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("t.toml")
     assert read_toml(tmp_path / "link", "tolerances", "")["rule"][0]["name"] == "Größe"
     assert load_rules(tmp_path / "link")[0].limits == {"excess": 4.0}
+
+
+@pytest.mark.parametrize("words", ODD)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_of_weights_is_looked_at_before_anything_reads_it(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    ODD[words](tmp_path / name)
+    if name == "model.safetensors" and words == "8,000,000,000 bytes":
+        check_source(str(tmp_path))  # that is what weights may weigh; their header says whether they do
+        return
+    with pytest.raises(UsageError, match=f"{name} cannot be read .*{words}.*; download it again"):
+        check_source(str(tmp_path))
+
+
+def test_links_to_nowhere_and_pipes_that_nobody_reads_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    a_dead_link(tmp_path / "README.md")
+    a_dead_link(tmp_path / "training_args.json")
+    a_pipe(tmp_path / "notes.txt")
+    check_source(str(tmp_path))
 
 
 # --- names that act ---

@@ -18,7 +18,7 @@ from harness.explore.panes import View
 from harness.explore.server import Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view
 from harness.explore.web_app import find_web_app
-from harness.record import read_record, read_taps
+from harness.record import read_run
 
 LEVELS = ("tap", "op")
 
@@ -58,7 +58,7 @@ def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
 
 
 def _view(options: ExploreOptions) -> View:
-    record, frame = read_record(options.folder), read_taps(options.folder)
+    record, frame = read_run(options.folder)
     hop = choose_hop(record, frame, options.hop)
     if options.level == "tap":
         return tap_view(record, frame, hop)

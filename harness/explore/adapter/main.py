@@ -24,7 +24,7 @@ from model_explorer.graph_builder import GraphCollection
 from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, ThresholdItem
 
 from harness.errors import UsageError
-from harness.record import RECORD_FILE, Hop, Record, read_record, read_taps
+from harness.record import RECORD_FILE, Hop, Record, read_run
 from harness.render import rows_of
 from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
 
@@ -89,7 +89,7 @@ def _opened(path: Path) -> list[dict[str, Any]]:
 
 
 def _collections(run: Path) -> list[dict[str, Any]]:
-    record, frame = read_record(run), read_taps(run)
+    record, frame = read_run(run)
     found = []
     for hop in _faulty_first(record):
         worst = worst_rows(rows_of(frame, hop=hop.name))
@@ -107,7 +107,7 @@ def _faulty_first(record: Record) -> list[Hop]:
 
 def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     """The overlays of one graph. shown: its id. Raises UsageError for a graph that is not of this run."""
-    record, frame = read_record(path.parent), read_taps(path.parent)
+    record, frame = read_run(path.parent)
     hop = next((hop for hop in record.hops if shown in (graph_id(hop, hop.from_), graph_id(hop, hop.to))), None)
     if hop is None:
         raise UsageError(f"{shown} is no graph of {path.parent}; open its {RECORD_FILE}")
