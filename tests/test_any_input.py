@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import HOSTILE, ODD_VALUES, spoilt_bytes, spoilt_json, spoilt_table
 from record_factory import make_run
+from test_process import Watcher
 
-from harness import exits
+from harness import exits, pipeline
 from harness.cli import app
 from harness.errors import UsageError
 from harness.explore.models import load_models
 from harness.explore.tap_level import choose_hop, tap_view
 from harness.inputs import inputs_from_jsonl
+from harness.pipeline import Options
 from harness.record import read_run, write_record
-from harness.spec import SpecRef, describe, load_spec
+from harness.render.explorer import dataflow
+from harness.spec import MODELS_FOLDER, SpecRef, describe, load_spec
 from harness.verdict import judge, load_rules
 from harness.weight_files import stored_tensors
 
 FOUR = {0, 1, 2, 3}
+TINY_LLAMA = MODELS_FOLDER / "tiny_llama.py"
 
 
 # EDGE_PARITY_FUZZ=20 tries twenty times as many, for whoever has the minutes.
@@ -286,3 +291,49 @@ def test_what_means_the_same_is_read_the_same(tmp_path: Path) -> None:
 
 def test_the_ways_to_spoil_reach_what_acts_on_a_terminal() -> None:
     assert HOSTILE in ODD_VALUES
+
+
+def test_a_graph_of_few_taps_of_many_blocks_is_drawn_at_once() -> None:
+    """Every way back from a tap whose sources are gone would be tried: three for each block in between."""
+    taps = [f"block.{block}.attn.q" for block in range(0, 7000, 7)]
+    assert list(dataflow(taps).values()) == [[], *([tap] for tap in taps[:-1])]
+
+
+# --- flatbuffers, and runs of their own ---
+
+
+@pytest.mark.slow
+@bounded(12)
+@given(data=st.data())
+def test_a_flatbuffer_with_bytes_changed(
+    data: st.DataObject, shipped: Path, prepare: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "m.tflite").write_bytes(data.draw(spoilt_bytes(shipped.read_bytes(), head=60_000)))
+    code, said = ended(lambda: prepare(TINY_LLAMA, tflite=str(tmp_path / "m.tflite")))
+    assert code in FOUR
+    assert "m.tflite" in said or code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spoil", "codes"), [("nothing", {0}), ("one weight", {1, 3})])
+def test_a_run_of_spoilt_weights_has_a_record_and_one_of_the_same_weights_passes(
+    spoil: str, codes: set[int], miniature: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "weights"
+    shutil.copytree(miniature["checkpoint"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    if spoil == "one weight":
+        name = next(name for name in tensors if "down_proj" in name)
+        tensors[name] = torch.where(torch.arange(tensors[name].shape[1]) == 3, torch.nan, tensors[name])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "written": "again"})
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"tokens": [5, 6, 7, 8], "id": "four"}\n')
+    options = Options(
+        model="tiny_llama", checkpoint=str(folder), stages=("reauthored",), inputs_file=few, out=tmp_path / "runs"
+    )
+    run, record = pipeline.run(options, Watcher())
+    assert record.exit_code in codes
+    assert read_run(run)[0] == record

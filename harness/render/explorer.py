@@ -113,32 +113,43 @@ def dataflow(taps: Iterable[str]) -> dict[str, list[str]]:
     present = list(taps)
     have = set(present)
     blocks = sorted({block for block, _ in map(split_tap, present) if block is not None})
+    flow = _Flow(have, blocks)
     sources: dict[str, list[str]] = {}
     for tap in present:
         block, point = split_tap(tap)
         if block is not None:
-            found = [source for origin in _SOURCES.get(point, ()) for source in _resolve(block, origin, have)]
+            found = [source for origin in _SOURCES.get(point, ()) for source in flow.of(block, origin)]
             sources[tap] = list(dict.fromkeys(found))
         elif tap == FINAL_NORM:
-            sources[tap] = _block_output(blocks[-1], have) if blocks else [EMBED] if EMBED in have else []
+            sources[tap] = flow.last
         elif tap == LOGITS:
-            sources[tap] = [FINAL_NORM] if FINAL_NORM in have else _block_output(blocks[-1], have) if blocks else []
+            sources[tap] = [FINAL_NORM] if FINAL_NORM in have else flow.last
         else:
             sources[tap] = []
     return sources
 
 
-def _resolve(block: int, origin: str, have: set[str]) -> list[str]:
-    if origin == _BLOCK_INPUT:
-        return _block_output(block - 1, have) if block > 0 else [EMBED] if EMBED in have else []
-    tap = block_tap(block, origin)
-    if tap in have:
-        return [tap]
-    return [source for further in _SOURCES[origin] for source in _resolve(block, further, have)]
+class _Flow:
+    """What a point is computed from, among the taps that are there. A point that is not is replaced by what it is
+    computed from; each is looked up once, block by block, however many are missing."""
 
+    def __init__(self, have: set[str], blocks: Sequence[int]) -> None:
+        self._have = have
+        self._found: dict[tuple[int, str], list[str]] = {}
+        self._into: dict[int, list[str]] = {}  # block -> what its input is
+        self.last = [EMBED] if EMBED in have else []
+        for block in blocks:
+            self._into[block] = self.last
+            self.last = self.of(block, "out")
 
-def _block_output(block: int, have: set[str]) -> list[str]:
-    return list(dict.fromkeys(_resolve(block, "out", have)))
+    def of(self, block: int, origin: str) -> list[str]:
+        if origin == _BLOCK_INPUT:
+            return self._into[block]
+        if (block, origin) not in self._found:
+            tap = block_tap(block, origin)
+            further = [] if tap in self._have else [each for name in _SOURCES[origin] for each in self.of(block, name)]
+            self._found[block, origin] = [tap] if tap in self._have else list(dict.fromkeys(further))
+        return self._found[block, origin]
 
 
 def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
