@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from harness.progress import PlainProgress
 from harness.reading import read_bytes, read_json, read_toml
 from harness.record import read_record, write_record
 from harness.render.console import cells, line, new_table, wrapped
+from harness.render.index import write_index
 from harness.spec import describe
 from harness.verdict import load_rules
 from harness.working import working_folder
@@ -161,6 +163,16 @@ def test_names_of_300_characters_are_one_line(option: str, tmp_path: Path) -> No
     assert ended.returncode == 2
     assert "File name too long" in said or "no such folder" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_beside_the_runs_that_is_no_text_costs_the_list_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "20261114-093012-a1b2"
+    folder.mkdir(parents=True)
+    write_record(folder, *make_run("pass"))
+    shutil.copytree(tmp_path / "m", tmp_path / os.fsdecode(b"\xff"))
+    page = write_index(tmp_path).read_text(encoding="utf-8")
+    assert "%FF/20261114-093012-a1b2/report.html" in page
+    assert "m/20261114-093012-a1b2/report.html" in page
 
 
 # --- standard streams ---

@@ -118,7 +118,9 @@ def _row(folder: Path) -> Row:
         problem = str(error)
     # By the folders' names and not by what the record says: they are what a link has to follow.
     model, run_id = folder.parent.name, folder.name
-    return Row(model, run_id, "/".join((quote(model), quote(run_id), REPORT_FILE)), record, problem)
+    return Row(
+        model, run_id, "/".join((quote(os.fsencode(model)), quote(os.fsencode(run_id)), REPORT_FILE)), record, problem
+    )
 
 
 @contextlib.contextmanager
