@@ -20,11 +20,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
+from harness.compiling import compiled
 from harness.value_range import FLOAT16_LARGEST
 
 # `nnan` and `ninf` are left out on purpose: NaN and infinity are results here.
@@ -54,12 +54,8 @@ NO_TOP1_CANDIDATE = -2  # another number, so that two rows without an answer do 
 
 
 def _compile(function: Callable[..., Any], fastmath: set[str] | bool = False, forceinline: bool = False) -> Any:
-    """`function` compiled at its first call, from the disk cache if numba finds a place for one."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "forceinline": forceinline, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package folder nor the user's cache folder can be written
-        return numba.njit(**options)(function)
+    """`function` compiled at its first call."""
+    return compiled(fastmath=fastmath, forceinline=forceinline, error_model="numpy")(function)
 
 
 def _prefetch(typing: Any, array: Any, first: Any) -> Any:

@@ -192,6 +192,34 @@ def test_an_entry_is_replaced_while_others_read_it(tmp_path: Path) -> None:
     assert (entry / "file").read_text() == "29"
 
 
+# A checkout that nobody may write, as an image of a container has it.
+
+CLOSED = """
+mount --bind {root} {root} && mount -o remount,ro,bind {root} || exit 77
+cd {root} && touch README.md 2>/dev/null && exit 78
+HOME=/proc/nowhere EDGE_PARITY_CACHE={cache} {python} -c "
+import numpy as np
+from harness.kernels import *
+from harness.stages.one_accumulator import sums
+found = np.zeros(2, np.float32)
+sums(np.ones((2, 8), np.float32), found, False)
+print(found.tolist())"
+{python} -m harness.cli list --json > /dev/null && echo listed
+{python} -m harness.cli run nobody; echo $?
+"""
+
+
+@pytest.mark.slow
+def test_a_closed_checkout_without_a_home_runs(tmp_path: Path) -> None:
+    script = CLOSED.format(root=ROOT, cache=tmp_path / "cache", python=sys.executable)
+    ended = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=300)
+    if ended.returncode == 77 or "unshare" in ended.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert ended.stdout.split("\n")[:2] == ["[8.0, 8.0]", "listed"], ended.stderr
+    assert ended.stdout.split("\n")[2] == "2"
+    assert "Traceback" not in ended.stderr
+
+
 # The clock.
 
 NOW = datetime.datetime(2026, 11, 28, 12, 0, 0, tzinfo=datetime.UTC)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from harness.compiling import compiled
 
 _COLUMNS = 64  # outputs that are worked on at once
 _ROWS = 16  # rows whose accumulators stay in the nearest cache
@@ -20,7 +21,7 @@ _STEP = 8  # terms that are added while an accumulator is in a register
 _SAME_ORDER = {"contract"}
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SAME_ORDER)
+@compiled(fastmath=_SAME_ORDER)
 def products(x: Any, weight: Any, out: Any, backwards: bool) -> None:
     """x `[rows, terms]` by weight `[columns, terms]` into out `[rows, columns]`. backwards: from the last term."""
     rows, terms = x.shape
@@ -42,7 +43,7 @@ def products(x: Any, weight: Any, out: Any, backwards: bool) -> None:
                 out[row, start + j] = total[row, j]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SAME_ORDER)
+@compiled(fastmath=_SAME_ORDER)
 def _add(x: Any, block: Any, total: Any, first: int, last: int) -> None:
     """Every term of rows first:last onto their accumulators, in order."""
     terms = block.shape[0]
@@ -68,7 +69,7 @@ def _add(x: Any, block: Any, total: Any, first: int, last: int) -> None:
                 total[row, j] += x[row, i] * block[i, j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def sums(x: Any, out: Any, backwards: bool) -> None:
     """x `[rows, terms]` summed into out `[rows]`. backwards: from the last term to the first."""
     rows, terms = x.shape
