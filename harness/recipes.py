@@ -7,6 +7,7 @@ makes runs on several sets of kernels, each a stage that carries the recipe: `tf
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 
 from harness.errors import UsageError
 
@@ -26,6 +27,27 @@ def parse_recipes(text: str) -> tuple[str, ...]:
             hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(RECIPES)}"
             raise UsageError(f"--quantize {text}: no recipe '{name}'; {hint}")
     return tuple(dict.fromkeys(names))
+
+
+def block_size(recipe: str) -> int:
+    """How many numbers of a row share a scale; 1 where a recipe has no blocks."""
+    return int(recipe.partition("_block")[2] or 1)
+
+
+def check_widths(recipes: Sequence[str], widths: Mapping[str, int], model: str) -> None:
+    """Raises UsageError for a recipe whose blocks do not fit into the rows of a model's weights.
+
+    widths: what a row belongs to, in words -> its length.
+    """
+    for recipe in recipes:
+        block = block_size(recipe)
+        for what, width in widths.items():
+            if width % block:
+                fits = [other for other in RECIPES if all(size % block_size(other) == 0 for size in widths.values())]
+                raise UsageError(
+                    f"--quantize {recipe} takes blocks of {block} numbers, and {what} of {model} is {width}, which "
+                    f"they do not divide; leave it out (those that fit: {', '.join(fits)})"
+                )
 
 
 def named(task: str, recipe: str) -> str:

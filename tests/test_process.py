@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import UsageError, told
 from harness.stages.process import Task, TaskResult, run_tasks
 
 
@@ -142,3 +142,34 @@ def test_if_it_ends_again_what_it_took_along_has_crashed_and_the_next_has_a_serv
     assert (results["a"].status, results["b"].status, results["c"].status) == ("crashed", "skipped", "ok")
     assert "the process that torch stages are forked from ended twice" in results["a"].detail
     assert "run.log" in results["a"].detail
+
+
+class MLIRError(Exception):
+    """As litert-converter raises it."""
+
+
+CONVERTER = """Operation creation failed:
+error: "litert_torch.Model/litert_torch.layers.CausalSelfAttention_atten_func;"("dynamic_update_slice"("/lib/\
+site-packages/litert_torch/attention.py":263:0)): expects size at dimension 1 of update to be in range [0, 16]. Got: 32.
+
+While executing %dynamic_update_slice : [num_users=2] = call_function[target=torch.ops.dynamic_update_slice.default]
+Original traceback:
+File "/lib/converter.py", line 48, in forward
+Use tlparse to see full graph. (https://github.com/pytorch/tlparse)
+"""
+
+
+def test_what_an_exception_says_first_is_shown_and_not_its_last_hint() -> None:
+    said = told(MLIRError(CONVERTER))
+    assert said.startswith('MLIRError: Operation creation failed: error: "litert_torch.layers.CausalSelfAttention')
+    assert '("dynamic_update_slice"("attention.py":263:0)): expects size at dimension 1' in said
+    assert said.endswith("Got: 32.")
+    assert "tlparse" not in said
+    assert told(KeyError("tokens")) == "KeyError: 'tokens'"
+    assert told(ValueError("\n\n  one\ntwo\n")) == "ValueError: one"
+    assert told(RuntimeError("Error(s) in loading:\n\tMissing key(s): a")) == (
+        "RuntimeError: Error(s) in loading: Missing key(s): a"
+    )
+    assert told(RuntimeError("Use tlparse to see full graph.\nthe reason")) == "RuntimeError: the reason"
+    assert told(RuntimeError()) == "RuntimeError: "
+    assert len(told(RuntimeError("x" * 5000))) < 450

@@ -16,7 +16,7 @@ from harness.locate import cases, locate, summarise_hop
 from harness.ownership import ownership
 from harness.pipeline import Options, _stages, check, run
 from harness.progress import PlainProgress
-from harness.recipes import is_kernel_hop, kernel_hops, parse_recipes, split, unjudged
+from harness.recipes import check_widths, is_kernel_hop, kernel_hops, parse_recipes, split, unjudged
 from harness.record import taps_frame
 from harness.render import snr_words
 from harness.trace import TraceWriter
@@ -144,3 +144,26 @@ def test_reference_kernels_are_found_wrong_for_int4_blocks_and_right_for_int8(tm
     assert all(hop.coverage >= 0.94 for hop in record.hops)
     assert any("only that the kernels agree" in finding.what for finding in record.findings)
     assert [(known.id, known.state) for known in record.known_defects] == [("reference-kernels-int4", "seen")]
+
+
+def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> None:
+    widths = {"the hidden size": 192, "the MLP's size in block 0": 512}
+    check_widths((INT8, INT4, "fp16"), widths, "m")
+    with pytest.raises(UsageError, match=r"blocks of 128 numbers, and the hidden size of m is 192.*block32\)"):
+        check_widths(("dynamic_int4_block128",), widths, "m")
+    with pytest.raises(UsageError, match=r"in block 0 of m is 500.*fit: dynamic_int8, weight_only_int8, fp16\)"):
+        check_widths((INT8, INT4), {**widths, "the MLP's size in block 0": 500}, "m")
+    check_widths(("dynamic_int4_block128",), {"the hidden size": 256}, "m")
+
+
+@pytest.mark.slow
+def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
+    """SmolLM2's hidden size is 576, four and a half times 128; its miniature's is 128."""
+    from harness.configs import reauthored_config
+    from harness.spec import find_spec, load_spec
+    from harness.stages.prepare import _row_widths
+
+    model = load_spec(find_spec("smollm2"))
+    with pytest.raises(UsageError, match="the hidden size of smollm2 is 576"):
+        check_widths(("dynamic_int4_block128",), _row_widths(reauthored_config(model, miniature=False)), "smollm2")
+    check_widths(("dynamic_int4_block128",), _row_widths(reauthored_config(model, miniature=True)), "smollm2")

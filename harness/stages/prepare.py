@@ -32,7 +32,7 @@ from harness.inputs import (
     inputs_from_prompts,
     schedule,
 )
-from harness.recipes import FLOAT
+from harness.recipes import FLOAT, check_widths
 from harness.record import Finding, Source
 from harness.rests import RESTS, rests_of, told
 from harness.spec import GenerativeModel, SpecRef
@@ -85,6 +85,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
     dims = _dimensions(plain, published)
+    check_widths(request.quantize, _row_widths(plain), model.name)
     shape, variant = _device_shape(request, model, dims, plain)
     with spec.reading():
         config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
@@ -208,6 +209,18 @@ def _window(text: Any, reach: int) -> int | None:
     """The published window, if the re-authored model takes inputs that outgrow it."""
     window = sizes_of(text).window
     return window if 0 < window < reach else None
+
+
+def _row_widths(config: Any) -> dict[str, int]:
+    """How long the rows of the re-authored model's weights are, by what they take."""
+    widths = {"the hidden size": config.embedding_dim}
+    for number in range(config.num_layers):
+        block = config.block_config(number)
+        widths |= {
+            f"the MLP's size in block {number}": block.ff_config.intermediate_size,
+            f"the attention's width in block {number}": block.attn_config.num_heads * block.attn_config.head_dim,
+        }
+    return widths
 
 
 def _device_shape(

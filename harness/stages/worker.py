@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, told
 
 # Stages run side by side, a core each: threads of NumPy's linear algebra would spin while they wait for a core that
 # another stage has. It reads this once, when it is imported: here comes before that in every process of a stage.
@@ -64,8 +64,7 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     except UsageError as error:
         pipe.send(("usage", str(error)))
     except BaseException as error:
-        last = str(error).strip().splitlines()[-1:] or [""]
-        pipe.send(("error", f"{type(error).__name__}: {last[0]}"))
+        pipe.send(("error", told(error)))
         with contextlib.suppress(OSError):
             traceback.print_exc()
     finally:
