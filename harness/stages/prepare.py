@@ -152,7 +152,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         conversion_key=keys[FLOAT],
         quantized_keys={recipe: keys[recipe] for recipe in request.quantize},
         findings=findings,
-        rms_norms=_rms_norms(plain),
+        # Blocks of a user's own may put their norms anywhere.
+        rms_norms=_rms_norms(plain) and not model.alignment,
         parameters=parameters,
         tables=position_tables(config),
         windows=windows_of(config),
