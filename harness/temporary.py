@@ -6,13 +6,13 @@ process; what a killed one left goes with the next that starts.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -48,12 +48,13 @@ def use_own_temporary_folder() -> None:
         ) from None
     _own = folder
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    atexit.register(remove_temporary_folder, os.getpid())
+    # After `multiprocessing` has removed what it keeps in there, which it does at -100; in this process alone.
+    Finalize(None, remove_temporary_folder, exitpriority=-200)
 
 
-def remove_temporary_folder(owner: int | None = None) -> None:
-    """Delete it, also for a process that runs nothing of what is registered for its end. owner: who alone may."""
-    if _own is not None and owner in (None, os.getpid()):
+def remove_temporary_folder() -> None:
+    """Delete it, also for a process that runs nothing of what is registered for its end."""
+    if _own is not None:
         shutil.rmtree(_own, ignore_errors=True)
 
 

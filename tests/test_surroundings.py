@@ -92,8 +92,9 @@ def test_temporary_files_of_a_killed_run_go_with_the_next_and_a_living_run_keeps
 )
 def test_however_a_run_ends_its_temporary_files_go(place: Path, then: str) -> None:
     with holder(place, then) as run:
-        run.communicate(timeout=60)
+        _, said = run.communicate(timeout=60)
     assert list(place.iterdir()) == []
+    assert said.count("Traceback") == then.startswith("raise"), "and nothing goes wrong over it"
 
 
 def test_a_temporary_folder_that_is_full_is_one_clear_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
