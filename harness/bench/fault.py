@@ -57,6 +57,13 @@ class Loader:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The checkpoint itself, which every version loads: `change` gets its tensors by Hugging Face name."""
+
+    change: Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
 class Constant:
     """A weight in the flatbuffer, by the name that `Bench.constant` takes; `change` gets its values and returns others.
 
@@ -89,7 +96,7 @@ class AsShipped:
     """Nothing is broken: the fault is in what ships. The model is one with a known defect."""
 
 
-Site = Config | Network | Names | Loader | Constant | Exchange | Operators | AsShipped
+Site = Config | Network | Names | Loader | Stored | Constant | Exchange | Operators | AsShipped
 
 
 @dataclass(frozen=True)

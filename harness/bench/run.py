@@ -5,6 +5,7 @@ In: a bench and a fault, or a clean bench. Out: a `Result`, or a `Clean`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import shutil
@@ -27,17 +28,17 @@ from harness.audit.constants import audit_constants
 from harness.bench.breaking import Change, changed_when_loaded, other_config, swap, unchanged, write_changed
 from harness.bench.exact import largest_effect
 from harness.bench.explaining import explain
-from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators
+from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators, Stored
 from harness.bench.graph import rewrite
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
-from harness.bench.workbench import DEVICE_STAGES, FIRST, Bench, Outcome
+from harness.bench.workbench import DEVICE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
 from harness.configs import reauthored_config
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.ownership import ownership
+from harness.ownership import CHECKPOINT, ownership
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.stages.float64 import TrueFloat64
@@ -98,6 +99,8 @@ def run_fault(bench: Bench, fault: Fault) -> Result:
 
 
 def _owners(fault: Fault) -> list[str]:
+    if isinstance(fault.site, Stored):
+        return [CHECKPOINT]
     if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
         return ["converter"]
     return list(OWNERS.get(fault.kind, (f"kernels of {fault.hop.split('->')[1]}",)))
@@ -130,6 +133,8 @@ def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
         return _Broken(bench.sound, tuple(stages), _shipped_findings(bench), complains)
     if isinstance(site, (Constant, Exchange, Operators)):
         return _break_flatbuffer(bench, site, folder)
+    if isinstance(site, Stored):
+        return _break_checkpoint(bench, site, folder)
     change, model = _reauthored(bench, site)
     with ExitStack() as around:
         if isinstance(site, Network):
@@ -174,6 +179,18 @@ def _loader(bench: Bench, site: Loader) -> Any:
         return made
 
     return load
+
+
+def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
+    """The PyTorch stages on a checkpoint that is wrong itself."""
+    other = copy.copy(bench)
+    other.checkpoint = folder / "checkpoint"
+    write_changed(bench.checkpoint, other.checkpoint, site.change, unchanged)
+    facts = [other.trace(stage, folder) for stage in TORCH_STAGES][-1]
+    for stage in LOCAL:
+        other.trace(stage, folder, reference=folder / "oracle")
+    findings = {"weights by value": _errors(Finding.model_validate(found) for found in facts["findings"])}
+    return _Broken(folder, ("reauthored",), findings, verifier_complains(other))
 
 
 def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folder: Path) -> _Broken:

@@ -172,6 +172,8 @@ OPERATORS = (
               only("decode", constant("EMBEDDING_LOOKUP", 0, 1, first_flipped)), ("embed",)),
     operators("decode-last-bits", "tiny_llama", "decode's own down projection, the last bit of every number",
               only("decode", constant(FC, 9, 1, last_bits)), (MLP_OUT,)),
+    operators("head-clamped", "tiny_llama", "a ReLU fused into the head", everywhere(
+              option(FC, 10, fusedActivationFunction=RELU)), ("logits",), "clamped"),
     operators("final-norm-skipped", "smollm2", "the head reads what the final norm reads",
               everywhere(rewire(FC, 10, 0, (COMPOSITE, 6, "inputs", 0))), ("final_norm", "logits"), "norm_missing"),
 )  # fmt: skip

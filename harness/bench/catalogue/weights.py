@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.bench.breaking import jiggled, set_weight
-from harness.bench.fault import Fault, Loader, Names, Network, Site
+from harness.bench.fault import Fault, Loader, Names, Network, Site, Stored
 from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST
 
@@ -51,6 +51,16 @@ def element(relative: float) -> Values:
         return changed.view_as(values)
 
     return edit
+
+
+def stored(value: float) -> Stored:
+    """One number of the checkpoint's last down projection."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        name = max(name for name in tensors if name.endswith("mlp.down_proj.weight"))
+        tensors[name][3, 5] = value
+
+    return Stored(change)
 
 
 def row(weight: torch.Tensor) -> torch.Tensor:
@@ -140,7 +150,7 @@ MAPPING: tuple[tuple[str, str, str, Site, tuple[str, ...], tuple[str, ...]], ...
      ("block.1.attn.q",), ("weight_of_another_block",)),
 )  # fmt: skip
 
-VALUES: tuple[tuple[str, str, str, Network, tuple[str, ...], tuple[str, ...]], ...] = (
+VALUES: tuple[tuple[str, str, str, Network | Stored, tuple[str, ...], tuple[str, ...]], ...] = (
     ("zeroed", "qwen3", "down projection all zeros", edited(w2, torch.zeros_like), ("block.1.mlp.out",),
      ("weight_zeroed", "zeroed")),
     ("bfloat16", "tiny_llama", "down projection rounded to bfloat16", edited(w2, lambda w: w.bfloat16().float()),
@@ -167,6 +177,10 @@ VALUES: tuple[tuple[str, str, str, Network, tuple[str, ...], tuple[str, ...]], .
      ("norm_weight_default",)),
     ("nan", "tiny_llama", "one row that is no number", edited(w2, lambda w: torch.where(row(w) == 7, math.nan, w)),
      ("block.1.mlp.out",), ("weight_rows",)),
+    ("stored-nan", "tiny_llama", "one number of the checkpoint's down projection is NaN", stored(math.nan),
+     ("block.1.mlp.out",), ()),
+    ("stored-inf", "tiny_llama", "one number of the checkpoint's down projection is infinite", stored(math.inf),
+     ("block.1.mlp.out",), ()),
     ("scaled", "gemma2", "down projection times 1.001", edited(w2, lambda w: w * 1.001), ("block.1.mlp.out",),
      ("constant_scale",)),
     ("matrix-1e-4", "tiny_llama", "every number of q, k, v off by 1e-4", edited(qkv, by(1e-4)), ("block.1.attn.q",),
