@@ -111,7 +111,7 @@ def test_text_inputs_keep_the_bos_and_say_their_text() -> None:
 
 
 def test_a_prefill_larger_than_the_cache_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"prefill of 32 does not fit the KV cache of 16 .*kv_cache_len"):
+    with pytest.raises(UsageError, match=r"prefill of 32 does not fit the KV cache of 16 .*--kv-cache-len"):
         defaults((32,), 16)
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from harness import kernels, metrics
+from harness import compiling, kernels, metrics
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -394,12 +394,12 @@ def test_what_is_not_logits_is_refused() -> None:
 
 
 def test_kernels_compile_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = kernels.numba.njit
+    real = compiling.numba.njit
 
     def no_cache(cache: bool = False, **options: Any) -> Any:
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return real(**options)
 
-    monkeypatch.setattr(kernels.numba, "njit", no_cache)
+    monkeypatch.setattr(compiling.numba, "njit", no_cache)
     assert kernels._compile(lambda x: x + 1)(1) == 2

@@ -320,22 +320,27 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", ODD)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_folder_of_weights_is_looked_at_before_anything_reads_it(name: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / name).unlink(missing_ok=True)
     ODD[words](tmp_path / name)
     if name == "model.safetensors" and words == "8,000,000,000 bytes":
-        check_source(str(tmp_path))  # that is what weights may weigh; their header says whether they do
+        words = "broken safetensors header"  # that is what weights may weigh; their header says whether they do
+        with pytest.raises(UsageError, match=f"{name} has a {words}; download it again"):
+            check_source(str(tmp_path))
         return
     with pytest.raises(UsageError, match=f"{name} cannot be read .*{words}.*; download it again"):
         check_source(str(tmp_path))
 
 
 def test_links_to_nowhere_and_pipes_that_nobody_reads_are_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     a_dead_link(tmp_path / "README.md")
     a_dead_link(tmp_path / "training_args.json")
     a_pipe(tmp_path / "notes.txt")
-    check_source(str(tmp_path))
+    with pytest.raises(
+        UsageError, match=r"has no \*\.safetensors; give a folder"
+    ):  # which is all that is wrong with it
+        check_source(str(tmp_path))
 
 
 # --- names that act ---
