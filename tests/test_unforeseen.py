@@ -339,7 +339,7 @@ def test_links_to_nowhere_and_pipes_that_nobody_reads_are_no_obstacle(tmp_path: 
     a_pipe(tmp_path / "notes.txt")
     with pytest.raises(
         UsageError, match=r"has no \*\.safetensors; give a folder"
-    ):  # which is all that is wrong with it
+    ):  # and nothing else is wrong
         check_source(str(tmp_path))
 
 
