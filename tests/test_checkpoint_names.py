@@ -165,7 +165,9 @@ def smolvlm(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("write", "kind"), [(llava, "llama"), (gemma3, "gemma3_text"), (smolvlm, "llama")], ids=lambda value: str(value)
+    ("write", "kind"),
+    [(llava, "llama"), (gemma3, "gemma3_text"), (smolvlm, "llama")],
+    ids=("llava", "gemma3", "smolvlm"),
 )
 def test_the_language_model_inside_a_multimodal_one_gives_the_same_numbers(
     cache: Cache, tmp_path: Path, write: Callable[[Path], str], kind: str

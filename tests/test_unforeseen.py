@@ -337,9 +337,7 @@ def test_links_to_nowhere_and_pipes_that_nobody_reads_are_no_obstacle(tmp_path: 
     a_dead_link(tmp_path / "README.md")
     a_dead_link(tmp_path / "training_args.json")
     a_pipe(tmp_path / "notes.txt")
-    with pytest.raises(
-        UsageError, match=r"has no \*\.safetensors; give a folder"
-    ):  # and nothing else is wrong
+    with pytest.raises(UsageError, match=r"has no \*\.safetensors; give a folder"):  # and nothing else is wrong
         check_source(str(tmp_path))
 
 
