@@ -122,6 +122,7 @@ def test_a_table_of_taps_that_was_changed(frame: Any, runs: Path, capsys: pytest
     read_it_in_every_way(runs, capsys)
 
 
+@pytest.mark.slow
 @bounded(40)
 @given(data=st.data(), name=st.sampled_from(["parity.json", "taps.parquet"]))
 def test_files_of_a_run_with_bytes_changed(
@@ -150,6 +151,7 @@ def test_what_a_run_says_of_its_models(content: Any, runs: Path) -> None:
 LINES = [{"tokens": [1, 2, 3], "id": "a", "decode_tail": 1}, {"tokens": [511], "decode_tail": 0}]
 
 
+@pytest.mark.slow
 @bounded(100)
 @given(entries=spoilt_json(LINES))
 def test_inputs(entries: Any, tmp_path: Path) -> None:
@@ -211,6 +213,7 @@ DECLARATION = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @bounded(100)
 @given(fields=spoilt_json(DECLARATION))
 def test_declarations(fields: Any, tmp_path: Path) -> None:
@@ -256,6 +259,7 @@ def tensors_of(folder: Path) -> dict[str, Any]:
 WHOLE = {"a.weight": ("F32", (2, 2)), "b": ("BF16", (3,))}
 
 
+@pytest.mark.slow
 @bounded(120)
 @given(header=spoilt_json(HEADER))
 def test_headers_of_weights_are_whole_or_refused(header: Any, tmp_path: Path) -> None:
@@ -273,6 +277,7 @@ def test_headers_of_weights_are_whole_or_refused(header: Any, tmp_path: Path) ->
     assert sum(math.prod(shape) * bytes_of[dtype] for dtype, shape in found.values()) == len(DATA)
 
 
+@pytest.mark.slow
 @bounded(100)
 @given(content=spoilt_bytes(safetensors(HEADER), head=40))
 def test_weights_with_bytes_changed(content: bytes, tmp_path: Path) -> None:

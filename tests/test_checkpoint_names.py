@@ -95,6 +95,7 @@ def renamed(change: Callable[[str], str]) -> Callable[[Tensors], Tensors]:
     return lambda held: {change(name): tensor for name, tensor in held.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [lambda name: name.removeprefix("model."), lambda name: f"model.{name}"],

@@ -377,6 +377,7 @@ def test_without_model_explorer_it_says_how_to_install_it(folder: Path, monkeypa
     assert "pip install 'edge-parity[explorer]'" in refused([str(folder), "--no-browser"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal.Signals) -> None:
     words = [sys.executable, "-m", "harness.cli", "explore", str(folder), "--no-browser"]
@@ -414,6 +415,7 @@ def opened_with(folder: Path, **environment: str) -> list[str]:
         running.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_it_opens_the_browser_of_the_desktop(folder: Path, tmp_path: Path) -> None:
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > "$0.part" && mv "$0.part" "$0.opened"\n', encoding="utf-8")
@@ -422,6 +424,7 @@ def test_it_opens_the_browser_of_the_desktop(folder: Path, tmp_path: Path) -> No
     assert opened.strip() == address.split()[0]
 
 
+@pytest.mark.slow
 def test_without_a_display_it_says_so_and_starts_no_text_browser(folder: Path) -> None:
     assert "no display here: open the address yourself" in opened_with(folder)[2]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_but
 from safetensors.torch import load_file
 
 from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
@@ -20,7 +21,7 @@ from harness.stages.summation import DEVICE, OtherSummation
 from harness.weight_files import WEIGHTS_FILE, stored_tensors
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", slow_but(["gemma3", "openelm"], sorted(main_models())))
 def test_both_configs_keep_every_size_but_the_number_of_layers(name: str) -> None:
     model = load_spec(find_spec(name))
     whole, published = published_config(model), first_layers_published(model, 2)

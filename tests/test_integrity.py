@@ -190,6 +190,7 @@ def refused_by(path: Path, reads: Callable[[], Any]) -> str:
     return "refused" if line else "whole"
 
 
+@pytest.mark.slow
 def test_no_byte_of_the_tables_can_be_changed_so_that_more_than_a_line_comes_of_it(tmp_path: Path) -> None:
     whole = packed(small())
     path = tmp_path / "m.tflite"

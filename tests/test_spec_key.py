@@ -91,7 +91,10 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize(("statement", "helper"), IMPORTS.items())
+@pytest.mark.parametrize(
+    ("statement", "helper"),
+    [pytest.param(*item, marks=pytest.mark.slow if number else ()) for number, item in enumerate(IMPORTS.items())],
+)
 def test_an_edited_helper_is_another_spec_however_it_is_imported(work: Workplace, statement: str, helper: str) -> None:
     files = {
         "spec.py": f"{statement}\n{DECLARATION}",
@@ -113,6 +116,7 @@ def test_an_edited_helper_is_another_spec_however_it_is_imported(work: Workplace
     assert work.content() != before
 
 
+@pytest.mark.slow
 def test_what_nobody_imports_is_no_part_of_it(work: Workplace) -> None:
     work.write({"my_layers.py": "scale = 1.01"})
     before = work.content()
@@ -120,6 +124,7 @@ def test_what_nobody_imports_is_no_part_of_it(work: Workplace) -> None:
     assert work.content() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -137,6 +142,7 @@ def test_a_file_that_the_spec_reads_is_part_of_it(work: Workplace, statement: st
     assert work.content() != before
 
 
+@pytest.mark.slow
 def test_a_variable_that_the_spec_reads_is_part_of_it_and_another_is_not(
     work: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +166,7 @@ def test_a_number_that_is_computed_when_the_spec_is_loaded_is_part_of_it(work: W
         del sys.my_scale  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(work: Workplace, tmp_path: Path) -> None:
     work.write({"spec.py": "import my_layers\nNAMES = {'b', 'a', 'c'}\n" + DECLARATION, "my_layers.py": "scale = 1.01"})
     script = (
@@ -175,6 +182,7 @@ def test_two_processes_find_the_same(work: Workplace, tmp_path: Path) -> None:
     assert "my_layers" in said[0]
 
 
+@pytest.mark.slow
 def test_what_is_edited_while_it_is_loaded_is_kept_under_a_name_nobody_asks_for(work: Workplace) -> None:
     edits = "import pathlib\npathlib.Path(__file__).with_name('my_layers.py').write_text('scale = 1.00')\n"
     work.write({"spec.py": f"{edits}def late(): import my_layers\n{DECLARATION}", "my_layers.py": "scale = 1.01"})
@@ -323,6 +331,7 @@ def test_an_editable_checkout_counts_by_content(tmp_path: Path, monkeypatch: pyt
     assert {name for name in before if before[name] != changed[name]} == {"my_wheel/norm.py"}
 
 
+@pytest.mark.slow
 def test_the_packages_that_convert_are_here_as_installed(tmp_path: Path) -> None:
     """Else every conversion of a machine would be its own, and a check-out of this one would share none."""
     spec_code.altered_files.cache_clear()
@@ -350,6 +359,7 @@ def changed_by(act: Callable[[], Any], undo: Callable[[], Any], spec: Path) -> l
         assert replaced.changes(before) == []
 
 
+@pytest.mark.slow
 def test_lowerings_decompositions_and_constants_that_a_spec_changes_count(work: Workplace) -> None:
     table = registry().global_registry.registered_ops
     decomp: Any = importlib.import_module("litert_torch.fx_infra.decomp")

@@ -117,6 +117,7 @@ def test_what_the_system_refuses_names_the_file_and_a_remedy(number: int) -> Non
     assert code == 2
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_one_line(run: Path) -> None:
     (run / "report.html").write_text("before")
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
