@@ -64,7 +64,7 @@ def test_linear_algebra_of_a_stage_keeps_to_one_core(tmp_path, monkeypatch, torc
         ("segfault", "crashed", "SIGSEGV"),
         ("killed", "crashed", "SIGKILL"),
         ("hang", "timeout", "time limit of 1 s"),
-        ("fail", "crashed", "RuntimeError: second line, the one that matters"),
+        ("fail", "crashed", "RuntimeError: the model does not like this"),
     ],
 )
 def test_a_stage_that_ends_badly_is_reported_and_the_others_go_on(tmp_path, function, status, says):
