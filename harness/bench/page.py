@@ -119,8 +119,8 @@ def _clean(report: Report) -> Iterator[str]:
     taps = sum(one.taps for one in report.clean)
     yield _prose(
         f"The same models unbroken, with the weights and tokens of other seeds: {alarms.of} comparisons of an input on "
-        f"a hop, {taps} of a tap, each with all limits. A failing one is a false alarm. A model with a number of layers "
-        "beside its name runs them at full width."
+        f"a hop, {taps} of a tap, each with all limits. A failing one is a false alarm. A model with a number of "
+        "layers beside its name runs them at full width."
     )
     rows = []
     for model in dict.fromkeys(one.model for one in report.clean):
