@@ -21,13 +21,13 @@ CONFIG_FILE = "config.json"
 
 
 def published_config(model: GenerativeModel) -> Any:
-    """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory fails."""
-    return _from_factory(model, "published")
+    """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory gives none."""
+    return _made(model, "published", "num_hidden_layers", "a Hugging Face config")
 
 
 def full_reauthored_config(model: GenerativeModel) -> Any:
-    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory fails."""
-    return _from_factory(model, "config")
+    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory gives none."""
+    return _made(model, "config", "num_layers", "a litert-torch ModelConfig")
 
 
 def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | None = None, hlfb: bool = True) -> Any:
@@ -59,6 +59,13 @@ def _without_composites(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return type(config)(_without_composites(item) for item in config)
     return config
+
+
+def _made(model: GenerativeModel, field: str, attribute: str, what: str) -> Any:
+    made = _from_factory(model, field)
+    if not hasattr(made, attribute):
+        raise UsageError(f"{model.name}: '{field}' gives {type(made).__name__}, not {what}; fix the model's spec file")
+    return made
 
 
 def _from_factory(model: GenerativeModel, field: str) -> Any:

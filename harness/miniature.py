@@ -79,6 +79,8 @@ def shrunk_hf_config(model: GenerativeModel, layers: int | None = None) -> Any:
         value = getattr(small, token, None)
         if not isinstance(value, int) or value >= after.vocab:
             setattr(small, token, None)
+    small.architectures = None
+    small.dtype = "float32"
     return small
 
 

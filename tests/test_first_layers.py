@@ -129,3 +129,10 @@ def test_another_order_changes_nothing_but_rounding(order: int) -> None:
                 scores = torch.matmul(given[:, None], weight.T[None, None])
             assert torch.allclose(made, torch.nn.functional.linear(given, weight, bias), rtol=1e-4, atol=1e-4)
             assert torch.allclose(scores[:, 0], given @ weight.T, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("field", ["config", "published"])
+def test_a_factory_that_gives_no_config_is_named(field: str) -> None:
+    wrong = dataclasses.replace(load_spec(find_spec("tiny_llama")), **{field: lambda: None})
+    with pytest.raises(UsageError, match=f"'{field}' gives NoneType, not a .*; fix the model's spec file"):
+        (full_reauthored_config if field == "config" else published_config)(wrong)

@@ -40,8 +40,8 @@ class Proposal:
         return self.numbers is not None and math.isclose(*self.numbers, rel_tol=_SAME)
 
 
-# Two numbers closer than this are the same one: the nearest fault of the catalogue, a rotary base, differs by 1e-3.
-_SAME = 2e-4
+# Two numbers closer than this are the same one: a fit gets no nearer, and a fault that small is within rounding.
+_SAME = 1e-5
 
 Propose = Callable[[Evidence], Iterator[Proposal]]
 

@@ -30,7 +30,8 @@ def _weights(evidence: Evidence) -> Array:
 
 
 def _text(value: float) -> str:
-    return f"{value:.6g}"
+    """Six digits, or as many more as it takes to tell a factor from one."""
+    return next(text for digits in range(6, 18) if (text := f"{value:.{digits}g}") != "1" or value == 1 or digits == 17)
 
 
 @hypothesis("constant_scale", simplicity=1)
