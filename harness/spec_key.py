@@ -32,6 +32,8 @@ class KnownSpec:
     def __init__(self, ref: SpecRef) -> None:
         before, modules = namespaces(ref.file), frozenset(sys.modules)
         self._seen = Seen()
+        # Whoever warns shows the line that called, and so opens the source of code that ran before the spec did.
+        self._there = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
         self._since = time.time_ns()
         with self._seen.watching():
             self.model: GenerativeModel = load_spec(ref)
@@ -71,7 +73,7 @@ class KnownSpec:
 
     def _further_files(self, cache: Cache) -> Iterator[Path]:
         known = set(self.code.files.values())
-        for name in sorted(self._seen.files):
+        for name in sorted(self._seen.files - self._there):
             path = Path(name).resolve()
             if path.is_file() and path not in known and not _is_own(path) and not _is_in(cache, path):
                 yield path
