@@ -200,7 +200,7 @@ def _plan(results: Results, recipe: str) -> PlanFacts:
 
 def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absent:
     if is_device(stage):
-        absent = plan.why_missing(tap)
+        absent = plan.why_missing(stage, tap)
         if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
             return Absent("the file gives no logits on prefill, and was converted to give them")
         return absent

@@ -121,7 +121,7 @@ def test_of_a_tap_that_several_signatures_lack_a_reason_that_is_not_listed_count
         plan = tmp_path / f"{number}.json"
         missing = f'{{"one": {{"logits": {first}}}, "two": {{"logits": {second}}}}}'.replace("'", '"')
         plan.write_text(f'{{"sources": {{}}, "missing": {missing}}}')
-        assert PlanFacts.read(plan).why_missing("logits") == Absent(*bad)
+        assert PlanFacts.read(plan).why_missing("tflite-builtin", "logits") == Absent(*bad)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.coverage import FUSED_ATTENTION, Absent, listed
+from harness.coverage import FUSED_ATTENTION, LISTED, Absent, listed
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class PlanFacts:
             missing=missing,
         )
 
-    def why_missing(self, tap: str) -> Absent:
+    def why_missing(self, stage: str, tap: str) -> Absent:
         """Why a stage that runs the file lacks a tap, or positions of it."""
-        if tap in self.inner:
+        if tap in self.inner and LISTED[FUSED_ATTENTION].holds(stage, tap):
             return listed(FUSED_ATTENTION)
         return self.missing.get(tap, Absent("no such tensor in the flatbuffer"))

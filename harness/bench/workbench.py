@@ -301,7 +301,7 @@ class Bench:
     def _why_missing(self, stage: str, tap: str) -> Absent:
         """As in a run of the unbroken file: what a broken one lacks besides is missing for no reason."""
         device = stage in DEVICE_STAGES
-        return PlanFacts.read(self.tapped[1]).why_missing(tap) if device else Absent(f"not in {stage}")
+        return PlanFacts.read(self.tapped[1]).why_missing(stage, tap) if device else Absent(f"not in {stage}")
 
     def with_checkpoint(
         self,
