@@ -57,7 +57,9 @@ def convert(tmp_path_factory):
     [
         ({}, "prefill=8+32,kv-cache=128"),
         pytest.param({"mask_as_input": True}, "mask-as-input,prefill=8+32,kv-cache=128", marks=pytest.mark.sweep),
-        pytest.param({"kvcache_layout": "transposed"}, "kv=transposed,prefill=8+32,kv-cache=128", marks=pytest.mark.sweep),
+        pytest.param(
+            {"kvcache_layout": "transposed"}, "kv=transposed,prefill=8+32,kv-cache=128", marks=pytest.mark.sweep
+        ),
     ],
     ids=["no prefill logits", "mask as input", "transposed KV cache"],
 )
