@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import json
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -221,16 +220,11 @@ def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
 
 
 def _miniature_checkpoint(model: GenerativeModel, seed: int, layers: int | None, cache: Cache) -> Checkpoint:
+    from harness.first_layers import config_text
     from harness.miniature import RULE, shrunk_hf_config, write_miniature
 
-    key = key_of(
-        {
-            "rule": RULE,
-            "seed": seed,
-            "config": json.loads(shrunk_hf_config(model, layers).to_json_string(use_diff=False)),
-            "torch": importlib.metadata.version("torch"),
-        }
-    )
+    config = config_text(shrunk_hf_config(model, layers))
+    key = key_of({"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")})
     folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made, layers), _verify)
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 

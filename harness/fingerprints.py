@@ -76,7 +76,7 @@ def _code(value: Any, inside: frozenset[int]) -> list[Any]:
 
 
 def _state(value: Any, inside: frozenset[int]) -> Any:
-    """What an object holds besides its class."""
+    """What an object holds, without its class."""
     if isinstance(value, (type, types.ModuleType)):
         return _text(value)
     kept = getattr(value, "__dict__", {})

@@ -82,7 +82,7 @@ class Work:
     cache: Cache
     watcher: Watcher
     timings: dict[str, float] = field(default_factory=dict)
-    rests: list[Rests | None] = field(default_factory=list)  # what was found anew rests on, for `remember`
+    rests: list[Rests | None] = field(default_factory=list)  # what was found now rests on, for `remember`
 
     @property
     def log(self) -> Path:

@@ -47,7 +47,7 @@ class KnownSpec:
             yield
 
     def content(self, cache: Cache) -> dict[str, Any]:
-        """All that a conversion may depend on besides weights, config and sizes."""
+        """All that a conversion may depend on beyond weights, config and sizes."""
         code = self.code
         content: dict[str, Any] = {
             "spec": code.digests(),

@@ -1,4 +1,4 @@
-"""What a piece of work looks at besides its arguments: files, folders, the environment.
+"""What a piece of work looks at beyond its arguments: files, folders, the environment.
 
 In: a block of code. Out: `Seen`: what it opened or asked for, what was not there, and whether it did something that
 leaves no trace here. Python's own audit events tell of files and folders; `os.stat` tells of what code in C then opens

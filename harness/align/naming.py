@@ -20,7 +20,7 @@ from harness.taps import block_tap
 _BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")
 _LINEAR = "Linear_"
 # Point -> role of the linear layer that makes it.
-_ROLES = {
+LINEAR_ROLES = {
     "attn.q": "q",
     "attn.k": "k",
     "attn.v": "v",
@@ -77,7 +77,7 @@ def hf_naming(modules: Mapping[str, Mapping[str, str | None]], interleaved: bool
     are laid out by KV head.
     """
     tails: dict[str, tuple[str, ...]] = {}
-    for point, role in _ROLES.items():
+    for point, role in LINEAR_ROLES.items():
         _, found, tail = (modules.get(block_tap(0, point), {}).get("hf") or "").partition(".0.")
         if found:
             tails[role] = tuple(tail.split("."))

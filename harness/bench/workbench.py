@@ -299,7 +299,7 @@ class Bench:
         return Outcome(frame, hops, faults[0] if faults else None, faults)
 
     def _why_missing(self, stage: str, tap: str) -> Absent:
-        """As in a run of the unbroken file: what a broken one lacks besides is missing for no reason."""
+        """As in a run of the unbroken file: what a broken one lacks as well is missing for no reason."""
         device = stage in DEVICE_STAGES
         return PlanFacts.read(self.tapped[1]).why_missing(stage, tap) if device else Absent(f"not in {stage}")
 

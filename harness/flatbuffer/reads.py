@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 
-# Operators that run other subgraphs, besides composites: the options that name them.
+# Operators that run other subgraphs, as composites do: the options that name them.
 _CALLS = {
     "WHILE": ("condSubgraphIndex", "bodySubgraphIndex"),
     "IF": ("thenSubgraphIndex", "elseSubgraphIndex"),

@@ -165,7 +165,7 @@ def _check_names(model: GenerativeModel) -> None:
     from harness.audit.named_roles import wrong_names
 
     for wrong in wrong_names(model):
-        raise UsageError(f"tensor_names of {model.name}: {wrong}; mend them in the model's spec file")
+        raise UsageError(f"tensor_names of {model.name}: {wrong}; fix them in the model's spec file")
 
 
 def _points(config: Any, *maps: ModuleMap) -> list[str]:

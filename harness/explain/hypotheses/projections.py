@@ -7,22 +7,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from harness.align.layout import HeadLayout, split_heads
+from harness.align.naming import LINEAR_ROLES
 from harness.explain import functions as f
 from harness.explain.decoder import WHOLE
 from harness.explain.evidence import Evidence
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Proposal, hypothesis
 
-ROLES = {
-    "attn.q": "q",
-    "attn.k": "k",
-    "attn.v": "v",
-    "attn.out": "o",
-    "mlp.gate": "gate",
-    "mlp.up": "up",
-    "mlp.out": "down",
-    "logits": "lm_head",
-}
+ROLES = {**LINEAR_ROLES, "logits": "lm_head"}
 NORMS = {"attn.norm": "pre_attention", "mlp.norm": "pre_mlp", "final_norm": "final_norm"}
 WEIGHTED = (*ROLES, *NORMS, "attn.q_rope", "attn.k_rope", "residual", "out", "embed")
 
