@@ -26,7 +26,7 @@ test: $(STAMP) ## all tests but the sweep, slow ones too, and the gate in suites
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not sweep' tests suites $(ARGS)
 
 check: $(STAMP) ## format, lint, types and the fast tests: a minute
-	@$(BIN)/ruff format --check --quiet . || { echo "mend it with: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { echo "fix it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not sweep' $(ARGS)
@@ -43,7 +43,7 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 3 minutes and more
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
-pictures: $(STAMP) ## make the pictures in the README anew, from a real run (1 minute, needs Chromium)
+pictures: $(STAMP) ## make the pictures in the README again, from a real run (1 minute, needs Chromium)
 	@$(BIN)/python tests/pictures.py
 
 clean: ## remove .venv, builds and tool caches; runs in reports/ and the cache of conversions stay

@@ -26,7 +26,7 @@ ENTRY_FILE = "entry.json"
 ENVIRONMENT_VARIABLE = "EDGE_PARITY_CACHE"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# A disk that is full or closed to us: the person can mend it, so it is no traceback.
+# A disk that is full or closed to us: the person can fix it, so it is no traceback.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
 # Native writers (safetensors, torch) wrap the system's error in an exception of their own.
 _FULL_DISK_TEXT = ("no space left on device", "os error 28", "disk quota exceeded")
@@ -178,7 +178,7 @@ class Cache:
         from filelock import FileLock, Timeout
 
         folder = self._folder(kind, key)
-        with _mendable(self.root):
+        with _fixable(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.parent / f".{key}.lock")
             try:
@@ -195,7 +195,7 @@ class Cache:
         folder = self._folder(kind, key)
         partial = _partial(folder)
         try:
-            with _mendable(self.root):
+            with _fixable(self.root):
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 make(partial)
@@ -213,7 +213,7 @@ class Cache:
     def _discard(self, folder: Path) -> None:
         """Delete under the entry's lock; renamed first, so that nobody sees half of it."""
         gone = _partial(folder)
-        with _mendable(self.root):
+        with _fixable(self.root):
             shutil.rmtree(gone, ignore_errors=True)
             folder.rename(gone)
             shutil.rmtree(gone)
@@ -290,7 +290,7 @@ def _bytes_of(folder: Path) -> int:
 
 
 @contextmanager
-def _mendable(root: Path) -> Iterator[None]:
+def _fixable(root: Path) -> Iterator[None]:
     """Turns a full or closed disk into one line that says how to go on; other errors pass through."""
     try:
         yield

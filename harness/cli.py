@@ -366,7 +366,7 @@ def diff(
 
 @app.command()
 def doctor(as_json: JsonFlag = False, debug: Debug = False) -> None:
-    """Versions, weights, disk and memory: what will and will not work here, and how to mend it."""
+    """Versions, weights, disk and memory: what will and will not work here, and how to fix it."""
     from harness import doctor as checks
 
     found = checks.examine()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray[Any, Any]
-BLOCKS_SHOWN = 4  # block outputs, evenly spaced, besides the taps that the verdicts single out
+BLOCKS_SHOWN = 4  # block outputs, evenly spaced, and the taps that the verdicts single out
 TOP_TOKENS = 5
 TOKEN_POSITIONS = 400  # positions of a run whose likely tokens are kept
 BINS_PER_DECADE = 4

@@ -73,7 +73,7 @@ def _from_factory(model: GenerativeModel, field: str) -> Any:
         return getattr(model, field)()
     except Exception as error:
         raise UsageError(
-            f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; mend the model's spec file"
+            f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; fix the model's spec file"
         ) from error
 
 

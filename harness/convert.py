@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache, key_of
+from harness.conversion_reads import Reader, changed_since
 from harness.fingerprints import fingerprint, source_digest
 from harness.recipes import FLOAT
 from harness.replaced import flags, replaced_code
@@ -79,18 +81,27 @@ def convert(
     kv_cache_len: int,
     variant: Variant,
     recipe: str = FLOAT,
+    reader: Reader | None = None,
 ) -> Path:
     """The flatbuffer for `key`, converted now if the cache has none. `build` makes the re-authored model.
 
+    reader: notes what the model's own code reads meanwhile; with it, the entry is made again where that has changed.
     Raises ValueError where a recipe left every weight in float32, which quantisers do without a word.
     """
 
     def make(folder: Path) -> None:
         network = build()
-        _to_flatbuffer(network, folder, prefill, kv_cache_len, variant, recipe)
+        with reader.watching() if reader is not None else nullcontext():
+            _to_flatbuffer(network, folder, prefill, kv_cache_len, variant, recipe)
+        if reader is not None:
+            reader.write(folder)
         if recipe != FLOAT:
             _check_quantised(folder / FLATBUFFER, recipe)
 
+    found = cache.entry(CONVERSIONS, key) if reader is not None else None
+    if reader is not None and found is not None and (why := changed_since(found, reader.spec, cache)):
+        print(f"converting again: {why}")
+        return cache.replace(CONVERSIONS, key, make) / FLATBUFFER
     return cache.build(CONVERSIONS, key, make) / FLATBUFFER
 
 

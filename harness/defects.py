@@ -1,7 +1,7 @@
 """Known upstream defects: what is wrong in the packages we stand on, as data, and which of it a run shows.
 
 In: `known_defects.toml` and a record. Out: which expected failures are there, which are gone or elsewhere, and what
-fails besides. Pure but for reading the file. `python -m harness.defects` prints
+fails as well. Pure but for reading the file. `python -m harness.defects` prints
 `docs/upstream-defects.md` made of it.
 
 The file stands beside `tolerances.toml`: both say what a verdict may be expected to be, and `models/` declares models.
@@ -140,7 +140,7 @@ def load_defects(path: Path = DEFECTS_FILE) -> tuple[Defect, ...]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"known defects {path} cannot be read ({error}); mend the file") from None
+        raise UsageError(f"known defects {path} cannot be read ({error}); fix the file") from None
     try:
         defects = _File.model_validate(content).defect
     except ValidationError as error:
@@ -194,7 +194,7 @@ class Surprise:
 class Match:
     """A record against the known defects.
 
-    expected: every place that the run was bound to show. unexpected: what fails besides.
+    expected: every place that the run was bound to show. unexpected: what else fails.
     by_hop: what is expected of a hop: its failing tap, or the crash that keeps it from being compared.
     """
 
@@ -209,7 +209,7 @@ class Match:
 
 
 def match(record: Record, defects: Iterable[Defect]) -> Match:
-    """What a run was bound to show of the known defects, and what it shows besides.
+    """What a run was bound to show of the known defects, and what else it shows.
 
     A model that is listed by a pattern is bound to nothing: its place counts where it is seen.
     """
@@ -279,13 +279,13 @@ def case_problem(case: Case, expected: Expected) -> str:
     if wanted is None:
         return "" if case.verdict == "pass" else f"known defect {known} leaves this input alone, but {case.message}"
     if case.verdict == "pass":
-        return f"known defect {known} no longer shows: {case.hop} on {case.input} passes; {_MEND}"
+        return f"known defect {known} no longer shows: {case.hop} on {case.input} passes; {_FIX}"
     if case.first_failing_tap != wanted:
         return f"known defect {known} shows at {wanted}, but {case.message}"
     return ""
 
 
-_MEND = "if upstream mended it, take it out of harness/known_defects.toml"
+_FIX = "if upstream fixed it, take it out of harness/known_defects.toml"
 
 
 def problems(record: Record, found: Match) -> list[str]:
@@ -296,7 +296,7 @@ def problems(record: Record, found: Match) -> list[str]:
     for e in found.expected:
         if e.place.hop or e.state == "seen":
             continue
-        what = f"no longer shows: {e.found}; {_MEND}" if e.state == "gone" else f"shows otherwise: {e.found}"
+        what = f"no longer shows: {e.found}; {_FIX}" if e.state == "gone" else f"shows otherwise: {e.found}"
         said.append(f"known defect {e.defect.id} {what}")
     told = {case.hop for case in record.cases if case.verdict != "pass"} - found.by_hop.keys()
     return said + [surprise.what for surprise in found.unexpected if surprise.hop not in told]

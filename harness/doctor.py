@@ -1,4 +1,4 @@
-"""What will and will not work on this machine, and how to mend it.
+"""What will and will not work on this machine, and how to fix it.
 
 In: the installed distributions, the machine and the caches. Out: one `Check` per question. Nothing heavy is
 imported: the versions come from metadata, so the answer is there at once even where a framework is broken.
@@ -48,7 +48,7 @@ Status = Literal["ok", "warning", "missing"]
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer. `remedy` is empty when there is nothing to mend."""
+    """One question and its answer. `remedy` is empty when there is nothing to fix."""
 
     name: str
     status: Status
@@ -73,7 +73,7 @@ def as_json(checks: Sequence[Check]) -> str:
 
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
-    """A line per check and, under what is not in order, how to mend it."""
+    """A line per check and, under what is not in order, how to fix it."""
     from rich.text import Text
 
     styles = {"ok": "green", "warning": "yellow", "missing": "bold red"}

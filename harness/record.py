@@ -200,7 +200,7 @@ class FaultyOperator(_Part):
 
     whose: "kernel" or "converter". op, index, subgraph: its kind, and its numbers in the file. composites: those that
     it lies in, outermost first. tensor: its output's name. error: of the tap, as a share of its largest value; after:
-    the same with what mends it. signature: the first in which it shows.
+    the same with what fixes it. signature: the first in which it shows.
     """
 
     whose: Literal["kernel", "converter"]

@@ -54,7 +54,7 @@ class Rests(BaseModel):
         for path, stamp in self.files.items():
             if _stamp(path) != stamp:
                 return path
-        for listing, digest in ((self.names, _names), (self.modules, _module_names)):
+        for listing, digest in ((self.names, names_digest), (self.modules, _module_names)):
             for path, known in listing.items():
                 if digest(path) != known:
                     return path
@@ -75,7 +75,7 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
     found = Rests(
         files={path: _stamp(path) for path in (*read, *loaded, *converting_files())},
         folders=[path for path in seen.folders if not _is_in(path, root)],
-        names={path: _names(path) for path in seen.listed if not _is_in(path, root)},
+        names={path: names_digest(path) for path in seen.listed if not _is_in(path, root)},
         modules={path: _module_names(path) for path in seen.importing},
         environment=_environment(seen),
         directory=_directory() if seen.relative else None,
@@ -144,7 +144,8 @@ def _directory() -> str:
         return ""
 
 
-def _names(folder: str) -> str:
+def names_digest(folder: str) -> str:
+    """Differs where a folder holds other names."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:

@@ -119,7 +119,7 @@ def _further_entries() -> int:
 
 
 def _refresh_index(out: Path) -> None:
-    """Write the list of all runs anew. The run itself is there already: a full disk here costs the list alone."""
+    """Write the list of all runs again. The run itself is there already: a full disk here costs the list alone."""
     from harness.render.index import write_index
 
     try:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cache import Cache
+from harness.conversion_reads import changed_since
 from harness.convert import CONVERSIONS
 from harness.inputs import schedule
 from harness.recipes import FLOAT, KERNELS, named, split
@@ -184,7 +186,8 @@ def conversion_mb(prepared: Prepared) -> float:
 def _convert_task(place: Place, prepared: Prepared, common: Payload, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
     key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    cached = (Path(place.cache_root) / CONVERSIONS / key).is_dir()
+    entry, spec = Path(place.cache_root) / CONVERSIONS / key, Path(common["spec_file"])
+    cached = entry.is_dir() and not changed_since(entry, spec, Cache(Path(place.cache_root)))
     return Task(
         named("convert", recipe),
         "harness.stages.flatbuffer:convert_model",

@@ -322,7 +322,7 @@ def load_reauthored(model: GenerativeModel, checkpoint_folder: Path, model_confi
         what = f"lacks {taken.lacking[0]}" if taken.lacking else f"cannot be loaded ({taken.failure})"
         raise UsageError(
             f"{checkpoint_folder} {what}, which {model.name}'s tensor_names ask for; "
-            "complete the checkpoint or mend tensor_names in the spec"
+            "complete the checkpoint or fix tensor_names in the spec"
         )
     values = {
         name: value.to(torch.float32) if value.is_floating_point() else value for name, value in taken.converted.items()
@@ -392,7 +392,7 @@ def _check_shapes(folder: Path, network: Any, values: Mapping[str, torch.Tensor]
             given, wanted = shape_text(tuple(values[name].shape)), shape_text(tuple(parameter.shape))
             raise UsageError(
                 f"{folder}: {name} has shape {given} in the checkpoint and {wanted} in the re-authored model; "
-                "use the weights of this model, or mend the config in its spec"
+                "use the weights of this model, or fix the config in its spec"
             )
 
 

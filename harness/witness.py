@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.spec_code import is_data, is_installed
+from harness.spec_code import OWN, is_data, is_installed
 
 # What may answer differently the next time, and nobody could tell.
 _UNSEEN = frozenset(
@@ -26,6 +26,7 @@ _LISTED = frozenset({"os.listdir", "os.scandir"})
 _NO_FILES = ("/proc/", "/sys/", "/dev/")
 _IMPORTS = "<frozen importlib._bootstrap_external>"
 _WRITES_ONLY = os.O_WRONLY
+_OURS = f"{OWN}{os.sep}"
 
 
 @dataclass(eq=False)  # each is its own: one is taken from the list of those that watch
@@ -36,8 +37,10 @@ class Seen:
     asked for; absent: asked for and not there. listed: folders whose names were read; importing: those where modules
     were looked for. environment: variables that were read; own: those that code outside installed packages read.
     unseen: what it did that nobody can check again. relative: whether a path depended on the folder it ran in.
+    of_a_spec: note only what the code of a spec does, or causes a package to do.
     """
 
+    of_a_spec: bool = False
     files: set[str] = field(default_factory=set)
     modules: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
@@ -120,19 +123,39 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         if (mode is not None and mode[:1] in "wxa") or (mode is None and flags is not None and flags & _WRITES_ONLY):
             return
         by_import = _by_import()
-        for eye in _eyes:
+        for eye in _watching():
             found = eye.path(path)
             if found is not None:
                 (eye.modules if by_import else eye.files).add(found)
     elif event in _LISTED:
         by_import = _by_import()
-        for eye in _eyes:
+        for eye in _watching():
             found = eye.path("." if arguments[0] is None else arguments[0])
             if found is not None and not is_installed(found):
                 (eye.importing if by_import else eye.listed).add(found)
     elif event in _UNSEEN:
-        for eye in _eyes:
+        for eye in _watching():
             eye.unseen.add(event)
+
+
+def _watching() -> list[Seen]:
+    """Those that take down what happens now."""
+    if any(eye.of_a_spec for eye in _eyes) and not _caused_by_a_spec():
+        return [eye for eye in _eyes if not eye.of_a_spec]
+    return list(_eyes)
+
+
+def _caused_by_a_spec() -> bool:
+    """Whether code that is neither installed nor ours is at work, as far down as our own."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_OURS) and file != __file__:
+            return False
+        if not file.startswith("<") and file != __file__ and not is_installed(file):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _by_import() -> bool:
@@ -156,7 +179,7 @@ def _asked(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _note(path: Any, there: bool) -> None:
-    for eye in list(_eyes):
+    for eye in _watching():
         found = eye.path(path)
         if found is None:
             continue
@@ -189,7 +212,7 @@ def _get_variable(environ: Any, name: Any) -> Any:
 
 def _note_variable(name: Any, value: str | None) -> None:
     if isinstance(name, str):
-        for eye in _eyes:
+        for eye in _watching():
             eye.environment[name] = value
             if _asked_by_own_code():
                 eye.own[name] = value

@@ -39,7 +39,7 @@ FAULTY_TAP = "block.7.mlp.out"
 NAN_TAP = "block.8.attn.context"
 WHY_MISSING = "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel"
 HOSTILE = "</script><script>alert('x')</script> & \"q\" [bold red]m[/] \x1b[31mred\x00 \u202e {{ 7*7 }} ]]> %s"
-# A prompt besides: an emoji, right-to-left letters, and 10,000 characters.
+# And a prompt: an emoji, right-to-left letters, and 10,000 characters.
 HOSTILE_PROMPT = f"{HOSTILE} \U0001f600 \u05e9\u05dc\u05d5\u05dd {'word ' * 2000}"
 CRASHED = "tflite-xnnpack"
 

@@ -462,7 +462,7 @@ def test_a_flatbuffer_without_signatures_is_refused(refuse: Refuse, tmp_path: Pa
         (SPEC + "\nTINY_LLAMA = 3\n", ["TINY_LLAMA is a int"]),
         (SPEC + "\nimport sys; sys.exit(3)\n", ["cannot be run", "SystemExit", "fix the spec file"]),
         (SPEC.replace("published=lambda: LlamaConfig(", "published=lambda: LlamaConfig(1/0,"), ["'published' fails"]),
-        (SPEC.replace("config=tiny_llama.get_model_config", "config=lambda: 1/0"), ["'config' fails", "mend"]),
+        (SPEC.replace("config=tiny_llama.get_model_config", "config=lambda: 1/0"), ["'config' fails", "fix"]),
     ],
     ids=["import fails", "another object", "exits", "published config fails", "config fails"],
 )

@@ -1,4 +1,4 @@
-"""The doctor tells what is missing and how to mend it, and never breaks on the machine it examines."""
+"""The doctor tells what is missing and how to fix it, and never breaks on the machine it examines."""
 
 import importlib.metadata
 import importlib.util

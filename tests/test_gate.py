@@ -141,14 +141,14 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 def test_a_known_defect_is_red_once_it_is_mended(tmp_path: Path) -> None:
-    """A declaration that is called falcon and rounds as transformers does stands for an upstream that was mended.
+    """A declaration that is called falcon and rounds as transformers does stands for an upstream that was fixed.
 
     That a defect is green while it shows is what the gate itself says of falcon.
     """
     plan = (ROOT / "suites" / "upstream" / "falcon_rounded.py").read_text()
-    mended = tmp_path / "mended.py"
-    mended.write_text(plan.replace('name="falcon_rounded"', 'name="falcon"'))
-    ended = gate("--model", mended, "--parity-out", tmp_path / "out", "-k", "reauthored-")
+    fixed = tmp_path / "fixed.py"
+    fixed.write_text(plan.replace('name="falcon_rounded"', 'name="falcon"'))
+    ended = gate("--model", fixed, "--parity-out", tmp_path / "out", "-k", "reauthored-")
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr
     assert "known defect alibi-not-rounded no longer shows: hf->reauthored on long passes" in ended.stdout
     assert "take it out of harness/known_defects.toml" in ended.stdout

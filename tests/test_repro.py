@@ -1,4 +1,4 @@
-"""The folder that `explain --repro` writes shows the fault with nothing of this project, and not once it is mended."""
+"""The folder that `explain --repro` writes shows the fault with nothing of this project, and not once it is fixed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_script_of_a_pytorch_fault_shows_it_and_is_silent_once_it_is_mended(
         code, said = shown(tmp_path / "evidence", tmp_path / "broken")
     assert code == 1
     assert "the fault shows" in said
-    code, said = shown(tmp_path / "evidence", tmp_path / "mended")
+    code, said = shown(tmp_path / "evidence", tmp_path / "fixed")
     assert code == 0, said
     assert "the fault is gone" in said
 
@@ -85,7 +85,7 @@ def test_the_script_of_a_flatbuffer_fault_shows_it_and_is_silent_once_it_is_mend
     code, said = shown(tmp_path / "evidence", tmp_path / "broken")
     assert code == 1, said
     shutil.copyfile(model.flatbuffer, tmp_path / "evidence" / "broken.tflite")
-    code, said = shown(tmp_path / "evidence", tmp_path / "mended")
+    code, said = shown(tmp_path / "evidence", tmp_path / "fixed")
     assert code == 0, said
 
 

@@ -1,5 +1,5 @@
 """Upstream defects that no run of the harness can show, or not the whole of. Each is made to happen here; a test fails
-once it is mended.
+once it is fixed.
 
 `harness/known_defects.toml` lists the former with status `test`.
 """

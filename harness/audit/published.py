@@ -225,7 +225,7 @@ class _Reader:
         return name
 
     def _ropes(self) -> Callable[[int], Rope | None]:
-        """The rotary embedding of each block, from the real module built anew with memory."""
+        """The rotary embedding of each block, from the real module built again with memory."""
         modules = [m for m in self.network.modules() if "RotaryEmbedding" in type(m).__name__]
         if not modules:
             return self._overheard_rope()

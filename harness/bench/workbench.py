@@ -195,7 +195,7 @@ class Bench:
         tapped: tuple[Path, Path] | None = None,
         reference: Path | None = None,
     ) -> dict[str, Any]:
-        """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped anew.
+        """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped again.
 
         tapped: a tapped copy and its plan, which need not be those of the flatbuffer. reference: the traces that make
         it a local pass.

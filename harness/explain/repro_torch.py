@@ -1,7 +1,7 @@
 """The faulty piece of the re-authored model as a TorchScript file, which torch alone can load.
 
-In: saved evidence and the model's declaration. Out: `module.pt` and the arrays of its input. The model is built anew
-from its declaration, so that a mended one gives a repro that shows no fault.
+In: saved evidence and the model's declaration. Out: `module.pt` and the arrays of its input. The model is built again
+from its declaration, so that a fixed one gives a repro that shows no fault.
 """
 
 from __future__ import annotations

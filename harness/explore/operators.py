@@ -171,7 +171,7 @@ def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dic
 
 def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     weights = models.prepared.source.parameters * 4 / 1e6
-    # The frameworks are imported anew: the server that forks stages would stay for as long as somebody looks.
+    # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if is_device(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}
     return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)

@@ -128,7 +128,7 @@ def _export(module: torch.nn.Module, arguments: tuple[Any, ...]) -> Any:
 
 
 def _graph(program: Any, taps: _Taps, layer: str, prepared: Prepared) -> OpGraph:
-    """The operators that the model's own outputs need: what the hooks computed besides is left out."""
+    """The operators that the model's own outputs need: what the hooks computed for other ends is left out."""
     results = list(program.graph.output_node().args[0])
     own, marked = results[: -len(taps.found)], dict(zip(taps.found, results[-len(taps.found) :], strict=True))
     needed = _needed(own)

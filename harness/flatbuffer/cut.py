@@ -28,7 +28,7 @@ class Range:
 def range_between(model: FlatbufferModel, subgraph: int, inputs: Collection[int], outputs: Iterable[int]) -> Range:
     """The operators that make `outputs` of `inputs`, found backwards.
 
-    What the way back meets besides, up to the subgraph's own inputs, is among the range's inputs too; what of
+    What the way back meets also, up to the subgraph's own inputs, is among the range's inputs too; what of
     `inputs` it does not meet is not. Raises ValueError when an output is made by no operator.
     """
     graph = model.subgraph(subgraph)
@@ -138,7 +138,7 @@ def _placed(tensor: Any, place: Mapping[int, int]) -> Any:
 
 
 def _with_composites(model: Any, first: Any) -> list[Any]:
-    """`first` and every subgraph that a composite in it needs, numbered anew."""
+    """`first` and every subgraph that a composite in it needs, numbered again."""
     tables = [first]
     number: dict[int, int] = {}
     for table in tables:  # grows while it is walked: composites may hold composites

@@ -247,7 +247,7 @@ class _Graph:
         return share(changed[self.tap], self.question.expected)
 
     def _unexplained(self, node: Node, recorded: Recorded) -> str:
-        """What can be said of an operator that no single change mends."""
+        """What can be said of an operator that no single change fixes."""
         for index in node.operator.inputs:
             values = self.evaluator.constant(node.subgraph, index) if index >= 0 else None
             if values is None or values.size < 2 or recorded.find(values, 0.0) is not None:

@@ -1,4 +1,4 @@
-"""What one input shows, by the rules of a run and by what is typical of the model besides.
+"""What one input shows, by the rules of a run and by what is typical of the model as well.
 
 In: the traces of one input. Out: `Judged`. What a run of that input alone lets pass, passes here too.
 """

@@ -77,7 +77,7 @@ def _hop_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _other_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """What fails a run besides its hops, and what of it is known."""
+    """What else fails a run than its hops, and what of it is known."""
     for stage in record.stages:
         if stage.status in ("crashed", "timeout"):
             yield stage.name, stage.status, "", ""

@@ -1,4 +1,4 @@
-"""Every file that a run folder gets besides its record, written from that record."""
+"""Every file that a run folder gets beside its record, written from that record."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     _why_lines(record, console)
     others = [f"{other.tap} ({other.hop})" for other in record.faults[1:]]
     if others:
-        wrapped(console, f"At fault besides: {_some(others, 6)}.")
+        wrapped(console, f"Also at fault: {_some(others, 6)}.")
 
 
 def _why_lines(record: Record, console: Console) -> None:
@@ -268,7 +268,7 @@ def _why_lines(record: Record, console: Console) -> None:
         share = f"{percent(entry.explains)} of the error"
         wrapped(console, f"Why{where}: {one_line(entry.detail, 400)} ({one_line(entry.hypothesis)}, {share}).")
         if entry.change:
-            wrapped(console, f"To mend it: {one_line(entry.change, 200)}.")
+            wrapped(console, f"To fix it: {one_line(entry.change, 200)}.")
     for reason in record.unexplained:
         wrapped(console, f"Not explained: {one_line(reason, 200)}.")
 

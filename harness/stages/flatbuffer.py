@@ -19,7 +19,8 @@ from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
 from harness.cache import Cache, key_of, sha256_of
 from harness.configs import reauthored_config
-from harness.convert import FLATBUFFER, convert
+from harness.conversion_reads import Reader
+from harness.convert import CONVERSIONS, FLATBUFFER, convert
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
@@ -39,25 +40,29 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(payload["cache_root"]), say=print)
     report.progress(0, 1, "looking in the cache")
 
+    recipe = payload.get("recipe", FLOAT)
+    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
+    reader = Reader(Path(payload["spec_file"]), cache)
+    made = False
+
     def build() -> Any:
+        nonlocal made
         from harness.weights import load_reauthored
 
+        made = True
         report.progress(0, 1, "converting")
         model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
         config = reauthored_config(
             model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb
         )
-        with costs_only_this_stage():
+        with costs_only_this_stage(), reader.watching():
             return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 
-    recipe = payload.get("recipe", FLOAT)
-    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    known = cache.entry("conversions", key) is not None
-    path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe)
+    path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe, reader)
     return {
         "flatbuffer": str(path),
-        "sha256": cache.checksums("conversions", key)[FLATBUFFER],
-        "cached": known,
+        "sha256": cache.checksums(CONVERSIONS, key)[FLATBUFFER],
+        "cached": not made,
     }
 
 

@@ -256,7 +256,7 @@ def _declared_variant(model: GenerativeModel) -> Variant:
     try:
         return parse_variant(model.variant)
     except UsageError as error:
-        raise UsageError(f"{model.name}: {error}; mend the model's spec file") from None
+        raise UsageError(f"{model.name}: {error}; fix the model's spec file") from None
 
 
 def _inputs(

@@ -38,7 +38,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
     assert job.flatbuffer and job.tapped and job.plan
     plan = read_plan(job.plan)
     inner = split(job.stage)[0] != XNNPACK
-    # A delegate partitions the graph anew when tensors are tapped: there every step of every input is checked.
+    # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
     # Plain kernels take a second a step and run the same operators either way: there every signature is.
     checked = _using_every_signature(job) if inner else job.inputs
     rounds = len(checked) + len(job.inputs)

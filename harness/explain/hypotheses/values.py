@@ -107,7 +107,7 @@ def channel_scale(evidence: Evidence) -> Iterator[Proposal]:
         only[wrong] = factors[wrong]
         yield Proposal(
             f"channels of {evidence.tap} are scaled in {evidence.candidate}: {shown}",
-            "mend the per-channel scales of these channels",
+            "fix the per-channel scales of these channels",
             (_flat(evidence.expected) * only).reshape(evidence.expected.shape),
             fitted=len(wrong),
         )
