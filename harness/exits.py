@@ -95,6 +95,10 @@ def explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return str(error), WRONG
     if isinstance(error, OSError) and error.errno in _SYSTEM:
+        if (
+            error.filename is None and error.errno == errno.ENOSPC
+        ):  # what is printed goes to a file, without a name here
+            return f"{os.strerror(errno.ENOSPC)} where the output goes; free some space there", WRONG
         what = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else "the system"
         return f"{os.fsdecode(what)}: {os.strerror(error.errno)}; {_SYSTEM[error.errno]}", WRONG
     if isinstance(error, MemoryError):

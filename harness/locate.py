@@ -36,7 +36,7 @@ def summarise_hop(
         reasons.append(blocked)
     if len(failing):
         reasons.append(
-            f"{failing['tap'].nunique()} taps fail, first {first_row(failing)['tap']}: {first_row(failing)['why']}"
+            f"{_taps_fail(failing['tap'].nunique())}, first {first_row(failing)['tap']}: {first_row(failing)['why']}"
         )
     if not blocked and (said := _unexplained(rows)):
         reasons.append(said)
@@ -58,6 +58,10 @@ def summarise_hop(
         missing=missing,
         reasons=reasons,
     )
+
+
+def _taps_fail(number: int) -> str:
+    return "1 tap fails" if number == 1 else f"{number} taps fail"
 
 
 def _missing(rows: pd.DataFrame, blocked: str, taps: list[str]) -> list[MissingTap]:

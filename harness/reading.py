@@ -24,7 +24,7 @@ TEXT = 256 * MB  # what programs write: records, lists of inputs
 
 _KINDS = (
     (stat.S_ISDIR, os.strerror(errno.EISDIR)),
-    (stat.S_ISFIFO, "it is a pipe, which can be read only once: write what comes out of it to a file first"),
+    (stat.S_ISFIFO, "it is a pipe, which can be read only once"),
     (stat.S_ISSOCK, "it is a socket and not a file"),
     (stat.S_ISCHR, "it is a device and not a file"),
     (stat.S_ISBLK, "it is a device and not a file"),
@@ -49,7 +49,13 @@ def check_file(path: Path, remedy: str, most: int | None = None) -> None:
     """Raises UsageError for what is no regular file of at most `most` bytes."""
     why = unreadable(path, most)
     if why:
-        raise UsageError(f"{path} cannot be read ({why}); {remedy}")
+        raise UsageError(f"{path} cannot be read ({why}); {_remedy(path, remedy)}")
+
+
+def _remedy(path: Path, remedy: str) -> str:
+    """What to do about a path. Where a pipe stands, the file itself is not at fault."""
+    piped = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+    return "write what comes out of it to a file first" if piped else remedy
 
 
 def read_bytes(path: Path, remedy: str, most: int = TEXT) -> bytes:

@@ -435,6 +435,8 @@ def read_record(folder: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
         raise UsageError(f"{path} is no run record ({where}: {first['msg']}); run the model again") from None
+    if "schema_" not in record.model_fields_set:
+        raise UsageError(f"{path} does not say its 'schema'; run the model again")
     if record.schema_ != SCHEMA_VERSION:
         raise UsageError(
             f"{path} has schema {record.schema_} and this version reads {SCHEMA_VERSION}; "

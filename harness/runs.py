@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import re
 import secrets
 from pathlib import Path
@@ -46,7 +47,7 @@ def find_run(run: str, out: Path) -> Path:
             )
         return found[-1]
     folder = Path(run)
-    if (folder / RECORD_FILE).is_file():
+    if os.path.lexists(folder / RECORD_FILE):  # what is wrong with it is said where it is read
         return folder
     if folder.name == RECORD_FILE and folder.is_file():
         return folder.parent

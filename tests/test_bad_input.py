@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from marks import slow_but
+from record_factory import make_run
 
 from harness.errors import UsageError
 
@@ -219,10 +220,11 @@ CASES: dict[str, Case] = {
     "diff of one": words("diff", "latest", says=["RUN_B"]),
     "report of a file": ({"f": "x"}, ["report", "f"], ["no run in f", "latest"]),
     "record, cut": record('{"schema": 1', "EOF"),
+    "record, no schema": record(make_run()[0].model_dump_json(by_alias=True, exclude={"schema_"}), "schema"),
     "record, no object": record("[]", "object"),
     "record, incomplete": record('{"schema": 1, "model": "m"}', "run_id"),
     "record, not text": record(b"\xff\xfe\x00"),
-    "record, not a file": ({"run/parity.json/x": "x"}, ["explain", "run"], ["no run in run"]),
+    "record, not a file": ({"run/parity.json/x": "x"}, ["explain", "run"], ["parity.json", "Is a directory"]),
     "no runs yet": words("report", "latest", "--out", OUT, says=["no run in runs", "edge-parity run MODEL"]),
     "no runs of a model": words("explain", "m@latest", "--out", OUT, says=["no run of m", "edge-parity run m"]),
 }

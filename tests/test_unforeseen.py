@@ -254,6 +254,8 @@ def test_only_a_regular_file_of_a_sane_size_is_read(reader: str, words: str, tmp
         READERS[reader](path)
     assert str(path) in str(refused.value)
     assert words in str(refused.value)
+    if words == "pipe":  # nothing is wrong with what comes out of it
+        assert str(refused.value).endswith("write what comes out of it to a file first")
 
 
 @pytest.mark.parametrize("words", ["pipe", "device"])
@@ -261,7 +263,7 @@ def test_a_flatbuffer_that_is_no_file_is_not_waited_for(words: str, tmp_path: Pa
     from harness.flatbuffer.reader import FlatbufferModel
 
     ODD[words](tmp_path / "m.tflite")
-    with pytest.raises(UsageError, match=f"m.tflite cannot be read .it is a {words}.*tflite file"):
+    with pytest.raises(UsageError, match=f"m.tflite cannot be read .it is a {words}"):
         FlatbufferModel(tmp_path / "m.tflite")
 
 
@@ -329,7 +331,8 @@ def test_a_folder_of_weights_is_looked_at_before_anything_reads_it(name: str, wo
         with pytest.raises(UsageError, match=f"{name} has a {words}; download it again"):
             check_source(str(tmp_path))
         return
-    with pytest.raises(UsageError, match=f"{name} cannot be read .*{words}.*; download it again"):
+    remedy = "write what comes out of it to a file first" if words == "pipe" else "download it again"
+    with pytest.raises(UsageError, match=f"{name} cannot be read .*{words}.*; {remedy}"):
         check_source(str(tmp_path))
 
 

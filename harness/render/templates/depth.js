@@ -61,7 +61,7 @@ function drawDepth() {
   all.forEach((rows, hop) => {
     const count = (verdict) => rows.filter((row) => row !== null && verdictOf(row) === verdict).length;
     const failing = count("fail"), missing = count("missing"), compared = failing + count("pass");
-    const said = [failing ? `${failing} taps fail` : "no tap fails", missing ? `${missing} missing` : ""].filter(Boolean).join(", ");
+    const said = [["no tap fails", "1 tap fails"][failing] || `${failing} taps fail`, missing ? `${missing} missing` : ""].filter(Boolean).join(", ");
     const place = element("div", { class: "chart" });
     place.append(element("h3", {}, `${text.hop[hop]}, input ${short(text.input[input], 60)}: ${compared ? said : "nothing compared"}`));
     charts.append(place);
