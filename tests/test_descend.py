@@ -43,7 +43,7 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
 
 
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", "phi3"])
+@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", pytest.param("phi3", marks=pytest.mark.sweep)])
 def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> None:
     model = bench(name)
     for tap in ("embed", "block.0.attn.q_rope", "block.1.cache.k", "block.1.attn.context", "block.1.out", "logits"):

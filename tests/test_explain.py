@@ -233,7 +233,7 @@ def test_the_transpose_that_became_a_reshape_is_named(name: str, tmp_path: Path)
 @pytest.mark.slow
 def test_alibi_biases_that_are_not_rounded_are_named(tmp_path: Path) -> None:
     """A defect of the example: Falcon's slopes are bfloat16 in the published model."""
-    found = explain_as_it_is(bench("falcon"), tmp_path)
+    found = explain_as_it_is(in_pytorch("falcon"), tmp_path)
     assert found.fault.tap == "block.0.attn.probs"
     assert_first("falcon", found, "alibi")
 

@@ -227,7 +227,7 @@ def test_an_input_over_which_a_stage_ends_is_saved_as_it_was(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_an_unbroken_miniature_gives_no_alarm_and_leaves_nothing(tmp_path: Path) -> None:
-    ended = command(tmp_path, "fuzz", "tiny_llama", "--miniature", "--max-examples", "15")
+    ended = command(tmp_path, "fuzz", "tiny_llama", "--miniature", "--max-examples", "6")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "NONE  tiny_llama" in ended.stdout
     assert list(tmp_path.iterdir()) == []
