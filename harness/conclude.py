@@ -245,14 +245,14 @@ def _owned(
             for name in DEVICE_STAGES
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }
-        whose = ownership(fault, faults, findings, observers, _not_finite(fault, frame, traces))
+        whose = ownership(fault, faults, findings, observers, not_finite_stages(fault, frame, traces))
         if is_given(whose.owner) and any(one.hop == fault.hop and one.owner == whose.owner for one in owned):
             continue
         owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))
     return owned
 
 
-def _not_finite(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
+def not_finite_stages(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
     """The stages whose values of a fault's tap are NaN or infinite."""
     rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
     if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():

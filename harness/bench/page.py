@@ -106,6 +106,8 @@ def _shortcomings(result: Result) -> Iterator[str]:
         yield f"{name} is seen on {result.hop} at `{result.tap}`, expected on {result.expected_hop} at " + " or ".join(
             f"`{tap}`" for tap in result.expected_taps
         )
+    if result.seen and not result.owner_right:
+        yield f"{name} is charged to {result.owner or 'nobody'}, expected {' or '.join(result.expected_owners)}"
     if result.seen and result.expected_causes and result.cause_rank != 1:
         named = ", ".join(f"`{cause}`" for cause in result.diagnosis) or "nothing"
         yield f"{name}: the diagnosis names {named}, expected " + " or ".join(f"`{c}`" for c in result.expected_causes)

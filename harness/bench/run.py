@@ -117,7 +117,7 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
     observers: dict[str, Sequence[str]] = {stage: () for stage in DEVICE_STAGES if stage in compared}
     result.hop, result.tap = fault.hop, fault.tap
     result.excess, result.local_excess = fault.excess, fault.local_excess
-    result.owner = ownership(fault, outcome.faults, findings, observers).owner
+    result.owner = ownership(fault, outcome.faults, findings, observers, outcome.not_finite).owner
     try:
         result.diagnosis = [entry.hypothesis for entry in explain(bench, broken.folder, outcome, broken.decoder)]
     except NotCoveredError:

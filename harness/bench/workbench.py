@@ -26,6 +26,7 @@ from harness.bench.breaking import Change, ConfigChange, Tensors, changed_when_l
 from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
+from harness.conclude import not_finite_stages
 from harness.coverage import Absent
 from harness.first_layers import write_random_layers
 from harness.local import local_errors, with_local
@@ -56,12 +57,13 @@ FEW = (("short", 6, 1), ("chunked", 45, 2))
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run would put into its record."""
+    """What a run would put into its record. not_finite: stages whose values at the fault are NaN or infinite."""
 
     frame: pd.DataFrame
     hops: dict[str, Hop]
     fault: FirstFault | None
     faults: list[FirstFault]
+    not_finite: list[str]
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -296,7 +298,8 @@ class Bench:
             for name in present
         }
         faults = locate(list(hops.values()), frame, prepared.modules, {})
-        return Outcome(frame, hops, faults[0] if faults else None, faults)
+        not_finite = not_finite_stages(faults[0], frame, traces) if faults else []
+        return Outcome(frame, hops, faults[0] if faults else None, faults, not_finite)
 
     def _why_missing(self, stage: str, tap: str) -> Absent:
         """As in a run of the unbroken file: what a broken one lacks as well is missing for no reason."""
