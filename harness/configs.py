@@ -77,6 +77,17 @@ def _from_factory(model: GenerativeModel, field: str) -> Any:
         ) from error
 
 
+def built_model(model: GenerativeModel, config: Any, mask_cache_size: int = 0) -> Any:
+    """The re-authored model as its declaration says. Raises UsageError where that cannot be built."""
+    try:
+        return model.model_class(config, mask_cache_size)
+    except Exception as error:
+        raise UsageError(
+            f"{model.name}: 'model_class' cannot be built as model_class(config, mask_cache_size): "
+            f"{type(error).__name__}: {first_line(error)}; fix the model's spec file"
+        ) from error
+
+
 def hf_config(folder: Path) -> Any:
     """The folder's config as transformers reads it; code that a checkpoint brings is never run.
 

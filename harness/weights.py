@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.audit.parameters import ParameterSource, parameter_sources
 from harness.audit.values import read_values
 from harness.checkpoint_kinds import COMPUTED
-from harness.configs import raw_config, without_initial_weights
+from harness.configs import built_model, raw_config, without_initial_weights
 from harness.errors import UsageError
 from harness.key_names import names_text, number_text
 from harness.published_names import Reading
@@ -88,7 +88,7 @@ def _account(
     with torch.device("meta"), without_initial_weights():
         state = {name: torch.empty(tensor.shape) for name, tensor in stored.items()}
         source = {id(tensor): name for name, tensor in state.items()}
-        network = model.model_class(model_config, 0)
+        network = built_model(model, model_config)
         taken = _run_loader(model, model_config, state)
     accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored, dropped)
     if taken.failure:
@@ -329,7 +329,7 @@ def load_reauthored(model: GenerativeModel, checkpoint_folder: Path, model_confi
     }
     network = _assembled(model, model_config, mask_cache_size, values, checkpoint_folder)
     if network is None:
-        network = model.model_class(model_config, mask_cache_size)
+        network = built_model(model, model_config, mask_cache_size)
         _check_shapes(checkpoint_folder, network, values)
         network.load_state_dict(values, strict=False)
     return network.eval()
@@ -342,7 +342,7 @@ def _assembled(
     import torch
 
     with torch.device("meta"), without_initial_weights():
-        network = model.model_class(config, 0)
+        network = built_model(model, config)
     ties = _ties(network)
     # One matrix with two sources, or parameters that keep what they were built with: only a real model has that.
     if any(name in values and other in values for name, other in ties.items()) or not hasattr(

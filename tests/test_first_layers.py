@@ -10,7 +10,8 @@ import torch
 from marks import slow_but
 from safetensors.torch import load_file
 
-from harness.configs import full_reauthored_config, hf_config, published_config, reauthored_config
+from harness.audit.published import build_published
+from harness.configs import built_model, full_reauthored_config, hf_config, published_config, reauthored_config
 from harness.errors import UsageError
 from harness.families import sizes_of
 from harness.first_layers import first_layers_published, write_first_layers
@@ -19,6 +20,7 @@ from harness.published_names import read_folder
 from harness.spec import find_spec, load_spec, main_models
 from harness.stages.summation import DEVICE, OtherSummation
 from harness.weight_files import WEIGHTS_FILE, stored_tensors
+from harness.weights import account_for_published_keys
 
 
 @pytest.mark.parametrize("name", slow_but(["gemma3", "openelm"], sorted(main_models())))
@@ -136,3 +138,16 @@ def test_a_factory_that_gives_no_config_is_named(field: str) -> None:
     wrong = dataclasses.replace(load_spec(find_spec("tiny_llama")), **{field: lambda: None})
     with pytest.raises(UsageError, match=f"'{field}' gives NoneType, not a .*; fix the model's spec file"):
         (full_reauthored_config if field == "config" else published_config)(wrong)
+
+
+def test_a_class_that_cannot_be_built_is_named_by_a_run_and_by_an_audit() -> None:
+    def broken(config: object, mask_cache_size: int) -> object:
+        raise RuntimeError("no such layer\nand more")
+
+    wrong = dataclasses.replace(load_spec(find_spec("tiny_llama")), model_class=broken)
+    config = full_reauthored_config(wrong)
+    says = r"'model_class' cannot be built as model_class\(config, mask_cache_size\): RuntimeError: no such layer; fix"
+    with pytest.raises(UsageError, match=says):
+        built_model(wrong, config)
+    with pytest.raises(UsageError, match=says):  # what an audit without weights looks at
+        account_for_published_keys(wrong, build_published(published_config(wrong)), config)

@@ -16,7 +16,7 @@ from harness.audit.parameters import ParameterSource
 from harness.audit.reauthored import position_tables, windows_of
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
-from harness.configs import first_line, hf_config, reauthored_config, without_initial_weights
+from harness.configs import built_model, hf_config, reauthored_config, without_initial_weights
 from harness.convert import conversion_key
 from harness.coverage import coverage_of
 from harness.declared_sizes import refuse_other_sizes
@@ -287,19 +287,8 @@ def _parameters(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> 
     from harness.weights import sources_of
 
     with torch.device("meta"), without_initial_weights():
-        own = _built(model, config).state_dict()
+        own = built_model(model, config).state_dict()
     return sources_of(model, config, checkpoint.folder, own)
-
-
-def _built(model: GenerativeModel, config: Any) -> Any:
-    """The re-authored model as its declaration says. Raises UsageError where that cannot be built."""
-    try:
-        return model.model_class(config, 0)
-    except Exception as error:
-        raise UsageError(
-            f"{model.name}: 'model_class' cannot be built as model_class(config, mask_cache_size): "
-            f"{type(error).__name__}: {first_line(error)}; fix the model's spec file"
-        ) from error
 
 
 def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:
