@@ -39,7 +39,7 @@ def test_random_weights_of_full_width_pass_on_every_hop(name: str, tmp_path: Pat
         other = first.reseeded(seed, SIX)
         outcomes.append(other.unbroken)
         shutil.rmtree(other.folder)
-    report(f"{name}, 2 layers at full width, 3 seeds, 6 inputs", outcomes)
+    report(f"{name}, 2 layers at full width, {len(SEEDS)} seeds, 6 inputs", outcomes)
     assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
 
 
@@ -49,7 +49,7 @@ def test_trained_weights_of_full_width_pass_on_every_hop() -> None:
         first = Bench("smollm2", real=True, layers=2, inputs=SIX, token_seed=seed, device_local=True)
         outcomes.append(first.unbroken)
         shutil.rmtree(first.folder)
-    report("smollm2, trained, its first 2 layers, 3 draws of 6 inputs", outcomes)
+    report(f"smollm2, trained, its first 2 layers, {len(SEEDS)} draws of 6 inputs", outcomes)
     assert all(map(passes, outcomes)), [outcome.fault for outcome in outcomes if outcome.fault]
 
 
