@@ -7,6 +7,7 @@ becomes constants in the flatbuffer, but nobody knows of it before, so it cannot
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,10 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.cache import Cache, sha256_of
-from harness.rests import names_digest
+from harness.rests import given_variables, is_in, names_digest
 from harness.spec_code import OWN, edited_between
 from harness.stamps import sha256_once
-from harness.witness import Seen
+from harness.witness import Seen, listen_to_native_code
 
 READS = "reads.json"
 _SMALL = 1_000_000  # bytes; larger files are read once per version
@@ -45,7 +46,7 @@ class Reads(BaseModel):
         A spec elsewhere with the same text reads other files by the same code.
         """
         if self.unseen:
-            return f"what the spec asked of another program ({self.unseen[0]}) cannot be checked"
+            return f"the spec did what cannot be checked again ({self.unseen[0]})"
         if not (self.files or self.names or self.environment):
             return None
         if self.spec != str(spec.resolve()):
@@ -76,6 +77,7 @@ class Reader:
         self._known = self._known or {
             file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
         }
+        listen_to_native_code()
         with self._seen.watching():
             yield
 
@@ -85,16 +87,17 @@ class Reader:
         files = self._further([*seen.files, *map(_source, seen.modules)])
         found = Reads(
             spec=str(self.spec.resolve()),
-            files=dict.fromkeys(self._further(seen.absent), _GONE) | {path: self._digest(path) for path in files},
+            files={path: _GONE + _leads(path) for path in self._further(seen.absent)}
+            | {path: self._digest(path) for path in files},
             names={path: names_digest(path) for path in self._further(seen.listed)},
-            environment=dict(sorted(seen.environment.items())),
+            environment=dict(sorted(given_variables(seen.own).items())),
             unseen=sorted(seen.unseen),
         )
         (folder / READS).write_text(found.model_dump_json(indent=1), encoding="utf-8")
 
     def _further(self, paths: Iterable[str]) -> list[str]:
         root = str(self._cache.root.resolve())
-        return sorted({path for path in paths if path not in self._known and not _is_in(path, root, str(OWN))})
+        return sorted({path for path in paths if path not in self._known and not is_in(path, root) and not _ours(path)})
 
     def _digest(self, path: str) -> str:
         edited = os.path.exists(path) and edited_between(Path(path), self._since)
@@ -111,17 +114,26 @@ def changed_since(entry: Path, spec: Path, cache: Cache) -> str | None:
 
 
 def _digest(path: str, cache: Cache) -> str:
+    """What a path holds, where it leads if it is a link, and who may do what with it."""
     file = Path(path)
     with suppress(OSError):
+        if not file.exists():
+            return _GONE + _leads(path)
+        facts = file.stat()
+        rights = f" {stat.S_IMODE(facts.st_mode):o}{_leads(path)}"
         if file.is_file():
-            return sha256_once(file, cache) if file.stat().st_size > _SMALL else sha256_of(file)
-        return "a folder" if file.is_dir() else _GONE
+            return (sha256_once(file, cache) if facts.st_size > _SMALL else sha256_of(file)) + rights
+        return f"a folder{rights}"
     return "cannot be read"
+
+
+def _leads(path: str) -> str:
+    return f" -> {os.readlink(path)}" if os.path.islink(path) else ""
 
 
 def _source(path: str) -> str:
     return source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
 
 
-def _is_in(path: str, *folders: str) -> bool:
-    return any(path == folder or path.startswith(f"{folder}{os.sep}") for folder in folders)
+def _ours(path: str) -> bool:
+    return path == str(OWN) or path.startswith(f"{OWN}{os.sep}")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
@@ -70,20 +70,20 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
         return None
     root = str(cache_root.resolve())
     own = [str(path) for path in code.files.values()]
-    read = [path for path in (*own, *seen.files, *map(_source, seen.modules)) if not _is_in(path, root)]
+    read = [path for path in (*own, *seen.files, *map(_source, seen.modules)) if not is_in(path, root)]
     loaded = [path for path in _loaded_files() if path not in own]
     found = Rests(
         files={path: _stamp(path) for path in (*read, *loaded, *converting_files())},
-        folders=[path for path in seen.folders if not _is_in(path, root)],
-        names={path: names_digest(path) for path in seen.listed if not _is_in(path, root)},
+        folders=[path for path in seen.folders if not is_in(path, root)],
+        names={path: names_digest(path) for path in seen.listed if not is_in(path, root)},
         modules={path: _module_names(path) for path in seen.importing},
-        environment=_environment(seen),
+        environment=given_variables(seen.environment),
         directory=_directory() if seen.relative else None,
     )
     # What a module was loaded of may be older than what lies there now.
     if _written_since(read, since_ns - _MARGIN, found) or _written_since(loaded, IMPORTED_AT, found):
         return None
-    found.files |= {path: None for path in seen.absent if not _is_in(path, root)}
+    found.files |= {path: None for path in seen.absent if not is_in(path, root)}
     return found
 
 
@@ -98,11 +98,11 @@ def heard(answer: dict[str, Any]) -> Rests | None:
     return Rests.model_validate(said) if said is not None else None
 
 
-def _environment(seen: Seen) -> dict[str, str | None]:
+def given_variables(read: Mapping[str, str | None]) -> dict[str, str | None]:
     """Variables as they came from outside; the folder for temporary files is another in each run."""
     return {
         name: value
-        for name, value in seen.environment.items()
+        for name, value in read.items()
         if STARTED_WITH.get(name) == value and name not in ("TMPDIR", "TEMP", "TMP")
     }
 
@@ -125,7 +125,7 @@ def _source(path: str) -> str:
     return source if os.path.exists(source) else path
 
 
-def _is_in(path: str, root: str) -> bool:
+def is_in(path: str, root: str) -> bool:
     """Whether a path lies in the cache or among a run's temporary files."""
     return path == root or path.startswith(f"{root}{os.sep}") or f"{os.sep}{PREFIX}" in path
 

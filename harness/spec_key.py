@@ -23,6 +23,8 @@ from harness.spec_code import OWN, SpecCode, edited_between, package_content, sp
 from harness.stamps import sha256_once
 from harness.witness import Seen
 
+# Packages that read files in native code, where nobody hears which.
+_UNHEARD = frozenset({"cv2", "h5py", "lmdb", "polars", "pyarrow", "sentencepiece", "soundfile", "tokenizers"})
 _SMALL = 1_000_000  # bytes; larger files are read once per version
 
 
@@ -31,11 +33,11 @@ class KnownSpec:
 
     def __init__(self, ref: SpecRef) -> None:
         before, modules = namespaces(ref.file), frozenset(sys.modules)
-        self._seen = Seen()
+        self._seen, self._own = Seen(), Seen(of_a_spec=True)
         # Whoever warns shows the line that called, and so opens the source of code that ran before the spec did.
         self._there = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
         self._since = time.time_ns()
-        with self._seen.watching():
+        with self.reading():
             self.model: GenerativeModel = load_spec(ref)
         self._changes = changes(before)
         self.code: SpecCode = spec_code(module_name(ref.file), modules)
@@ -43,7 +45,7 @@ class KnownSpec:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """What the spec's own functions read in here goes into what is made with it."""
-        with self._seen.watching():
+        with self._seen.watching(), self._own.watching():
             yield
 
     def content(self, cache: Cache) -> dict[str, Any]:
@@ -61,6 +63,9 @@ class KnownSpec:
         if code.edited_since(self._since) or _packages_edited(content["packages"]):
             # What was loaded may be another version than what lies there now: kept under a name nobody asks for.
             content["edited meanwhile"] = secrets.token_hex(8)
+        if unseen := sorted(self._own.unseen | (code.packages & _UNHEARD)):
+            print(f"no conversion of this spec is kept: it did or imports what cannot be checked again ({unseen[0]})")
+            content["unseen"] = secrets.token_hex(8)
         return content
 
     def _further_modules(self) -> Iterator[Path]:

@@ -7,6 +7,7 @@ leaves no trace here. Python's own audit events tell of files and folders; `os.s
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import sys
@@ -23,6 +24,11 @@ _UNSEEN = frozenset(
      "urllib.Request", "sqlite3.connect", "ctypes.dlopen"}
 )  # fmt: skip
 _LISTED = frozenset({"os.listdir", "os.scandir"})
+# Functions of packages that open files in native code, where Python hears nothing: (module, what in it).
+_NATIVE = (
+    ("safetensors", "safe_open"), ("safetensors.numpy", "safe_open"), ("safetensors.torch", "safe_open"),
+    ("torch", "from_file"),
+)  # fmt: skip
 _NO_FILES = ("/proc/", "/sys/", "/dev/")
 _IMPORTS = "<frozen importlib._bootstrap_external>"
 _WRITES_ONLY = os.O_WRONLY
@@ -102,10 +108,38 @@ def _watch() -> None:
         sys.addaudithook(_on_event)  # it cannot be taken away again, but says nothing to nobody
     if _originals:
         return
-    for name in ("stat", "lstat", "access"):
+    for name in ("stat", "lstat", "access", "readlink", "open"):
         _originals[name] = getattr(os, name)
         setattr(os, name, _asked(_originals[name]))
+    listen_to_native_code()
     _environ.__getitem__ = _get_variable
+
+
+def listen_to_native_code() -> None:
+    """Hear of files that packages open in native code, those packages that are imported. Stays for good.
+
+    A spec may keep such a function under a name of its own, so it must be ours before the spec is loaded.
+    """
+    for name, what in _NATIVE:
+        opener = getattr(sys.modules.get(name), what, None)
+        if opener is not None and not isinstance(opener, _Heard):
+            setattr(sys.modules[name], what, _Heard(opener))
+
+
+class _Heard:
+    """A function or class that opens the file it is given first, noting which."""
+
+    def __init__(self, opener: Any) -> None:
+        self._opener = opener
+        functools.update_wrapper(self, opener, updated=())
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        for path in (*arguments, *options.values())[:1]:
+            _note(path, True)
+        return self._opener(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opener, name)
 
 
 def _unwatch() -> None:
@@ -134,8 +168,28 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
             if found is not None and not is_installed(found):
                 (eye.importing if by_import else eye.listed).add(found)
     elif event in _UNSEEN:
-        for eye in _watching():
-            eye.unseen.add(event)
+        _note_unseen(event)
+
+
+def _note_unseen(what: str) -> None:
+    """Only that of a spec counts where only a spec is watched, and no package that it imports."""
+    importing = _while_imported()
+    for eye in _watching():
+        if not (eye.of_a_spec and importing):
+            eye.unseen.add(what)
+
+
+def _while_imported() -> bool:
+    """Whether the import machinery stands between what happens and the first code that is not installed."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith("<frozen importlib"):
+            return True
+        if file != __file__ and not file.startswith("<") and not is_installed(file):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _watching() -> list[Seen]:
@@ -167,12 +221,15 @@ def _asked(original: Callable[..., Any]) -> Callable[..., Any]:
     """`os.stat` and its like, noting what they are asked about."""
 
     def asking(path: Any, *arguments: Any, **options: Any) -> Any:
+        if options.get("dir_fd") is not None and _caused_by_a_spec():  # no path says which file that is
+            _note_unseen(f"{original.__name__} with dir_fd")
         try:
             answer = original(path, *arguments, **options)
         except OSError:
             _note(path, False)
             raise
-        _note(path, answer is not False)
+        if original.__name__ != "open":  # whose own event tells whether it only writes
+            _note(path, answer is not False)
         return answer
 
     return asking

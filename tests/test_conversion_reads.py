@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from harness import convert as conversion
 from harness.cache import Cache
@@ -17,6 +20,7 @@ from harness.conversion_reads import READS, Reader, changed_since
 from harness.convert import CONVERSIONS, FLATBUFFER, convert
 from harness.stages.flatbuffer import convert_model
 from harness.stages.report import Silent
+from harness.temporary import PREFIX
 from harness.variant import Variant
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +72,10 @@ READ = {
     "by a package": "__import__('numpy').loadtxt(HERE / 'data.txt')",
     "by a helper": "HERE.joinpath('data.txt').read_text()",
     "through a link": "(HERE / 'link.txt').read_text()",
+    "by safetensors": "__import__('safetensors.numpy').numpy.load_file(HERE / 'data.safetensors')",
+    "by safetensors for torch": "__import__('safetensors.torch').torch.load_file(HERE / 'data.safetensors')",
+    "by torch": "__import__('torch').from_file(str(HERE / 'data.txt'), size=1, dtype=__import__('torch').uint8)",
+    "by its number": "__import__('os').read(__import__('os').open(HERE / 'data.txt', 0), 9)",
     "of a folder": "(sorted(HERE.joinpath('tables').iterdir()))[-1].read_text()",
 }
 
@@ -76,8 +84,12 @@ READ = {
 def test_a_file_that_forward_reads_is_read_again_when_it_changed(work: Conversion, how: str) -> None:
     (work.folder / "link.txt").symlink_to("data.txt")
     work.write({"spec.py": f"{HERE}def forward():\n    return {READ[how]}\n", "data.txt": "1", "tables/a.txt": "1"})
+    weights = work.folder / "data.safetensors"
+    save_file({"scale": np.array([1.0])}, weights)
+    time.sleep(AGED)
     first = work.convert()
     assert (work.convert(), work.made) == (first, 1)
+    save_file({"scale": np.array([2.0])}, weights)
     work.write({"data.txt": "2", "tables/a.txt": "2"})
     assert work.convert() != first
     assert work.made == 2
@@ -90,6 +102,47 @@ def test_a_new_file_in_a_folder_that_it_goes_through_counts(work: Conversion) ->
     assert work.convert() == "1"
     work.write({"tables/b.txt": "2"})
     assert work.convert() == "2"
+
+
+CHANGES = {
+    "where a link leads": ("os.readlink(HERE / 'link.txt')", lambda here: relink(here / "link.txt", "other.txt")),
+    "who may run a file": ("os.access(HERE / 'data.txt', os.X_OK)", lambda here: (here / "data.txt").chmod(0o755)),
+}
+
+
+def relink(link: Path, target: str) -> None:
+    link.unlink()
+    link.symlink_to(target)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_more_than_the_content_of_a_file_counts(work: Conversion, what: str) -> None:
+    asked, change = CHANGES[what]
+    for name in ("data.txt", "other.txt"):
+        (work.folder / name).write_text("1")
+    (work.folder / "link.txt").symlink_to("data.txt")
+    work.write({"spec.py": f"import os\n{HERE}def forward():\n    return {asked}\n"})
+    assert (work.convert(), work.made) == (work.convert(), 1)
+    change(work.folder)
+    time.sleep(AGED)
+    work.convert()
+    assert work.made == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "os.read(os.open('data.txt', 0, dir_fd=os.open(HERE, os.O_RDONLY)), 9)",
+        "__import__('sqlite3').connect(HERE / 'data.db')",
+        "__import__('ctypes').CDLL(None)",
+    ],
+    ids=["by a folder's number", "of a database", "of a library"],
+)
+def test_what_nobody_can_look_at_again_is_converted_again(work: Conversion, asked: str) -> None:
+    work.write({"spec.py": f"import os\n{HERE}def forward():\n    return {asked}\n", "data.txt": "1"})
+    work.convert()
+    work.convert()
+    assert work.made == 2
 
 
 @pytest.mark.parametrize("ask", ["Path.exists", "__import__('os').path.isfile"])
@@ -119,11 +172,26 @@ def test_a_variable_that_forward_reads_counts_and_one_of_a_package_does_not(
     work: Conversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.write({"spec.py": "import os\ndef forward():\n    return os.environ.get('OWN_SCALE')\n"})
+    monkeypatch.setattr("harness.rests.STARTED_WITH", os.environ)  # as if each were another run
     assert work.convert() == "None"
     monkeypatch.setenv("TORCH_LOGS", "")
     assert (work.convert(), work.made) == ("None", 1)
     monkeypatch.setenv("OWN_SCALE", "2")
-    assert work.convert() == "2"
+    assert (work.convert(), work.made) == ("2", 2)
+
+
+def test_what_a_run_sets_for_itself_counts_for_nothing(work: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch asks for a folder of its own below that for temporary files, which is another in each run."""
+    asks = "__import__('torch._inductor.runtime.cache_dir_utils', fromlist=['cache_dir']).cache_dir()"
+    work.write({"spec.py": f"def forward():\n    return {asks}\n"})
+    for run in ("one", "other"):
+        temporary = work.folder / f"{PREFIX}run-{run}"
+        temporary.mkdir()
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        monkeypatch.setattr("tempfile.tempdir", str(temporary))
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        work.convert()
+    assert work.made == 1
 
 
 def test_what_another_program_answered_is_asked_again(work: Conversion) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # noqa: F401 - what opens files in native code is known before a spec is loaded, as in a run
 
 from harness import replaced, spec_code
 from harness.cache import Cache
@@ -132,6 +133,7 @@ def test_what_nobody_imports_is_no_part_of_it(work: Workplace) -> None:
         "from pathlib import Path\ndef f(x=Path('{folder}/data.json').read_bytes()): return x",
         "import numpy\nTABLE = object(), numpy.fromfile('{folder}/data.json', dtype='u1')",
         "exec(open('{folder}/data.json').read())",
+        "import torch\nTABLE = object(), torch.from_file('{folder}/data.json', size=4, dtype=torch.uint8)",
     ],
 )
 def test_a_file_that_the_spec_reads_is_part_of_it(work: Workplace, statement: str) -> None:
@@ -140,6 +142,24 @@ def test_a_file_that_the_spec_reads_is_part_of_it(work: Workplace, statement: st
     assert work.content() == before
     work.write({"data.json": "1.00"})
     assert work.content() != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import subprocess\nTABLE = object(), subprocess.check_output(['true'])",
+        "import sqlite3\nTABLE = object(), sqlite3.connect(':memory:')",
+        "try:\n    import h5py\nexcept ImportError:\n    pass",
+    ],
+)
+def test_what_nobody_can_look_at_again_is_kept_under_a_name_nobody_asks_for(work: Workplace, statement: str) -> None:
+    work.write({"spec.py": statement + DECLARATION})
+    assert work.content() != work.content()
+
+
+def test_an_import_that_loads_a_library_is_nothing_unseen(work: Workplace) -> None:
+    work.write({"spec.py": "import ctypes.util\nimport numba" + DECLARATION})
+    assert work.content() == work.content()
 
 
 @pytest.mark.slow
