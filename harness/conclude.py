@@ -89,6 +89,9 @@ def in_question(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(str(first_row(rows)["input"]) for rows in failing if len(rows)))
 
 
+_ENDED_BADLY = ("crashed", "timeout")
+
+
 def conclude(
     run_id: str,
     prepared: Prepared,
@@ -124,10 +127,9 @@ def conclude(
     findings += overflow_findings(comparison.rows, prepared.rms_norms)
     if said := unjudged(stages):
         findings.append(Finding(kind="numeric", severity="warning", what=said))
-    crashed = any(
-        result.status in ("crashed", "timeout") for name, result in results.items() if name not in LOCAL_PASSES
+    failed = (
+        _crashed(results) or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
     )
-    failed = crashed or any(hop.verdict == "fail" for hop in hops) or any(f.severity == "error" for f in findings)
     tensors = {tap: name for plan in reversed(plans.values()) for tap, name in plan.names.items()}
     kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan.ops.items()}
     modules = {tap: {**names, "tflite": tensors.get(tap)} for tap, names in prepared.modules.items()}
@@ -138,7 +140,7 @@ def conclude(
         run_id=run_id,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         verdict="fail" if failed or not hops else "pass",
-        exit_code=3 if crashed else int(failed),
+        exit_code=3 if _crashed(results) else int(failed),
         source=prepared.source,
         variant=prepared.variant.name,
         options={"prefill": prepared.prefill, "kv_cache_len": prepared.kv_cache_len, **options},
@@ -265,16 +267,21 @@ def not_finite_stages(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> l
     return found
 
 
+def _crashed(results: dict[str, TaskResult]) -> bool:
+    """Whether a stage, or what a stage's limits rest on, did not end. What was skipped for it follows from it."""
+    return any(result.status in _ENDED_BADLY for result in results.values())
+
+
 def _local_findings(results: dict[str, TaskResult]) -> list[Finding]:
-    """A local pass that did not end costs the run its aim, and not its verdict."""
+    """A local pass that did not end: what its limits would have found went unseen, so the run does not pass."""
     return [
         Finding(
             kind="runtime",
-            severity="warning",
-            what=f"{name} {result.status}, so faults may be less exactly named: {result.detail}",
+            severity="error",
+            what=f"{name} {result.status}, so the limits on local errors were not checked: {result.detail}",
         )
         for name, result in results.items()
-        if name in LOCAL_PASSES and result.status in ("crashed", "timeout")
+        if name in LOCAL_PASSES and result.status in _ENDED_BADLY
     ]
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.conclude import _crashed, _local_findings
 from harness.errors import UsageError
+from harness.stages.process import TaskResult
 from harness.verdict import Rule, judge, load_rules
 
 CLEAN = {
@@ -117,3 +119,15 @@ def test_a_rule_file_that_is_wrong_says_what_to_write(tmp_path, text, says):
     with pytest.raises(UsageError, match=r"rules\.toml") as caught:
         rules_in(tmp_path, text)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout"])
+def test_a_local_pass_that_does_not_end_is_no_pass(status: str) -> None:
+    """Its limits may be all that sees a fault."""
+    results = {name: TaskResult(name, "ok") for name in ("oracle", "reauthored")}
+    assert not _crashed(results)
+    results["reauthored.local"] = TaskResult("reauthored.local", status, detail="OSError: no space")
+    assert _crashed(results)
+    (finding,) = _local_findings(results)
+    assert (finding.severity, finding.kind) == ("error", "runtime")
+    assert "limits on local errors were not checked: OSError: no space" in finding.what

@@ -170,7 +170,8 @@ def _audited(record: Record) -> Iterator[str]:
     errors = [finding for finding in record.findings if finding.severity == "error"]
     if errors and all(hop.verdict == "pass" for hop in record.hops):
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-        yield f"an audit of the {errors[0].kind} fails: {errors[0].what.rstrip('.')}{more}"
+        audit = "" if errors[0].kind == "runtime" else f"an audit of the {errors[0].kind} fails: "
+        yield f"{audit}{errors[0].what.rstrip('.')}{more}"
 
 
 def _faithful(hops: Sequence[Hop]) -> str:
