@@ -66,7 +66,10 @@ def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: Noi
 
 
 def with_local(rows: Iterable[Row], errors: Mapping[Place, Excess], rules: list[Rule]) -> list[Row]:
-    """The rows with what was introduced at each tap, judged once more by the rule that judged the tap."""
+    """The rows with what was introduced at each tap, judged once more by the rule that judged the tap.
+
+    A tap that passes, or is missing, may fail by it. A tap that is missing never passes by it.
+    """
     return [_with_error(row, errors.get((row["input"], row["hop"], row["tap"])), rules) for row in rows]
 
 
@@ -80,6 +83,9 @@ def _with_error(row: Row, error: Excess | None, rules: list[Rule]) -> Row:
     }
     judgement = judge_local(rules, row["model"], row["hop"], row["tap"], row["positions"], figures)
     limits = {f"{name}_limit": judgement.limits.get(name, math.nan) for name in figures}
-    why = "; ".join(filter(None, (row["why"], judgement.why)))
-    verdict = "fail" if "fail" in (row["verdict"], judgement.verdict) else "pass"
-    return {**row, **figures, **limits, "verdict": verdict, "why": why}
+    row = {**row, **figures, **limits}
+    if judgement.verdict == "pass":  # says nothing for what is missing: a constant tap agrees locally as well
+        return row
+    if row["verdict"] == "missing":  # why it was no longer holds: something was compared, and differs
+        return {**row, "verdict": "fail", "rule": judgement.rule, "why": judgement.why}
+    return {**row, "verdict": "fail", "why": "; ".join(filter(None, (row["why"], judgement.why)))}

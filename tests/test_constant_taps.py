@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harness.compare import Comparison, compare_traces
+from harness.conclude import with_local_errors
 from harness.coverage import Absent
-from harness.locate import summarise_hop
-from harness.record import taps_frame
+from harness.locate import cases, summarise_hop
+from harness.record import Hop, taps_frame
+from harness.taps import LOCAL_SUFFIX
 from harness.trace import TraceWriter
 from harness.verdict import load_rules
 
@@ -44,6 +49,26 @@ def compared(folder: Path, inputs: dict[str, dict[str, np.ndarray]], **candidate
     )
 
 
+def with_local_passes(
+    folder: Path, found: Comparison, values: dict[str, np.ndarray], **local: np.ndarray
+) -> Comparison:
+    """The comparison on input `a`, judged again as a run does it once the local passes have ended.
+
+    local: tap -> what the re-authored model's local pass gives, where that is not the oracle's.
+    """
+    for stage in ("hf", "reauthored"):
+        with TraceWriter(folder / (stage + LOCAL_SUFFIX) / "a", next(iter(values.values())).shape[1]) as trace:
+            for tap, array in values.items():
+                own = local.get(tap, array) if stage == "reauthored" else array
+                trace.put(tap, own.astype(np.float32))
+    prepared: Any = SimpleNamespace(inputs=[SimpleNamespace(id="a")], taps=list(values))
+    return with_local_errors(found, prepared, folder, load_rules())
+
+
+def summed_up(found: Comparison, taps: list[str]) -> Hop:
+    return summarise_hop(HOP, taps_frame(found.rows), taps, None, 0.0)
+
+
 def verdicts(found: Comparison) -> dict[tuple[str, str], str]:
     return {(row["input"], row["tap"]): row["verdict"] for row in found.rows}
 
@@ -67,6 +92,37 @@ def test_a_tap_that_is_constant_in_the_oracle_is_missing_and_fails_its_hop(
     hop = summarise_hop(HOP, taps_frame(found.rows), ["embed", "logits"], None, 0.0)
     assert hop.verdict == "fail"
     assert f"first logits: {says}" in hop.reasons[0]
+
+
+@pytest.mark.parametrize("number", [0.0, 0.02])
+def test_a_local_pass_that_agrees_makes_no_pass_of_a_constant_tap(tmp_path: Path, number: float) -> None:
+    values = {"embed": alive(6), "logits": np.full((1, 6, 8), number)}
+    found = with_local_passes(tmp_path, compared(tmp_path, {"a": values}), values)
+    assert all(row["local_excess"] < 1 for row in found.rows), "the local pass is what is tested"
+    assert verdicts(found) == {("a", "embed"): "pass", ("a", "logits"): "missing"}
+    hop = summed_up(found, list(values))
+    assert (hop.verdict, hop.taps_compared, hop.taps_missing, hop.coverage) == ("fail", 1, 1, 0.5)
+    assert "so nothing is compared" in hop.reasons[0]
+    (case,) = cases([hop], taps_frame(found.rows), ["a"])
+    assert case.verdict == "fail"
+
+
+def test_a_constant_tap_that_a_local_pass_gives_otherwise_fails_by_its_local_limit(tmp_path: Path) -> None:
+    values = {"embed": alive(6), "logits": np.full((1, 6, 8), 0.02)}
+    found = with_local_passes(tmp_path, compared(tmp_path, {"a": values}), values, logits=alive(6))
+    (row,) = (row for row in found.rows if row["tap"] == "logits")
+    assert (row["verdict"], row["rule"]) == ("fail", "float32-logits")
+    assert row["why"].startswith("local_excess")
+    assert summed_up(found, list(values)).first_failing_tap == "logits"
+
+
+def test_what_was_compared_in_part_is_no_pass_by_a_local_pass(tmp_path: Path) -> None:
+    values = {"embed": alive(6), "logits": alive(6)}
+    found = compared(tmp_path, {"a": values})
+    partly = [row | ({"verdict": "missing", "why": "partly"} if row["tap"] == "logits" else {}) for row in found.rows]
+    found = with_local_passes(tmp_path, replace(found, rows=partly), values)
+    assert verdicts(found) == {("a", "embed"): "pass", ("a", "logits"): "missing"}
+    assert summed_up(found, list(values)).taps_compared == 1
 
 
 def test_a_model_of_zeros_compares_nothing(tmp_path: Path) -> None:
