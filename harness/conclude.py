@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.align.plan import PlanFacts
+from harness.beyond_float32 import beyond_float32
 from harness.compare import STANDARD_HOPS, Comparison, compare_traces
 from harness.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.defects import Defect, match, on_record
@@ -247,7 +248,8 @@ def _owned(
             for name in DEVICE_STAGES
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }
-        whose = ownership(fault, faults, findings, observers, not_finite_stages(fault, frame, traces))
+        not_finite = not_finite_stages(fault, frame, traces)
+        whose = ownership(fault, faults, findings, observers, not_finite, beyond_float32(fault, frame))
         if is_given(whose.owner) and any(one.hop == fault.hop and one.owner == whose.owner for one in owned):
             continue
         owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))

@@ -2,6 +2,8 @@
 
 In: the faults of all hops, the findings and what each stage said of itself. Out: an `Ownership`. Pure.
 
+What no stage could compute from the numbers that it was given is the checkpoint's, or the recipe's that made them.
+
 What the re-authored model computes otherwise is charged to its config or its weights where an audit found the same
 place, else to the re-authoring. What a flatbuffer computes otherwise is the converter's where both runtimes show it at
 the same tap, and a kernel's where one runtime shows it alone.
@@ -77,7 +79,8 @@ _BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written:
 class Ownership:
     """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
     kernels of <stage>` where one runtime alone was run; `checkpoint` or `recipe <recipe>` where the numbers that every
-    stage was given are not finite. evidence: what says so, in words."""
+    stage was given are not finite, `checkpoint` also where float32 cannot compute with them. evidence: what says so, in
+    words."""
 
     owner: str
     evidence: tuple[str, ...]
@@ -89,17 +92,22 @@ def ownership(
     findings: Sequence[Finding],
     observers: Mapping[str, Sequence[str]],
     not_finite: Collection[str] = (),
+    beyond_float32: str = "",
 ) -> Ownership:
     """The owner of one fault.
 
     faults: those of all hops. observers: TFLite stage that compared the place on this input -> the steps at which
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
     not_finite: stages whose own values of the tap are NaN or infinite, the candidate among them.
+    beyond_float32: why float32 cannot compute the tap, where the noise floor's limit is the only one broken there.
     """
     source, candidate = fault.hop.split("->")
     given = _given(source, candidate, findings, not_finite)
     if given is not None:
         return given
+    if beyond_float32:
+        alone = f"the only limit broken there is the one on the noise floor, in which {candidate} has no part"
+        return Ownership(CHECKPOINT, (alone, beyond_float32))
     if is_kernel_hop(source, candidate):
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(f"kernels of {candidate}", (same,))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.errors import UsageError
 from harness.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
@@ -52,6 +53,13 @@ class Judgement:
     rule: str
     why: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
+
+
+class Floor(NamedTuple):
+    """A noise floor, and the limit that it breaks."""
+
+    value: float
+    limit: float
 
 
 def load_rules(path: Path | None = None) -> list[Rule]:
@@ -160,3 +168,18 @@ def _break(name: str, limit: float, value: float) -> str:
     if name in LOWER:
         return "" if value >= limit else f"{name} {value:.3g} < {limit:g}"
     return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"
+
+
+_FLOOR_ALONE = re.compile(r"noise_floor (inf|[\d.]+(?:e[+-]\d+)?) > ([\d.]+(?:e[+-]\d+)?)")
+
+
+def floor_alone(why: object) -> Floor | None:
+    """The noise floor, where a judgement's `why` says that its limit is the only one broken.
+
+    Then the candidate is within every limit that is on it: the floor is of `hf` against `oracle`.
+    """
+    found = _FLOOR_ALONE.fullmatch(why) if isinstance(why, str) else None
+    try:
+        return Floor(float(found[1]), float(found[2])) if found else None
+    except ValueError:  # "1.2.3", in a record that somebody else made
+        return None

@@ -1,7 +1,12 @@
 """Whose a fault is follows from the hops that show it and from what the audits found at the same place."""
 
+import pytest
+
+from harness.beyond_float32 import beyond_float32
+from harness.conclude import _owned
 from harness.ownership import ownership
-from harness.record import Finding, FirstFault
+from harness.record import Finding, FirstFault, taps_frame
+from harness.verdict import judge, judge_local, load_rules
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -93,3 +98,54 @@ def test_attention_as_one_kernel_shows_its_probabilities_at_its_output():
     assert ownership(inner, [outer, inner], [], BOTH).owner == "converter"
     # One runs it as a kernel, the other as the graph that the converter wrote: their difference is no proof.
     assert ownership(inner, [inner], [], BOTH).owner == "converter or kernels of tflite-builtin"
+
+
+FLOOR = "noise_floor 1 > 0.001"
+WITHIN = {"excess": 1.0, "position_excess": 1.0, "noise_floor": 1.0, "nan_count": 0, "inf_count": 0}
+
+
+def beyond(reach: float, why: str = FLOOR, hop: str = FIRST) -> str:
+    row = {"hop": hop, "tap": "block.1.attn.norm", "input": "a", "value_min": -reach, "value_max": reach / 2}
+    at = fault(hop).model_copy(update={"input": "a", "reason": why})
+    return beyond_float32(at, taps_frame([row | {"verdict": "fail", "why": why}]))
+
+
+@pytest.mark.parametrize("hop", [FIRST, XNNPACK, BUILTIN])
+def test_what_float32_cannot_compute_is_the_checkpoints_and_no_candidates(hop: str):
+    """The words are of the rules' own judgement, so they cannot drift apart."""
+    why = judge(load_rules(), "m", hop, "block.1.attn.norm", 9, WITHIN).why
+    assert why == FLOOR
+    found = ownership(fault(hop), [fault(hop)], [WRONG_NORM, WRONG_CONSTANT], BOTH, beyond_float32=beyond(1e-59, why))
+    assert found.owner == "checkpoint"
+    assert hop.split("->")[1] in found.evidence[0]
+    assert "differ there by 1 relative (limit 0.001)" in found.evidence[1]
+    assert "float32 cannot compute this tap" in found.evidence[1]
+
+
+def test_denormals_are_named_where_the_tap_has_nothing_larger():
+    assert "at most 5e-59, and below 1.18e-38 float32 has denormals alone" in beyond(5e-59)
+    for reach in (1e-37, 0.0, 3.0, float("nan")):
+        assert beyond(reach)
+        assert "denormals" not in beyond(reach)
+
+
+@pytest.mark.parametrize("figure", ["excess", "position_excess", "nan_count"])
+def test_a_candidate_that_breaks_a_limit_of_its_own_is_not_excused_by_the_floor(figure: str):
+    why = judge(load_rules(), "m", FIRST, "block.1.attn.norm", 9, WITHIN | {figure: 99.0}).why
+    assert FLOOR in why
+    assert beyond(1e-59, why) == ""
+    introduced = {"local_excess": 99.0, "local_position_excess": 1.0}
+    local = judge_local(load_rules(), "m", FIRST, "block.1.attn.norm", 9, introduced)
+    assert beyond(1e-59, f"{FLOOR}; {local.why}") == ""
+    assert beyond(1e-59, "excess 99 > 4") == ""
+    assert ownership(fault(), [fault()], [], {}, beyond_float32=beyond(1e-59, why)).owner == "re-authoring"
+
+
+def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
+    taps = ["block.0.attn.out", "block.0.mlp.act"]
+    rows = [
+        {"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "why": FLOOR, "value_max": 1e-59} for tap in taps
+    ]
+    faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
+    (owned,) = _owned(faults, taps_frame(rows), [], {}, tmp_path)
+    assert (owned.tap, owned.owner) == (taps[0], "checkpoint")

@@ -34,6 +34,7 @@ from harness.bench.others import load_network, logits_complain, verifier_complai
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
 from harness.bench.workbench import DEVICE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
+from harness.beyond_float32 import beyond_float32
 from harness.configs import reauthored_config
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
@@ -117,7 +118,8 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
     observers: dict[str, Sequence[str]] = {stage: () for stage in DEVICE_STAGES if stage in compared}
     result.hop, result.tap = fault.hop, fault.tap
     result.excess, result.local_excess = fault.excess, fault.local_excess
-    result.owner = ownership(fault, outcome.faults, findings, observers, outcome.not_finite).owner
+    beyond = beyond_float32(fault, outcome.frame)
+    result.owner = ownership(fault, outcome.faults, findings, observers, outcome.not_finite, beyond).owner
     try:
         result.diagnosis = [entry.hypothesis for entry in explain(bench, broken.folder, outcome, broken.decoder)]
     except NotCoveredError:
