@@ -16,9 +16,10 @@ from harness.ownership import is_given
 from harness.plain import clean as clean
 from harness.plain import one_line as one_line
 from harness.recipes import is_kernel_hop
-from harness.record import Hop, KnownDefect, Record, Worst
-from harness.render.limits import LOCAL, Figure, limit_of, nearest, share
+from harness.record import FirstFault, Hop, KnownDefect, Record, Worst
+from harness.render.limits import LOCAL, NOISE_FLOOR, Figure, limit_of, nearest, share
 from harness.taps import split_tap
+from harness.verdict import floor_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ _FIGURE_NAMES = {
     "position_excess": "position",
     "local_excess": "local",
     "local_position_excess": "local position",
+    "noise_floor": "noise floor",
 }
 
 
@@ -108,6 +110,12 @@ def figure_text(figure: Figure | None) -> str:
     if figure is None:
         return "excess -"
     return f"{_FIGURE_NAMES[figure.column]} {of_limit(number(figure.value), figure.limit)}"
+
+
+def floor_text(fault: FirstFault) -> str:
+    """`1 of 0.001`: the noise floor at a fault that breaks no limit but that; else empty."""
+    floor = floor_alone(fault.reason)
+    return "" if floor is None else of_limit(number(floor.value), floor.limit)
 
 
 def tap_figure(row: Mapping[str, Any], column: str) -> str:
@@ -272,6 +280,11 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
         return ""
     source, target = fault.hop.split("->")
+    if figure.column == NOISE_FLOOR:
+        return clean(
+            f"{fault.tap} cannot be judged: hf in float32 is off from itself in float64 by {number(figure.value)} of "
+            f"the tap's size; the limit is {number(figure.limit)}."
+        )
     module = fault.modules.get(_version(target))
     where = f" ({module})" if module and not target.startswith("tflite") else ""
     if math.isnan(figure.value) or math.isinf(figure.value):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.record import Record
-from harness.render import clean, figure_text
+from harness.render import clean, figure_text, floor_text
 from harness.render.limits import Figure
 from harness.render.words import causes_of, fault_of, model_words, verdict_words, where
 
@@ -62,7 +62,9 @@ def _errors(record: Record) -> Iterator[str]:
         if hop.verdict == "fail" and fault is None:
             yield f"{hop.name}: {hop.reasons[0]}"
         elif fault is not None:
-            figure = figure_text(Figure("excess", float("nan") if fault.excess is None else fault.excess, None))
+            excess = Figure("excess", float("nan") if fault.excess is None else fault.excess, None)
+            floor = floor_text(fault)
+            figure = f"noise floor {floor}" if floor else figure_text(excess)
             said = f"{model_words(hop.to)}: {hop.name} first at {fault.tap} ({where(fault)}), {figure}"
             owner = f"; owner: {fault.owner}" if fault.owner else ""
             causes = causes_of(record, fault)

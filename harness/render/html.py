@@ -15,6 +15,7 @@ from harness.details import read_details
 from harness.record import FirstFault, Hop, Record, Stage, write_text
 from harness.render import (
     fault_words,
+    floor_text,
     missing_groups,
     nearest_to_limit,
     rows_of,
@@ -68,6 +69,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         ],
         lone_stages=_lone_stages(record),
         fault_row=fault_row,
+        fault_floor=floor_text(record.first_fault) if record.first_fault else "",
         where=where,
         hop_fault=lambda hop: fault_of(record, hop),
         further_faults=faults(record)[1:],

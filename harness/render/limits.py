@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.verdict import floor_alone
+
 LOCAL = ("local_excess", "local_position_excess")
 FIGURES = ("excess", "position_excess", *LOCAL)
+NOISE_FLOOR = "noise_floor"
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,14 @@ def nearest(row: Mapping[Any, Any]) -> Figure | None:
     """The figure that uses up most of its limit; None for a tap that was not compared or has no figure.
 
     A figure without a limit counts only where none has one: then it is the excess. Local figures are of chosen
-    inputs: elsewhere they are NaN, which there says nothing of the tap.
+    inputs: elsewhere they are NaN, which there says nothing of the tap. The noise floor is the figure of a tap that
+    breaks no other limit: an excess over it is small there because the floor is large.
     """
     if row["verdict"] == "missing":
         return None
+    floor = floor_alone(row.get("why")) if row["verdict"] == "fail" else None
+    if floor is not None:
+        return Figure(NOISE_FLOOR, floor.value, floor.limit)
     known = [column for column in FIGURES if column not in LOCAL or not math.isnan(_value(row.get(column)))]
     limited = [(column, limit_of(row, column)) for column in known]
     limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]

@@ -12,7 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.record import FirstFault, Hop, Record, write_text
-from harness.render import compared, defect_words, nearest_to_limit, number, one_line, percent, suspicion, worst_excess
+from harness.render import (
+    compared,
+    defect_words,
+    floor_text,
+    nearest_to_limit,
+    number,
+    one_line,
+    percent,
+    suspicion,
+    worst_excess,
+)
 from harness.render.words import causes_of, fault_of, faults, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
@@ -100,7 +110,9 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
 
 def _fault_lines(record: Record, fault: FirstFault) -> Iterator[str]:
     yield f"{plain(where(fault))}, on {code(fault.hop)}, input {code(fault.input)}"
-    yield f"excess {number(fault.excess)}, at its worst position {number(fault.position_excess)}: {plain(fault.reason)}"
+    excess = f"excess {number(fault.excess)}, at its worst position {number(fault.position_excess)}"
+    floor = floor_text(fault)
+    yield f"noise floor {floor}" if floor else f"{excess}: {plain(fault.reason)}"
     if fault.owner:
         yield f"owner: {plain(fault.owner)}. {plain('; '.join(fault.evidence))}"
     else:

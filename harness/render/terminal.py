@@ -17,6 +17,7 @@ from harness.render import (
     defect_words,
     fault_words,
     figure_text,
+    floor_text,
     headline,
     missing_groups,
     nearest_figure,
@@ -241,8 +242,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         ("what", fault.where),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
-        ("SNR", _fault_snr(rows)) if is_kernel_hop(*fault.hop.split("->")) else ("excess", _fault_excess(fault, rows)),
-        ("local", _local_words(fault)),
+        *_fault_figures(fault, rows),
         ("judged by", rows[0]["rule"] if rows else "-"),
         ("because", fault.reason or (rows[0]["why"] if rows else "")),
         ("hf", fault.modules.get("hf")),
@@ -271,6 +271,15 @@ def _why_lines(record: Record, console: Console) -> None:
             wrapped(console, f"To fix it: {one_line(entry.change, 200)}.")
     for reason in record.unexplained:
         wrapped(console, f"Not explained: {one_line(reason, 200)}.")
+
+
+def _fault_figures(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What the tap is judged by. Where float32 itself fails, an excess over it says nothing."""
+    if floor := floor_text(fault):
+        return [("floor", f"noise floor {floor}")]
+    kernels = is_kernel_hop(*fault.hop.split("->"))
+    first = ("SNR", _fault_snr(rows)) if kernels else ("excess", _fault_excess(fault, rows))
+    return [first, ("local", _local_words(fault))]
 
 
 def _local_words(fault: FirstFault) -> str:
