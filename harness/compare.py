@@ -16,6 +16,7 @@ import numpy as np
 from harness.constant_taps import without_constant_taps
 from harness.coverage import Absent, checked
 from harness.excess import Excess, NoiseFloor, excess, with_typical
+from harness.hops import STANDARD_HOPS
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, ranged_stats, summarise
 from harness.recipes import is_kernel_hop
 from harness.record import Logits
@@ -28,11 +29,6 @@ Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
 FLOAT32_RUNS = tuple(sample(Path("hf"), order).name for order in range(NOISE_SAMPLES))
-STANDARD_HOPS: tuple[tuple[str, str], ...] = (
-    ("hf", "reauthored"),
-    ("reauthored", "tflite-xnnpack"),
-    ("reauthored", "tflite-builtin"),
-)
 
 
 @dataclass(frozen=True)

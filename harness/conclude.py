@@ -17,14 +17,15 @@ import numpy as np
 
 from harness.align.plan import PlanFacts
 from harness.beyond_float32 import beyond_float32
-from harness.compare import STANDARD_HOPS, Comparison, compare_traces
+from harness.compare import Comparison, compare_traces
 from harness.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.defects import Defect, match, on_record
+from harness.hops import hops_of
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.overflow import overflow_findings
 from harness.ownership import is_given, ownership, taps_at
-from harness.recipes import FLOAT, KERNELS, kernel_hops, named, split, unjudged
+from harness.recipes import FLOAT, KERNELS, named, split, unjudged
 from harness.record import Finding, FirstFault, Input, LooserRule, Record, Stage, taps_frame
 from harness.stages.process import Results, TaskResult
 from harness.stages.request import Prepared
@@ -71,7 +72,7 @@ def compare(
         prepared.model,
         rules,
         lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results, prepared),
-        hops=_hops(stages),
+        hops=hops_of(stages),
         progress=progress,
     )
 
@@ -122,7 +123,7 @@ def conclude(
             prepared.coverage[f"{a}->{b}" if split(b)[1] == FLOAT else f"reauthored->{_twin(b)}"],
             _blocked((a, b), results),
         )
-        for a, b in _hops(stages)
+        for a, b in hops_of(stages)
     ]
     findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
     findings += overflow_findings(comparison.rows, prepared.rms_norms)
@@ -173,10 +174,6 @@ def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[Loose
     judged = (row for row in comparison.rows if row["verdict"] != "missing" and row["rule"])
     found = looser_than(rules, load_rules(), ((model, row["hop"], row["tap"], row["positions"]) for row in judged))
     return [LooserRule(rule=rule, than=than, limits=limits) for (rule, than), limits in found.items()]
-
-
-def _hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return (*((a, b) for a, b in STANDARD_HOPS if a in stages and b in stages), *kernel_hops(stages))
 
 
 def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:

@@ -24,6 +24,7 @@ from harness.checkpoints import check_source
 from harness.defects import load_defects
 from harness.errors import TaskFaultError, UsageError
 from harness.explore.models import save_models
+from harness.hops import hops_of
 from harness.inputs import check_jsonl
 from harness.memory import memory
 from harness.plain import brief
@@ -38,7 +39,7 @@ from harness.stages.request import Prepared, Request
 from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.trust import mark_run
 from harness.variant import VariantOptions
-from harness.verdict import Rule, load_rules
+from harness.verdict import Rule, check_all_judged, load_rules
 from harness.working import LOG_FILE, deleting, working_folder
 
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ def _run_stages(
 
     While local passes run, this process compares what the stages left behind.
     """
+    longest = max(len(item.tokens) for item in prepared.inputs)
+    check_all_judged(rules, prepared.model, hops_of(stages), prepared.taps, longest, state.options.tolerances)
     place = place_of(state)
     tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
     threading.Thread(target=_import_what_computes, daemon=True).start()

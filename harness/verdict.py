@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.errors import UsageError
+from harness.hops import no_such_hop, no_such_tap, selects
 from harness.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
 from harness.plain import brief, one_line
 from harness.reading import read_toml
@@ -40,11 +40,8 @@ class Rule:
     max_positions: float = math.inf
 
     def matches(self, model: str, hop: str, tap: str, positions: int) -> bool:
-        # Hops hold brackets (`tflite-xnnpack[dynamic_int8]`) that a glob would read as a set of characters.
         patterns = ((self.tap, tap), (self.hop, hop), (self.model, model))
-        return positions <= self.max_positions and all(
-            pattern in ("*", text) or fnmatchcase(text, pattern) for pattern, text in patterns
-        )
+        return positions <= self.max_positions and all(selects(pattern, text) for pattern, text in patterns)
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,7 @@ def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
                 raise UsageError(f"{where}: {key} must be text, not {brief(value)}")
             continue
         if key not in UPPER | LOWER and key != _MAX_POSITIONS:
-            near = difflib.get_close_matches(key, [*UPPER, *LOWER, *_SELECTORS, _MAX_POSITIONS], n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the metrics are {', '.join(sorted(UPPER | LOWER))}"
-            raise UsageError(f"{where}: unknown metric '{one_line(key, 60)}'; {hint}")
+            raise UsageError(f"{where}: unknown metric '{one_line(key, 60)}'; {_hint(key)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_a_float(value):
             raise UsageError(f"{where}: {key} must be a number, not {brief(value)}")
         if key in LOGITS_ONLY and table.get("tap") != "logits":
@@ -95,7 +90,19 @@ def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
     if said := useless(limits):
         raise UsageError(f"{where}: {said}")
     selectors = {key: str(table[key]) for key in ("model", "hop", "tap") if key in table}
-    return Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
+    rule = Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
+    if said := no_such_hop(rule.hop) or no_such_tap(rule.tap):
+        raise UsageError(f"{where}: {said}")
+    return rule
+
+
+def _hint(key: str) -> str:
+    """What an unknown key of a rule may have meant."""
+    known = [*sorted(UPPER | LOWER), *sorted(_SELECTORS), _MAX_POSITIONS]
+    # Letter by letter `excess_position` is nearer to `max_positions` than to `position_excess`.
+    turned = [name for name in known if sorted(name.split("_")) == sorted(key.split("_"))]
+    near = turned or difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"the metrics are {', '.join(sorted(UPPER | LOWER))}"
 
 
 def _is_a_float(value: float) -> bool:
@@ -104,6 +111,28 @@ def _is_a_float(value: float) -> bool:
         return not math.isnan(value)
     except OverflowError:
         return False
+
+
+def check_all_judged(
+    rules: list[Rule],
+    model: str,
+    hops: Iterable[tuple[str, str]],
+    taps: Sequence[str],
+    positions: int,
+    path: Path | None = None,
+) -> None:
+    """Raises UsageError for the first tap of the first hop that no rule judges: it could only fail, at any error.
+
+    positions: of the longest input; a rule that judges it there judges every shorter one. path: of the rules' file.
+    """
+    for hop in (f"{a}->{b}" for a, b in hops):
+        for tap in taps:
+            if _first(rules, model, hop, tap, positions) is None:
+                raise UsageError(
+                    f"tolerances {path or DEFAULT_RULES}: no rule matches hop {hop}, tap {tap} of {model} on an input "
+                    f'of {positions} positions; end the rules with one for tap = "*", without model, hop and '
+                    "max_positions"
+                )
 
 
 def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]) -> Judgement:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.compare import STANDARD_HOPS
 from harness.defects import load_defects
+from harness.hops import STANDARD_HOPS
 from harness.recipes import BUILTIN, REFERENCE
 from harness.recipes import named as named_for
 from harness.spec import SpecRef, main_models, registered

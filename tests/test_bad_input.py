@@ -175,6 +175,11 @@ CASES: dict[str, Case] = {
     "tolerances, unknown metric": rules(
         '[[rule]]\nname = "r"\nexces = 1\n', "'r'", "'exces'", "did you mean 'excess'?"
     ),
+    "tolerances, hop of no run": rules(
+        '[[rule]]\nhop = "nope->x"\nexcess = 4\n', "'nope->x'", "hf->reauthored", "reauthored->tflite-builtin"
+    ),
+    "tolerances, tap of no model": rules('[[rule]]\ntap = "atn"\nexcess = 4\n', "'atn'", "final_norm", "attn.q"),
+    "inputs, key twice": lines('{"tokens": [1], "tokens": [2]}\n', "in.jsonl:1", "'tokens'", "twice", "keep one"),
     "tolerances, no limit": rules('[[rule]]\nname = "r"\ntap = "*"\n', "'r'", "no limit", "excess = 4.0"),
     "tolerances, limit is text": rules('[[rule]]\nexcess = "4"\n', "excess must be a number"),
     "no such flatbuffer": words(*run("tiny_llama", "--tflite", "no.tflite"), says=["no.tflite", ".tflite file"]),

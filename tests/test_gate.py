@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare import STANDARD_HOPS
+from harness.hops import STANDARD_HOPS
 from harness.inputs import DEFAULT_INPUT_IDS
 from harness.spec import main_models
 

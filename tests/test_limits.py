@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from record_factory import make_run
 
+from harness import pipeline
 from harness.compare import compare_traces
 from harness.coverage import Absent
 from harness.errors import UsageError
+from harness.hops import STANDARD_HOPS
 from harness.limits import NOISE_FLOOR, OF_THE_ERROR
 from harness.record import LooserRule
 from harness.render import headline
@@ -20,7 +24,7 @@ from harness.render.junit import write_junit
 from harness.render.markdown import summary
 from harness.render.words import verdict_words
 from harness.trace import TraceWriter
-from harness.verdict import Rule, judge, load_rules, looser_than
+from harness.verdict import Rule, check_all_judged, judge, load_rules, looser_than
 
 HOP = "reauthored->tflite-xnnpack"
 GARBAGE = {  # figures of zeros in place of a tap whose noise floor is at its limit
@@ -101,6 +105,104 @@ def test_usual_limits_are_taken(tmp_path: Path, rule: str) -> None:
     assert rules_of(tmp_path, rule)
 
 
+@pytest.mark.parametrize(
+    ("selector", "says"),
+    [
+        ('hop = "nope->x"', "hop 'nope->x' matches no hop of any run; the hops are hf->reauthored, "),
+        ('hop = "hf"', "hop 'hf' matches no hop"),
+        ('hop = "reauthored->hf"', "reauthored->tflite-xnnpack, reauthored->tflite-builtin"),
+        ('hop = "HF->*"', "hop 'HF->*' matches no hop"),
+        ('hop = "tflite-reference[fp16]->*"', "tflite-builtin[RECIPE]->tflite-reference[RECIPE]"),
+        ('hop = "tflite-builtin[fp16]->*"', "a bracket in a glob is written [[]"),
+        ('hop = ""', "hop '' matches no hop"),
+        ('tap = "nowhere"', "tap 'nowhere' matches no tap of any model; the taps are embed, final_norm, logits"),
+        ('tap = "block.*.attn.query"', "attn.q, attn.k"),
+        ('tap = "block.x.out"', "block.N.POINT"),
+    ],
+)
+def test_a_rule_that_selects_nothing_that_there_is_is_refused_with_what_there_is(
+    tmp_path: Path, selector: str, says: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        rules_of(tmp_path, "excess = 4", f'name = "lost"\n{selector}\nexcess = 4')
+    assert "rule 'lost'" in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        *(f'hop = "{a}->{b}"' for a, b in STANDARD_HOPS),
+        'hop = "*->tflite-*"',
+        'hop = "hf->*"',
+        'hop = "*builtin"',
+        'hop = "*"',
+        'hop = "tflite-*[[]*->tflite-*[[]*"',
+        'hop = "tflite-builtin[[]dynamic_int4_block32]->*"',
+        'hop = "tflite-builtin[fp16]->tflite-reference[fp16]"',
+        'hop = "*reference*"',
+        'hop = "*[[]weight_only_int8]"',
+        'tap = "*"',
+        'tap = "l*"',
+        'tap = "embed"',
+        'tap = "block.*"',
+        'tap = "block.0.cache.k"',
+        'tap = "block.[0-3].out"',
+        'tap = "block.119.mlp.gate"',
+        'tap = "*.attn.*"',
+        'model = "nobody"',
+    ],
+)
+def test_a_rule_that_selects_something_that_a_run_may_have_is_taken(tmp_path: Path, selector: str) -> None:
+    assert rules_of(tmp_path, f"{selector}\nexcess = 4")
+
+
+FEW_TAPS = ["embed", "block.0.out", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "positions", "unmatched"),
+    [
+        (['hop = "hf->*"\nexcess = 4'], 64, "hop reauthored->tflite-xnnpack, tap embed"),
+        (['tap = "block.*"\nexcess = 4'], 64, "hop hf->reauthored, tap embed"),
+        (['tap = "embed"\nexcess = 4', 'tap = "logits"\nexcess = 4'], 64, "hop hf->reauthored, tap block.0.out"),
+        (["max_positions = 3\nexcess = 4"], 4, "hop hf->reauthored, tap embed"),
+        (['model = "another"\nexcess = 4'], 64, "hop hf->reauthored, tap embed of mine"),
+        (["max_positions = 3\nexcess = 4"], 3, None),
+        (['hop = "hf->*"\nexcess = 4', "excess = 4"], 64, None),
+        (['hop = "hf->*"\nexcess = 4', 'hop = "*tflite*"\nexcess = 4'], 64, None),
+    ],
+)
+def test_a_tap_that_no_rule_judges_is_named_before_anything_runs(
+    tmp_path: Path, rules: list[str], positions: int, unmatched: str | None
+) -> None:
+    loaded, file = rules_of(tmp_path, *rules), tmp_path / "rules.toml"
+    if unmatched is None:
+        check_all_judged(loaded, "mine", STANDARD_HOPS, FEW_TAPS, positions, file)
+        return
+    with pytest.raises(UsageError) as caught:
+        check_all_judged(loaded, "mine", STANDARD_HOPS, FEW_TAPS, positions, file)
+    said = str(caught.value)
+    assert unmatched in said
+    assert f"{positions} positions" in said
+    assert said.startswith(f"tolerances {file}: ")
+    assert 'end the rules with one for tap = "*"' in said
+
+
+def test_a_run_whose_rules_leave_a_tap_out_ends_before_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules, file = rules_of(tmp_path, "max_positions = 5\nexcess = 4"), tmp_path / "rules.toml"
+    monkeypatch.setattr(pipeline, "run_tasks", lambda *_, **__: pytest.fail("a stage ran"))
+    inputs = [SimpleNamespace(tokens=[1] * length) for length in (2, 6, 3)]
+    prepared: Any = SimpleNamespace(model="m", taps=FEW_TAPS, inputs=inputs)
+    state: Any = SimpleNamespace(options=SimpleNamespace(tolerances=file))
+    with pytest.raises(UsageError, match=r"no rule matches hop hf->reauthored, tap embed of m .* 6 positions"):
+        pipeline._run_stages(state, prepared, ("oracle", "hf", "reauthored"), rules)
+
+
 def test_an_excess_without_a_limit_on_the_noise_floor_has_the_shipped_one(tmp_path: Path) -> None:
     figures = GARBAGE | {"excess": 1.0, "noise_floor": 0.2}
     found = judge(rules_of(tmp_path, "excess = 4"), "m", HOP, "embed", 64, figures)
@@ -145,7 +247,7 @@ def test_a_looser_rule_is_told_from_a_stricter_one_by_each_of_its_limits(tmp_pat
     }
     lax = rules_of(tmp_path, 'name = "n"\nexcess = 4\nposition_excess = 16\nsnr_db = 3\nnan_count = 2')
     assert looser_than(lax, shipped, places) == {("n", "shipped"): ["nan_count 2 instead of 0"]}
-    unused = rules_of(tmp_path, 'tap = "nowhere"\nexcess = 400', "excess = 4\nposition_excess = 16\nsnr_db = 3")
+    unused = rules_of(tmp_path, 'tap = "block.77.out"\nexcess = 400', "excess = 4\nposition_excess = 16\nsnr_db = 3")
     assert looser_than(unused, shipped, places) == {}
     assert looser_than(load_rules(), load_rules(), places) == {}
 

@@ -83,8 +83,9 @@ def test_the_first_rule_that_matches_decides(tmp_path):
 
 
 def test_a_hop_with_brackets_is_matched_by_its_own_name(tmp_path):
-    rules = rules_in(tmp_path, '[[rule]]\nhop = "a->b[int8]"\nexcess = 4\n')
-    assert judge(rules, "m", "a->b[int8]", "embed", 64, CLEAN).verdict == "pass"
+    hop = "tflite-builtin[dynamic_int8]->tflite-xnnpack[dynamic_int8]"
+    rules = rules_in(tmp_path, f'[[rule]]\nhop = "{hop}"\nexcess = 4\n')
+    assert judge(rules, "m", hop, "embed", 64, CLEAN).verdict == "pass"
 
 
 def test_nan_fails_even_a_rule_that_does_not_mention_it(tmp_path):
@@ -106,6 +107,9 @@ def test_a_lower_limit_fails_what_is_below_it_and_nan(tmp_path):
     ("text", "says"),
     [
         ("[[rule]]\nexces = 4\n", "did you mean 'excess'"),
+        ("[[rule]]\nexcess_position = 4\n", "did you mean 'position_excess'"),
+        ("[[rule]]\nerr_abs_max = 4\n", "did you mean 'max_abs_err'"),
+        ("[[rule]]\nmax_position = 4\n", "did you mean 'max_positions'"),
         ("[[rule]]\nname = 'a'\n", "no limit"),
         ("[[rule]]\nexcess = 'four'\n", "must be a number"),
         ("[[rule]]\nexcess = nan\n", "must be a number"),

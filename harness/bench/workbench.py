@@ -25,10 +25,11 @@ from harness.audit.values import Expected
 from harness.bench.breaking import Change, ConfigChange, Tensors, changed_when_loaded, unchanged, write_changed
 from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
-from harness.compare import FLOAT32_RUNS, STANDARD_HOPS, compare_traces
+from harness.compare import FLOAT32_RUNS, compare_traces
 from harness.conclude import not_finite_stages
 from harness.coverage import Absent
 from harness.first_layers import write_random_layers
+from harness.hops import STANDARD_HOPS
 from harness.local import local_errors, with_local
 from harness.locate import locate, summarise_hop
 from harness.miniature import write_miniature

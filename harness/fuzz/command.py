@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import Cache
-from harness.compare import FLOAT32_RUNS, STANDARD_HOPS
+from harness.compare import FLOAT32_RUNS
 from harness.errors import UsageError
 from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
+from harness.hops import STANDARD_HOPS
 from harness.inputs import TokenInput, describe_schedule, schedule
 from harness.pipeline import Options, Work, check, check_seed, place_of, prepare
 from harness.stages.job import JobInput
@@ -29,7 +30,7 @@ from harness.stages.request import Prepared
 from harness.stages.serving import Servers, StageEndedError, serving
 from harness.strategies import searched_inputs
 from harness.tasks import is_device, stage_tasks
-from harness.verdict import Rule, load_rules
+from harness.verdict import Rule, check_all_judged, load_rules
 from harness.working import check_target, working_folder
 
 TASK = "fuzz"
@@ -93,6 +94,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
         cache = Cache.temporary(folder / "cache") if options.run.no_cache else Cache.standard()
         state = Work(options.run, ref, folder, cache, watcher)
         prepared, _ = prepare(state)
+        check_all_judged(rules, prepared.model, hops, prepared.taps, prepared.kv_cache_len, options.run.tolerances)
         crash, searched = None, Searched()
         try:
             with serving(_serving_tasks(state, prepared, hops), state.log, watcher) as servers:
