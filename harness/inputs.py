@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from harness.errors import UsageError
 from harness.names import NAME_RULE, is_name
-from harness.plain import brief
-from harness.reading import TEXT, read_text
+from harness.plain import brief, one_line
+from harness.reading import TEXT, DoubledKeyError, read_text, without_doubles
 
 DEFAULT_INPUT_IDS = ("one-token", "prompt", "padded", "prefill-exact", "chunked", "long")
 
@@ -204,15 +204,16 @@ def check_jsonl(path: Path) -> None:
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
     """(id, object, "file:line") of each line. Raises UsageError, also when there are none."""
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
         entry = _parse(line, where)
         name = _name(entry, f"line-{number}", where)
         # Ids become folders, and some file systems do not tell A from a.
-        first = seen.setdefault(name.casefold(), number)
+        first, other = seen.setdefault(name.casefold(), (number, name))
         if first != number:
-            raise UsageError(f"{where}: id '{name}' is taken by line {first}; give each line an id of its own")
+            why = "" if other == name else f" ('{other}': upper and lower case count as the same)"
+            raise UsageError(f"{where}: id '{name}' is taken by line {first}{why}; give each line an id of its own")
         yield name, entry, where
     if not seen:
         raise UsageError(f'{path} holds no inputs; write lines like {{"text": "The capital of France is"}}')
@@ -329,9 +330,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _parse(line: str, where: str) -> dict[str, Any]:
     example = '{"text": "..."} or {"tokens": [1, 2, 3]}'
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, object_pairs_hook=without_doubles)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}: no JSON ({error.msg} at column {error.colno}); write {example}") from None
+    except DoubledKeyError as error:
+        raise UsageError(f"{where}: key '{one_line(error.key, 40)}' stands there twice; keep one of them") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON that can be read ({error}); write {example}") from None
     if not isinstance(entry, dict):

@@ -89,6 +89,27 @@ def read_json(path: Path, remedy: str, most: int = SETTINGS) -> Any:
         raise UsageError(f"{path} is not valid JSON ({_first(error)}); {remedy}") from None
 
 
+class DoubledKeyError(ValueError):
+    """An object of JSON that has a key twice. key: which."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"'{key}' stands in it twice")
+        self.key = key
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook` of json.loads; of doubled keys json itself keeps the last in silence.
+
+    Raises DoubledKeyError.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DoubledKeyError(key)
+        found[key] = value
+    return found
+
+
 def read_toml(path: Path, what: str, remedy: str) -> dict[str, Any]:
     """The tables of a TOML file. what: it is called in front of its path. Raises UsageError as `read_json` does."""
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.reading import TEXT, check_file, read_json
+from harness.reading import TEXT, DoubledKeyError, check_file, read_json, without_doubles
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -127,14 +127,14 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if len(text) < length:
         raise UsageError(f"{file} is truncated: it has {size} bytes, its header alone {8 + length}; download it again")
     try:
-        header = json.loads(text, object_pairs_hook=_without_doubles)
+        header = json.loads(text, object_pairs_hook=without_doubles)
         tensors = {
             name: _described(name, entry, file, 8 + length) for name, entry in header.items() if name != "__metadata__"
         }
     except RecursionError:
         raise UsageError(f"{file} has a broken safetensors header (nested too deeply); download it again") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        why = f" ({error})" if type(error) is _BrokenHeaderError else ""
+        why = f" ({error})" if isinstance(error, (_BrokenHeaderError, DoubledKeyError)) else ""
         raise UsageError(f"{file} has a broken safetensors header{why}; download it again") from None
     _check_layout(file, tensors, 8 + length, size)
     return tensors
@@ -142,14 +142,6 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 class _BrokenHeaderError(ValueError):
     """Says what is wrong with a header."""
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _BrokenHeaderError(f"'{next(name for name in names if names.count(name) > 1)}' stands in it twice")
-    return found
 
 
 def _described(name: str, entry: Any, file: Path, start: int) -> StoredTensor:
