@@ -1,11 +1,15 @@
 """Stages in processes: whatever happens to one, the run goes on and says what happened."""
 
 import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.errors import UsageError, told
+from harness.memory import Memory
+from harness.stages import process
 from harness.stages.process import Task, TaskResult, run_tasks
 
 
@@ -62,7 +66,7 @@ def test_linear_algebra_of_a_stage_keeps_to_one_core(tmp_path, monkeypatch, torc
     ("function", "status", "says"),
     [
         ("segfault", "crashed", "SIGSEGV"),
-        ("killed", "crashed", "SIGKILL"),
+        ("killed", "crashed", "killed by SIGKILL (by somebody, or by the system when memory runs out)"),
         ("hang", "timeout", "time limit of 1 s"),
         ("fail", "crashed", "RuntimeError: the model does not like this"),
     ],
@@ -74,6 +78,21 @@ def test_a_stage_that_ends_badly_is_reported_and_the_others_go_on(tmp_path, func
     assert says in results["bad"].detail
     assert "run.log" in results["bad"].detail
     assert results["good"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("peak_mb", "says"),
+    [
+        (0.0, "killed by SIGKILL (by somebody, or by the system when memory runs out)"),
+        (1200.0, "killed by SIGKILL (by somebody, or by the system when memory runs out)"),
+        (6100.0, "killed by SIGKILL at 6100 MB, as the system does when memory runs out"),
+    ],
+)
+def test_memory_is_accused_only_of_killing_what_had_much_of_it(monkeypatch, tmp_path, peak_mb, says):
+    monkeypatch.setattr(process, "memory", lambda: Memory(total=8_000_000_000, free=4_000_000_000))
+    ended = SimpleNamespace(exitcode=-signal.SIGKILL, join=lambda: None)
+    entry = process.Running(task("a", "work"), ended, SimpleNamespace(), began=0.0, peak_mb=peak_mb)
+    assert process.result_of(entry, tmp_path / "run.log").detail.startswith(says)
 
 
 def test_what_needs_a_failed_stage_is_skipped_and_says_why(tmp_path):

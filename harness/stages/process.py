@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from harness.errors import UsageError
+from harness.memory import memory
 from harness.stages import worker
 
 Status = Literal["ok", "crashed", "timeout", "skipped"]
@@ -34,6 +35,7 @@ _POLL = 0.2  # seconds between looks at memory and deadlines
 SERVER_MB = 600
 SERVER_LOST = "the process that torch stages are forked from ended twice"
 _NOBODY_KNOWS = 255  # the exit code that multiprocessing gives where the server cannot tell it any more
+_MUCH = 0.5  # share of the memory; whom the system kills for memory as a rule has the most of it
 _DYING = 2.0  # seconds in which a process that has closed its sockets has surely ended
 
 
@@ -399,6 +401,9 @@ def _exit_text(entry: Running) -> str:
         return f"ended with exit code {code} and gave no result"
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL:
+        # One that had little is more likely ended by a person, and a figure would accuse memory.
+        if entry.peak_mb * 1e6 < _MUCH * memory().total:
+            return f"killed by {name} (by somebody, or by the system when memory runs out)"
         return f"killed by {name} at {entry.peak_mb:.0f} MB, as the system does when memory runs out"
     return f"killed by {name}"
 
