@@ -8,6 +8,7 @@ import pytest
 from record_factory import FAULTY_TAP, make_run
 
 from harness.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, Hop, KnownDefect, Record
+from harness.render import headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
 FAITHFUL = "TFLite is faithful to the re-authored model"
@@ -88,6 +89,24 @@ def test_what_an_audit_finds_is_the_verdict_where_every_number_agrees() -> None:
     said = verdict_words(changed("pass", verdict="fail", findings=[finding, finding]))
     assert said.startswith("An audit of the config fails: rope base differs, and 1 more.")
     assert FAITHFUL in said
+
+
+@pytest.mark.parametrize(
+    ("what", "begins"),
+    [
+        ("tied_embeddings: published yes, re-authored no", "tied_embeddings: published yes, re-authored no."),
+        ("bias: published yes, re-authored no", "bias: published"),
+        ("rope.base is not audited", "rope.base is"),
+        ("model.layers.0.q.bias of the checkpoint is loaded nowhere", "model.layers.0.q.bias of"),
+        ("the weights lack one key", "The weights lack one key."),
+        ("weights, all of them, are zero", "Weights, all"),
+        ("é", "é"),
+    ],
+)
+def test_a_sentence_begins_with_a_capital_and_a_name_as_it_is_written(what: str, begins: str) -> None:
+    finding = Finding(kind="config", severity="error", what=what)
+    record = changed("pass", verdict="fail", findings=[finding])
+    assert headline(record).startswith(begins)
 
 
 def test_a_hop_that_could_not_be_compared_is_never_called_faithful() -> None:

@@ -8,6 +8,7 @@ what comes nearest to its limit, and what to do next.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,8 @@ from harness.verdict import floor_alone
 if TYPE_CHECKING:
     import pandas as pd
 
+# A word of a sentence, and not a name, which has underscores, dots or a colon.
+_PLAIN_WORD = re.compile(r"[a-z][a-z'-]*,?(?=\s|$)")
 _WORST_FIRST = ("fail", "missing", "pass")
 _FIGURE_NAMES = {
     "excess": "excess",
@@ -185,7 +188,7 @@ def nearest_to_limit(record: Record) -> str:
         hop, worst = found
         said.append(f"{name} {worst_excess(worst)} ({worst.tap}, {hop.name}, input {one_line(worst.input, 40)})")
     sentence = "; ".join(said)
-    return clean(sentence[:1].upper() + sentence[1:] + ".") if sentence else ""
+    return clean(capital(sentence) + ".") if sentence else ""
 
 
 def worst_of(record: Record, attribute: Literal["worst", "worst_position"] = "worst") -> tuple[Hop, Worst] | None:
@@ -233,6 +236,11 @@ def module_of(record: Record, tap: str, stage: str) -> str | None:
     return record.taps.get(tap, {}).get(_version(stage))
 
 
+def capital(sentence: str) -> str:
+    """A sentence with a capital, unless it begins with a name: a field (`tied_embeddings: ...`), a key or a hop."""
+    return sentence[:1].upper() + sentence[1:] if _PLAIN_WORD.match(sentence) else sentence
+
+
 def headline(record: Record) -> str:
     """The verdict in one sentence, and one more where it rests on looser limits than the shipped ones."""
     return " ".join(filter(None, (_headline(record), looser_words(record))))
@@ -265,7 +273,7 @@ def _headline(record: Record) -> str:
     if not parts:
         parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
     sentence = "; ".join(parts)
-    return clean(sentence[:1].upper() + sentence[1:] + ".")
+    return clean(capital(sentence) + ".")
 
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.ownership import is_given
 from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
-from harness.render import clean, compared, looser_words, number, one_line
+from harness.render import capital, clean, compared, looser_words, number, one_line
 from harness.taps import split_tap
 from harness.value_range import short
 
@@ -98,7 +98,7 @@ def verdict_words(record: Record) -> str:
         said.append(faithful + (f"; {missing} taps could not be compared" if missing else ""))
     if not record.hops:
         said.append("nothing was compared")
-    sentences = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said]
+    sentences = [f"{capital(sentence)}." for sentence in said]
     return clean(" ".join(filter(None, [*sentences, looser_words(record)])))
 
 
