@@ -106,7 +106,9 @@ def explained(error: BaseException) -> tuple[str, int]:
     # Typer carries click's exceptions, wherever it takes them from; they know their message and exit code.
     message, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if message is not None and exit_code is not None:
-        return f"{message()} See 'edge-parity --help'.", exit_code
+        said = message().rstrip()
+        stop = "" if said.endswith((".", "!", "?", ":", ";")) else "."  # some of click's messages have none
+        return f"{said}{stop} See 'edge-parity --help'.", exit_code
     return unforeseen(error), FAULT
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from record_factory import make_run
 from rich.console import Console
@@ -102,6 +103,19 @@ def test_a_run_that_breaks_off_leaves_its_log_with_the_traceback_and_nothing_els
     line, code = exits.explained(broken.value)
     assert line.endswith(f"{left} has its traceback")
     assert code == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("'x' is no integer", "'x' is no integer. See 'edge-parity --help'."),
+        ("No such option: --x.", "No such option: --x. See 'edge-parity --help'."),
+        ("Did you mean --out? ", "Did you mean --out? See 'edge-parity --help'."),
+        ("give one of (a, b)", "give one of (a, b). See 'edge-parity --help'."),
+    ],
+)
+def test_what_was_typed_wrong_is_a_sentence_of_its_own(message: str, says: str) -> None:
+    assert exits.explained(click.UsageError(message)) == (says, 2)
 
 
 def test_bad_input_leaves_no_log(tmp_path: Path) -> None:
