@@ -4,9 +4,6 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-# Build machines set it. Without compiled code, each of a run's processes would compile the harness again.
-unexport PYTHONDONTWRITEBYTECODE
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv parity test check sweep bench detection pictures clean
