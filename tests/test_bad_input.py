@@ -256,7 +256,12 @@ for line in sys.stdin:
             os._exit(ended.code)  # tearing all down takes five times as long as the command
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+# Python itself leaves compiled code beside a declaration, which these tests would take for something of ours.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 Ended = tuple[int, str, str]  # exit code, stdout, stderr
 Command = Callable[[list[str], Path], Ended]

@@ -41,7 +41,8 @@ def fresh(
     arguments: list[str | bytes], folder: Path, code: str = "from harness import cli; cli.main()", **more: object
 ) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Under a limit on the size of files Python would leave cut compiled code, which it then trusts.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     words = [sys.executable, "-c", code, *arguments]
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.run(words, cwd=folder, env=environment, timeout=120, check=False, **settings)
