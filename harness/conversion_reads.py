@@ -12,13 +12,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import source_from_cache
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.cache import Cache, sha256_of
-from harness.rests import given_variables, is_in, names_digest
+from harness.rests import given_variables, is_in, names_digest, source_of
 from harness.spec_code import OWN, edited_between
 from harness.stamps import sha256_once
 from harness.witness import Seen, listen_to_native_code
@@ -84,7 +83,7 @@ class Reader:
     def write(self, folder: Path) -> None:
         """Keep it as a file in a folder."""
         seen = self._seen
-        files = self._further([*seen.files, *map(_source, seen.modules)])
+        files = self._further([*seen.files, *map(source_of, seen.modules)])
         found = Reads(
             spec=str(self.spec.resolve()),
             files={path: _GONE + _leads(path) for path in self._further(seen.absent)}
@@ -129,10 +128,6 @@ def _digest(path: str, cache: Cache) -> str:
 
 def _leads(path: str) -> str:
     return f" -> {os.readlink(path)}" if os.path.islink(path) else ""
-
-
-def _source(path: str) -> str:
-    return source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
 
 
 def _ours(path: str) -> bool:

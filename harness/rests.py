@@ -70,7 +70,7 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
         return None
     root = str(cache_root.resolve())
     own = [str(path) for path in code.files.values()]
-    read = [path for path in (*own, *seen.files, *map(_source, seen.modules)) if not is_in(path, root)]
+    read = [path for path in (*own, *seen.files, *map(source_of, seen.modules)) if not is_in(path, root)]
     loaded = [path for path in _loaded_files() if path not in own]
     found = Rests(
         files={path: _stamp(path) for path in (*read, *loaded, *converting_files())},
@@ -119,7 +119,7 @@ def _loaded_files() -> list[str]:
     return [file for file in absolute if os.path.exists(file)]
 
 
-def _source(path: str) -> str:
+def source_of(path: str) -> str:
     """The source of a compiled module, whose own file may be written at any time."""
     source = source_from_cache(path) if path.endswith(".pyc") and "__pycache__" in path else path
     return source if os.path.exists(source) else path
