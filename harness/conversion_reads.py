@@ -68,6 +68,7 @@ class Reader:
     def __init__(self, spec: Path, cache: Cache) -> None:
         self.spec, self._cache, self._seen = spec, cache, Seen(of_a_spec=True)
         self._since = time.time_ns()
+        listen_to_native_code()  # a spec that is loaded next may keep such a function under its own name
         self._known: set[str] = set()
 
     @contextmanager
@@ -76,7 +77,6 @@ class Reader:
         self._known = self._known or {
             file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
         }
-        listen_to_native_code()
         with self._seen.watching():
             yield
 
