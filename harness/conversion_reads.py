@@ -77,6 +77,7 @@ class Reader:
         self._known = self._known or {
             file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
         }
+        listen_to_native_code()  # and what it has imported
         with self._seen.watching():
             yield
 
