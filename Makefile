@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv parity test check sweep bench detection pictures clean
+.PHONY: help venv parity test further check sweep bench detection pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -22,14 +22,17 @@ venv: $(STAMP) ## build .venv from the pinned lock (2 to 3 minutes, 5 GB)
 parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" passes options on
 	@$(BIN)/edge-parity run smollm2 $(ARGS)
 
-test: $(STAMP) ## all tests but the sweep, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not sweep' tests suites $(ARGS)
+test: $(STAMP) ## the tests, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not further and not sweep' tests suites $(ARGS)
 
-check: $(STAMP) ## format, lint, types and the fast tests: a minute
+further: $(STAMP) ## the same on further models and in further ways, which CI runs as well
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'further and not sweep' tests suites $(ARGS)
+
+check: $(STAMP) ## format, lint, types and the tests that need no framework: a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "fix it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not sweep' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep' $(ARGS)
 
 sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 12 minutes and more
 	@$(BIN)/python -m pytest -q -n 2 -m sweep -rP tests $(ARGS)

@@ -1,5 +1,13 @@
 """Edge Parity: compare a language model's three versions, layer by layer, before it ships."""
 
+import resource
+import sys
+
+# Under `ulimit -f`, CPython before 3.12.8 and 3.13.1 leaves a cut .pyc behind and trusts it from then on
+# (python/cpython#126606): every later command would end with "marshal data too short".
+if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+    sys.dont_write_bytecode = True
+
 from harness.spec import GenerativeModel, WheelGGUF
 
 __all__ = ["GenerativeModel", "WheelGGUF"]

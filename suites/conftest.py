@@ -58,7 +58,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "hop" not in metafunc.fixturenames:
         return
     cases = [
-        pytest.param(entry, f"{a}->{b}", item, id=f"{entry.name}-{a}->{b}-{item}")
+        pytest.param(
+            entry,
+            f"{a}->{b}",
+            item,
+            id=f"{entry.name}-{a}->{b}-{item}",
+            marks=[pytest.mark.further] if entry.further else [],
+        )
         for entry in metafunc.config.stash[ENTRIES]
         for a, b in entry.hops
         for item in DEFAULT_INPUT_IDS

@@ -1,8 +1,10 @@
 """Settings of all tests."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,17 @@ from hypothesis import settings
 # A deadline is a timed assertion: a busy machine would fail it.
 settings.register_profile("edge-parity", deadline=None)
 settings.load_profile("edge-parity")
+
+_MARK_OF_A_FILE = re.compile(r"^pytestmark = .*?\bpytest\.mark\.(\w+)", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose tests are all left out by `-m "not ..."` is not imported: the frameworks take seconds."""
+    left_out = set(re.findall(r"\bnot (\w+)", config.option.markexpr))
+    if not left_out or collection_path.suffix != ".py":
+        return None
+    found = _MARK_OF_A_FILE.search(collection_path.read_text(encoding="utf-8"))
+    return True if found and found[1] in left_out else None
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 KINDS = ("pass", "fail", "kernel", "crash", "nan", "hostile")
 _FAULTY_STAGE = {"fail": "reauthored", "hostile": "reauthored", "kernel": "tflite-xnnpack"}
-FAULTY_TAP = "block.7.mlp.out"
-NAN_TAP = "block.8.attn.context"
+FAULTY_TAP = "block.2.mlp.out"
+NAN_TAP = "block.3.attn.context"
 WHY_MISSING = "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel"
 HOSTILE = "</script><script>alert('x')</script> & \"q\" [bold red]m[/] \x1b[31mred\x00 \u202e {{ 7*7 }} ]]> %s"
 # And a prompt: an emoji, right-to-left letters, and 10,000 characters.
@@ -60,7 +60,7 @@ _RUNTIME = {"runtime": "ai-edge-litert 2.3.0", "steps": 19, "steps_differing_fro
 _RULES = load_rules()
 
 
-BLOCKS = 10
+BLOCKS = 4
 
 
 @functools.cache

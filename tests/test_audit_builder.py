@@ -14,6 +14,8 @@ from harness.audit.published import build_published
 from harness.configs import published_config
 from harness.spec import GenerativeModel, find_spec, load_spec, registered
 
+pytestmark = pytest.mark.slow
+
 SILENT = {"gemma2": "build_2b_model", "gemma3": "build_model_1b", "gemma3_270m": "build_model_270m"}
 
 
@@ -22,7 +24,6 @@ def audited(name: str) -> tuple[GenerativeModel, Any]:
     return model, build_published(published_config(model))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(registered()))
 def test_builders_that_swallow_a_lacking_key_are_found_and_no_others(name: str) -> None:
     model, network = audited(name)

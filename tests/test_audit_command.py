@@ -52,7 +52,7 @@ def test_a_folder_with_only_a_config_is_enough(checkpoint: Path) -> None:
     assert "1e-05" in row
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_model_that_agrees_is_one_line(tmp_path: Path) -> None:
     ended = audit("tiny_llama")
     assert ended.returncode == 0

@@ -29,6 +29,8 @@ from harness.stages.prepare import _parameters
 from harness.variant import Variant
 from harness.weights import account_for_keys, load_reauthored, sources_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["tiny_llama", "gemma3", "phi4", "qwen3", "falcon", "openelm"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[GenerativeModel, Path]:
@@ -220,7 +222,6 @@ def changed_copy(file: Path, values: Any, target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_every_constant_of_a_faithful_flatbuffer_is_matched(converted: tuple[GenerativeModel, Path, Path]) -> None:
     audited, sources = constants(*converted)
     assert audited.findings == []
@@ -229,7 +230,6 @@ def test_every_constant_of_a_faithful_flatbuffer_is_matched(converted: tuple[Gen
     assert audited.computed > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameter",
     ["transformer_blocks.1.ff.w2.weight", "transformer_blocks.0.atten_func.qkv_projection.weight",
@@ -250,7 +250,6 @@ def test_a_constant_that_is_off_by_its_last_bit_is_found(
     assert any(parameter in finding.what and "1 of " in finding.what for finding in audited.findings)
 
 
-@pytest.mark.slow
 def test_a_flatbuffer_of_other_weights_matches_nothing(
     converted: tuple[GenerativeModel, Path, Path], tmp_path: Path
 ) -> None:
@@ -309,7 +308,6 @@ def llama() -> tuple[GenerativeModel, Path, Path]:
     return _converted("tiny_llama")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameter", "change"),
     [
@@ -335,7 +333,6 @@ def test_a_wrong_copy_that_one_signature_alone_reads_is_an_error_that_names_it(
     assert "numbers differ" in finding.what
 
 
-@pytest.mark.slow
 def test_a_right_copy_that_one_signature_alone_reads_is_no_finding(
     llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
 ) -> None:
@@ -345,7 +342,6 @@ def test_a_right_copy_that_one_signature_alone_reads_is_no_finding(
     assert constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, values, np.copy))[0].findings == []
 
 
-@pytest.mark.slow
 def test_a_further_constant_of_a_parameters_shape_is_an_error_although_every_parameter_is_held(
     llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
 ) -> None:
@@ -398,7 +394,6 @@ def test_what_is_no_mask_is_not_judged_as_one() -> None:
     assert wrong_mask(np.eye(24, dtype=np.float32), []) == ""
 
 
-@pytest.mark.slow
 def test_a_mask_that_decode_alone_reads_and_that_sees_too_much_is_an_error(
     llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from marks import slow_but
+from marks import further_but
 
 from harness.bench.catalogue import CLEAN, all_faults, selected
 from harness.bench.fault import KINDS, Fault
@@ -72,7 +72,7 @@ def test_faults_are_chosen_by_id_by_name_and_by_model() -> None:
     assert selected(["gemma2"], "weights/number-1e-5") == []
 
 
-@pytest.mark.parametrize("name", slow_but(FAST, SOME))
+@pytest.mark.parametrize("name", further_but(FAST, SOME))
 def test_a_fault_of_the_catalogue_is_seen_where_it_is_and_for_what_it_is(llama: Bench, name: str) -> None:
     fault = FAULTS[name]
     result = run_fault(llama, fault)

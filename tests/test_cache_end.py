@@ -76,7 +76,7 @@ def test_stages_that_do_the_same_are_one_warning_and_others_have_their_own() -> 
     assert len(findings(("tflite-xnnpack", last), ("tflite-builtin", none))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.further
 @pytest.mark.parametrize("stage", ["tflite-xnnpack", "tflite-builtin"])
 @pytest.mark.parametrize("mask_as_input", [False, True])
 def test_a_real_file_refuses_the_position_only_where_it_makes_the_mask(

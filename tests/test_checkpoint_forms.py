@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marks import slow_but
+from marks import further_but
 
 from harness.audit.audit import audit_configs
 from harness.cache import Cache
@@ -22,6 +22,8 @@ from harness.miniature import write_miniature
 from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec, main_models
 from harness.weights import account_for_keys
+
+pytestmark = pytest.mark.slow
 
 # What a float32 checkpoint is told as well, whatever it is stored in.
 KNOWN = {"falcon": {("error", "alibi")}}
@@ -76,8 +78,8 @@ def rounded(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if "transformers rounds it" in finding.what]
 
 
-@pytest.mark.parametrize("name", slow_but([], sorted(main_models())))
-@pytest.mark.parametrize("dtype", slow_but(["bfloat16"], ["bfloat16", "float16"]))
+@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("dtype", further_but(["bfloat16"], ["bfloat16", "float16"]))
 def test_a_published_form_says_nothing_that_float32_does_not(name: str, dtype: str, tmp_path: Path) -> None:
     model = load_spec(find_spec(name))
     found = findings(model, published_form(model, tmp_path / "model", dtype), Cache(tmp_path / "cache"))

@@ -21,6 +21,8 @@ from harness.published_names import read_folder
 from harness.spec import GenerativeModel
 from harness.weight_files import stored_tensors
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, Any]
 
 
@@ -95,7 +97,6 @@ def renamed(change: Callable[[str], str]) -> Callable[[Tensors], Tensors]:
     return lambda held: {change(name): tensor for name, tensor in held.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [lambda name: name.removeprefix("model."), lambda name: f"model.{name}"],
@@ -164,7 +165,6 @@ def smolvlm(folder: Path) -> str:
     return "ImageTextToText"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "kind"),
     [(llava, "llama"), (gemma3, "gemma3_text"), (smolvlm, "llama")],

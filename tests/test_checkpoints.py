@@ -26,6 +26,8 @@ from harness.miniature import shrink
 from harness.spec import GenerativeModel, WheelGGUF, find_spec, load_spec
 from harness.weight_files import read_header, stored_tensors
 
+pytestmark = pytest.mark.slow
+
 
 def published() -> Any:
     from transformers import LlamaConfig
@@ -335,7 +337,6 @@ def test_a_header_tells_shapes_without_loading_weights(small: Checkpoint) -> Non
     assert (tensor.shape, tensor.dtype) == ((512, 128), "F32")
 
 
-@pytest.mark.slow
 def test_the_wheels_weights_become_a_model_that_knows_paris() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -23,6 +23,8 @@ from harness.stages.report import Silent
 from harness.temporary import PREFIX
 from harness.variant import Variant
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 KEY = "a" * 40
 AGED = 0.05  # seconds after which a file does not count as edited while it was converted
@@ -234,7 +236,6 @@ def test_an_entry_without_a_note_is_made_again(work: Conversion) -> None:
         assert changed_since(entry, work.spec, work.cache) is not None
 
 
-@pytest.mark.slow
 def test_a_table_that_was_edited_is_in_the_flatbuffer(tmp_path: Path, prepare: Callable[..., dict[str, Any]]) -> None:
     """Nothing but the traced `forward` reads it, so no key knows of it: a pass on the old flatbuffer would be false."""
     source = (ROOT / "models" / "tiny_llama.py").read_text()

@@ -75,6 +75,7 @@ def test_an_edited_model_class_changes_the_key(tmp_path, monkeypatch):
     assert key(model_class=module.Own) != before
 
 
+@pytest.mark.slow
 def test_a_function_that_a_spec_puts_in_the_place_of_one_of_litert_torch_changes_the_key(tmp_path, monkeypatch):
     """Else a flatbuffer of the shipped code would be taken for one of the replaced code, and the other way round."""
     from litert_torch.generative.layers import attention_utils
@@ -135,6 +136,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
+@pytest.mark.slow
 def test_a_config_without_composites_is_another_conversion_with_everything_else_the_same():
     from litert_torch.generative.examples.gemma.gemma2 import get_model_config_2b
 

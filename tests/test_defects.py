@@ -76,7 +76,7 @@ def test_a_defect_that_no_longer_shows_is_said_of_each_input() -> None:
 
 
 def test_a_failure_at_another_tap_is_not_the_known_one() -> None:
-    listed = defect(hop(tap="block.6.mlp.out"))
+    listed = defect(hop(tap="block.1.mlp.out"))
     record = run("fail")
     found = match(record, [listed])
     assert state_of(record, listed) == ["elsewhere"]
@@ -84,7 +84,7 @@ def test_a_failure_at_another_tap_is_not_the_known_one() -> None:
     expected = found.by_hop.get(HOP)
     assert expected is not None
     said = [case_problem(case, expected) for case in record.cases if case.hop == HOP]
-    assert all("shows at block.6.mlp.out, but" in text and FAULTY_TAP in text for text in said)
+    assert all("shows at block.1.mlp.out, but" in text and FAULTY_TAP in text for text in said)
 
 
 def test_another_hop_that_fails_is_unexpected() -> None:
@@ -107,11 +107,11 @@ def test_an_input_that_the_defect_leaves_alone_has_to_pass() -> None:
 
 def test_an_input_may_show_it_first_at_a_tap_of_its_own() -> None:
     record = run("fail")
-    listed = defect(hop(taps={"prompt": "block.7.residual"}))
+    listed = defect(hop(taps={"prompt": "block.2.residual"}))
     expected = match(record, [listed]).by_hop.get(HOP)
     assert expected is not None
     said = {case.input: case_problem(case, expected) for case in record.cases if case.hop == HOP}
-    assert "shows at block.7.residual" in said.pop("prompt")
+    assert "shows at block.2.residual" in said.pop("prompt")
     assert set(said.values()) == {""}
 
 

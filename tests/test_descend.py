@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marks import sweep_but
+from marks import further_but
 
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
@@ -43,7 +43,7 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
 
 
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", pytest.param("phi3", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", further_but(["tiny_llama"], ["tiny_llama", "gemma2"], ["phi3"]))
 def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> None:
     model = bench(name)
     for tap in ("embed", "block.0.attn.q_rope", "block.1.cache.k", "block.1.attn.context", "block.1.out", "logits"):
@@ -59,7 +59,7 @@ def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> 
         ("gemma1", "default", "tflite-builtin", "block.0.attn.probs"),
         ("gemma1", "default", "tflite-builtin", "block.1.attn.context"),
         pytest.param("gemma3", "default", "tflite-builtin", "block.5.attn.context", marks=pytest.mark.sweep),
-        ("gemma1", "no-hlfb", "tflite-xnnpack", "block.0.attn.probs"),
+        pytest.param("gemma1", "no-hlfb", "tflite-xnnpack", "block.0.attn.probs", marks=pytest.mark.further),
     ],
 )
 def test_the_reshape_that_should_transpose_k_is_found(name: str, variant: str, stage: str, tap: str) -> None:
@@ -233,7 +233,7 @@ KERNELS_OF = ("tiny_llama", "gemma2", "tiny_llama:no-hlfb", "phi2", "gemma3:kv=t
 
 
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", sweep_but(KERNELS_OF[:3], KERNELS_OF))
+@pytest.mark.parametrize("name", further_but(KERNELS_OF[:1], KERNELS_OF[:3], KERNELS_OF))
 def test_every_kernel_computes_what_its_operator_says(name: str, stage: str) -> None:
     """On random inputs, within composites and out of them; nothing is left out. One model in both signatures."""
     name, _, variant = name.partition(":")

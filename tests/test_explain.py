@@ -1,7 +1,6 @@
 """A model that is broken on purpose is told what is wrong with it, and a sound one is told nothing.
 
-`python -m pytest tests/test_explain.py -s -q | grep explained:` shows what is said. Most cases are slow tests; one of
-each kind of place (config, code, weights, checkpoint, flatbuffer) is not.
+`python -m pytest tests/test_explain.py -s -q | grep explained:` shows what is said.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from explaining import Explained, explain_as_it_is, explain_checkpoint, explain_flatbuffer, explain_reauthored
-from marks import sweep_but
+from marks import further_but, sweep_but
 from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, WEIGHTS, rms
 from test_sees_faults import block
 
@@ -31,10 +30,10 @@ from harness.explain.work import reference
 from harness.spec import main_models
 from harness.trace import Trace
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
-FAST = ("norm_eps", "weight_of_another_block", "a bit of a weight")
+OTHERS = sorted(set(main_models()) - {"tiny_llama"})
 
 
 def assert_first(what: str, found: Explained, name: str, equals: int = 1) -> None:
@@ -50,10 +49,7 @@ def test_the_steps_between_taps_are_those_of_the_published_model() -> None:
     assert_covered("tiny_llama")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sweep_but(["gemma2", "phi2", "phi3", "falcon", "openelm"], sorted(set(main_models()) - {"tiny_llama"}))
-)
+@pytest.mark.parametrize("name", further_but(["gemma2"], ["gemma2", "phi2", "phi3", "falcon", "openelm"], OTHERS))
 def test_the_steps_between_taps_are_those_of_every_published_model(name: str) -> None:
     assert_covered(name)
 
@@ -75,7 +71,7 @@ def assert_covered(name: str) -> None:
             assert off < 1e-6, f"{tap} of {item.id} is off by {off:.2g}"
 
 
-@pytest.mark.parametrize("what", [pytest.param(what, marks=() if what in FAST else slow) for what in CODE])
+@pytest.mark.parametrize("what", further_but([*CODE][::4], CODE))
 def test_a_mistake_in_the_code_is_named(what: str) -> None:
     change, name = CODE[what]
     assert_first(what, explain_reauthored(bench("tiny_llama"), change), name)
@@ -89,7 +85,7 @@ def in_pytorch(name: str) -> Bench:
     return bench(name) if name == "tiny_llama" else bench(name, stages=TORCH_STAGES)
 
 
-@pytest.mark.parametrize("what", [pytest.param(what, marks=() if what in FAST else slow) for what in WEIGHTS])
+@pytest.mark.parametrize("what", further_but([*WEIGHTS][::4], WEIGHTS))
 def test_a_wrong_weight_is_named(what: str) -> None:
     change, name = WEIGHTS[what]
     found = explain_reauthored(in_pytorch(MODEL_OF.get(what, "tiny_llama")), change)
@@ -100,8 +96,7 @@ def test_a_wrong_weight_is_named(what: str) -> None:
         assert_first(what, found, name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", CONFIG)
+@pytest.mark.parametrize("what", further_but([*CONFIG][::4], CONFIG))
 def test_a_wrong_number_in_the_config_is_named(what: str) -> None:
     name, change, hypothesis = CONFIG[what]
     model = in_pytorch(name)
@@ -109,7 +104,6 @@ def test_a_wrong_number_in_the_config_is_named(what: str) -> None:
     assert_first(what, found, hypothesis, equals=2 if what == "rope of the other layers" else 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", FUNCTIONS)
 def test_a_mistake_in_what_all_blocks_call_is_named(what: str) -> None:
     broken, name = FUNCTIONS[what]
@@ -123,8 +117,8 @@ def test_a_mistake_in_what_all_blocks_call_is_named(what: str) -> None:
     ("name", "stages"),
     [
         ("tiny_llama", STAGES),
-        pytest.param("gemma2", TORCH_STAGES, marks=slow),
-        pytest.param("phi2", TORCH_STAGES, marks=slow),
+        ("gemma2", TORCH_STAGES),
+        ("phi2", TORCH_STAGES),
         pytest.param("gemma2", STAGES, marks=pytest.mark.sweep),
         pytest.param("phi2", STAGES, marks=pytest.mark.sweep),
     ],
@@ -191,14 +185,13 @@ CHECKPOINT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", CHECKPOINT)
 def test_a_wrong_number_in_the_checkpoint_is_named(what: str) -> None:
     change, name = CHECKPOINT[what]
     assert_first(what, explain_checkpoint(bench("tiny_llama"), config=change), name)
 
 
-@pytest.mark.parametrize("what", [pytest.param(what, marks=() if what in FAST else slow) for what in CONSTANTS])
+@pytest.mark.parametrize("what", CONSTANTS)
 def test_a_wrong_constant_of_the_flatbuffer_is_named(what: str) -> None:
     change, name = CONSTANTS[what]
     model = bench("tiny_llama")
@@ -210,7 +203,6 @@ def test_a_wrong_constant_of_the_flatbuffer_is_named(what: str) -> None:
         assert_first(what, found, name)
 
 
-@pytest.mark.slow
 def test_rows_of_the_embedding_are_named_by_their_tokens() -> None:
     model = bench("tiny_llama")
     values = model.constant("model.embed_tokens.weight")
@@ -221,7 +213,6 @@ def test_rows_of_the_embedding_are_named_by_their_tokens() -> None:
     assert f"token {token}, channel" in found.best.detail
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep_but(["gemma1"], ["gemma1", "gemma3"]))
 def test_the_transpose_that_became_a_reshape_is_named(name: str, tmp_path: Path) -> None:
     """A defect of the converter, which nobody put there: one KV head, builtin kernels."""
@@ -230,7 +221,6 @@ def test_the_transpose_that_became_a_reshape_is_named(name: str, tmp_path: Path)
     assert_first(name, found, "transpose_as_reshape")
 
 
-@pytest.mark.slow
 def test_alibi_biases_that_are_not_rounded_are_named(tmp_path: Path) -> None:
     """A defect of the example: Falcon's slopes are bfloat16 in the published model."""
     found = explain_as_it_is(in_pytorch("falcon"), tmp_path)
@@ -238,7 +228,6 @@ def test_alibi_biases_that_are_not_rounded_are_named(tmp_path: Path) -> None:
     assert_first("falcon", found, "alibi")
 
 
-@pytest.mark.slow
 def test_values_that_stand_a_position_too_late_are_named() -> None:
     def late(network: Any) -> None:
         norm = block(network, 1).post_atten_norm

@@ -97,7 +97,7 @@ def test_reference_and_candidate_have_the_same_nodes_and_every_overlay(kind: str
 
 @pytest.mark.parametrize(
     ("kind", "node", "block"),
-    [("fail", FAULTY_TAP, 7), ("kernel", FAULTY_TAP, 7), ("nan", NAN_TAP, 8), ("hostile", FAULTY_TAP, 7)],
+    [("fail", FAULTY_TAP, 2), ("kernel", FAULTY_TAP, 2), ("nan", NAN_TAP, 3), ("hostile", FAULTY_TAP, 2)],
 )
 def test_both_panes_open_at_the_first_fault_with_its_block_unfolded(kind: str, node: str, block: int) -> None:
     view = view_of(kind)

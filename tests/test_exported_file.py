@@ -30,6 +30,8 @@ from harness.pipeline import Options, run
 from harness.progress import PlainProgress
 from harness.variant import Variant
 
+pytestmark = pytest.mark.slow
+
 PREFILL, CACHE = 32, 128
 _EXPORT = """
 import sys
@@ -67,7 +69,6 @@ def exported(llama: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.tflite"
 
 
-@pytest.mark.slow
 def test_a_file_of_the_newer_exporter_passes_and_every_tap_is_compared(exported: Path, tmp_path: Path) -> None:
     with PlainProgress() as progress:
         _, record = run(Options(model="tiny_llama", miniature=True, tflite=exported, out=tmp_path), progress)
@@ -83,7 +84,6 @@ def audited(llama: Bench, file: Path) -> ConstantAudit:
     return audit_constants(FlatbufferModel(file), prepared.parameters, llama.checkpoint, prepared.tables)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -107,7 +107,6 @@ def test_a_constant_that_is_off_is_named_by_the_tensor_of_the_checkpoint(
     assert "numbers differ" in finding.what
 
 
-@pytest.mark.slow
 def test_a_file_that_takes_embeddings_in_place_of_tokens_is_refused_in_one_line(exported: Path, tmp_path: Path) -> None:
     def refused(name: str) -> str:
         file = tmp_path / f"{name}.tflite"

@@ -18,6 +18,8 @@ from harness.record import read_taps
 from harness.spec import find_spec, load_spec
 from harness.weight_files import WEIGHTS_FILE
 
+pytestmark = pytest.mark.slow
+
 KEY = "model.layers.1.mlp.down_proj.weight"
 WORDS = [f"w{number}" for number in range(200)]
 
@@ -49,7 +51,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     return json.loads(done.stdout), next(out.glob("*/2*"))
 
 
-@pytest.mark.slow
 def test_the_reference_is_no_better_than_guessing_and_a_miniature_is_not_blamed_for_it(ran) -> None:
     record, _ = ran
     found = record["likelihood"]
@@ -59,7 +60,6 @@ def test_the_reference_is_no_better_than_guessing_and_a_miniature_is_not_blamed_
     assert not [finding for finding in record["findings"] if "NLL" in finding["what"]]
 
 
-@pytest.mark.slow
 def test_what_float16_could_not_hold_is_named_in_weights_and_taps(ran) -> None:
     record, folder = ran
     said = [finding["what"] for finding in record["findings"]]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from marks import slow_but
 from safetensors.torch import load_file
 
 from harness.audit.published import build_published
@@ -22,8 +21,10 @@ from harness.stages.summation import DEVICE, OtherSummation
 from harness.weight_files import WEIGHTS_FILE, stored_tensors
 from harness.weights import account_for_published_keys
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("name", slow_but(["gemma3", "openelm"], sorted(main_models())))
+
+@pytest.mark.parametrize("name", sorted(main_models()))
 def test_both_configs_keep_every_size_but_the_number_of_layers(name: str) -> None:
     model = load_spec(find_spec(name))
     whole, published = published_config(model), first_layers_published(model, 2)

@@ -149,7 +149,7 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_lost_window_is_found_shrunk_and_shown_again_by_a_run(tmp_path: Path) -> None:
     """Gemma 2 with its mask as an input, as litert-torch converts it by default: one mask for all layers."""
     asked = ("gemma2", "--miniature", "--mask-as-input")

@@ -106,7 +106,7 @@ def test_a_spec_file_that_is_absent_is_one_line(tmp_path: Path) -> None:
     assert "absent.py" in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_faithful_model_passes_with_one_run_for_all_workers(tmp_path: Path) -> None:
     ended = gate("--model", "tiny_llama", "--parity-out", tmp_path, "-n", "2", "-q")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -115,7 +115,7 @@ def test_a_faithful_model_passes_with_one_run_for_all_workers(tmp_path: Path) ->
     assert f"tiny_llama: pass {folder}/report.html" in ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
     ended = gate("--model", broken_rope(tmp_path), "--parity-out", tmp_path / "out")
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr

@@ -18,6 +18,8 @@ from harness.flatbuffer.signatures import device_shape
 from harness.flatbuffer.writing import Rewriting, tensor_map
 from harness.stages.flatbuffer import _readable
 
+pytestmark = pytest.mark.slow
+
 
 def tensor(schema: Any, name: str, shape: list[int], buffer: int = 0, kind: str = "FLOAT32") -> Any:
     made = schema.TensorT()
@@ -190,7 +192,6 @@ def refused_by(path: Path, reads: Callable[[], Any]) -> str:
     return "refused" if line else "whole"
 
 
-@pytest.mark.slow
 def test_no_byte_of_the_tables_can_be_changed_so_that_more_than_a_line_comes_of_it(tmp_path: Path) -> None:
     whole = packed(small())
     path = tmp_path / "m.tflite"
@@ -213,7 +214,6 @@ def test_no_cut_leaves_more_than_a_line(tmp_path: Path) -> None:
     assert opened(path) == "refused"
 
 
-@pytest.mark.slow
 def test_flipped_bytes_of_a_real_file_are_refused_in_one_line_or_leave_a_file_that_reads_as_one(tmp_path: Path) -> None:
     source = bench("tiny_llama").flatbuffer
     whole, tables = source.read_bytes(), table_bytes(FlatbufferModel(source))

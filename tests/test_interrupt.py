@@ -143,6 +143,7 @@ def test_ctrl_c_in_the_middle_of_a_stage_leaves_nothing(start: Start, shipped: P
     assert_interrupted(run)
 
 
+@pytest.mark.further
 def test_sigterm_in_the_middle_of_a_stage_leaves_nothing(start: Start, shipped: Path, tmp_path: Path) -> None:
     run = start(failing_forward(HANG, tmp_path), "--tflite", shipped, "--inputs", few_tokens(tmp_path))
     run.wait_for_line("oracle: started")
@@ -204,8 +205,10 @@ def test_a_stage_killed_from_outside_costs_only_its_own_hops(start: Start, shipp
 
 @pytest.mark.parametrize(
     ("statement", "options", "status", "says"),
-    [(SEGFAULT, [], "crashed", "SIGSEGV"), (HANG, ["--timeout", "8"], "timeout", "time limit of 8 s")],
-    ids=["segmentation fault", "hang"],
+    [
+        pytest.param(SEGFAULT, [], "crashed", "SIGSEGV", id="segmentation fault", marks=pytest.mark.further),
+        pytest.param(HANG, ["--timeout", "8"], "timeout", "time limit of 8 s", id="hang"),
+    ],
 )
 def test_a_stage_that_dies_is_named_and_the_others_are_kept(
     statement: str, options: list[str], status: str, says: str, start: Start, shipped: Path, tmp_path: Path
@@ -234,6 +237,7 @@ def assert_whole(run: Run, record: dict[str, object]) -> None:
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.further
 def test_ctrl_c_among_several_models_keeps_what_was_done_and_one_server_serves_them_all(
     start: Start, tmp_path: Path
 ) -> None:
@@ -264,6 +268,7 @@ def test_ctrl_c_among_several_models_keeps_what_was_done_and_one_server_serves_t
     assert (folder / "parity.json").is_file()
 
 
+@pytest.mark.further
 def test_two_runs_at_once_into_one_folder_both_succeed(start: Start, shipped: Path, tmp_path: Path) -> None:
     runs = [start("tiny_llama", "--tflite", shipped, "--inputs", few_tokens(tmp_path)) for _ in range(2)]
     ids = set()

@@ -15,6 +15,8 @@ from harness.likelihood import FAR_ABOVE, likelihood_findings, likelihood_of, wi
 from harness.record import Input, Likelihood, Record, read_record, write_record
 from harness.trace import TraceWriter
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 500
 TEXT = Input(id="prose", tokens=40, text="a text", token_ids=[(7 * i) % VOCAB for i in range(40)])
 OTHER = Input(id="more", tokens=21, text="another", token_ids=[(11 * i) % VOCAB for i in range(21)])

@@ -26,9 +26,11 @@ from harness.stages.tflite import read_plan
 from harness.taps import split_tap
 from harness.trace import MANIFEST, Trace, local
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 # Builtin kernels take a second where the delegate takes a tenth.
-SHIPPED_FIRST = ("tflite-xnnpack", pytest.param("tflite-builtin", marks=pytest.mark.slow))
+SHIPPED_FIRST = ("tflite-xnnpack", "tflite-builtin")
 
 
 def local_pass(
@@ -81,7 +83,6 @@ SOUND = (
 USUAL = ("gemma2",)  # with windows, softcaps and norms everywhere; the sweep takes them all
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
 @pytest.mark.parametrize("name", sweep_but(USUAL, SOUND))
 def test_so_does_every_model_and_every_variant(name: str, stage: str, tmp_path: Path) -> None:
@@ -92,7 +93,6 @@ def test_so_does_every_model_and_every_variant(name: str, stage: str, tmp_path: 
     assert set(Trace.open(made / "short").taps) == set(Trace.open(model.sound / stage / "short").taps)
 
 
-@pytest.mark.slow
 def test_what_attention_reads_of_a_cache_that_was_never_written_shows(tmp_path: Path) -> None:
     """Gemma 1 on builtin kernels mixes up the axes of K, and so reads rows that hold padding there and zeros here."""
     gemma = bench("gemma1")
@@ -184,7 +184,7 @@ class FakeTrace:
 
 @pytest.mark.parametrize(
     "name",
-    ["tiny_llama", *(pytest.param(name, marks=pytest.mark.slow) for name in USUAL)]
+    ["tiny_llama", *USUAL]
     + [pytest.param(name, marks=pytest.mark.sweep) for name in (*SOUND, "gemma1", "gemma3") if name not in USUAL],
 )
 def test_a_tensor_is_made_of_its_taps_as_they_are_made_of_it(name: str) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marks import slow_but
 
 from harness.errors import UsageError
 from harness.families import Sizes, sizes_of
 from harness.miniature import LARGEST_HIDDEN, WINDOW, shrink, write_miniature
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.weights import load_reauthored
+
+pytestmark = pytest.mark.slow
 
 POSITIONS = 64
 
@@ -53,7 +54,7 @@ def reauthored_logits(model: GenerativeModel, folder: Path, config: Any, ids: An
         return network(ids, torch.arange(POSITIONS), cache)["logits"]
 
 
-@pytest.mark.parametrize("name", slow_but(["tiny_llama", "phi2"], NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> None:
     model = registered(name)
     write_miniature(model, 3, tmp_path)
@@ -64,7 +65,7 @@ def test_the_two_versions_of_a_miniature_agree(name: str, tmp_path: Path) -> Non
     assert error < 1e-5
 
 
-@pytest.mark.parametrize("name", slow_but(["tiny_llama"], ["tiny_llama", "gemma3"]))
+@pytest.mark.parametrize("name", ["tiny_llama", "gemma3"])
 def test_attention_in_a_miniature_is_far_from_uniform(name: str, tmp_path: Path) -> None:
     import torch
 

@@ -13,12 +13,13 @@ from unittest import mock
 import pytest
 import torch
 from litert_torch.generative.layers import attention_utils
-from marks import slow_but
 from test_no_false_alarms import passes
 
 from harness.bench.workbench import FIRST, Bench, Outcome
 from harness.spec import main_models, registered
 from harness.taps import block_tap
+
+pytestmark = pytest.mark.slow
 
 STAGES = ("oracle", "hf", "reauthored")
 EXAMPLES = {
@@ -27,8 +28,6 @@ EXAMPLES = {
 }  # fmt: skip
 # transformers rounds Falcon's ALiBi slopes to bfloat16 and the example does not: a known defect.
 RIGHT = sorted(EXAMPLES - {"falcon"})
-# Between them: windows, softcaps, norms after the blocks' halves, fused projections, a rope of its own.
-QUICK = ("gemma2", "phi4")
 # Shorter than a window, twice as long, and six times; the last two end with single decode steps.
 LENGTHS = (("one", 1, 1), ("chunked", 33, 1), ("long", 96, 3))
 
@@ -49,7 +48,7 @@ def test_a_model_cites_the_checkpoint_that_its_config_is_of(name: str) -> None:
     assert f"# https://huggingface.co/{ref.declared['hf_id']}/blob/main/config.json" in ref.file.read_text()
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK, RIGHT))
+@pytest.mark.parametrize("name", RIGHT)
 def test_the_pytorch_hop_of_a_right_miniature_passes_with_every_tap(name: str, tmp_path: Path) -> None:
     outcome = judged(Bench(name, inputs=LENGTHS), tmp_path)
     assert passes(outcome), outcome.fault
@@ -73,7 +72,6 @@ def falcon_with_rounded_slopes(sharp: int | None, folder: Path) -> Outcome:
         return judged(bench, folder)
 
 
-@pytest.mark.slow
 def test_falcon_fails_in_the_attention_of_every_block(tmp_path: Path) -> None:
     outcome = judged(Bench("falcon", inputs=LENGTHS), tmp_path / "shipped")
     assert outcome.fault is not None
@@ -84,7 +82,6 @@ def test_falcon_fails_in_the_attention_of_every_block(tmp_path: Path) -> None:
         assert alone.fault.tap == block_tap(block, "attn.probs")
 
 
-@pytest.mark.slow
 def test_falcon_passes_with_its_slopes_rounded_as_transformers_rounds_them(tmp_path: Path) -> None:
     outcome = falcon_with_rounded_slopes(None, tmp_path)
     assert passes(outcome), outcome.fault

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marks import slow_but
 
 from harness.bench.reseed import positions_of
 from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
 from harness.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(1, 21)
-QUICK_SEEDS = (1, 5)
 HOPS = (FIRST, XNNPACK, BUILTIN)
 # Norms of 1 + weight and folded scales; fused biases; one more of each part that Llama lacks.
 OTHERS = ("gemma2", "qwen2_5", "falcon")
@@ -55,7 +55,7 @@ def every_seed(name: str) -> list[Bench]:
     return [bench(name).reseeded(seed, EVERY_LENGTH) for seed in SEEDS]
 
 
-@pytest.mark.parametrize("seed", slow_but(QUICK_SEEDS, SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_an_unbroken_miniature_passes_whatever_its_weights_and_tokens_are(seed: int, tmp_path: Path) -> None:
     """Through XNNPACK at every fifth seed; the slow test below takes all seeds through all stages."""
     other = bench("tiny_llama").reseeded(seed, FEW, flatbuffer=seed % 5 == 0)
@@ -98,7 +98,7 @@ def test_a_reseeded_flatbuffer_holds_the_new_weights_and_no_old_ones() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("tiny_llama", marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.sweep) for n in OTHERS)],
+    ["tiny_llama", *(pytest.param(n, marks=pytest.mark.sweep) for n in OTHERS)],
 )
 def test_a_reseeded_flatbuffer_is_what_a_conversion_of_those_weights_gives(name: str) -> None:
     """Else the tests of many seeds would prove nothing about conversions."""

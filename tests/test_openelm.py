@@ -12,6 +12,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from harness.spec import find_spec, load_spec
 from models.reference.openelm import OpenELMConfig, OpenELMForCausalLM
 
+pytestmark = pytest.mark.slow
+
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN, LAYERS = 8, 2, 32, 64, 2
 
 

@@ -19,6 +19,8 @@ from harness.stages.float64 import TrueFloat64
 from harness.taps import block_tap
 from harness.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 AGREEMENT = 1e-13
 

@@ -47,7 +47,7 @@ def test_the_model_of_the_page_passes_with_every_tap_and_in_the_flatbuffer(tmp_p
     assert not [finding for finding in record["findings"] if finding["severity"] == "error"]  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_mistake_in_it_is_found_at_its_module(tmp_path: Path) -> None:
     words = saved_as_the_page_says(tmp_path)
     model = tmp_path / "own_llama.py"

@@ -23,7 +23,7 @@ from harness.render import clean
 from harness.render.html import write_report
 
 pytestmark = [pytest.mark.slow, in_a_browser]
-BLOCKS = 30
+BLOCKS = 12
 
 Open = Callable[..., Opened]
 
@@ -72,11 +72,11 @@ def test_a_report_opens_without_an_error_and_without_a_request(opened: Open, kin
     ("kind", "said"),
     [
         ("pass", ["PASS", "The re-authored model is faithful to the Hugging Face model", "Worst excess 1."]),
-        ("fail", ["FAIL", "diverges from block 7's MLP output", f"First fault: {FAULTY_TAP}", "edge-parity explore "]),
+        ("fail", ["FAIL", "diverges from block 2's MLP output", f"First fault: {FAULTY_TAP}", "edge-parity explore "]),
         (
             "kernel",
             [
-                "TFLite on XNNPACK diverges from block 7's MLP output",
+                "TFLite on XNNPACK diverges from block 2's MLP output",
                 f"First fault: {FAULTY_TAP}",
                 "edge-parity explore ",
             ],
@@ -202,13 +202,13 @@ def test_the_table_filters_searches_sorts_and_opens(opened: Open) -> None:
     failing = int((frame["verdict"] == "fail").sum())
     assert shown.inner_text().startswith(f"{failing} of {len(frame)} rows")
     page.page.select_option("#f-verdict", label="all")
-    page.page.fill("#f-text", "block.7 mlp.out")
+    page.page.fill("#f-text", "block.2 mlp.out")
     assert shown.inner_text().startswith(f"18 of {len(frame)} rows")
     page.page.click("button[data-name=excess]")
     assert page.page.get_attribute("#tap-table th:has(button[data-name=excess])", "aria-sort") == "descending"
     page.page.locator("#tap-table tbody button").first.press("Enter")
     detail = page.page.inner_text("#tap-table tr.detail")
-    for name in ("hf", "reauthored", "tflite", "transformer_blocks.7.mlp.out"):
+    for name in ("hf", "reauthored", "tflite", "transformer_blocks.2.mlp.out"):
         assert name in detail
 
 

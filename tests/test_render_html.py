@@ -68,7 +68,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     written = {}
     for kind in KINDS:
         (folder / kind).mkdir()
-        run = make_run(kind, 8) if kind == "hostile" else make_run(kind)
+        run = make_run(kind, 3) if kind == "hostile" else make_run(kind)
         written[kind] = write_report(folder / kind, *run).read_text(encoding="utf-8")
     return written
 
@@ -102,16 +102,16 @@ def test_the_report_reaches_for_nothing_outside_itself(pages: dict[str, str], ki
 
 def test_the_verdict_stands_in_words_at_the_top(pages: dict[str, str]) -> None:
     assert "The re-authored model is faithful to the Hugging Face model; TFLite is faithful" in Page(pages["pass"]).text
-    assert "The re-authored model diverges from block 7's MLP output: weight bfloat16." in Page(pages["fail"]).text
-    assert "TFLite on builtin kernels diverges from block 8's attention." in Page(pages["nan"]).text
+    assert "The re-authored model diverges from block 2's MLP output: weight bfloat16." in Page(pages["fail"]).text
+    assert "TFLite on builtin kernels diverges from block 3's attention." in Page(pages["nan"]).text
     assert "Stage tflite-xnnpack crashed." in Page(pages["crash"]).text
 
 
 def test_a_failing_report_says_first_where_by_how_much_and_what_to_do_next(pages: dict[str, str]) -> None:
     text = " ".join(Page(pages["fail"]).text.split())
     top = text[: text.index("Error against depth")]
-    module = "transformer_blocks.7.mlp.out"
-    assert f"{FAULTY_TAP} of reauthored ({module}) is off from hf by 310 times what float32 itself costs" in top
+    module = "transformer_blocks.2.mlp.out"
+    assert f"{FAULTY_TAP} of reauthored ({module}) is off from hf by 325 times what float32 itself costs" in top
     assert "the limit is 4." in top
     assert "Suspect the model in reauthored: compare" in top
     assert "edge-parity explain " in top
@@ -147,7 +147,7 @@ def test_a_passing_report_shows_its_worst_figures_beside_their_limits(pages: dic
 
 
 def test_a_run_from_before_limits_were_stored_is_still_shown(tmp_path: Path) -> None:
-    record, frame = make_run("fail", 8)
+    record, frame = make_run("fail", 3)
     old = frame.drop(columns=["excess_limit", "position_excess_limit"])
     page = Page(write_report(tmp_path, record, old).read_text(encoding="utf-8"))
     assert {row["excess_limit"] for row in rows(page.data)} == {None}
@@ -229,9 +229,9 @@ def test_numbers_survive_with_three_digits(pages: dict[str, str]) -> None:
 
 
 def test_positions_and_tokens_are_in_the_page_where_the_run_kept_them(tmp_path: Path, pages: dict[str, str]) -> None:
-    details = make_details("fail", 8)
+    details = make_details("fail", 3)
     write_details(tmp_path, details)
-    page = Page(write_report(tmp_path, *make_run("fail", 8)).read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path, *make_run("fail", 3)).read_text(encoding="utf-8"))
     kept, texts = page.data["details"], page.data["texts"]
     assert sum(len(one["excess"]) for one in kept["excesses"]) == len(details.positions)
     assert {flip for one in kept["logits"] for flip in one["flip"]} == {"", "above noise", "within noise"}
@@ -271,7 +271,7 @@ def test_the_pipeline_is_drawn_as_the_hops_chain_it_and_a_loop_ends() -> None:
 
 
 def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
-    record, frame = make_run("pass", 8)
+    record, frame = make_run("pass", 3)
     words = ["edge-parity", "run", "smollm2", "--prompt", "it's <b>"]
     noted = record.model_copy(update={"options": {"command": words, "seed": 0}})
     text = Page(write_report(tmp_path, noted, frame).read_text(encoding="utf-8")).text
@@ -279,7 +279,7 @@ def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
 
 
 def test_a_step_that_broke_before_any_hop_stands_beside_the_chain(tmp_path: Path) -> None:
-    record, frame = make_run("fail", 8)
+    record, frame = make_run("fail", 3)
     convert = Stage(name="convert", status="timeout", seconds=600, detail="no answer for 600 s")
     late = record.model_copy(update={"stages": [*record.stages, convert, Stage(name="tap", status="ok")]})
     text = Page(write_report(tmp_path, late, frame).read_text(encoding="utf-8")).text

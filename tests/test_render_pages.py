@@ -88,7 +88,7 @@ def test_a_diff_page_names_what_newly_fails_with_both_figures(tmp_path: Path) ->
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert "PASS &rarr; FAIL" in text
     first = text[text.index("Newly failing") :]
-    assert first.index(FAULTY_TAP) < first.index("block.8")
+    assert first.index(FAULTY_TAP) < first.index("block.3")
     assert re.search(r"<td>excess 1\.\d+ of 4</td><td>(excess|position) \S+ of \d+</td>", first)
     assert "NLL on their common text, in nats per token: 3.58" in text
     assert "script-src 'none'" in text

@@ -28,7 +28,7 @@ def fault(hop: Hop, tap: str, **more: Any) -> FirstFault:
 
 def test_a_fault_of_the_model_leaves_the_flatbuffer_faithful_to_it() -> None:
     said = verdict_words(make_run("fail")[0])
-    assert said.startswith("The re-authored model diverges from block 7's MLP output: weight bfloat16. ")
+    assert said.startswith("The re-authored model diverges from block 2's MLP output: weight bfloat16. ")
     assert FAITHFUL in said
 
 
@@ -79,7 +79,7 @@ def test_a_known_defect_is_named_at_the_hop_that_shows_it() -> None:
         command="",
     )
     said = verdict_words(record.model_copy(update={"known_defects": [known]}))
-    assert "TFLite on builtin kernels diverges from block 8's attention (known upstream defect one-kv-head)." in said
+    assert "TFLite on builtin kernels diverges from block 3's attention (known upstream defect one-kv-head)." in said
     gone = known.model_copy(update={"state": "elsewhere"})
     assert "known upstream defect" not in verdict_words(record.model_copy(update={"known_defects": [gone]}))
 
@@ -122,7 +122,7 @@ def test_a_run_without_a_hop_says_that_nothing_was_compared() -> None:
 
 @pytest.mark.parametrize(
     ("tap", "said"),
-    [("embed", "the embedding"), (FAULTY_TAP, "block 7's MLP output"), ("block.0.new", "block 0's new")],
+    [("embed", "the embedding"), (FAULTY_TAP, "block 2's MLP output"), ("block.0.new", "block 0's new")],
 )
 def test_a_tap_is_said_in_words(tap: str, said: str) -> None:
     assert tap_words(tap) == said
@@ -139,7 +139,7 @@ def test_how_well_the_reference_predicts_text_and_how_far_it_reaches_is_said_in_
     assert said.endswith("guessing comes to 10.8; run 20261101-000000-aaaa had 3.40 on the same text.")
     lost = record.likelihood.model_copy(update={"nll": None, "perplexity": None})  # type: ignore[union-attr]
     assert "NLL is NaN nats" in text_words(record.model_copy(update={"likelihood": lost}))
-    assert "reach 3.31e4 (logits, " in reach_words(frame)
+    assert "reach 5.48e3 (logits, " in reach_words(frame)
     deep = frame.assign(value_min=frame["value_min"].where(frame["tap"] != "embed", -7.1e4))
     assert "reach 7.1e4 (embed, input one-token); float16 ends at 65,504" in reach_words(deep)
     assert reach_words(frame.drop(columns=["value_min", "value_max"])) == ""

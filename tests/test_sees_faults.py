@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marks import slow_but
+from marks import further_but
 
 from harness.bench.breaking import (
     Tensors,
@@ -45,6 +45,8 @@ from harness.bench.workbench import (
     figures,
 )
 from harness.trace import TAPS_FILE, Trace
+
+pytestmark = pytest.mark.slow
 
 LAYER = "model.layers.{}."
 GATE, UP, DOWN = (LAYER + f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
@@ -144,7 +146,7 @@ def jiggle(find: Callable[[Any], Any], relative: float = 1e-4, seed: int = 0) ->
     return lambda network: set_weight(find(network), jiggled(find(network).weight, relative, seed))
 
 
-@pytest.mark.parametrize("module", slow_but(["qkv_projection", "w2", "lm_head"], MODULES))
+@pytest.mark.parametrize("module", MODULES)
 def test_any_matrix_of_the_reauthored_model_that_is_off_by_1e_4_is_seen_at_its_own_output(
     llama: Bench, module: str
 ) -> None:
@@ -193,7 +195,7 @@ def final_norm_left_at_ones(network: Any) -> None:
         (final_norm_left_at_ones, "final_norm"),
     ],
 )
-@pytest.mark.parametrize("name", slow_but(["tiny_llama"], ["tiny_llama", "smollm2"]))
+@pytest.mark.parametrize("name", further_but(["tiny_llama"], ["tiny_llama", "smollm2"]))
 def test_a_mistake_in_the_reauthored_model_is_seen_where_it_was_made(
     name: str, change: Callable[[Any], None], tap: str
 ) -> None:
@@ -230,7 +232,6 @@ def test_a_wrong_number_in_the_reauthored_config_is_seen_where_it_first_acts(
     assert_first_fault(f"re-authored config, {change.__name__}", outcome, FIRST, tap, "fff")
 
 
-@pytest.mark.slow
 def test_a_matrix_off_by_a_hundred_thousandth_stands_out_where_it_is(llama: Bench) -> None:
     """One of 1e-7, which is float32's own rounding, does not."""
     for module in ("qkv_projection", "output_projection", "w2"):
@@ -243,7 +244,6 @@ def test_a_matrix_off_by_a_hundred_thousandth_stands_out_where_it_is(llama: Benc
         assert llama.with_reauthored(jiggle(find, 1e-7)).verdicts[FIRST] == "pass"
 
 
-@pytest.mark.slow
 def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(tmp_path: Path) -> None:
     from harness.cache import Cache
 
@@ -253,7 +253,6 @@ def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(tmp_path
     assert not list(tmp_path.rglob("*.tflite"))
 
 
-@pytest.mark.slow
 def test_a_mistake_that_is_converted_faithfully_is_charged_to_the_reauthored_model_alone(tmp_path: Path) -> None:
     """Broken, then converted: what ships is what the re-authored model computes, so both TFLite hops pass."""
     from harness.cache import Cache
@@ -287,13 +286,13 @@ def flip_one_bit(llama: Bench, weight: str, stages: Sequence[str], retap: bool =
     return llama.with_flatbuffer(lambda file: patch(file, values, broken), stages, retap)
 
 
-@pytest.mark.parametrize("weight", slow_but(["qkv.1"], CONSTANTS))
+@pytest.mark.parametrize("weight", CONSTANTS)
 def test_one_exponent_bit_of_one_typical_weight_of_the_flatbuffer_is_seen(llama: Bench, weight: str) -> None:
     outcome = flip_one_bit(llama, weight, ("tflite-xnnpack",))
     assert_first_fault(f"flatbuffer, an exponent bit of {weight}", outcome, XNNPACK, CONSTANTS[weight], "pfp")
 
 
-@pytest.mark.parametrize("weight", slow_but(["qkv.1"], CONSTANTS))
+@pytest.mark.parametrize("weight", CONSTANTS)
 def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, weight: str) -> None:
     """What both TFLite stages share is the file's fault, and not that of a kernel."""
     outcome = flip_one_bit(llama, weight, DEVICE_STAGES, retap=True)
@@ -301,7 +300,6 @@ def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, we
     assert outcome.hops[BUILTIN].first_failing_tap == CONSTANTS[weight]
 
 
-@pytest.mark.slow
 def test_an_exponent_bit_of_the_embedding_is_seen_when_its_token_occurs(llama: Bench) -> None:
     values = llama.constant("model.embed_tokens.weight")
     token = llama.prepared.inputs[0].tokens[3]
@@ -315,7 +313,6 @@ def test_an_exponent_bit_of_the_embedding_is_seen_when_its_token_occurs(llama: B
     assert unseen.verdicts[XNNPACK] == "pass", "nobody can see a weight that was not used"
 
 
-@pytest.mark.slow
 def test_a_tied_embedding_is_seen_at_both_its_ends() -> None:
     smollm = bench("smollm2")
     values = smollm.constant("model.embed_tokens.weight")
@@ -324,7 +321,6 @@ def test_a_tied_embedding_is_seen_at_both_its_ends() -> None:
     assert figures(outcome, XNNPACK, "logits")["excess"] > 30
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weight", ["qkv.1", DOWN.format(1)])
 def test_a_matrix_of_the_flatbuffer_that_is_off_by_1e_4_is_seen(llama: Bench, weight: str) -> None:
     values = llama.constant(weight)
@@ -332,7 +328,6 @@ def test_a_matrix_of_the_flatbuffer_that_is_off_by_1e_4_is_seen(llama: Bench, we
     assert_first_fault(f"flatbuffer, {weight} by 1e-4", outcome, XNNPACK, CONSTANTS[weight], "pff")
 
 
-@pytest.mark.slow
 def test_gate_and_up_exchanged_in_the_flatbuffer_are_seen(llama: Bench) -> None:
     gate, up = llama.constant(GATE.format(1)), llama.constant(UP.format(1))
     outcome = llama.with_flatbuffer(lambda file: swap(file, gate, up))
@@ -363,7 +358,7 @@ def seen_flips(llama: Bench, seeds: range) -> list[tuple[float, bool]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_the_lowest_exponent_bit_of_any_weight_at_all_is_seen_nearly_always(llama: Bench) -> None:
     """Of 30 weights drawn at random, small ones too; one that is missed changed by next to nothing."""
     found = seen_flips(llama, range(30))
@@ -383,7 +378,6 @@ def spoiled(tensors: Tensors, value: float = math.nan) -> None:
     tensors[DOWN.format(1)][1, 2] = value
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("stages", [("oracle",), ("hf",), ("oracle", "hf")], ids="+".join)
 def test_a_weight_that_is_no_number_in_the_checkpoint_fails_every_hop(
@@ -394,7 +388,6 @@ def test_a_weight_that_is_no_number_in_the_checkpoint_fails_every_hop(
     assert_first_fault(f"{'+'.join(stages)}, {value} in a weight", outcome, FIRST, "block.1.mlp.out", "fff")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_no_number_in_the_reauthored_model_is_seen(llama: Bench, value: float) -> None:
     def spoil(network: Any) -> None:
@@ -406,7 +399,6 @@ def test_a_weight_that_is_no_number_in_the_reauthored_model_is_seen(llama: Bench
     assert_first_fault(f"re-authored, {value} in a weight", outcome, FIRST, "block.1.mlp.out", "fff")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_no_number_in_the_flatbuffer_is_seen(llama: Bench, value: float) -> None:
     values = llama.constant(DOWN.format(1))
@@ -453,7 +445,7 @@ def test_a_noise_floor_that_is_no_noise_passes_nothing(llama: Bench, stages: tup
 # --- trained weights -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_in_trained_weights_one_matrix_off_by_1e_4_is_seen_in_its_block() -> None:
     real = Bench("smollm2", real=True, inputs=(("random", 45, 2),), stages=TORCH_STAGES)
     outcome = real.with_reauthored(jiggle(lambda network: block(network, 7).ff.w2))

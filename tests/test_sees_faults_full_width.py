@@ -13,6 +13,8 @@ from wide import wide_spec
 from harness.bench.reseed import patch
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 
+pytestmark = pytest.mark.slow
+
 SMALL = 1e-5
 NORM = "model.layers.1.post_attention_layernorm.weight"
 PLACES = {DOWN.format(1): "block.1.mlp.out", "qkv.1": "block.1.attn.q", NORM: "block.1.mlp.norm"}
@@ -43,7 +45,6 @@ def assert_seen_in_the_flatbuffer(bench: Bench, weight: str) -> None:
     print(f"fault: local_excess {outcome.fault.local_excess}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weight", PLACES)
 def test_a_matrix_of_a_trained_file_that_is_off_by_a_hundred_thousandth_is_seen(trained: Bench, weight: str) -> None:
     assert_seen_in_the_flatbuffer(trained, weight)
@@ -55,7 +56,6 @@ def test_so_is_one_of_sums_of_thousands_of_terms(wide: Bench, weight: str) -> No
     assert_seen_in_the_flatbuffer(wide, weight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", ["qkv_projection", "w2"])
 def test_so_is_one_of_the_reauthored_model(trained: Bench, module: str) -> None:
     find, tap = MODULES[module]

@@ -80,6 +80,7 @@ def test_a_file_that_ships_is_gated_through_the_signatures_it_has(convert, tmp_p
     assert json.loads((folder / "parity.json").read_text())["verdict"] == "pass"
 
 
+@pytest.mark.further
 def test_a_quantised_file_is_refused_and_not_judged_by_the_rules_of_float32(convert):
     file = convert("int8", quantize="dynamic_int8")
     with pytest.raises(UsageError, match="quantised"):

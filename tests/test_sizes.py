@@ -12,6 +12,7 @@ from harness.spec import describe, load_spec, registered
 MODELS = sorted(name for name, ref in registered().items() if published_parameters(ref) is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_size_read_as_text_is_that_of_the_model_that_transformers_builds(name: str) -> None:
     import torch

@@ -25,6 +25,8 @@ from harness.fingerprints import fingerprint
 from harness.spec import SpecRef
 from harness.spec_key import KnownSpec
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DECLARATION = """
 from harness import GenerativeModel
@@ -117,7 +119,6 @@ def test_an_edited_helper_is_another_spec_however_it_is_imported(work: Workplace
     assert work.content() != before
 
 
-@pytest.mark.slow
 def test_what_nobody_imports_is_no_part_of_it(work: Workplace) -> None:
     work.write({"my_layers.py": "scale = 1.01"})
     before = work.content()
@@ -125,7 +126,6 @@ def test_what_nobody_imports_is_no_part_of_it(work: Workplace) -> None:
     assert work.content() == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -162,7 +162,6 @@ def test_an_import_that_loads_a_library_is_nothing_unseen(work: Workplace) -> No
     assert work.content() == work.content()
 
 
-@pytest.mark.slow
 def test_a_variable_that_the_spec_reads_is_part_of_it_and_another_is_not(
     work: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +185,6 @@ def test_a_number_that_is_computed_when_the_spec_is_loaded_is_part_of_it(work: W
         del sys.my_scale  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
 def test_two_processes_find_the_same(work: Workplace, tmp_path: Path) -> None:
     work.write({"spec.py": "import my_layers\nNAMES = {'b', 'a', 'c'}\n" + DECLARATION, "my_layers.py": "scale = 1.01"})
     script = (
@@ -202,7 +200,6 @@ def test_two_processes_find_the_same(work: Workplace, tmp_path: Path) -> None:
     assert "my_layers" in said[0]
 
 
-@pytest.mark.slow
 def test_what_is_edited_while_it_is_loaded_is_kept_under_a_name_nobody_asks_for(work: Workplace) -> None:
     edits = "import pathlib\npathlib.Path(__file__).with_name('my_layers.py').write_text('scale = 1.00')\n"
     work.write({"spec.py": f"{edits}def late(): import my_layers\n{DECLARATION}", "my_layers.py": "scale = 1.01"})
@@ -351,7 +348,6 @@ def test_an_editable_checkout_counts_by_content(tmp_path: Path, monkeypatch: pyt
     assert {name for name in before if before[name] != changed[name]} == {"my_wheel/norm.py"}
 
 
-@pytest.mark.slow
 def test_the_packages_that_convert_are_here_as_installed(tmp_path: Path) -> None:
     """Else every conversion of a machine would be its own, and a check-out of this one would share none."""
     spec_code.altered_files.cache_clear()
@@ -379,7 +375,6 @@ def changed_by(act: Callable[[], Any], undo: Callable[[], Any], spec: Path) -> l
         assert replaced.changes(before) == []
 
 
-@pytest.mark.slow
 def test_lowerings_decompositions_and_constants_that_a_spec_changes_count(work: Workplace) -> None:
     table = registry().global_registry.registered_ops
     decomp: Any = importlib.import_module("litert_torch.fx_infra.decomp")

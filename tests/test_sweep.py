@@ -20,6 +20,8 @@ from harness.defects import load_defects
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.spec import registered
 
+pytestmark = pytest.mark.sweep
+
 SEEDS = range(1, 11)
 ROUNDED = str(Path(__file__).parent.parent / "suites" / "upstream" / "falcon_rounded.py")
 # What avoids the known defects: the listed remedies for Falcon's bias and for attention with one KV head.
@@ -43,7 +45,6 @@ def right(name: str) -> Bench:
     return Bench(model, inputs=LENGTHS, variant=variant)
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_no_seed_and_no_length_gives_a_false_alarm_on_any_hop(name: str) -> None:
     first, outcomes = right(name), []
@@ -73,7 +74,6 @@ def check_constants(first: Bench, other: Bench) -> None:
     assert not [finding for finding in audits[0].findings if finding.severity == "error"]
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_excess_stays_below_4_at_1024_positions_on_any_hop(name: str) -> None:
     bench = lengthened(right(name), 1024, 512)
@@ -95,7 +95,6 @@ def lengthened(bench: Bench, positions: int, prefill: int) -> Bench:
     return other
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(registered().keys() - WRONG))
 def test_every_entry_of_the_catalogue_passes_on_the_pytorch_hop(name: str, tmp_path: Path) -> None:
     outcome = judged(Bench(name, inputs=LENGTHS), tmp_path)

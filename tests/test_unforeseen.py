@@ -41,8 +41,7 @@ def fresh(
     arguments: list[str | bytes], folder: Path, code: str = "from harness import cli; cli.main()", **more: object
 ) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own."""
-    # Under a limit on the size of files Python would leave cut compiled code, which it then trusts.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", code, *arguments]
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.run(words, cwd=folder, env=environment, timeout=120, check=False, **settings)
@@ -142,6 +141,22 @@ def test_a_limit_on_the_size_of_files_is_one_line(run: Path) -> None:
     assert "File too large" in said
     assert "ulimit -f" in said
     assert (run / "report.html").read_text() == "before"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "writes"), [(resource.RLIM_INFINITY, True), (100_000, False)])
+def test_under_a_limit_on_the_size_of_files_no_compiled_code_is_written(
+    limit: int, writes: bool, tmp_path: Path
+) -> None:
+    """A .pyc that is cut short there would break every later command."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(
+        [sys.executable, "-c", "import harness.diff"],
+        check=True,
+        env=environment | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert any(tmp_path.rglob("diff.*.pyc")) is writes
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.weights import account_for_keys, load_reauthored
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["tiny_llama", "smollm2"])
 def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[GenerativeModel, Path]:

@@ -17,6 +17,8 @@ from harness.record import Finding, FirstFault
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.tokenizer_files import load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TINY_LLAMA = Path("models/tiny_llama.py")
 Prepare = Callable[..., dict[str, Any]]
 
@@ -50,7 +52,6 @@ def declared_as(folder: Path) -> Path:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_resized_embeddings_are_one_line_that_says_what_to_declare(prepare: Prepare, tmp_path: Path) -> None:
     folder = written(tmp_path / "weights")
     with pytest.raises(UsageError) as caught:
@@ -60,7 +61,6 @@ def test_resized_embeddings_are_one_line_that_says_what_to_declare(prepare: Prep
     assert "declare the resized vocabulary" in message
 
 
-@pytest.mark.slow
 def test_pruned_layers_are_one_line_that_says_what_to_do(prepare: Prepare, tmp_path: Path) -> None:
     folder = written(tmp_path / "weights", vocab_size=512, num_hidden_layers=1)
     with pytest.raises(UsageError, match="layers 1, the declaration of tiny_llama says 2;"):
