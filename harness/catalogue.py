@@ -71,4 +71,4 @@ def print_entries(found: list[Entry], console: Any) -> None:
 def _size(parameters: int | None) -> str:
     if parameters is None:
         return "?"
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+    return f"{parameters / 1e9:.2f} B" if parameters >= 999.5e6 else f"{parameters / 1e6:.0f} M"

@@ -35,9 +35,9 @@ def summarise_hop(
     if blocked:
         reasons.append(blocked)
     if len(failing):
-        reasons.append(
-            f"{_taps_fail(failing['tap'].nunique())}, first {first_row(failing)['tap']}: {first_row(failing)['why']}"
-        )
+        first = first_row(failing)
+        failed = _taps_fail(failing["tap"].nunique())
+        reasons.append(f"{failed}, first {first['tap']} (input {first['input']}): {first['why']}")
     if not blocked and (said := _unexplained(rows)):
         reasons.append(said)
     if coverage < required_coverage and not blocked:

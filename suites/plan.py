@@ -47,14 +47,16 @@ def default_plan() -> list[Entry]:
 
     Conversion is what takes time and memory, so miniatures go through it only where it is known to matter. Beside the
     models stand the declarations that show what is wrong upstream. `make test` leaves to CI the miniatures without a
-    listed defect, whose PyTorch hop tests/test_models.py takes as well, and what tests/test_families.py converts.
+    listed defect, whose PyTorch hop tests/test_models.py takes as well, what tests/test_families.py converts, the four
+    bits, and all but the widest at full width.
     """
     small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
     whole = [Entry(name, name) for name in TRAINED]
     whole += [Entry(name, name, small) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options), further=True) for name, variant, options in VARIANTS]
     whole += [
-        Entry(model, f"{Path(model).stem},layers=2", ("--layers", "2"), further=model in TRAINED) for model in WIDE
+        Entry(model, f"{Path(model).stem},layers=2", ("--layers", "2"), further=Path(model).stem != WIDEST)
+        for model in WIDE
     ]
     whole += [_kernels(name, recipe, small) for name, recipe in REFERENCE_KERNELS]
     rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
@@ -82,6 +84,7 @@ VARIANTS = (
 )
 # Their first two layers at full width, where device kernels add thousands of terms: trained weights, and random ones.
 WIDE = ("smollm2", *(str(file) for file in sorted((Path(__file__).parent / "full_width").glob("[!_]*.py"))))
+WIDEST = "tiny_llama"
 # Reference kernels, which nobody ships, on a quantised file: a known defect.
 REFERENCE_KERNELS = (("tiny_llama", "dynamic_int4_block32"),)
 
@@ -90,7 +93,8 @@ def _kernels(name: str, recipe: str, options: tuple[str, ...]) -> Entry:
     stages = ("reauthored", BUILTIN, REFERENCE)
     quantised = (named_for(BUILTIN, recipe), named_for(REFERENCE, recipe))
     words = ("--quantize", recipe, "--stages", ",".join(stages))
-    return Entry(name, f"{name},{recipe}", (*options, *words), (*REAUTHORED, ("reauthored", BUILTIN), quantised))
+    hops = (*REAUTHORED, ("reauthored", BUILTIN), quantised)
+    return Entry(name, f"{name},{recipe}", (*options, *words), hops, further=True)
 
 
 def called(ref: SpecRef) -> str:

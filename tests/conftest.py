@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("edge-parity", deadline=None)
 settings.load_profile("edge-parity")
 
-_MARK_OF_A_FILE = re.compile(r"^pytestmark = .*?\bpytest\.mark\.(\w+)", re.MULTILINE)
+_MARKS_OF_A_FILE = re.compile(r"^pytestmark = .*", re.MULTILINE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -21,8 +21,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     left_out = set(re.findall(r"\bnot (\w+)", config.option.markexpr))
     if not left_out or collection_path.suffix != ".py":
         return None
-    found = _MARK_OF_A_FILE.search(collection_path.read_text(encoding="utf-8"))
-    return True if found and found[1] in left_out else None
+    found = _MARKS_OF_A_FILE.search(collection_path.read_text(encoding="utf-8"))
+    return True if found and left_out & set(re.findall(r"\bmark\.(\w+)", found[0])) else None
 
 
 @pytest.fixture(autouse=True)

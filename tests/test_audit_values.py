@@ -178,7 +178,7 @@ def test_a_sign_of_zero_differs_and_nan_equals_itself() -> None:
 # The flatbuffer: converted once, then changed in a copy.
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "gemma2"])
+@pytest.fixture(scope="module", params=["tiny_llama", pytest.param("gemma2", marks=pytest.mark.further)])
 def converted(request: pytest.FixtureRequest) -> tuple[GenerativeModel, Path, Path]:
     return _converted(request.param)
 

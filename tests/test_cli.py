@@ -111,7 +111,7 @@ def test_diff_says_what_changed(
     assert "pass -> fail" in text
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_json_is_the_record_of_each_model_and_nothing_else(tmp_path: Path) -> None:
     spec = str(ROOT / "models" / "tiny_llama.py")
     few = tmp_path / "few.jsonl"
@@ -127,7 +127,7 @@ def test_json_is_the_record_of_each_model_and_nothing_else(tmp_path: Path) -> No
     assert records[0]["run_id"] != records[1]["run_id"]
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_a_run_annotates_each_model_and_adds_to_the_job_s_summary(tmp_path: Path) -> None:
     step, few = tmp_path / "step.md", tmp_path / "few.jsonl"
     few.write_text('{"tokens": [5, 6, 7], "id": "three"}\n')

@@ -30,7 +30,7 @@ from harness.pipeline import Options, run
 from harness.progress import PlainProgress
 from harness.variant import Variant
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.further]
 
 PREFILL, CACHE = 32, 128
 _EXPORT = """

@@ -20,6 +20,7 @@ print(tensorflow.add(1, 1).numpy(), schema.ModelT.__name__)
 """
 
 
+@pytest.mark.further
 def test_tensorflow_is_left_out_and_still_there_for_whoever_imports_it():
     ended = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines() == ["False True 1", "ModelT", "2 ModelT"], ended.stderr[-2000:]

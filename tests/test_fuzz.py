@@ -213,7 +213,7 @@ def test_a_fault_that_few_inputs_show_shrinks_to_its_essence(what: str, tmp_path
     assert (found["tokens"], found["decode_tail"]) == (tokens, tail)
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_an_input_over_which_a_stage_ends_is_saved_as_it_was(tmp_path: Path) -> None:
     parts = {"before": "assert len(tokens[0]) == 1 or tokens.max() < 300"}
     (tmp_path / "broken.py").write_text(SPEC + ADDED.format(**{**WHOLE, **parts}))

@@ -176,6 +176,7 @@ def test_ending_the_server_while_it_is_asked_for_a_process_starts_no_other(
     assert forkserver._forkserver._forkserver_pid is None  # type: ignore[attr-defined]
 
 
+@pytest.mark.further
 def test_a_stage_killed_from_outside_costs_only_its_own_hops(start: Start, shipped: Path, tmp_path: Path) -> None:
     run = start("tiny_llama", "--tflite", shipped, "--inputs", few_tokens(tmp_path))
     run.wait_for_line("tflite-builtin: started")

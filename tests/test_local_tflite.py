@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marks import sweep_but
+from marks import further_but
 
 from harness.align.feeds import plan_feeds
 from harness.align.views import TapSource, tensor_of, view_tensor
@@ -84,7 +84,7 @@ USUAL = ("gemma2",)  # with windows, softcaps and norms everywhere; the sweep ta
 
 
 @pytest.mark.parametrize("stage", DEVICE_STAGES)
-@pytest.mark.parametrize("name", sweep_but(USUAL, SOUND))
+@pytest.mark.parametrize("name", further_but([], USUAL, SOUND))
 def test_so_does_every_model_and_every_variant(name: str, stage: str, tmp_path: Path) -> None:
     name, _, variant = name.partition(":")
     model = bench(name, variant=variant or "default")
@@ -184,8 +184,7 @@ class FakeTrace:
 
 @pytest.mark.parametrize(
     "name",
-    ["tiny_llama", *USUAL]
-    + [pytest.param(name, marks=pytest.mark.sweep) for name in (*SOUND, "gemma1", "gemma3") if name not in USUAL],
+    further_but(["tiny_llama"], ["tiny_llama", *USUAL], [*SOUND, "gemma1", "gemma3"]),
 )
 def test_a_tensor_is_made_of_its_taps_as_they_are_made_of_it(name: str) -> None:
     name, _, variant = name.partition(":")

@@ -13,7 +13,7 @@ from wide import wide_spec
 from harness.bench.reseed import patch
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.further]
 
 SMALL = 1e-5
 NORM = "model.layers.1.post_attention_layernorm.weight"

@@ -18,7 +18,7 @@ from harness.spec import find_spec, load_spec
 from harness.variant import Variant
 from harness.weights import load_reauthored
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.further]
 
 PREFILL, CACHE = [8, 32], 128
 
