@@ -236,7 +236,7 @@ def _random_checkpoint(model: GenerativeModel, seed: int, layers: int, cache: Ca
     config = config_text(first_layers_published(model, layers))
     key = key_of({"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")})
     folder = cache.build("random", key, lambda made: write_random_layers(model, seed, layers, made), _verify)
-    return _cached(folder, "random", f"random weights of the first {layers} layers of {model.hf_id}", seed, cache)
+    return _cached(folder, "random", f"random weights of the first {_layers(layers)} of {model.hf_id}", seed, cache)
 
 
 def _first_layers(whole: Checkpoint, layers: int, cache: Cache) -> Checkpoint:
@@ -248,8 +248,12 @@ def _first_layers(whole: Checkpoint, layers: int, cache: Cache) -> Checkpoint:
         return whole
     key = key_of({"rule": RULE, "weights": whole.sha256, "layers": layers, "files": _small_files(whole.folder, cache)})
     folder = cache.build("layers", key, lambda made: write_first_layers(whole.folder, layers, made), _verify)
-    first = _cached(folder, whole.kind, f"{whole.name}, first {layers} layers", whole.seed, cache)
+    first = _cached(folder, whole.kind, f"{whole.name}, first {_layers(layers)}", whole.seed, cache)
     return replace(first, notes=whole.notes, dropped=whole.dropped)
+
+
+def _layers(number: int) -> str:
+    return "layer" if number == 1 else f"{number} layers"
 
 
 def _small_files(folder: Path, cache: Cache) -> dict[str, str]:

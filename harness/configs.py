@@ -88,6 +88,10 @@ def built_model(model: GenerativeModel, config: Any, mask_cache_size: int = 0) -
         ) from error
 
 
+# What a saved config may ask of each forward: more than is read here, or in a form that is not.
+_ASKED = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+
+
 def hf_config(folder: Path) -> Any:
     """The folder's config as transformers reads it; code that a checkpoint brings is never run.
 
@@ -98,7 +102,7 @@ def hf_config(folder: Path) -> Any:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **_ASKED)
         except Exception as error:
             kind = content["model_type"]
             raise UsageError(

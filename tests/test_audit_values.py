@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.audit.computed import wrong_mask
+from harness.audit.computed import is_computed, wrong_mask
 from harness.audit.constants import audit_constants
 from harness.audit.folded import match_folded
 from harness.audit.named_constants import NamedConstant
@@ -386,6 +386,18 @@ def test_masks_are_read_row_by_row() -> None:
     assert wrong_mask(np.zeros((24, 24), np.float32), [])  # sees everything
     assert wrong_mask(np.full((24, 24), -np.inf, np.float32), [])  # sees nothing
     assert wrong_mask(causal(24)[::-1], [])
+
+
+@pytest.mark.parametrize(("hides", "right"), [(-1e9, True), (-1e4, True), (-25.0, False)])
+def test_a_mask_that_hides_with_a_finite_number_is_right_only_where_softmax_makes_it_zero(
+    hides: float, right: bool
+) -> None:
+    mask = np.where(causal(24, 8) < 0, np.float32(hides), np.float32(0))
+    said = wrong_mask(mask, [8])
+    assert said == "" if right else f"hides with {hides:g}" in said
+    assert is_computed(mask, []) == right
+    mask[3, :, :, 2] = hides
+    assert bool(wrong_mask(mask, [8])) == right  # two numbers in another order are a mask only if one hides
 
 
 def test_what_is_no_mask_is_not_judged_as_one() -> None:

@@ -88,6 +88,21 @@ def test_a_published_form_says_nothing_that_float32_does_not(name: str, dtype: s
     assert {(finding.severity, finding.field) for finding in remarks} <= {("warning", "embedding_scale")}
 
 
+def test_what_a_saved_config_asks_of_each_forward_is_not_asked(tmp_path: Path) -> None:
+    """Attention that is listened to returns no probabilities: transformers refuses to build it where they are asked."""
+    import torch
+
+    from harness.stages.hf import load
+
+    folder = published_form(load_spec(find_spec("tiny_llama")), tmp_path / "model", "float32")
+    config = json.loads((folder / "config.json").read_text())
+    asked = {"output_attentions": True, "output_hidden_states": True, "return_dict": False}
+    (folder / "config.json").write_text(json.dumps(config | asked))
+    output = load(folder, torch.float32)(torch.tensor([[1, 2]]))
+    assert output.logits.shape[:2] == (1, 2)
+    assert output.attentions is output.hidden_states is None
+
+
 @pytest.mark.parametrize(("dtype", "rounds_to"), [("bfloat16", "45.25"), ("float16", "45.25")])
 def test_what_a_half_would_round_is_said_and_is_no_error(dtype: str, rounds_to: str) -> None:
     """Gemma multiplies its embeddings by the root of 2,048, which is 45.25483 in float32."""

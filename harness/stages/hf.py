@@ -93,9 +93,11 @@ def load(folder: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     _register_attention()
-    kind: Any = AutoModelForCausalLM._model_mapping[type(hf_config(folder))]
+    config = hf_config(folder)
+    kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
     found: Any = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         attn_implementation=_ATTENTION if kind._supports_attention_backend else "sdpa",
         use_safetensors=True,
