@@ -60,6 +60,7 @@ def test_every_variant_of_a_model_without_a_fault_passes_at_every_tap(variant: s
 def test_a_transposed_cache_read_as_a_default_one_fails_the_hop(tmp_path: Path) -> None:
     """The cache taps are canonical because they are turned, not because the shapes happen to fit."""
     llama = bench("tiny_llama", variant="kv=transposed")
+    assert llama.tapped, "tapped as what it is, before it is misread"
     misread = copy.copy(llama)
     misread.prepared = llama.prepared.model_copy(update={"variant": Variant()})
     with pytest.raises(ValueError, match="does not continue"):
