@@ -23,7 +23,7 @@ def audited() -> tuple[float, float]:
         [sys.executable, "-m", "harness.cli", "audit", "--all", "--json"], capture_output=True, text=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if ended.returncode > 1:  # 1 says that a model differs, which is no matter of speed
+    if ended.returncode > 1:  # 1 says that a model differs, which is not a matter of speed
         sys.exit(f"edge-parity audit --all ended with {ended.returncode}: {ended.stderr[-2000:]}")
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return time.monotonic() - began, processor

@@ -72,7 +72,7 @@ class Ahead(Generic[T]):
 
 @contextmanager
 def ahead(watcher: Watcher, needs: Sequence[str], work: Callable[[Results, Still], T]) -> Iterator[Ahead[T]]:
-    """See `Ahead`. Behind it the work has ended, whatever was raised within."""
+    """See `Ahead`. After it the work has ended, whatever was raised within."""
     under_way = Ahead(watcher, needs, work)
     try:
         yield under_way

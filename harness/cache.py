@@ -26,7 +26,7 @@ ENTRY_FILE = "entry.json"
 ENVIRONMENT_VARIABLE = "EDGE_PARITY_CACHE"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# A disk that is full or closed to us: the person can fix it, so it is no traceback.
+# A disk that is full or closed to us: the person can fix it, so it is not a traceback.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
 # Native writers (safetensors, torch) wrap the system's error in an exception of their own.
 _FULL_DISK_TEXT = ("no space left on device", "os error 28", "disk quota exceeded")
@@ -170,7 +170,7 @@ class Cache:
     def _folder(self, kind: str, key: str) -> Path:
         for name in (kind, key):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"'{name}' is no name for a cache folder")
+                raise ValueError(f"'{name}' is not a name for a cache folder")
         return self.root / kind / key
 
     @contextmanager

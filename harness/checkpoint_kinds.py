@@ -23,7 +23,7 @@ ADAPTER_FILE = "adapter_config.json"
 COMPUTED = (
     "rotary_emb.inv_freq", "rope.freqs", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
 )  # fmt: skip
-# Masks, positions and counters: these dtypes are no weights.
+# Masks, positions and counters: these dtypes are not weights.
 _NO_WEIGHTS = (*FLOATS, "BOOL", "I64", "U64")
 _LAYERS = ("num_hidden_layers", "num_transformer_layers", "n_layer", "num_layers")
 # Field of a config -> more than any model has. What is built of a config may take time or memory by these.

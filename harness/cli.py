@@ -102,15 +102,15 @@ def run(
     Several models run one after the other; what happens to one stops no other.
     """
     from harness import pipeline
+    from harness.names.stages import float32_stages
     from harness.recipes import parse_recipes
     from harness.run_command import Shown, run_one, run_several
-    from harness.tasks import STAGES
     from harness.variant import VariantOptions, parse_prefill
 
     names = _chosen(models or [], every)
     if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
-    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else STAGES
+    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages()
     lengths = parse_prefill(prefill) if prefill is not None else None
     recipes = parse_recipes(quantize) if quantize is not None else ()
     variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)

@@ -16,6 +16,7 @@ import numpy as np
 from harness.compare import FLOAT32_RUNS, Comparison, LogitPositions, TapReader, common_spans, noise_floors, stats_over
 from harness.details import Details, table
 from harness.excess import NoiseFloor, position_excess
+from harness.names.stages import HF, ORACLE, Hop
 from harness.taps import EMBED, FINAL_NORM, LOGITS
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def look_closely(
 
     frame: its taps. inputs: (id, token ids). folder: of the checkpoint, for its tokenizer.
     """
-    stages = dict.fromkeys(["oracle", *(stage for hop in comparison.hops for stage in hop), *FLOAT32_RUNS])
+    stages = dict.fromkeys([ORACLE, *(stage for hop in comparison.hops for stage in hop.stages), *FLOAT32_RUNS])
     readers = [TapReader.of(traces, stages, item) for item, _ in inputs]
-    chosen = {hop: chosen_taps(frame, "->".join(hop)) for hop in comparison.hops}
+    chosen = {hop: chosen_taps(frame, hop.name) for hop in comparison.hops}
     excesses, histograms = _at_taps(readers, chosen, frame)
     logits = [row for hop, each in comparison.logit_positions.items() for row in _logit_rows(hop, each)]
-    shown = [stage for stage in stages if stage == "hf" or stage not in FLOAT32_RUNS]
+    shown = [stage for stage in stages if stage == HF or stage not in FLOAT32_RUNS]
     tokens = list(_likely_tokens(readers, shown, positions_of_interest(comparison, inputs)))
     ids = {token for _, given in inputs for token in given} | {row[4] for row in tokens}
     ids |= {token for row in logits for token in row[6:8] if token >= 0}
@@ -78,10 +79,10 @@ def chosen_taps(frame: pd.DataFrame, hop: str) -> list[str]:
 
 
 def _at_taps(
-    readers: Sequence[TapReader], chosen: dict[tuple[str, str], list[str]], frame: pd.DataFrame
+    readers: Sequence[TapReader], chosen: dict[Hop, list[str]], frame: pd.DataFrame
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
     """Rows of the tables `positions` and `histograms`, a tap in memory at a time."""
-    # Between two quantised stages there is no excess: float32 is no measure of them.
+    # Between two quantised stages there is no excess: float32 does not measure them.
     measured = frame[frame["position_excess"].notna() | (frame["nan_count"] > 0) | (frame["inf_count"] > 0)]
     limits = {
         (row["hop"], row["input"], row["tap"]): row["position_excess_limit"]
@@ -96,7 +97,7 @@ def _at_taps(
             for hop, taps in chosen.items():
                 if tap not in taps or noise is None or not _comparable(reader, hop, tap):
                     continue
-                key = ("->".join(hop), reader.item, tap)
+                key = (hop.name, reader.item, tap)
                 if key in limits:
                     each = _each(reader, hop, tap, noise)
                     excesses += [(*key, position, value, limits[key]) for position, value in each]
@@ -114,31 +115,30 @@ def _worst_inputs(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(hop, tap): item for hop, tap, item in zip(last["hop"], last["tap"], last["input"], strict=True)}
 
 
-def _comparable(reader: TapReader, hop: tuple[str, str], tap: str) -> bool:
-    names = dict.fromkeys([*hop, "oracle"])
+def _comparable(reader: TapReader, hop: Hop, tap: str) -> bool:
+    names = dict.fromkeys([*hop.stages, ORACLE])
     if not all(reader.has(stage, tap) for stage in names):
         return False
     return len({reader.values(stage, tap).shape for stage in names}) == 1
 
 
-def _spans(reader: TapReader, hop: tuple[str, str], tap: str) -> list[slice]:
-    return common_spans(reader.covered(hop[0], tap), reader.covered(hop[1], tap))
+def _spans(reader: TapReader, hop: Hop, tap: str) -> list[slice]:
+    return common_spans(reader.covered(hop.reference, tap), reader.covered(hop.candidate, tap))
 
 
-def _each(reader: TapReader, hop: tuple[str, str], tap: str, noise: NoiseFloor) -> Iterator[tuple[int, float]]:
+def _each(reader: TapReader, hop: Hop, tap: str, noise: NoiseFloor) -> Iterator[tuple[int, float]]:
     """(position, excess there). On the first hop the error is that against the oracle, as the tap's excess is."""
     spans = _spans(reader, hop, tap)
     if not spans:
         return
-    reference = "oracle" if hop[0] == "hf" else hop[0]
-    stats = stats_over(reader.values(reference, tap), reader.values(hop[1], tap), spans)
+    stats = stats_over(reader.values(hop.judged_against, tap), reader.values(hop.candidate, tap), spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     values = position_excess(stats.squared_error, noise, positions)
     yield from zip(positions.tolist(), values.tolist(), strict=True)
 
 
-def _histogram(reader: TapReader, hop: tuple[str, str], tap: str) -> Iterator[tuple[float, int]]:
-    """(lower edge, elements) of the errors over the root mean square of the reference; 0 is no error at all."""
+def _histogram(reader: TapReader, hop: Hop, tap: str) -> Iterator[tuple[float, int]]:
+    """(lower edge, elements) of the errors over the root mean square of the reference; 0 means no error at all."""
     squares, elements = 0.0, 0
     for reference, _ in _pieces(reader, hop, tap):
         with np.errstate(over="ignore"):
@@ -160,9 +160,9 @@ def _histogram(reader: TapReader, hop: tuple[str, str], tap: str) -> Iterator[tu
             yield float(10**edge), int(count)
 
 
-def _pieces(reader: TapReader, hop: tuple[str, str], tap: str) -> Iterator[tuple[Array, Array]]:
+def _pieces(reader: TapReader, hop: Hop, tap: str) -> Iterator[tuple[Array, Array]]:
     """Both sides in float64, a few positions at a time: probabilities over long inputs do not fit into memory."""
-    values = [reader.values(stage, tap) for stage in hop]
+    values = [reader.values(stage, tap) for stage in hop.stages]
     step = max(1, _PIECE // max(1, math.prod(values[0].shape[2:])))
     for span in _spans(reader, hop, tap):
         for start in range(span.start, span.stop, step):

@@ -16,9 +16,8 @@ import numpy as np
 from harness.constant_taps import without_constant_taps
 from harness.coverage import Absent, checked
 from harness.excess import Excess, NoiseFloor, excess, with_typical
-from harness.hops import STANDARD_HOPS
 from harness.metrics import LogitStats, PositionStats, concat, logit_stats, position_stats, ranged_stats, summarise
-from harness.recipes import is_kernel_hop
+from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.record import Logits
 from harness.taps import LOGITS, split_tap
 from harness.trace import NOISE_SAMPLES, Trace, let_go, sample
@@ -28,7 +27,7 @@ from harness.verdict import Rule, judge
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
-FLOAT32_RUNS = tuple(sample(Path("hf"), order).name for order in range(NOISE_SAMPLES))
+FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPLES))
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class LogitPositions:
 class Comparison:
     rows: list[Row]
     logits: dict[str, Logits]
-    hops: tuple[tuple[str, str], ...] = ()  # those whose stages ran
+    hops: tuple[Hop, ...] = ()  # those whose stages ran
     logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
 
 
@@ -109,17 +108,18 @@ def compare_traces(
     model: str,
     rules: list[Rule],
     why_missing: Callable[[str, str], Absent],
-    hops: tuple[tuple[str, str], ...] = STANDARD_HOPS,
+    hops: Sequence[Hop] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
     traces: folder with `<stage>/<input>/`. why_missing: (stage, tap) -> why its trace lacks the tap or positions of it.
+    hops: the standard ones where none are given.
     A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
     tap on each input, where these inputs alone are not to say what is typical.
     """
-    present = [hop for hop in hops if set(hop) <= stages]
+    present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
     rows: list[Row] = []
     opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
@@ -133,8 +133,8 @@ def compare_traces(
             of_input.let_go()
     rows = without_constant_taps(rows)
     rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
-    logits = {f"{a}->{b}": tally.result() for (a, b), tally in tallies.items() if tally.kl}
-    each = {f"{a}->{b}": tally.each for (a, b), tally in tallies.items()}
+    logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
+    each = {hop.name: tally.each for hop, tally in tallies.items()}
     return Comparison(rows, logits, tuple(present), each)
 
 
@@ -204,7 +204,7 @@ def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> 
     floors = {
         number: NoiseFloor.of(*_samples(taps, tap, runs))
         for number, taps in enumerate(opened)
-        if taps.has("oracle", tap) and taps.has(runs[0], tap)
+        if taps.has(ORACLE, tap) and taps.has(runs[0], tap)
     }
     for taps in opened:
         taps.let_go()
@@ -215,36 +215,36 @@ def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> 
 def _compare_tap(
     taps: TapReader,
     noise: NoiseFloor | None,
-    hops: list[tuple[str, str]],
+    hops: list[Hop],
     tap: str,
     model: str,
     rules: list[Rule],
-    tallies: dict[tuple[str, str], _LogitTally],
+    tallies: dict[Hop, _LogitTally],
     why_missing: Callable[[str, str], Absent],
 ) -> Iterator[Row]:
-    for reference, candidate in hops:
-        hop = f"{reference}->{candidate}"
-        base = {"hop": hop, "tap": tap, "block": _block(tap)}
-        lacking = next((stage for stage in (reference, candidate, "oracle") if not taps.has(stage, tap)), None)
+    for hop in hops:
+        reference, candidate = hop.stages
+        base = {"hop": hop.name, "tap": tap, "block": _block(tap)}
+        lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, tap)), None)
         if lacking is not None or noise is None:
-            yield {**base, **_missing(lacking or "hf", tap, why_missing)}
+            yield {**base, **_missing(lacking or HF, tap, why_missing)}
             continue
         spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
         partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, tap)), None)
         if not spans:
             yield {**base, **_missing(partly or candidate, tap, why_missing)}
             continue
-        pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values("oracle", tap)
+        pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
         if not pair[0].shape == pair[1].shape == oracle.shape:
             yield {**base, "verdict": "fail", "rule": "", "why": _shapes(*pair, oracle)}
             continue
-        row, figures = _figures(*pair, oracle, spans, noise, first=reference == "hf")
-        if is_kernel_hop(reference, candidate):  # four bits or eight: what float32 costs is no measure there
+        row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
+        if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
             row |= dict.fromkeys(("excess", "position_excess", "total_excess"), math.nan)
         if tap == LOGITS:
-            figures |= _logit_figures(*pair, taps, spans, tallies[reference, candidate])
+            figures |= _logit_figures(*pair, taps, spans, tallies[hop])
         positions = sum(span.stop - span.start for span in spans)
-        judgement = judge(rules, model, hop, tap, positions, figures)
+        judgement = judge(rules, model, hop.name, tap, positions, figures)
         how = "derived" if taps.derived(tap, reference, candidate) else "read"
         judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
         if partly is not None and judgement.verdict == "pass":
@@ -291,7 +291,7 @@ def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> Positi
 
 def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionStats]:
     """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
-    oracle = taps.values("oracle", tap)
+    oracle = taps.values(ORACLE, tap)
     first, *others = [stage for stage in names if taps.has(stage, tap)]
     whole = [slice(0, oracle.shape[1])]
     stats, found = _ranged_over(oracle, taps.values(first, tap), whole)
@@ -307,7 +307,7 @@ def _ranged_over(reference: Array, candidate: Array, spans: list[slice]) -> tupl
 
 
 def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
-    """The spans in pieces of bounded size. Behind each piece the arrays leave memory again, so that
+    """The spans in pieces of bounded size. After each piece the arrays leave memory again, so that
     logits over a large vocabulary and a long input cost no more of it than a short one."""
     row_bytes = max(array[:, :1].nbytes for array in values)
     rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
@@ -320,14 +320,14 @@ def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
 
 
 def _figures(
-    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, first: bool
+    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, against_oracle: bool
 ) -> tuple[Row, dict[str, float]]:
-    """The row of a tap and its figures. On the first hop the excess is that of the error against the oracle."""
+    """The row of a tap and its figures. against_oracle: whether the excess is that of the error against the oracle."""
     stats = stats_over(reference, candidate, spans)
     total = stats_over(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     overall: Excess = excess(total.squared_error, noise, positions)
-    over = overall if first else excess(stats.squared_error, noise, positions)
+    over = overall if against_oracle else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
     figures = {
         "max_abs_err": summary.max_abs_err,
@@ -358,7 +358,7 @@ def _figures(
 def _logit_figures(
     reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally
 ) -> dict[str, float]:
-    oracle = taps.values("oracle", LOGITS)
+    oracle = taps.values(ORACLE, LOGITS)
     singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
     parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
     noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)

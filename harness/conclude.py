@@ -1,4 +1,4 @@
-"""From what the stages left behind to the record: compare, judge, locate, and say what was missing and why.
+"""From what the stages left to the record: compare, judge, locate, and say what was missing and why.
 
 In: task results and their traces. Out: a `Record` and the rows of its taps.
 """
@@ -20,17 +20,29 @@ from harness.beyond_float32 import beyond_float32
 from harness.compare import Comparison, compare_traces
 from harness.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.defects import Defect, match, on_record
-from harness.hops import hops_of
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
+from harness.names.stages import (
+    FLOAT,
+    HF,
+    ORACLE,
+    Hop,
+    every_stage,
+    file_stages,
+    hops_of,
+    named,
+    runs_file,
+    split,
+    stage_named,
+)
 from harness.overflow import overflow_findings
 from harness.ownership import is_given, ownership, taps_at
-from harness.recipes import FLOAT, KERNELS, named, split, unjudged
-from harness.record import Finding, FirstFault, Input, LooserRule, Record, Stage, taps_frame
+from harness.recipes import unjudged
+from harness.record import Finding, FirstFault, Input, LooserRule, Record, StageResult, taps_frame
 from harness.stages.process import Results, TaskResult
 from harness.stages.request import Prepared
 from harness.taps import split_tap
-from harness.tasks import DEVICE_STAGES, LOCAL_PASSES, is_device
+from harness.tasks import is_local_pass
 from harness.trace import Trace
 from harness.verdict import Rule, load_rules, looser_than
 
@@ -87,7 +99,7 @@ def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, 
 def in_question(comparison: Comparison) -> list[str]:
     """The inputs on which hops first fail: what was introduced there is worth knowing."""
     frame = taps_frame(comparison.rows)
-    failing = [frame[(frame["hop"] == f"{a}->{b}") & (frame["verdict"] == "fail")] for a, b in comparison.hops]
+    failing = [frame[(frame["hop"] == hop.name) & (frame["verdict"] == "fail")] for hop in comparison.hops]
     return list(dict.fromkeys(str(first_row(rows)["input"]) for rows in failing if len(rows)))
 
 
@@ -115,15 +127,14 @@ def conclude(
     frame = taps_frame(comparison.rows)
     hops = [
         summarise_hop(
-            f"{a}->{b}",
+            hop,
             frame,
             prepared.taps,
-            comparison.logits.get(f"{a}->{b}"),
-            # A quantised file's kernels see as many taps as its float32 twin's.
-            prepared.coverage[f"{a}->{b}" if split(b)[1] == FLOAT else f"reauthored->{_twin(b)}"],
-            _blocked((a, b), results),
+            comparison.logits.get(hop.name),
+            prepared.coverage[_covered_as(hop).name],
+            _blocked(hop, results),
         )
-        for a, b in hops_of(stages)
+        for hop in hops_of(stages)
     ]
     findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
     findings += overflow_findings(comparison.rows, prepared.rms_norms)
@@ -181,10 +192,14 @@ def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:
     return {recipe: _plan(results, recipe) for recipe in dict.fromkeys(split(name)[1] for name in stages)}
 
 
-def _twin(stage: str) -> str:
-    """The float32 stage whose coverage holds for a quantised one; reference kernels are read as builtin ones."""
-    base = split(stage)[0]
-    return base if base in DEVICE_STAGES else "tflite-builtin"
+def _covered_as(hop: Hop) -> Hop:
+    """The hop whose coverage holds on a hop: a quantised file's kernels see as many taps as its float32 twin's.
+
+    Kernels that judge no float32 file see what those do that they are compared with.
+    """
+    stage = stage_named(split(hop.candidate)[0])
+    twin = stage if stage.reference else stage_named(stage.quantised_reference)
+    return Hop(twin.reference, twin.name)
 
 
 def _preparing(stages: tuple[str, ...]) -> list[str]:
@@ -199,7 +214,7 @@ def _plan(results: Results, recipe: str) -> PlanFacts:
 
 
 def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absent:
-    if is_device(stage):
+    if runs_file(stage):
         absent = plan.why_missing(stage, tap)
         if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
             return Absent("the file gives no logits on prefill, and was converted to give them")
@@ -210,8 +225,8 @@ def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepar
     return Absent(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))
 
 
-def _blocked(hop: tuple[str, str], results: dict[str, TaskResult]) -> str:
-    for name in (*hop, "oracle", "hf"):
+def _blocked(hop: Hop, results: dict[str, TaskResult]) -> str:
+    for name in (*hop.stages, ORACLE, HF):
         if results[name].status != "ok":
             return f"stage {name} {results[name].status}: {results[name].detail}"
     return ""
@@ -221,8 +236,8 @@ def _with_mask(fault: FirstFault, traces: Path) -> FirstFault:
     """A fault of attention's probabilities, with a word about the mask if that is what differs."""
     if split_tap(fault.tap)[1] != "attn.probs":
         return fault
-    source, candidate = fault.hop.split("->")
-    names = ("oracle" if source == "hf" else source, candidate)
+    hop = Hop.parse(fault.hop)
+    names = (hop.judged_against, hop.candidate)
     pair = [Trace.open(traces / name / fault.input).load(fault.tap) for name in names]
     masked = pair[0].shape == pair[1].shape and hides_others(pair[0], pair[1])
     return fault.model_copy(update={"where": ANOTHER_MASK}) if masked else fault
@@ -242,7 +257,7 @@ def _owned(
         compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
         observers = {
             name: results[name].value.get(DIFFERING, [])
-            for name in DEVICE_STAGES
+            for name in file_stages()
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }
         not_finite = not_finite_stages(fault, frame, traces)
@@ -259,7 +274,7 @@ def not_finite_stages(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> l
     if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():
         return []
     found = []
-    for stage in dict.fromkeys(("oracle", "hf", *fault.hop.split("->"))):
+    for stage in dict.fromkeys((ORACLE, HF, *Hop.parse(fault.hop).stages)):
         trace = Trace.open(traces / stage / fault.input)
         if fault.tap in trace and not np.isfinite(trace.load(fault.tap)).all():
             found.append(stage)
@@ -280,7 +295,7 @@ def _local_findings(results: dict[str, TaskResult]) -> list[Finding]:
             what=f"{name} {result.status}, so the limits on local errors were not checked: {result.detail}",
         )
         for name, result in results.items()
-        if name in LOCAL_PASSES and result.status in _ENDED_BADLY
+        if is_local_pass(name) and result.status in _ENDED_BADLY
     ]
 
 
@@ -291,7 +306,7 @@ def _stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
-    for name in filter(is_device, results):
+    for name in filter(runs_file, results):
         differing = results[name].value.get(DIFFERING, [])
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
@@ -302,7 +317,7 @@ def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
 def _cache_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
     stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
-    for name in sorted(filter(is_device, results), key=_device_order):
+    for name in sorted(filter(runs_file, results), key=_device_order):
         end = results[name].value.get("past_the_cache")
         if end and not end["refusal"]:
             stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
@@ -314,7 +329,8 @@ def _cache_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 def _device_order(stage: str) -> tuple[str, int]:
     base, recipe = split(stage)
-    return "" if recipe == FLOAT else recipe, KERNELS.index(base)
+    order = [known.name for known in every_stage()]
+    return "" if recipe == FLOAT else recipe, order.index(base)
 
 
 def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:
@@ -326,11 +342,11 @@ def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ..
     )
 
 
-def _stage(result: TaskResult) -> Stage:
+def _stage(result: TaskResult) -> StageResult:
     facts = {
         key: value for key, value in result.value.items() if key not in ("flatbuffer", "tapped", "plan", "findings")
     }
-    return Stage(
+    return StageResult(
         name=result.name,
         status=result.status,
         seconds=result.seconds,

@@ -18,7 +18,7 @@ from typing import Any
 from harness.cache import Cache, key_of
 from harness.conversion_reads import Reader, changed_since
 from harness.fingerprints import fingerprint, source_digest
-from harness.recipes import FLOAT
+from harness.names.stages import FLOAT
 from harness.replaced import flags, replaced_code
 from harness.spec_code import CONVERTING
 from harness.variant import Variant

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.errors import UsageError
-from harness.recipes import split
+from harness.names.stages import REAUTHORED, XNNPACK, every_stage, split
 from harness.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, split_tap
 from harness.variant import Variant, parse_variant
 
@@ -27,7 +27,7 @@ STANDARD_COVERAGE: Mapping[str, float] = {
 
 # Found from a signature's inputs and outputs and the attention composite, whatever the modules are called.
 ANCHORED = ("cache.k", "cache.v", "attn.q_rope", "attn.k_rope", "attn.probs", FINAL_NORM, LOGITS)
-_DEVICE = ("tflite-xnnpack", "tflite-builtin", "tflite-reference")
+_FILES = frozenset(stage.name for stage in every_stage() if stage.runs_file)
 # Of the last block, what comes after keys and values: without logits nothing reads it.
 LAST_BLOCK = frozenset({*BLOCK_POINTS} - {"attn.norm", "attn.k", "attn.v", "attn.k_rope", "cache.k", "cache.v"})
 FUSED_ATTENTION = "fused-attention"
@@ -65,28 +65,28 @@ LISTED: Mapping[str, Reason] = {
     FUSED_ATTENTION: Reason(
         "inside the composite odml.scaled_dot_product_attention, which the delegate runs as one kernel",
         frozenset({"attn.probs"}),
-        frozenset({"tflite-xnnpack"}),
+        frozenset({XNNPACK}),
     ),
     FOLDED_NORM: Reason(
-        "the converter folded the norm's weight and bias into the linear layer behind it: no tensor holds its output",
+        "the converter folded the norm's weight and bias into the linear layer after it: no tensor holds its output",
         frozenset({"attn.norm", "mlp.norm", FINAL_NORM}),
-        frozenset(_DEVICE),
+        _FILES,
     ),
     OWN_BLOCKS: Reason(
         "the model's blocks are its own (alignment), and tensors of a flatbuffer are known by names of litert-torch's",
         frozenset({EMBED, *BLOCK_POINTS} - {*ANCHORED}),
-        frozenset(_DEVICE),
+        _FILES,
     ),
     UNDECLARED_POINT: Reason(
         "the model's alignment names no module for this point",
         frozenset({*BLOCK_POINTS} - {*ANCHORED}),
-        frozenset({"reauthored"}),
+        frozenset({REAUTHORED}),
     ),
     NO_PREFILL_LOGITS: Reason(
         "the file gives no logits on prefill, and this input has no decode step",
         # In the last block, an exporter may leave out all that the KV cache does not need.
         frozenset({LOGITS, FINAL_NORM, *LAST_BLOCK}),
-        frozenset(_DEVICE),
+        _FILES,
         everywhere=False,
     ),
 }
@@ -120,7 +120,7 @@ def check_coverage(declared: object, where: str) -> None:
 
 def _check_condition(condition: str, where: str) -> None:
     if not condition.endswith("]") or not condition.rstrip("]"):
-        raise UsageError(f"{where}; give a variant's words in brackets behind it, e.g. [no-hlfb]")
+        raise UsageError(f"{where}; give a variant's words in brackets after it, e.g. [no-hlfb]")
     try:
         parse_variant(condition.removesuffix("]"))
     except UsageError as error:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError
-from harness.record import Case, Hop, KnownDefect, Record
+from harness.record import Case, HopResult, KnownDefect, Record
 
 DEFECTS_FILE = Path(__file__).parent / "known_defects.toml"
 DEFAULT_VARIANT = "default"
@@ -220,7 +220,7 @@ def match(record: Record, defects: Iterable[Defect]) -> Match:
     return Match(tuple(expected), tuple(_unexpected(record, expected, by_hop)), by_hop)
 
 
-def _concerns(expected: Expected, hop: Hop) -> bool:
+def _concerns(expected: Expected, hop: HopResult) -> bool:
     """Whether a hop is the place itself, or could not be compared for want of the stage that crashed as listed."""
     if expected.place.stage and expected.state == "seen":
         return hop.taps_compared == 0 and any(f"stage {expected.place.stage} " in why for why in hop.reasons)

@@ -9,28 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.names.stages import Hop, runs_file
 from harness.ownership import is_given
 from harness.record import Finding, FirstFault, Record
 from harness.stages.process import Results, Task
 from harness.stages.request import Prepared
-from harness.tasks import Place, descend_task, is_device
+from harness.tasks import Place, descend_task
 
 _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
 def descents(place: Place, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
-    """Hop -> the task that looks for the operators behind its first faults."""
+    """Hop -> the task that looks for the operators that cause its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:
-        if is_device(fault.hop.split("->")[1]) and not is_given(fault.owner):
+        if runs_file(Hop.parse(fault.hop).candidate) and not is_given(fault.owner):
             taps.setdefault(fault.hop, []).append(fault.tap)
-    return {hop: descend_task(place, prepared, _ends(hop), found[:_FAULTS], results) for hop, found in taps.items()}
-
-
-def _ends(hop: str) -> tuple[str, str]:
-    source, _, stage = hop.partition("->")
-    return source, stage
+    return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}
 
 
 def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
@@ -39,7 +35,7 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
     for hop, task in tasks.items():
         result = ended[task.name]
         if result.status != "ok":
-            what = f"the operator behind the first fault of {hop} is not known: {result.detail}"
+            what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
             findings.append(Finding(kind="runtime", severity="warning", what=what))
             continue
         found = result.value["faults"]
@@ -62,6 +58,6 @@ def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
     if fault.owner.startswith(_OWNERS):
         inside = f" of {found['composites'][-1]}" if found["composites"] else ""
         said = f"{found['op']} {found['index']}{inside}: {found['why']}"
-        owner = "converter" if found["whose"] == "converter" else f"kernels of {_ends(fault.hop)[1]}"
+        owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
     return FirstFault.model_validate({**fault.model_dump(), **changes})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.record import Hop, Logits, Record, Worst
+from harness.record import HopResult, Logits, Record, Worst
 from harness.render.limits import FIGURES, Figure, limit_of, nearest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TapChange:
 
     A figure is what uses up most of its limit there, None where nothing was compared. Short inputs have
     wider limits, so `ratio` is of the shares of the limit, after over before: above 1 is worse. Both runs
-    are measured by the limits of B (of A where B has none): a changed rule is no changed number.
+    are measured by the limits of B (of A where B has none): a changed rule is not a changed number.
     """
 
     hop: str
@@ -180,7 +180,7 @@ def _tap_change(key: tuple[str, str], a: tuple[str, Figure | None], b: tuple[str
 
 
 def _ratio(before: Figure | None, after: Figure | None) -> float:
-    """After over before, both raised to what counts as news: 0.01 -> 0.5 is no fiftyfold regression."""
+    """After over before, both raised to what counts as news: 0.01 -> 0.5 is not a fiftyfold regression."""
     if before is None or after is None or before.share == after.share:
         return 1.0
     return _news(after) / _news(before)
@@ -204,7 +204,7 @@ def _hops(a: Record, b: Record) -> tuple[HopChange, ...]:
     return tuple(_hop_change(name, hops_a.get(name), hops_b.get(name)) for name in dict.fromkeys((*hops_a, *hops_b)))
 
 
-def _hop_change(name: str, a: Hop | None, b: Hop | None) -> HopChange:
+def _hop_change(name: str, a: HopResult | None, b: HopResult | None) -> HopChange:
     return HopChange(
         hop=name,
         verdict=(a.verdict if a else None, b.verdict if b else None),

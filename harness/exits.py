@@ -71,7 +71,7 @@ def end_with(command: Callable[[], int | None]) -> NoReturn:
 
 
 def check_surroundings() -> None:
-    """Raises UsageError for what no command can work with: names that are no text, a folder that is gone."""
+    """Raises UsageError for what no command can work with: names that are not text, a folder that is gone."""
     for word in sys.argv[1:]:
         _check_text(word, "what was typed")
     try:

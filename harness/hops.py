@@ -1,6 +1,6 @@
-"""Hops: which there are, which of them a run has, and whether a glob of a tolerance rule can match any.
+"""Whether a glob of a tolerance rule can match any hop or tap.
 
-In: the stages of a run, or a glob. Out: pairs of stages; what is wrong with a glob, in words. Pure.
+In: a glob. Out: what is wrong with it, in words. Pure.
 """
 
 from __future__ import annotations
@@ -8,21 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from harness.names.stages import kernel_hops, standard_hops
 from harness.plain import brief
-from harness.recipes import BUILTIN, KERNELS, RECIPES, REFERENCE, XNNPACK, kernel_hops, named
+from harness.recipes import RECIPES
 from harness.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, block_tap
 
-STANDARD_HOPS: tuple[tuple[str, str], ...] = (
-    ("hf", "reauthored"),
-    ("reauthored", XNNPACK),
-    ("reauthored", BUILTIN),
-)
 _BLOCKS = 1000  # more than any model has
-
-
-def hops_of(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """The hops of a run of these stages."""
-    return (*((a, b) for a, b in STANDARD_HOPS if a in stages and b in stages), *kernel_hops(stages))
 
 
 def selects(pattern: str, text: str) -> bool:
@@ -33,11 +24,10 @@ def selects(pattern: str, text: str) -> bool:
 
 def no_such_hop(pattern: str) -> str:
     """Why a glob matches no hop that a run can have, with the hops there are; empty where it matches one."""
-    quantised = kernel_hops(tuple(named(kernel, recipe) for recipe in RECIPES for kernel in KERNELS))
-    if any(selects(pattern, f"{a}->{b}") for a, b in (*STANDARD_HOPS, *quantised)):
+    if any(selects(pattern, hop.name) for hop in (*standard_hops(), *kernel_hops(RECIPES))):
         return ""
-    kernels = (f"{BUILTIN}[RECIPE]->{other}[RECIPE]" for other in (XNNPACK, REFERENCE))
-    standard = ", ".join(f"{a}->{b}" for a, b in STANDARD_HOPS)
+    kernels = (hop.name for hop in kernel_hops(["RECIPE"]))
+    standard = ", ".join(hop.name for hop in standard_hops())
     return (
         f"hop {brief(pattern)} matches no hop of any run; the hops are {standard}, "
         f"and with --quantize {' and '.join(kernels)} (a bracket in a glob is written [[])"

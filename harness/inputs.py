@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UsageError
-from harness.names import NAME_RULE, is_name
+from harness.names.allowed import NAME_RULE, is_name
 from harness.plain import brief, one_line
 from harness.reading import TEXT, DoubledKeyError, read_text, without_doubles
 
@@ -144,7 +144,7 @@ def default_inputs(
 
     window: the model's sliding window in tokens; "long" then has at least 2 * window + 1, if the cache holds it.
     prefill_logits: whether the prefill signatures give logits. Without them an input must end in a decode step, or
-        nothing behind the last block's cache could be compared; "prefill-exact" then has one token more.
+        nothing after the last block's cache could be compared; "prefill-exact" then has one token more.
     tokenizer: without one the tokens are drawn from `seed`, and the prompt stands for its length only.
 
     Raises UsageError for sizes no input fits, and for a tokenizer that is not this model's.
@@ -281,7 +281,7 @@ def _encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UsageError(f"{where} holds half a surrogate pair, which is no text; write the character whole") from None
+        raise UsageError(f"{where} holds half a surrogate pair, which is not text; write the character whole") from None
     tokens = list(tokenizer.encode(text))
     if not tokens:
         raise UsageError(f"{where} gives no tokens; give some text that the tokenizer knows")
@@ -346,7 +346,7 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         both = "both" if "text" in entry else "neither"
         raise UsageError(f'{where}: {both} of "text" and "tokens"; write {example}')
     if "text" in entry and not isinstance(entry["text"], str):
-        raise UsageError(f'{where}: "text" is no string; write {example}')
+        raise UsageError(f'{where}: "text" is not a string; write {example}')
     if "tokens" in entry:
         _check_token_list(entry["tokens"], where)
     return entry
@@ -354,7 +354,7 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 
 def _check_token_list(tokens: Any, where: str) -> None:
     if not isinstance(tokens, list) or not tokens:
-        raise UsageError(f'{where}: "tokens" is no list with something in it; write {{"tokens": [1, 2, 3]}}')
+        raise UsageError(f'{where}: "tokens" is not a list with something in it; write {{"tokens": [1, 2, 3]}}')
     for token in tokens:
         # bool is an int to Python: true would quietly become token 1.
         if type(token) is not int:

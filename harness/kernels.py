@@ -387,7 +387,7 @@ def _kl(reference: Any, candidate: Any, best: int, weights: Any) -> Any:
     and it keeps its relative accuracy however small it is. A rounding error in m enters squared only.
     """
     largest = np.float64(reference[best])
-    shift = np.float64(candidate[best]) - largest  # taken out first: a constant added to all logits is no divergence
+    shift = np.float64(candidate[best]) - largest  # taken out first: a constant added to all logits is not a divergence
     total, mean = weigh(reference, candidate, largest, shift, weights)
     excess, steepest = excess_over(reference, candidate, largest, shift, mean, weights)
     if steepest < _EXP_SAFE:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from harness.names.stages import ORACLE
 from harness.record import (
     RECORD_FILE,
     EarlierLikelihood,
@@ -45,7 +46,7 @@ def likelihood_of(traces: Path, inputs: Sequence[Input], vocab: int) -> Likeliho
     sums = {}
     for item in inputs:
         if item.text is not None and len(item.token_ids) > 1:
-            total = _negative_log_likelihood(traces / "oracle" / item.id, item.token_ids)
+            total = _negative_log_likelihood(traces / ORACLE / item.id, item.token_ids)
             if total is not None:
                 sums[item.id] = (total, len(item.token_ids) - 1)
     if not sums:

@@ -13,15 +13,14 @@ import numpy as np
 
 from harness.compare import FLOAT32_RUNS, Row, TapReader, common_spans, noise_floors, stats_over
 from harness.excess import Excess, NoiseFloor, excess
+from harness.names.stages import ORACLE, Hop
 from harness.taps import LOCAL_SUFFIX
 from harness.verdict import Rule, judge_local
 
 Place = tuple[str, str, str]  # input, hop, tap
 
 
-def local_errors(
-    traces: Path, hops: Sequence[tuple[str, str]], inputs: Sequence[str], taps: Iterable[str]
-) -> dict[Place, Excess]:
+def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps: Iterable[str]) -> dict[Place, Excess]:
     """The local excess wherever both sides of it were traced.
 
     The error of a hop's candidate, computed from the values of its reference, against that reference; on the first hop
@@ -29,8 +28,8 @@ def local_errors(
     values of `oracle`.
     """
     runs = [run + LOCAL_SUFFIX for run in FLOAT32_RUNS]
-    pairs = {f"{a}->{b}": ("oracle" if a == "hf" else a, b + LOCAL_SUFFIX) for a, b in hops}
-    stages = {"oracle", *runs, *(name for pair in pairs.values() for name in pair)}
+    pairs = {hop.name: (hop.judged_against, hop.candidate + LOCAL_SUFFIX) for hop in hops}
+    stages = {ORACLE, *runs, *(name for pair in pairs.values() for name in pair)}
     opened = [TapReader.of(traces, stages, item) for item in inputs]
     found: dict[Place, Excess] = {}
     taps = list(taps)
@@ -49,7 +48,7 @@ def local_errors(
 def _is_cut(taps: TapReader, candidate: str, wanted: Sequence[str]) -> bool:
     """Whether a candidate has every tap, probabilities inside a kernel aside.
 
-    Where it lacks one, nothing of the reference takes that one's place, and the taps behind it carry errors of others.
+    Where it lacks one, nothing of the reference takes that one's place, and the taps after it carry errors of others.
     """
     return all(taps.has(candidate, tap) or tap.endswith("attn.probs") for tap in wanted)
 
@@ -76,7 +75,7 @@ def with_local(rows: Iterable[Row], errors: Mapping[Place, Excess], rules: list[
 def _with_error(row: Row, error: Excess | None, rules: list[Rule]) -> Row:
     if error is None or "positions" not in row or not math.isnan(row["local_excess"]):
         return row  # no local pass, nothing compared, or judged before
-    # NaN says that no local pass ran: what is no number counts as infinite.
+    # NaN says that no local pass ran: what is not a number counts as infinite.
     figures = {
         name: math.inf if math.isnan(value) else value
         for name, value in (("local_excess", error.whole), ("local_position_excess", error.worst))

@@ -16,18 +16,17 @@ import numpy as np
 import pandas as pd
 
 from harness.coverage import LISTED
-from harness.recipes import is_kernel_hop
-from harness.record import Case, FirstFault, Hop, Logits, LowestSnr, MissingTap, Worst
-from harness.taps import block_tap, split_tap
+from harness.names.stages import Hop, runs_file
+from harness.record import Case, FirstFault, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.taps import block_tap, reaching, split_tap
 
 
 def summarise_hop(
-    hop: str, frame: pd.DataFrame, taps: list[str], logits: Logits | None, required_coverage: float, blocked: str = ""
-) -> Hop:
+    hop: Hop, frame: pd.DataFrame, taps: list[str], logits: Logits | None, required_coverage: float, blocked: str = ""
+) -> HopResult:
     """A hop's line in the record. `blocked`: why it could not be compared at all, if so."""
-    reference, candidate = hop.split("->")
-    kernels = is_kernel_hop(reference, candidate)
-    rows = frame[frame["hop"] == hop]
+    kernels = hop.on_kernels
+    rows = frame[frame["hop"] == hop.name]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
     coverage = (len(taps) - len(missing)) / len(taps)
@@ -42,9 +41,9 @@ def summarise_hop(
         reasons.append(said)
     if coverage < required_coverage and not blocked:
         reasons.append(f"coverage {coverage:.3f} is below the {required_coverage:g} that the model declares")
-    return Hop(
-        from_=reference,
-        to=candidate,
+    return HopResult(
+        from_=hop.reference,
+        to=hop.candidate,
         verdict="fail" if reasons else "pass",
         taps_compared=len(taps) - len(missing),
         taps_missing=len(missing),
@@ -127,7 +126,7 @@ def _lowest_snr(rows: pd.DataFrame) -> LowestSnr | None:
     return LowestSnr(tap=row["tap"], input=row["input"], snr_db=row["snr_db"])
 
 
-def cases(hops: list[Hop], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:
+def cases(hops: list[HopResult], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:
     """One case per input and hop. An input fails when one of its taps does, or when the hop lacks coverage."""
     found = []
     for hop in hops:
@@ -137,13 +136,13 @@ def cases(hops: list[Hop], frame: pd.DataFrame, inputs: list[str]) -> list[Case]
     return found
 
 
-def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
+def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
     compared = rows[rows["verdict"] != "missing"]
     if compared.empty:
         why = hop.reasons[0] if hop.reasons else "nothing was compared"
         return Case(input=item, hop=hop.name, verdict="missing", message=f"{hop.name} on {item}: {why}")
     worst, worst_position = None, None
-    if not is_kernel_hop(hop.from_, hop.to):
+    if not Hop.parse(hop.name).on_kernels:
         worst = float(compared["excess"].fillna(math.inf).max())
         worst_position = float(compared["position_excess"].fillna(math.inf).max())
     failing = rows[rows["verdict"] == "fail"]
@@ -167,7 +166,7 @@ def _case(hop: Hop, item: str, rows: pd.DataFrame) -> Case:
     )
 
 
-def _lacking(hop: Hop, rows: pd.DataFrame) -> list[str]:
+def _lacking(hop: HopResult, rows: pd.DataFrame) -> list[str]:
     """What an input lacks for no listed reason, in words."""
     unexplained = {missing.tap for missing in hop.missing if not missing.reason}
     absent = rows[(rows["verdict"] == "missing") & rows["tap"].isin(unexplained)].sort_values("order")
@@ -175,7 +174,7 @@ def _lacking(hop: Hop, rows: pd.DataFrame) -> list[str]:
 
 
 def locate(
-    hops: list[Hop], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
+    hops: list[HopResult], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
 ) -> list[FirstFault]:
     """The faults of a run, in the order of the pipeline: the first one is the first fault.
 
@@ -198,7 +197,7 @@ def locate(
                     block=None if block < 0 else block,
                     input=row["input"],
                     modules=dict(modules.get(row["tap"], {})),
-                    op=ops.get(row["tap"]) if hop.to.startswith("tflite") else None,
+                    op=ops.get(row["tap"]) if runs_file(hop.to) else None,
                     excess=row["excess"],
                     position_excess=row["position_excess"],
                     local_excess=_number(row["local_excess"]),
@@ -234,9 +233,8 @@ def _fed_by(tap: str, faulty: set[str], known: set[str]) -> bool:
     block, point = split_tap(tap)
     if block is None:
         return False
-    sources = {block_tap(block, source) for source in _FED_BY.get(point, ())}
-    kept = {source for source in sources if split_tap(source)[1] in KEPT or source not in known}
-    return bool(kept & faulty)
+    sources = reaching(point, lambda source: source in KEPT or block_tap(block, source) not in known)
+    return any(block_tap(block, source) in faulty for source in sources)
 
 
 def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
@@ -264,25 +262,6 @@ _SEEN = 1e-6  # a probability that no rounding makes of none
 ANOTHER_MASK = "the attention mask: it hides other positions"
 # Results that a local pass reads and does not replace: what follows them sees the model's own.
 KEPT = frozenset({"cache.k", "cache.v", "attn.probs"})
-_FED_BY: Mapping[str, tuple[str, ...]] = {
-    "attn.q": ("attn.norm",),
-    "attn.k": ("attn.norm",),
-    "attn.v": ("attn.norm",),
-    "attn.q_rope": ("attn.q",),
-    "attn.k_rope": ("attn.k",),
-    "cache.k": ("attn.k", "attn.k_rope"),
-    "cache.v": ("attn.v",),
-    "attn.probs": ("attn.q", "attn.k", "attn.q_rope", "attn.k_rope", "cache.k"),
-    "attn.context": ("attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "cache.k", "cache.v", "attn.probs"),
-    "attn.out": ("attn.context",),
-    "residual": ("attn.out",),
-    "mlp.norm": ("residual",),
-    "mlp.gate": ("mlp.norm",),
-    "mlp.up": ("mlp.norm",),
-    "mlp.act": ("mlp.gate", "mlp.up"),
-    "mlp.out": ("mlp.act",),
-    "out": ("residual", "mlp.out"),
-}
 _WORDS: Mapping[str, str] = {
     "embed": "the embedding",
     "attn.norm": "the norm before attention",

@@ -41,7 +41,7 @@ def overflow_findings(rows: Iterable[Mapping[str, Any]], rms_norms: bool) -> lis
 
 
 def _reached(rows: Iterable[Mapping[str, Any]]) -> list[_Reach]:
-    """Every tap at its furthest, the furthest first. Infinity is no range: the tap fails for it."""
+    """Every tap at its furthest, the furthest first. Infinity is not a range: the tap fails for it."""
     most: dict[str, _Reach] = {}
     for row in rows:
         ends = [abs(row.get(name, math.nan)) for name in ("value_min", "value_max")]

@@ -15,11 +15,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.recipes import is_kernel_hop, split
+from harness.names.stages import HF, ORACLE, Hop, runs_file, split
 from harness.record import Finding, FirstFault
 from harness.taps import block_tap, split_tap
 
-DEVICE_PREFIX = "tflite"
 CHECKPOINT, RECIPE = "checkpoint", "recipe"
 
 _ATTENTION = ("attn.probs", "attn.context")
@@ -101,17 +100,18 @@ def ownership(
     not_finite: stages whose own values of the tap are NaN or infinite, the candidate among them.
     beyond_float32: why float32 cannot compute the tap, where the noise floor's limit is the only one broken there.
     """
-    source, candidate = fault.hop.split("->")
-    given = _given(source, candidate, findings, not_finite)
+    hop = Hop.parse(fault.hop)
+    source, candidate = hop.stages
+    given = _given(hop, findings, not_finite)
     if given is not None:
         return given
     if beyond_float32:
         alone = f"the only limit broken there is the one on the noise floor, in which {candidate} has no part"
         return Ownership(CHECKPOINT, (alone, beyond_float32))
-    if is_kernel_hop(source, candidate):
+    if hop.on_kernels:
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(f"kernels of {candidate}", (same,))
-    if not candidate.startswith(DEVICE_PREFIX):
+    if not runs_file(candidate):
         return _of_reauthored(fault, findings)
     differing = observers.get(candidate, ())
     if differing:
@@ -125,20 +125,20 @@ def ownership(
     return _of_device(fault, candidate, faults, observers)
 
 
-def _given(source: str, candidate: str, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
+def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
     """Whose numbers are that are not finite and were given to the stages: no candidate could do better."""
-    hugging_face = [stage for stage in ("oracle", "hf") if stage in not_finite]
+    hugging_face = [stage for stage in (ORACLE, HF) if stage in not_finite]
     if hugging_face:
         said = [finding.what for finding in findings if finding.owner == CHECKPOINT]
         verb = "gives" if len(hugging_face) == 1 else "give"
         also = f"{' and '.join(hugging_face)} {verb} NaN or infinity there too"
         nothing = "the checkpoint holds none itself, so what Hugging Face makes of its numbers is"
         return Ownership(CHECKPOINT, (also, *(said or [nothing])))
-    recipe = f"{RECIPE} {split(source)[1]}"
+    recipe = f"{RECIPE} {split(hop.reference)[1]}"
     spoiled = [finding.what for finding in findings if finding.owner == recipe]
     # One kernel may make the largest float32 of infinity, and look finite.
-    shown = [stage for stage in (source, candidate) if stage in not_finite]
-    if is_kernel_hop(source, candidate) and shown and spoiled:
+    shown = [stage for stage in hop.stages if stage in not_finite]
+    if hop.on_kernels and shown and spoiled:
         return Ownership(recipe, (f"NaN or infinity from {' and '.join(shown)}, out of a file that holds it", *spoiled))
     return None
 
@@ -165,9 +165,9 @@ def _of_device(
     fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
 ) -> Ownership:
     also = [
-        other.hop.split("->")[1]
+        Hop.parse(other.hop).candidate
         for other in faults
-        if other.tap in taps_at(fault.tap) and other.hop.split("->")[1] in set(observers) - {candidate}
+        if other.tap in taps_at(fault.tap) and Hop.parse(other.hop).candidate in set(observers) - {candidate}
     ]
     if also:
         return Ownership("converter", (f"{candidate} and {also[0]} both differ there, and share the file alone",))

@@ -24,19 +24,31 @@ from harness.checkpoints import check_source
 from harness.defects import load_defects
 from harness.errors import TaskFaultError, UsageError
 from harness.explore.models import save_models
-from harness.hops import hops_of
 from harness.inputs import check_jsonl
 from harness.memory import memory
+from harness.names.stages import (
+    BUILTIN,
+    HF,
+    ORACLE,
+    REAUTHORED,
+    REFERENCE,
+    XNNPACK,
+    every_stage,
+    float32_stages,
+    hops_of,
+    named,
+    stage_named,
+    standard_hops,
+)
 from harness.plain import brief
 from harness.recall import recall, recall_key, remember
-from harness.recipes import BUILTIN, KERNELS, REFERENCE, XNNPACK, kernel_hops, named
 from harness.record import Finding, Record, write_record
 from harness.rests import RESTS, Rests, heard
 from harness.runs import next_run_id
 from harness.spec import SpecRef, find_spec
 from harness.stages.process import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared, Request
-from harness.tasks import AUDIT, STAGES, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
+from harness.tasks import AUDIT, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.trust import mark_run
 from harness.variant import VariantOptions
 from harness.verdict import Rule, check_all_judged, load_rules
@@ -60,7 +72,7 @@ class Options:
     tflite: Path | None = None
     miniature: bool = False
     layers: int | None = None
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = field(default_factory=float32_stages)
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
@@ -173,29 +185,45 @@ def check(options: Options) -> SpecRef:
 
 
 def _stages(options: Options) -> tuple[str, ...]:
-    known = (*STAGES, REFERENCE)
+    known = [stage.name for stage in every_stage()]
     unknown = [name for name in options.stages if name not in known]
     if unknown:
         raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
-    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in KERNELS if base in options.stages)
-    if REFERENCE in options.stages and not options.quantize:
-        raise UsageError(f"{REFERENCE} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
-    if options.quantize and not kernel_hops(quantised):
+    alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
+    if alone and not options.quantize:
+        raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
+    kernels = [stage.name for stage in every_stage() if stage.runs_file and stage.name in options.stages]
+    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in kernels)
+    if options.quantize and not any(hop.on_kernels for hop in hops_of(quantised)):
         raise UsageError(
             f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
         )
-    if "reauthored" not in options.stages:
-        raise UsageError(f"--stages {','.join(options.stages)} compares nothing: every hop needs 'reauthored'; add it")
     # Without these two there is no noise floor, and without a noise floor no verdict.
-    return (*(name for name in STAGES if name in options.stages or name in ("oracle", "hf")), *quantised)
+    float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
+    _check_compared(options.stages, float32)
+    return (*float32, *quantised)
+
+
+def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
+    """Raises UsageError where no hop has a stage that was asked for, or there is no hop at all."""
+    compared = {name for hop in hops_of(stages) for name in hop.stages}
+    for stage in map(stage_named, asked):
+        if stage.reference and stage.name not in compared:
+            given = ",".join(asked)
+            raise UsageError(
+                f"--stages {given} compares nothing with {stage.name}: its hop needs '{stage.reference}'; add it"
+            )
+    if not compared:
+        hops = ", ".join(hop.name for hop in standard_hops())
+        raise UsageError(f"--stages {','.join(asked)} compares nothing: the hops are {hops}; add '{REAUTHORED}'")
 
 
 def _check_files(options: Options) -> None:
     """Cheap checks first, so that a typing error costs no import of a framework."""
     if not 0 < options.timeout <= _LONGEST_TIMEOUT:  # NaN too
         raise UsageError(
-            f"--timeout {options.timeout:g} is no time that a stage may take; give seconds, at most "
-            f"{_LONGEST_TIMEOUT:,}, e.g. --timeout 600"
+            f"--timeout {options.timeout:g} must be positive and at most {_LONGEST_TIMEOUT:,}; give seconds, "
+            "e.g. --timeout 600"
         )
     if options.layers is not None and options.layers < 1:
         raise UsageError(f"--layers {brief(options.layers)} leaves no model; give 1 or more")
@@ -295,7 +323,7 @@ def _run_stages(
 ) -> tuple[dict[str, TaskResult], Comparison]:
     """Every stage on all inputs, and its local pass on the few that are looked at in every run.
 
-    While local passes run, this process compares what the stages left behind.
+    While local passes run, this process compares what the stages left.
     """
     longest = max(len(item.tokens) for item in prepared.inputs)
     check_all_judged(rules, prepared.model, hops_of(stages), prepared.taps, longest, state.options.tolerances)
@@ -366,7 +394,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
 
 
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
-    """With the causes of its faults and the operators behind them, while the traces are still there."""
+    """With the causes of its faults and the operators that cause them, while the traces are still there."""
     from harness.descent import descended, descents
     from harness.explain.task import EXPLAIN, explain_task, explained
 

@@ -32,7 +32,7 @@ _KINDS = (
 
 
 def unreadable(path: Path, most: int | None = None) -> str:
-    """Why a path is no regular file of at most `most` bytes, in words; empty where it is one. Opens nothing."""
+    """Why a path is not a regular file of at most `most` bytes, in words; empty where it is one. Opens nothing."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte
@@ -46,7 +46,7 @@ def unreadable(path: Path, most: int | None = None) -> str:
 
 
 def check_file(path: Path, remedy: str, most: int | None = None) -> None:
-    """Raises UsageError for what is no regular file of at most `most` bytes."""
+    """Raises UsageError for what is not a regular file of at most `most` bytes."""
     why = unreadable(path, most)
     if why:
         raise UsageError(f"{path} cannot be read ({why}); {_remedy(path, remedy)}")

@@ -1,4 +1,4 @@
-"""Quantisation recipes: which there are, and what their stages and hops are called.
+"""Quantisation recipes: which there are, and what widths they need.
 
 In: the words of `--quantize`. Out: names. Pure. A recipe is one of litert-torch's own conversion modes; the file it
 makes runs on several sets of kernels, each a stage that carries the recipe: `tflite-builtin[dynamic_int8]`.
@@ -10,12 +10,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from harness.errors import UsageError
+from harness.names.stages import FLOAT, split
 
-FLOAT = "none"
 RECIPES = ("dynamic_int8", "weight_only_int8", "fp16", "dynamic_int4_block32", "dynamic_int4_block128")
-# Kernels that may run a quantised file. Reference kernels run nothing else here: float32 is judged without them.
-XNNPACK, BUILTIN, REFERENCE = "tflite-xnnpack", "tflite-builtin", "tflite-reference"
-KERNELS = (XNNPACK, BUILTIN, REFERENCE)
 
 
 def parse_recipes(text: str) -> tuple[str, ...]:
@@ -48,29 +45,6 @@ def check_widths(recipes: Sequence[str], widths: Mapping[str, int], model: str) 
                     f"--quantize {recipe} takes blocks of {block} numbers, and {what} of {model} is {width}, which "
                     f"they do not divide; leave it out (those that fit: {', '.join(fits)})"
                 )
-
-
-def named(task: str, recipe: str) -> str:
-    """A stage's or task's name for a recipe: `tflite-builtin[fp16]`."""
-    return task if recipe == FLOAT else f"{task}[{recipe}]"
-
-
-def split(stage: str) -> tuple[str, str]:
-    """A stage's name without its recipe, and the recipe: ("tflite-builtin", "fp16")."""
-    base, _, recipe = stage.partition("[")
-    return base, recipe.removesuffix("]") or FLOAT
-
-
-def kernel_hops(stages: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Hops between the kernels of one quantised file, for those of `stages` that take part."""
-    recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
-    pairs = [(named(BUILTIN, recipe), named(other, recipe)) for recipe in recipes for other in (XNNPACK, REFERENCE)]
-    return tuple(pair for pair in pairs if set(pair) <= set(stages))
-
-
-def is_kernel_hop(source: str, target: str) -> bool:
-    """Whether both stages run the same quantised file."""
-    return split(source)[1] == split(target)[1] != FLOAT
 
 
 def unjudged(stages: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError
+from harness.names.stages import Hop
 from harness.plain import brief
 from harness.reading import read_bytes
 
@@ -99,7 +100,7 @@ class Input(_Part):
     schedule: str = ""  # how the device runs it, e.g. "prefill_32[0:32] prefill_32[32:47] decode[47]"
 
 
-class Stage(_Part):
+class StageResult(_Part):
     """One way of running the model. `seconds` is wall time, `peak_rss_mb` of its process in MB (10^6 bytes)."""
 
     name: str
@@ -149,7 +150,7 @@ class MissingTap(_Part):
     reason: str = ""
 
 
-class Hop(_Part):
+class HopResult(_Part):
     """Two stages compared: `to` judged against `from`."""
 
     from_: str = Field(alias="from")
@@ -171,8 +172,12 @@ class Hop(_Part):
     def name(self) -> str:
         return f"{self.from_}->{self.to}"
 
+    @property
+    def hop(self) -> Hop:
+        return Hop.between(self.from_, self.to)
+
     @model_validator(mode="after")
-    def _adds_up(self) -> Hop:
+    def _adds_up(self) -> HopResult:
         total = self.taps_compared + self.taps_missing
         if total and abs(self.coverage - self.taps_compared / total) > 1e-9:
             raise ValueError(f"hop {self.name}: coverage {self.coverage} is not {self.taps_compared}/{total}")
@@ -238,6 +243,11 @@ class FirstFault(_Part):
     owner: str = ""
     evidence: list[str] = Field(default_factory=list)
     operator: FaultyOperator | None = None
+
+    @property
+    def between(self) -> Hop:
+        """The hop, as a value."""
+        return Hop.parse(self.hop)
 
 
 class Diagnosis(_Part):
@@ -350,8 +360,8 @@ class Record(_Part):
     variant: str = "default"  # how the flatbuffer was converted, e.g. "no-hlfb,kv=transposed"
     options: dict[str, Any] = Field(default_factory=dict)
     inputs: list[Input]
-    stages: list[Stage]
-    hops: list[Hop]
+    stages: list[StageResult]
+    hops: list[HopResult]
     cases: list[Case] = Field(default_factory=list)
     first_fault: FirstFault | None = None
     faults: list[FirstFault] = Field(default_factory=list)  # all that are not another's doing; the first one included
@@ -379,7 +389,7 @@ class Record(_Part):
             raise ValueError("a run cannot fail without a failing hop, stage or finding")
         return self
 
-    def hop(self, name: str) -> Hop:
+    def hop(self, name: str) -> HopResult:
         for hop in self.hops:
             if hop.name == name:
                 return hop
@@ -434,7 +444,7 @@ def read_record(folder: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UsageError(f"{path} is no run record ({where}: {first['msg']}); run the model again") from None
+        raise UsageError(f"{path} is not a run record ({where}: {first['msg']}); run the model again") from None
     if "schema_" not in record.model_fields_set:
         raise UsageError(f"{path} does not say its 'schema'; run the model again")
     if record.schema_ != SCHEMA_VERSION:

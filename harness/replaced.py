@@ -35,7 +35,7 @@ Namespaces = Mapping[tuple[str, str], Any]
 
 def namespaces(spec: Path) -> Namespaces:
     """All that litert-torch's modules, classes and tables hold now. spec: what it imports of it is imported first, so
-    that its import is no change.
+    that its import is not a change.
     """
     wanted = _imports_of_package(spec)
     if wanted:

@@ -19,7 +19,7 @@ _UNGATED = frozenset({"PhiConfig", "FalconConfig"})
 
 def published_parameters(ref: SpecRef) -> int | None:
     """Parameters of the matrices of the declared `published` config, tied ones once. Norms and biases, well under
-    one per cent, are left out. None when a size is no literal in the file.
+    one per cent, are left out. None when a size is not a literal in the file.
     """
     declared = ref.declared.get("published")
     if not isinstance(declared, str):

@@ -23,7 +23,7 @@ from typing import Any
 from harness.coverage import STANDARD_COVERAGE, check_coverage
 from harness.errors import UsageError
 from harness.frameworks import import_litert_torch
-from harness.names import NAME_RULE, is_name
+from harness.names.allowed import NAME_RULE, is_name
 from harness.plain import brief
 from harness.reading import read_text
 

@@ -52,7 +52,7 @@ def _places(*names: str) -> tuple[str, ...]:
 _SITE = _places("purelib", "platlib")
 _STANDARD = _places("stdlib", "platstdlib")
 _PLAIN = (int, float, complex, bool, str, bytes, tuple, list, dict, set, frozenset)
-_TICK = 20_000_000  # ns; a file system's clock may be this far behind
+_TICK = 20_000_000  # ns; a file system's clock may be this much too slow
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ always the token position:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 EMBED = "embed"
 FINAL_NORM = "final_norm"
@@ -26,7 +26,7 @@ LOGITS = "logits"
 LOCAL_SUFFIX = ".local"  # of a stage's name: its local pass
 
 # Execution order inside one block. A cache tap is what the KV cache holds at that position when the
-# run ends, so it stands behind the write (after k_rope and v) and before its first use.
+# run ends, so it stands after the write (after k_rope and v) and before its first use.
 BLOCK_POINTS: tuple[str, ...] = (
     "attn.norm",
     "attn.q",
@@ -47,6 +47,30 @@ BLOCK_POINTS: tuple[str, ...] = (
     "mlp.out",
     "out",
 )
+
+BLOCK_INPUT = "the block's input"
+
+# What a point is computed from. A point that a model lacks is replaced by what it is computed from itself.
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "attn.norm": (BLOCK_INPUT,),
+    "attn.q": ("attn.norm",),
+    "attn.k": ("attn.norm",),
+    "attn.v": ("attn.norm",),
+    "attn.q_rope": ("attn.q",),
+    "attn.k_rope": ("attn.k",),
+    "cache.k": ("attn.k_rope",),
+    "cache.v": ("attn.v",),
+    "attn.probs": ("attn.q_rope", "cache.k"),
+    "attn.context": ("attn.probs", "cache.v"),
+    "attn.out": ("attn.context",),
+    "residual": ("attn.out", BLOCK_INPUT),
+    "mlp.norm": ("residual",),
+    "mlp.gate": ("mlp.norm",),
+    "mlp.up": ("mlp.norm",),
+    "mlp.act": ("mlp.gate", "mlp.up"),
+    "mlp.out": ("mlp.act",),
+    "out": ("mlp.out", "residual"),
+}
 
 _BLOCK_TAP = re.compile(r"^block\.(\d+)\.(.+)$")
 
@@ -72,3 +96,19 @@ def tap_order(blocks: int, points: Iterable[str] = BLOCK_POINTS) -> list[str]:
     present = [point for point in BLOCK_POINTS if point in set(points)]
     body = [block_tap(i, point) for i in range(blocks) for point in present]
     return [EMBED, *body, FINAL_NORM, LOGITS]
+
+
+def reaching(point: str, passes: Callable[[str], bool]) -> set[str]:
+    """The points of a block whose values reach `point` within it, other than through one that stops them.
+
+    passes: whether what a point holds goes on as it is; another value is put in place of one that does not pass.
+    """
+    found: set[str] = set()
+    waiting = [source for source in SOURCES.get(point, ()) if source != BLOCK_INPUT]
+    while waiting:
+        source = waiting.pop()
+        if source in found or not passes(source):
+            continue
+        found.add(source)
+        waiting += [further for further in SOURCES[source] if further != BLOCK_INPUT]
+    return found

@@ -37,7 +37,7 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         raise UsageError(f"{path} cannot be read ({one_line(error, 200) or type(error).__name__}); {_AGAIN}") from None
     wrong = next(_wrong(frame, columns), "")
     if wrong:
-        raise UsageError(f"{path} is no table of taps ({wrong}); {_AGAIN}")
+        raise UsageError(f"{path} is not a table of taps ({wrong}); {_AGAIN}")
     return frame
 
 
@@ -65,17 +65,17 @@ def _wrong(frame: pd.DataFrame, columns: Iterable[str]) -> Iterator[str]:
             yield from _wrong_number(name, frame[name])
     odd = set(frame["verdict"]) - _VERDICTS
     if odd:
-        yield f"{brief(next(iter(odd)))} is no verdict"
+        yield f"{brief(next(iter(odd)))} is not a verdict"
     hop = next((hop for hop in frame["hop"].unique() if hop.count("->") != 1), None)
     if hop is not None:
-        yield f"{brief(hop)} is no hop"
+        yield f"{brief(hop)} is not a hop"
 
 
 def _wrong_text(name: str, values: pd.Series[Any]) -> Iterator[str]:
     for value in values.unique():
         empty = value is None or (isinstance(value, float) and math.isnan(value))
         if not isinstance(value, str) and not (empty and name not in _ALWAYS_THERE):
-            yield f"{brief(value)} in the column {name} is no text"
+            yield f"{brief(value)} in the column {name} is not text"
             return
 
 

@@ -14,34 +14,18 @@ from harness.cache import Cache
 from harness.conversion_reads import changed_since
 from harness.convert import CONVERSIONS
 from harness.inputs import schedule
-from harness.recipes import FLOAT, KERNELS, named, split
+from harness.names.stages import FLOAT, Hop, Stage, every_stage, named, runs_file, stage_named
 from harness.stages.job import Job
 from harness.stages.process import Payload, Results, Task
 from harness.stages.request import Prepared
 from harness.taps import LOCAL_SUFFIX
 
-DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
-STAGES = ("oracle", "hf", "reauthored", *DEVICE_STAGES)
 AUDIT = "audit"
 _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in its stage as well
-_RUNNERS = {
-    "oracle": "harness.stages.entry:hf",
-    "hf": "harness.stages.entry:hf",
-    "reauthored": "harness.stages.entry:reauthored",
-    **dict.fromkeys(KERNELS, "harness.stages.entry:tflite"),
-}
-# What a local pass of a stage runs, and the stage whose values it puts in place of its own.
-_LOCAL = {
-    "hf": ("harness.stages.entry:hf", "oracle"),
-    "reauthored": ("harness.stages.entry:reauthored", "oracle"),
-    "tflite-xnnpack": ("harness.stages.entry:local_tflite", "reauthored"),
-    "tflite-builtin": ("harness.stages.entry:local_tflite", "reauthored"),
-}
 # Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
 _ENOUGH = 16
 _DESCEND_SECONDS = 300.0
-LOCAL_PASSES = tuple(name + LOCAL_SUFFIX for name in _LOCAL)
 
 
 @dataclass(frozen=True)
@@ -58,7 +42,7 @@ class Place:
 
 def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
     """Stages in the order that keeps all cores busy: the slowest chain first."""
-    weights = prepared.source.parameters * 4 / 1e6
+    weights = _weights_mb(prepared)
     common: Payload = {
         "prepared": prepared.model_dump(mode="json"),
         "cache_root": place.cache_root,
@@ -66,26 +50,21 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
         "spec_variable": place.spec_variable,
     }
     timeout = place.timeout
-    memory_of = _memory_of(weights)
+    chosen = [stage_named(name) for name in stages]
     tasks = []
-    device = [name for name in stages if is_device(name)]
-    for recipe in dict.fromkeys(split(name)[1] for name in device):
+    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.runs_file):
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
-    # The longest first, so that no core waits for a long one at the end; but the oracle's memory fits beside few
-    # others, and every local pass waits for it.
-    order = ("tflite-reference", "tflite-builtin", "oracle", "hf", "tflite-xnnpack", "reauthored")
-    for name in sorted(stages, key=lambda stage: order.index(split(stage)[0])):
-        base, recipe = split(name)
+    for stage in sorted(chosen, key=lambda stage: -stage.cost):
         tasks.append(
             Task(
-                name,
-                _RUNNERS[base],
-                _job_maker(place, prepared, name),
-                needs=(named("tap", recipe),) if name in device else (),
-                memory_mb=memory_of[base],
-                torch=name not in device,
+                stage.name,
+                stage.entry,
+                _job_maker(place, prepared, stage),
+                needs=(named("tap", stage.recipe),) if stage.runs_file else (),
+                memory_mb=stage.memory.mb(weights),
+                torch=not stage.runs_file,
                 timeout=timeout,
             )
         )
@@ -105,31 +84,34 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
 
 def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:
     """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
-    memory_of = _memory_of(prepared.source.parameters * 4 / 1e6)
     return [
         Task(
-            name + LOCAL_SUFFIX,
-            target,
-            _job_maker(place, prepared, name, reference, inputs),
-            needs=(reference, name),
-            memory_mb=memory_of[name],
-            torch=name not in DEVICE_STAGES,
+            stage.name + LOCAL_SUFFIX,
+            stage.local_entry,
+            _job_maker(place, prepared, stage, stage.local_reference, inputs),
+            needs=(stage.local_reference, stage.name),
+            memory_mb=stage.memory.mb(_weights_mb(prepared)),
+            torch=not stage.runs_file,
             timeout=place.timeout,
         )
-        for name, (target, reference) in _LOCAL.items()
-        if name in stages and reference in stages
+        for stage in every_stage()
+        if stage.name in stages and stage.local_reference in stages
     ]
 
 
-def descend_task(place: Place, prepared: Prepared, hop: tuple[str, str], taps: Sequence[str], results: Results) -> Task:
-    """Find the operators behind taps that are wrong in a hop's TFLite stage. results: those of the stages."""
-    source, stage = hop
-    payload = _job_maker(place, prepared, stage, source if is_device(source) else "")(results)
+def is_local_pass(task: str) -> bool:
+    return task.endswith(LOCAL_SUFFIX)
+
+
+def descend_task(place: Place, prepared: Prepared, hop: Hop, taps: Sequence[str], results: Results) -> Task:
+    """Find the operators that make taps that are wrong in a hop's TFLite stage. results: those of the stages."""
+    stage = stage_named(hop.candidate)
+    payload = _job_maker(place, prepared, stage, hop.reference if runs_file(hop.reference) else "")(results)
     return Task(
-        f"{stage}.operator",
+        f"{stage.name}.operator",
         "harness.stages.entry:descend",
         {**payload, "options": {"taps": list(taps)}},
-        memory_mb=2 * _memory_of(prepared.source.parameters * 4 / 1e6)[split(stage)[0]],
+        memory_mb=2 * stage.memory.mb(_weights_mb(prepared)),
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )
@@ -159,28 +141,14 @@ def inputs_for_local(prepared: Prepared) -> list[str]:
     return chosen
 
 
-def _memory_of(weights: float) -> dict[str, float]:
-    """Memory of each stage in MB. weights: those of the model in float32."""
-    # Measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
-    # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor.
-    return {
-        "oracle": 3 * weights + 50,
-        "hf": weights + 300,
-        "reauthored": weights + 200,
-        "tflite-xnnpack": 2 * weights + 800,
-        "tflite-builtin": weights + 720,
-        "tflite-reference": weights + 720,
-    }
-
-
-def is_device(stage: str) -> bool:
-    """Whether a stage runs a flatbuffer."""
-    return split(stage)[0] in KERNELS
+def _weights_mb(prepared: Prepared) -> float:
+    """The model's weights in float32."""
+    return prepared.source.parameters * 4 / 1e6
 
 
 def conversion_mb(prepared: Prepared) -> float:
     """Peak memory of a conversion. Measured: 3.2 times the weights, and 1.6 GB of frameworks."""
-    return 3.2 * prepared.source.parameters * 4 / 1e6 + 1600
+    return 3.2 * _weights_mb(prepared) + 1600
 
 
 def _convert_task(place: Place, prepared: Prepared, common: Payload, recipe: str) -> Task:
@@ -217,14 +185,14 @@ def _tap_task(place: Place, common: Payload, weights: float, timeout: float, rec
 
 
 def _job_maker(
-    place: Place, prepared: Prepared, stage: str, reference: str = "", only: Sequence[str] = ()
+    place: Place, prepared: Prepared, stage: Stage, reference: str = "", only: Sequence[str] = ()
 ) -> Callable[[Results], Payload]:
     """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
 
     def payload(results: Results) -> Payload:
         flatbuffer: dict[str, Any] = {}
-        if is_device(stage):
-            own, recipe = place.tflite, split(stage)[1]
+        if stage.runs_file:
+            own, recipe = place.tflite, stage.recipe
             tapped = results[named("tap", recipe)].value
             flatbuffer = {
                 "flatbuffer": own if own else results[named("convert", recipe)].value["flatbuffer"],
@@ -232,7 +200,7 @@ def _job_maker(
                 "plan": tapped["plan"],
             }
         job = Job(
-            stage=stage,
+            stage=stage.name,
             spec_file=place.spec_file,
             spec_variable=place.spec_variable,
             checkpoint=Path(prepared.checkpoint),
@@ -242,7 +210,7 @@ def _job_maker(
             prefill=prepared.prefill,
             kv_cache_len=prepared.kv_cache_len,
             variant=prepared.variant,
-            traces=place.traces / stage,
+            traces=place.traces / stage.name,
             reference=place.traces / reference if reference else None,
             miniature=prepared.miniature,
             layers=prepared.layers,

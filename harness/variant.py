@@ -134,7 +134,7 @@ def _lengths(words: Sequence[str], where: str, example: str) -> tuple[int, ...]:
     # isdecimal alone takes other scripts' digits, and int would read them.
     stripped = [word.strip() for word in words]
     if not all(word.isascii() and word.isdecimal() and len(word) <= _DIGITS and int(word) > 0 for word in stripped):
-        raise UsageError(f"{one_line(where, 80)} is no list of lengths; give whole numbers from 1, e.g. {example}")
+        raise UsageError(f"{one_line(where, 80)} is not a list of lengths; give whole numbers from 1, e.g. {example}")
     return tuple(sorted({int(word) for word in words}))
 
 

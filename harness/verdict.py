@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from harness.errors import UsageError
 from harness.hops import no_such_hop, no_such_tap, selects
 from harness.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
+from harness.names.stages import Hop
 from harness.plain import brief, one_line
 from harness.reading import read_toml
 
@@ -116,7 +117,7 @@ def _is_a_float(value: float) -> bool:
 def check_all_judged(
     rules: list[Rule],
     model: str,
-    hops: Iterable[tuple[str, str]],
+    hops: Iterable[Hop],
     taps: Sequence[str],
     positions: int,
     path: Path | None = None,
@@ -125,7 +126,7 @@ def check_all_judged(
 
     positions: of the longest input; a rule that judges it there judges every shorter one. path: of the rules' file.
     """
-    for hop in (f"{a}->{b}" for a, b in hops):
+    for hop in (hop.name for hop in hops):
         for tap in taps:
             if _first(rules, model, hop, tap, positions) is None:
                 raise UsageError(

@@ -81,7 +81,7 @@ def _shards(folder: Path) -> list[Path]:
     content = read_json(path, "download it again", TEXT)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise UsageError(f"{path} is no safetensors index (it needs a 'weight_map'); download it again")
+        raise UsageError(f"{path} is not a safetensors index (it needs a 'weight_map'); download it again")
     shards = sorted({folder / name for name in weight_map.values()})
     if not shards:
         raise UsageError(f"{path} names no shards; download it again")
@@ -122,7 +122,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise UsageError(f"{file} is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
         if length > _LARGEST_HEADER:
-            raise UsageError(f"{file} ({size} bytes) is no safetensors file; download it again")
+            raise UsageError(f"{file} ({size} bytes) is not a safetensors file; download it again")
         text = stream.read(length)
     if len(text) < length:
         raise UsageError(f"{file} is truncated: it has {size} bytes, its header alone {8 + length}; download it again")
@@ -149,7 +149,7 @@ def _described(name: str, entry: Any, file: Path, start: int) -> StoredTensor:
     dtype, shape = str(entry["dtype"]), entry["shape"]
     begin, end = entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise _BrokenHeaderError(f"{name} has a size or an offset that is no whole number of 0 or more")
+        raise _BrokenHeaderError(f"{name} has a size or an offset that is not a whole number of 0 or more")
     if dtype not in BITS:
         raise _BrokenHeaderError(f"{name} has the unknown dtype '{dtype}'")
     tensor = StoredTensor(name, dtype, tuple(shape), file, start + begin)

@@ -92,7 +92,7 @@ def check_target(file: Path, option: str, example: str) -> None:
         if file.is_dir():
             raise UsageError(f"{option} {file} is a folder; give a file, e.g. {file / example}")
         if file.exists() and not file.is_file():
-            raise UsageError(f"{option} {file} is no regular file; give another")
+            raise UsageError(f"{option} {file} is not a regular file; give another")
         folder = next(path for path in file.resolve().parents if path.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass

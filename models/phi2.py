@@ -20,7 +20,7 @@ PHI2 = GenerativeModel(
     ),
     coverage={
         "hf->reauthored": 1.0, "reauthored->tflite-builtin": 1.0, "reauthored->tflite-xnnpack": 0.93,
-        # Without composites the converter folds norms into the linear layers behind them.
+        # Without composites the converter folds norms into the linear layers after them.
         "reauthored->tflite-builtin [no-hlfb]": 0.90, "reauthored->tflite-xnnpack [no-hlfb]": 0.90,
     },
 )  # fmt: skip

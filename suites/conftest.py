@@ -60,13 +60,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [
         pytest.param(
             entry,
-            f"{a}->{b}",
+            hop.name,
             item,
-            id=f"{entry.name}-{a}->{b}-{item}",
+            id=f"{entry.name}-{hop.name}-{item}",
             marks=[pytest.mark.further] if entry.further else [],
         )
         for entry in metafunc.config.stash[ENTRIES]
-        for a, b in entry.hops
+        for hop in entry.hops
         for item in DEFAULT_INPUT_IDS
     ]
     metafunc.parametrize(("entry", "hop", "item"), cases)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.defects import load_defects
-from harness.hops import STANDARD_HOPS
-from harness.recipes import BUILTIN, REFERENCE
-from harness.recipes import named as named_for
+from harness.names.stages import BUILTIN, REFERENCE, Hop, hops_of, standard_hops
+from harness.names.stages import named as named_for
 from harness.spec import SpecRef, main_models, registered
 
-Hop = tuple[str, str]
-REAUTHORED: tuple[Hop, ...] = (("hf", "reauthored"),)
+REAUTHORED = tuple(hop for hop in standard_hops() if hop.candidate == "reauthored")
 UPSTREAM = Path(__file__).parent / "upstream"  # declarations that show what is wrong there, and what avoids it
 
 
@@ -31,7 +29,7 @@ class Entry:
     model: str
     name: str
     options: tuple[str, ...] = ()
-    hops: tuple[Hop, ...] = STANDARD_HOPS
+    hops: tuple[Hop, ...] = standard_hops()
     further: bool = False
 
 
@@ -64,7 +62,7 @@ def default_plan() -> list[Entry]:
         place.model
         for defect in load_defects()
         for place in defect.place
-        if not place.hop or tuple(place.hop.split("->")) in REAUTHORED
+        if not place.hop or Hop.parse(place.hop) in REAUTHORED
     )
     rest += [name for name in listed if name in registered() and name not in main_models()]
     return [
@@ -93,8 +91,7 @@ def _kernels(name: str, recipe: str, options: tuple[str, ...]) -> Entry:
     stages = ("reauthored", BUILTIN, REFERENCE)
     quantised = (named_for(BUILTIN, recipe), named_for(REFERENCE, recipe))
     words = ("--quantize", recipe, "--stages", ",".join(stages))
-    hops = (*REAUTHORED, ("reauthored", BUILTIN), quantised)
-    return Entry(name, f"{name},{recipe}", (*options, *words), hops, further=True)
+    return Entry(name, f"{name},{recipe}", (*options, *words), hops_of(("hf", *stages, *quantised)), further=True)
 
 
 def called(ref: SpecRef) -> str:

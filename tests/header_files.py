@@ -23,7 +23,7 @@ def header_of(tensors: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:
 
 
 def write_file(file: Path, header: Mapping[str, Any] | bytes, size: int | None = None) -> Path:
-    """size: bytes behind the header; as many as it describes where it is None. They take no disk."""
+    """size: bytes after the header; as many as it describes where it is None. They take no disk."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     if size is None:
         assert not isinstance(header, bytes)

@@ -188,7 +188,7 @@ CONFIG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 
 
 def without_key(mask: torch.Tensor, key: int) -> torch.Tensor:
-    """A mask that hides one key from every position behind it."""
+    """A mask that hides one key from every position after it."""
     mask = mask.clone()
     mask[..., key] = -torch.inf
     return mask

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from harness.details import Details, table
 from harness.locate import cases, locate, summarise_hop
+from harness.names.stages import Hop
 from harness.record import (
     Diagnosis,
     Finding,
     FirstFault,
-    Hop,
+    HopResult,
     Input,
     Likelihood,
     Logits,
     Record,
     Source,
-    Stage,
+    StageResult,
     TextLikelihood,
     taps_frame,
 )
@@ -206,9 +207,9 @@ def _figures(
     noise = 2e-7 * (1 + 0.012 * order) * (1 + tokens / 200) * draw.uniform(0.8, 1.25)
     excess = 0.0 if order == 0 else _USUAL[hop[1]] * draw.uniform(0.85, 1.25) * (_NOISY if tokens == 1 else 1.0)
     total = excess
-    behind = order - taps.index(FAULTY_TAP) if kind in _FAULTY_STAGE else -1
-    if behind >= 0:
-        far = 308.0 * math.exp(-behind / 160) * draw.uniform(0.9, 1.1)
+    after = order - taps.index(FAULTY_TAP) if kind in _FAULTY_STAGE else -1
+    if after >= 0:
+        far = 308.0 * math.exp(-after / 160) * draw.uniform(0.9, 1.1)
         total = far if _FAULTY_STAGE[kind] in ("reauthored", hop[1]) else total
         excess = far if hop[1] == _FAULTY_STAGE[kind] else excess
     rel = noise * excess
@@ -271,7 +272,7 @@ def _modules(tap: str) -> dict[str, str | None]:
     }
 
 
-def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) -> Hop:
+def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) -> HopResult:
     name = "->".join(hop)
     last = frame[(frame["hop"] == name) & (frame["tap"] == "logits") & (frame["verdict"] != "missing")]
     failing = (last["verdict"] == "fail").any()
@@ -286,26 +287,26 @@ def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) 
         positions=sum(tokens for _, tokens, _ in _INPUTS),
     )
     blocked = f"stage {CRASHED} crashed: {_DEATH}" if _lost(kind, hop) else ""
-    return summarise_hop(name, frame, taps, None if last.empty else logits, _COVERAGE[hop[1]], blocked)
+    return summarise_hop(Hop.parse(name), frame, taps, None if last.empty else logits, _COVERAGE[hop[1]], blocked)
 
 
-def _stages(kind: str) -> list[Stage]:
+def _stages(kind: str) -> list[StageResult]:
     stages = [
-        Stage(name="convert", status="ok", seconds=38.2, peak_rss_mb=4510, facts={"cached": False}),
-        Stage(name="tap", status="ok", seconds=1.9, peak_rss_mb=310),
-        Stage(name="oracle", status="ok", seconds=24.1, peak_rss_mb=2210, facts={"dtype": "float64"}),
-        Stage(name="hf", status="ok", seconds=6.2, peak_rss_mb=1380, facts={"dtype": "float32"}),
-        Stage(name="reauthored", status="ok", seconds=16.3, peak_rss_mb=2050, facts={"dtype": "float32"}),
-        Stage(name="tflite-xnnpack", status="ok", seconds=33.4, peak_rss_mb=1650, facts=dict(_RUNTIME)),
-        Stage(name="tflite-builtin", status="ok", seconds=88.7, peak_rss_mb=1910, facts=dict(_RUNTIME)),
+        StageResult(name="convert", status="ok", seconds=38.2, peak_rss_mb=4510, facts={"cached": False}),
+        StageResult(name="tap", status="ok", seconds=1.9, peak_rss_mb=310),
+        StageResult(name="oracle", status="ok", seconds=24.1, peak_rss_mb=2210, facts={"dtype": "float64"}),
+        StageResult(name="hf", status="ok", seconds=6.2, peak_rss_mb=1380, facts={"dtype": "float32"}),
+        StageResult(name="reauthored", status="ok", seconds=16.3, peak_rss_mb=2050, facts={"dtype": "float32"}),
+        StageResult(name="tflite-xnnpack", status="ok", seconds=33.4, peak_rss_mb=1650, facts=dict(_RUNTIME)),
+        StageResult(name="tflite-builtin", status="ok", seconds=88.7, peak_rss_mb=1910, facts=dict(_RUNTIME)),
     ]
     if kind == "crash":
-        stages[5] = Stage(name=CRASHED, status="crashed", seconds=1.2, peak_rss_mb=880, detail=_DEATH)
+        stages[5] = StageResult(name=CRASHED, status="crashed", seconds=1.2, peak_rss_mb=880, detail=_DEATH)
     return stages
 
 
 def _first_fault(
-    kind: str, hops: list[Hop], frame: pd.DataFrame, modules: dict[str, dict[str, str | None]]
+    kind: str, hops: list[HopResult], frame: pd.DataFrame, modules: dict[str, dict[str, str | None]]
 ) -> FirstFault | None:
     if kind == "hostile":
         modules = {tap: dict.fromkeys(names, HOSTILE) for tap, names in modules.items()}

@@ -25,7 +25,7 @@ from harness.align.layout import (
 )
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
-from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, bench
+from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, bench
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.stages.flatbuffer import _write_tapped_and_plan
 from harness.stages.tflite import TAP_PREFIX
@@ -168,7 +168,7 @@ def test_heads_read_in_the_wrong_layout_fail_the_hop(tmp_path: Path) -> None:
 # --- the tapped copy -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 def test_the_tapped_copy_gives_the_untouched_files_own_outputs_bit_for_bit(
     model: Bench, stage: str, tmp_path: Path
 ) -> None:
@@ -177,7 +177,7 @@ def test_the_tapped_copy_gives_the_untouched_files_own_outputs_bit_for_bit(
     assert facts["steps_differing_from_untouched_file"] == []
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 def test_a_tapped_copy_of_another_file_is_found_out_at_every_step_that_is_checked(stage: str, tmp_path: Path) -> None:
     llama = bench("tiny_llama")
     file = copy_of(llama, tmp_path / "other.tflite")
@@ -212,7 +212,7 @@ def tables(path: Path) -> dict[str, Any]:
     plain: dict[str, Any] = as_plain(schema.ModelT.InitFromPackedBuf(content, 0))
     for buffer in plain["buffers"]:
         start, size = buffer.pop("offset"), buffer.pop("size")
-        if start > 1:  # the buffer lies behind the tables
+        if start > 1:  # the buffer lies after the tables
             buffer["data"] = content[start : start + size]
     return plain
 

@@ -64,7 +64,7 @@ def test_a_model_that_agrees_is_one_line(tmp_path: Path) -> None:
     [
         ((), "no MODEL named"),
         (("tiny_llma",), "did you mean 'tiny_llama'"),
-        (("tiny_llama", "--checkpoint", "no/such"), "no folder"),
+        (("tiny_llama", "--checkpoint", "no/such"), "not a folder"),
         (("tiny_llama", "smollm", "--checkpoint", "."), "name one model"),
     ],
 )

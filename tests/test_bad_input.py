@@ -118,7 +118,7 @@ CASES: dict[str, Case] = {
     "zero seconds": words(*run("tiny_llama", "--timeout", "0"), says=["--timeout 0", "--timeout 600"]),
     "negative seconds": words(*run("tiny_llama", "--timeout", "-1"), says=["--timeout -1", "--timeout 600"]),
     "NaN seconds": words(*run("tiny_llama", "--timeout", "nan"), says=["--timeout nan", "--timeout 600"]),
-    "seconds that are no number": words(*run("tiny_llama", "--timeout", "soon"), says=["--timeout", "number"]),
+    "seconds that are not a number": words(*run("tiny_llama", "--timeout", "soon"), says=["--timeout", "number"]),
     "seed beyond the generators": words(*run("tiny_llama", "--seed", str(2**64)), says=["--seed 18446744073709551616"]),
     "seed of many digits": words(*run("tiny_llama", "--seed", "9" * 4000), says=["--seed 999", "below 2^64"]),
     "seed of a search beyond the generators": words(
@@ -126,8 +126,8 @@ CASES: dict[str, Case] = {
     ),
     "endless seconds": words(*run("tiny_llama", "--timeout", "inf"), says=["--timeout inf", "--timeout 600"]),
     "years of seconds": words(*run("tiny_llama", "--timeout", "1e12"), says=["--timeout 1e+12", "--timeout 600"]),
-    "no prefill": words(*run("tiny_llama", "--prefill", ""), says=["--prefill is no list", "--prefill 8,32"]),
-    "prefill of nothing": words(*run("tiny_llama", "--prefill", "0"), says=["--prefill 0 is no list", "from 1"]),
+    "no prefill": words(*run("tiny_llama", "--prefill", ""), says=["--prefill is not a list", "--prefill 8,32"]),
+    "prefill of nothing": words(*run("tiny_llama", "--prefill", "0"), says=["--prefill 0 is not a list", "from 1"]),
     "prefill of many digits": words(*run("tiny_llama", "--prefill", "9" * 5000), says=["--prefill 999", "from 1"]),
     "no cache": words(*run("tiny_llama", "--kv-cache-len", "0"), says=["--kv-cache-len 0", "1 or more"]),
     "tflite and a length of the cache": (
@@ -171,7 +171,7 @@ CASES: dict[str, Case] = {
     "tolerances, not TOML": rules("[[rule\n", "not TOML", "line 1"),
     "tolerances, not text": rules(b"\xff\xfe", "cannot be read", "[[rule]]"),
     "tolerances, empty": rules("", "no [[rule]]", "harness/tolerances.toml"),
-    "tolerances, rule is no table": rules("rule = [1]\n", "no [[rule]]", "harness/tolerances.toml"),
+    "tolerances, rule is not a table": rules("rule = [1]\n", "no [[rule]]", "harness/tolerances.toml"),
     "tolerances, unknown metric": rules(
         '[[rule]]\nname = "r"\nexces = 1\n', "'r'", "'exces'", "did you mean 'excess'?"
     ),

@@ -209,7 +209,7 @@ def test_a_run_that_cannot_be_read_has_a_line_in_the_index(tmp_path: Path) -> No
     kept(tmp_path, "good", "20261115-093012-a1b2", "pass")
     page = write_index(tmp_path).read_text()
     assert "unreadable" in page
-    assert "is no run record" in page
+    assert "is not a run record" in page
     assert 'href="good/' in page
 
 

@@ -44,7 +44,7 @@ def test_an_absent_entry_is_none_and_makes_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", ["flipped byte", "cut short", "file gone", "list gone", "list is no JSON", "list empty"]
+    "harm", ["flipped byte", "cut short", "file gone", "list gone", "list is not JSON", "list empty"]
 )
 def test_a_damaged_entry_is_noticed_said_and_made_again(tmp_path: Path, harm: str) -> None:
     said: list[str] = []
@@ -61,7 +61,7 @@ def test_a_damaged_entry_is_noticed_said_and_made_again(tmp_path: Path, harm: st
     elif harm == "list gone":
         (folder / ENTRY_FILE).unlink()
     else:
-        (folder / ENTRY_FILE).write_text("{" if harm == "list is no JSON" else "[]")
+        (folder / ENTRY_FILE).write_text("{" if harm == "list is not JSON" else "[]")
     assert cache.entry("thing", "k1") is None
     assert len(said) == 1
     assert str(folder) in said[0]
@@ -163,7 +163,7 @@ def test_a_key_does_not_depend_on_the_order_of_its_parts() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b"])
 def test_a_name_cannot_leave_the_cache(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a name"):
         Cache(tmp_path).entry("thing", name)
 
 

@@ -12,12 +12,13 @@ from harness.compare import Comparison, compare_traces
 from harness.coverage import Absent
 from harness.details import COLUMNS, Details, read_details, write_details
 from harness.errors import UsageError
+from harness.names.stages import Hop
 from harness.record import taps_frame
 from harness.trace import TraceWriter, sample
 from harness.verdict import load_rules
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "final_norm", "logits"]
-HOPS = (("hf", "reauthored"),)
+HOPS = (Hop("hf", "reauthored"),)
 LENGTH, VOCAB = 8, 11
 FAULTY_POSITION = 5
 

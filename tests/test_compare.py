@@ -7,12 +7,13 @@ import pytest
 
 from harness.compare import Comparison, compare_traces
 from harness.coverage import NO_PREFILL_LOGITS, Absent, listed
+from harness.names.stages import Hop
 from harness.trace import TraceWriter
 from harness.verdict import load_rules
 
 TAPS = ["embed", "block.0.mlp.out", "logits"]
 STAGES = ("oracle", "hf", "reauthored", "tflite-xnnpack")
-HOPS = (("hf", "reauthored"), ("reauthored", "tflite-xnnpack"))
+HOPS = (Hop("hf", "reauthored"), Hop("reauthored", "tflite-xnnpack"))
 LENGTH = 12
 
 
@@ -63,8 +64,8 @@ def test_an_error_upstream_is_not_charged_to_the_hop_behind_it(tmp_path, stages)
     found = compare(tmp_path, stages)
     assert verdicts(found, "hf->reauthored")["block.0.mlp.out"] == "fail"
     assert set(verdicts(found, "reauthored->tflite-xnnpack").values()) == {"pass"}
-    behind = next(row for row in found.rows if row["hop"].endswith("xnnpack") and row["tap"] == "block.0.mlp.out")
-    assert behind["excess"] < 4 < behind["total_excess"]  # what is left in the end is still on record
+    after = next(row for row in found.rows if row["hop"].endswith("xnnpack") and row["tap"] == "block.0.mlp.out")
+    assert after["excess"] < 4 < after["total_excess"]  # what is left in the end is still on record
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

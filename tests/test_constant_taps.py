@@ -1,4 +1,4 @@
-"""Zeros agree with zeros: a tap that is constant in the oracle compares nothing, and is no pass."""
+"""Zeros agree with zeros: a tap that is constant in the oracle compares nothing, and is not a pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from harness.compare import Comparison, compare_traces
 from harness.conclude import with_local_errors
 from harness.coverage import Absent
 from harness.locate import cases, summarise_hop
-from harness.record import Hop, taps_frame
+from harness.names.stages import Hop
+from harness.record import HopResult, taps_frame
 from harness.taps import LOCAL_SUFFIX
 from harness.trace import TraceWriter
 from harness.verdict import load_rules
@@ -45,7 +46,7 @@ def compared(folder: Path, inputs: dict[str, dict[str, np.ndarray]], **candidate
         "m",
         load_rules(),
         lambda stage, tap: Absent("?"),
-        (("hf", "reauthored"),),
+        (Hop("hf", "reauthored"),),
     )
 
 
@@ -65,8 +66,8 @@ def with_local_passes(
     return with_local_errors(found, prepared, folder, load_rules())
 
 
-def summed_up(found: Comparison, taps: list[str]) -> Hop:
-    return summarise_hop(HOP, taps_frame(found.rows), taps, None, 0.0)
+def summed_up(found: Comparison, taps: list[str]) -> HopResult:
+    return summarise_hop(Hop.parse(HOP), taps_frame(found.rows), taps, None, 0.0)
 
 
 def verdicts(found: Comparison) -> dict[tuple[str, str], str]:
@@ -89,7 +90,7 @@ def test_a_tap_that_is_constant_in_the_oracle_is_missing_and_fails_its_hop(
 ) -> None:
     found = compared(tmp_path, {"a": {"embed": alive(6), "logits": values}})
     assert verdicts(found) == {("a", "embed"): "pass", ("a", "logits"): "missing"}
-    hop = summarise_hop(HOP, taps_frame(found.rows), ["embed", "logits"], None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), taps_frame(found.rows), ["embed", "logits"], None, 0.0)
     assert hop.verdict == "fail"
     assert f"first logits: {says}" in hop.reasons[0]
 
@@ -145,7 +146,7 @@ def test_a_candidate_that_gives_something_where_the_oracle_gives_zeros_fails(tmp
     ("tap", "values"),
     [
         ("block.0.attn.probs", np.ones((1, 1, 4, 1))),  # one token looks at itself alone
-        ("block.0.attn.q", np.full((1, 1, 1, 1), 0.3)),  # a single number that is no zero
+        ("block.0.attn.q", np.full((1, 1, 1, 1), 0.3)),  # a single number that is not zero
         ("block.0.mlp.act", np.maximum(alive(2, 16), 0) * (np.arange(2) > 0)[None, :, None]),  # relu, off at a position
         ("block.0.attn.q", 1.0 + 1e-6 * alive(6)),  # differences that float32 holds
         ("logits", np.arange(48.0).reshape(1, 6, 8)),

@@ -25,7 +25,8 @@ from harness.coverage import (
 )
 from harness.errors import UsageError
 from harness.locate import cases, summarise_hop
-from harness.record import TAP_COLUMNS, Hop
+from harness.names.stages import Hop
+from harness.record import TAP_COLUMNS, HopResult
 from harness.variant import Variant
 
 XNNPACK = "reauthored->tflite-xnnpack"
@@ -51,8 +52,8 @@ def frame_of(missing: dict[tuple[str, str], str], inputs: tuple[str, ...] = ("a"
     return pd.DataFrame(rows, columns=list(TAP_COLUMNS))
 
 
-def hop_of(missing: dict[tuple[str, str], str], required: float = 0.0) -> Hop:
-    return summarise_hop(XNNPACK, frame_of(missing), TAPS, None, required)
+def hop_of(missing: dict[tuple[str, str], str], required: float = 0.0) -> HopResult:
+    return summarise_hop(Hop.parse(XNNPACK), frame_of(missing), TAPS, None, required)
 
 
 def on_both(tap: str, reason: str) -> dict[tuple[str, str], str]:

@@ -12,7 +12,7 @@ from marks import further_but
 
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
-from harness.bench.workbench import DEVICE_STAGES, Bench, bench
+from harness.bench.workbench import FILE_STAGES, Bench, bench
 from harness.flatbuffer.checks import check_kernels
 from harness.flatbuffer.cut import range_between
 from harness.flatbuffer.descend import Question, find_fault
@@ -42,7 +42,7 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
     return found
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 @pytest.mark.parametrize("name", further_but(["tiny_llama"], ["tiny_llama", "gemma2"], ["phi3"]))
 def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> None:
     model = bench(name)
@@ -149,7 +149,7 @@ def shift_slice(work: Rewriting, op: Operator) -> None:
     table_of(work, op).inputs = [op.inputs[0], len(graph.tensors) - 1, op.inputs[2]]
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 @pytest.mark.parametrize(
     ("name", "tap", "kind", "change", "says"),
     [
@@ -172,7 +172,7 @@ def test_an_operator_that_was_changed_is_found_with_the_change_that_mends_it(
     assert fault["after"] < 0.05 * fault["error"]
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 def test_a_weight_that_is_not_the_models_is_named(stage: str, tmp_path: Path) -> None:
     import torch
 
@@ -232,7 +232,7 @@ def test_the_reference_kernel_for_int4_in_blocks_is_blamed_and_the_others_are_no
 KERNELS_OF = ("tiny_llama", "gemma2", "tiny_llama:no-hlfb", "phi2", "gemma3:kv=transposed")
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 @pytest.mark.parametrize("name", further_but(KERNELS_OF[:1], KERNELS_OF[:3], KERNELS_OF))
 def test_every_kernel_computes_what_its_operator_says(name: str, stage: str) -> None:
     """On random inputs, within composites and out of them; nothing is left out. One model in both signatures."""

@@ -1,4 +1,4 @@
-"""From a fault of a flatbuffer to the operator behind it: what the record says of it."""
+"""From a fault of a flatbuffer to the operator that causes it: what the record says of it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from test_sees_faults import block
 from harness.bench.breaking import other_config, typical_element, with_flip
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, STAGES, TORCH_STAGES, XNNPACK, Bench, bench
-from harness.explain.decoder import TOKENS, Walk
+from harness.explain.decoder import TOKENS, Decoder, Walk
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather
 from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.work import reference
 from harness.spec import main_models
+from harness.taps import block_tap, reaching, split_tap
 from harness.trace import Trace
 
 pytestmark = pytest.mark.slow
 
 
+MOST_BLOCKS = 8  # of a miniature
 OTHERS = sorted(set(main_models()) - {"tiny_llama"})
 
 
@@ -54,6 +56,29 @@ def test_the_steps_between_taps_are_those_of_every_published_model(name: str) ->
     assert_covered(name)
 
 
+class _Overheard(Walk):
+    """A walk that remembers which taps the steps asked for."""
+
+    asked: set[str]
+
+    def __init__(self, decoder: Decoder, known: Mapping[str, np.ndarray]) -> None:
+        super().__init__(decoder, known)
+        self.asked = set()
+
+    def value(self, tap: str) -> np.ndarray:
+        self.asked.add(tap)
+        return super().value(tap)
+
+
+def feeding(tap: str) -> set[str]:
+    """What a tap is computed from by the table of dataflow, over however many taps between."""
+    block, point = split_tap(tap)
+    if block is None:
+        return {"final_norm", *(block_tap(number, "out") for number in range(MOST_BLOCKS))}
+    entering = block_tap(block - 1, "out") if block else "embed"
+    return {entering, *(block_tap(block, source) for source in reaching(point, lambda _: True))}
+
+
 def assert_covered(name: str) -> None:
     """Every tap of the oracle follows from the taps before it, to float32's rounding of the inputs."""
     model = bench(name)
@@ -65,7 +90,9 @@ def assert_covered(name: str) -> None:
         known = {tap: trace.load(tap)[0].astype(np.float64) for tap in trace.taps}
         known[TOKENS] = np.array(item.tokens)
         for tap in model.prepared.taps:
-            made = Walk(decoder, known).compute(tap)
+            walk = _Overheard(decoder, known)
+            made = walk.compute(tap)
+            assert walk.asked <= feeding(tap), f"{tap} is computed from {walk.asked - feeding(tap)} too"
             assert made.shape == known[tap].shape, tap
             off = np.linalg.norm(made - known[tap]) / np.linalg.norm(known[tap])
             assert off < 1e-6, f"{tap} of {item.id} is off by {off:.2g}"

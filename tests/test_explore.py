@@ -69,7 +69,7 @@ def test_a_hop_that_is_asked_for_is_opened() -> None:
 
 
 def test_an_unknown_hop_is_told_which_ones_there_are() -> None:
-    with pytest.raises(UsageError, match=r"--hop hf- is no hop of run .*hf->reauthored, .*in quotes"):
+    with pytest.raises(UsageError, match=r"--hop hf- is not a hop of run .*hf->reauthored, .*in quotes"):
         choose_hop(*make_run("pass"), "hf-")
 
 
@@ -350,7 +350,7 @@ def refused(words: list[str]) -> str:
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_that_is_none_is_refused(folder: Path, port: int) -> None:
-    assert f"--port {port} is no port" in refused([str(folder), "--no-browser", "--port", str(port)])
+    assert f"--port {port} is not a port" in refused([str(folder), "--no-browser", "--port", str(port)])
 
 
 def test_a_busy_port_is_refused_before_anything_is_said(folder: Path) -> None:
@@ -365,7 +365,7 @@ def test_an_unknown_hop_and_a_folder_without_a_run_are_refused(folder: Path, tmp
 
 
 def test_an_unknown_level_is_refused(folder: Path) -> None:
-    assert "--level layer is no level; give one of tap, op" in refused([str(folder), "--level", "layer"])
+    assert "--level layer is not a level; give one of tap, op" in refused([str(folder), "--level", "layer"])
 
 
 def test_operators_of_a_run_that_has_no_models_are_refused_in_one_line(folder: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_overlays_of_a_graph_come_without_a_file(manager: Any, run: Path) ->
     assert found["verdict"]["results"][FAULTY_TAP]["value"] == "fail"
     assert found["excess"]["results"][FAULTY_TAP]["value"] > 4
     refused = manager.run_cmd({**command, "graphId": "another", "configValues": {}})
-    assert refused["error"].startswith("another is no graph of ")
+    assert refused["error"].startswith("another is not a graph of ")
 
 
 def test_the_graphs_of_a_run_open_through_the_extension_as_they_are(manager: Any, run: Path) -> None:

@@ -71,7 +71,7 @@ def attention_over(model: Bench, reshape: bool) -> np.ndarray[Any, Any]:
     queries = trace.load("block.0.attn.q_rope")[0, -1].astype(np.float64)
     job = model.job("tflite-builtin", model.folder)
     *_, (_, outputs) = Runner(job, model.flatbuffer, preserve=False).drive(short)
-    keys = outputs["kv_cache_k_0"][0, :, 0].astype(np.float64)  # padding behind the last position and all
+    keys = outputs["kv_cache_k_0"][0, :, 0].astype(np.float64)  # padding after the last position and all
     turned = keys.reshape(keys.shape[::-1]) if reshape else keys.T
     scores = queries @ turned / np.sqrt(queries.shape[-1])
     seen = len(short.tokens)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.hops import STANDARD_HOPS
 from harness.inputs import DEFAULT_INPUT_IDS
+from harness.names.stages import standard_hops
 from harness.spec import main_models
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-CASES = len(STANDARD_HOPS) * len(DEFAULT_INPUT_IDS)
+CASES = len(standard_hops()) * len(DEFAULT_INPUT_IDS)
 
 # Nothing of the run that this test is part of may reach the one it starts.
 OWN_PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "suites/"]
@@ -56,9 +56,9 @@ def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_a
     whole = {"smollm2", "tiny_llama", "gemma1"}
     assert whole < main_models().keys()
     for model in main_models():
-        for a, b in STANDARD_HOPS if model in whole else STANDARD_HOPS[:1]:
+        for hop in standard_hops() if model in whole else standard_hops()[:1]:
             for item in DEFAULT_INPUT_IDS:
-                assert f"test_parity[{model}-{a}->{b}-{item}]" in listed
+                assert f"test_parity[{model}-{hop.name}-{item}]" in listed
 
 
 @pytest.mark.slow

@@ -109,8 +109,8 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: setattr(main(m).tensors[1], "shape", [4, 4]), "has 32 bytes, and its shape [4, 4] takes 64"),
     "tensor of a buffer that is not there": (
         lambda m: setattr(main(m).tensors[1], "buffer", 40), "lies in buffer 40, and there are 2"),
-    "buffer behind the file": (lambda m: outside(m, 1 << 40, 32), "truncated"),
-    "buffer that ends behind the file": (lambda m: outside(m, 64, 1 << 40), "truncated"),
+    "buffer after the end of the file": (lambda m: outside(m, 1 << 40, 32), "truncated"),
+    "buffer that ends after the end of the file": (lambda m: outside(m, 64, 1 << 40), "truncated"),
     "operator that reads what is not there": (
         lambda m: setattr(main(m).operators[1], "inputs", [2, 50]), "operator 1 (ADD) of subgraph 0 reads a tensor"),
     "operator that writes what is not there": (

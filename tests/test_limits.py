@@ -16,8 +16,8 @@ from harness import pipeline
 from harness.compare import compare_traces
 from harness.coverage import Absent
 from harness.errors import UsageError
-from harness.hops import STANDARD_HOPS
 from harness.limits import NOISE_FLOOR, OF_THE_ERROR
+from harness.names.stages import Hop, standard_hops
 from harness.record import LooserRule
 from harness.render import headline
 from harness.render.junit import write_junit
@@ -134,7 +134,7 @@ def test_a_rule_that_selects_nothing_that_there_is_is_refused_with_what_there_is
 @pytest.mark.parametrize(
     "selector",
     [
-        *(f'hop = "{a}->{b}"' for a, b in STANDARD_HOPS),
+        *(f'hop = "{hop.name}"' for hop in standard_hops()),
         'hop = "*->tflite-*"',
         'hop = "hf->*"',
         'hop = "*builtin"',
@@ -180,10 +180,10 @@ def test_a_tap_that_no_rule_judges_is_named_before_anything_runs(
 ) -> None:
     loaded, file = rules_of(tmp_path, *rules), tmp_path / "rules.toml"
     if unmatched is None:
-        check_all_judged(loaded, "mine", STANDARD_HOPS, FEW_TAPS, positions, file)
+        check_all_judged(loaded, "mine", standard_hops(), FEW_TAPS, positions, file)
         return
     with pytest.raises(UsageError) as caught:
-        check_all_judged(loaded, "mine", STANDARD_HOPS, FEW_TAPS, positions, file)
+        check_all_judged(loaded, "mine", standard_hops(), FEW_TAPS, positions, file)
     said = str(caught.value)
     assert unmatched in said
     assert f"{positions} positions" in said
@@ -226,7 +226,7 @@ def test_the_size_of_a_tap_is_that_of_its_values(tmp_path: Path) -> None:
         with TraceWriter(tmp_path / stage / "a", 8) as trace:
             trace.put("embed", values + (0.1 if stage == "reauthored" else 0.0))
     rules = rules_of(tmp_path, "max_abs_err = 0.6")
-    hops = (("hf", "reauthored"),)
+    hops = (Hop("hf", "reauthored"),)
     found = compare_traces(
         tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: Absent(""), hops
     )

@@ -15,7 +15,7 @@ from test_sees_faults import MODULES, block, gelu_for_silu, jiggle
 
 from harness.bench.breaking import jiggled, other_config, set_weight
 from harness.bench.reseed import patch
-from harness.bench.workbench import BUILTIN, DEVICE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
+from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
 from harness.local import local_errors
 from harness.taps import split_tap
 from harness.trace import Trace
@@ -183,7 +183,7 @@ def test_two_faults_of_a_flatbuffer_are_both_found_by_both_runtimes(llama: Bench
 
 @pytest.mark.slow
 def test_a_sound_flatbuffer_is_locally_sound(llama: Bench) -> None:
-    for stage in DEVICE_STAGES:
+    for stage in FILE_STAGES:
         llama.trace(stage, llama.sound, reference=llama.sound / "reauthored")
     rows = llama.judge(llama.sound).frame
     for hop in (XNNPACK, BUILTIN):

@@ -16,7 +16,7 @@ from harness.align.feeds import plan_feeds
 from harness.align.views import TapSource, tensor_of, view_tensor
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
-from harness.bench.workbench import DEVICE_STAGES, Bench, bench
+from harness.bench.workbench import FILE_STAGES, Bench, bench
 from harness.flatbuffer.cut import range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.inputs import Step
@@ -66,7 +66,7 @@ def errors(traces: Path, reference: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 def test_fed_with_its_own_trace_a_flatbuffer_gives_the_same_bits(stage: str, tmp_path: Path) -> None:
     llama = bench("tiny_llama")
     made = local_pass(llama, stage, tmp_path, llama.sound / stage)
@@ -83,7 +83,7 @@ SOUND = (
 USUAL = ("gemma2",)  # with windows, softcaps and norms everywhere; the sweep takes them all
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 @pytest.mark.parametrize("name", further_but([], USUAL, SOUND))
 def test_so_does_every_model_and_every_variant(name: str, stage: str, tmp_path: Path) -> None:
     name, _, variant = name.partition(":")
@@ -112,7 +112,7 @@ def test_an_unbroken_flatbuffer_adds_no_more_than_rounding_at_any_tap(stage: str
 
 @pytest.mark.parametrize("stage", SHIPPED_FIRST)
 def test_each_of_two_faults_shows_at_its_own_tap_and_at_no_other(stage: str, tmp_path: Path) -> None:
-    """Up projection of block 0 and fused q, k, v of block 1, every number by 1e-4: nothing behind them is charged."""
+    """Up projection of block 0 and fused q, k, v of block 1, every number by 1e-4: nothing after them is charged."""
     llama = bench("tiny_llama")
     broken, tapped = tmp_path / "broken.tflite", tmp_path / "tapped.tflite"
     for file, source in ((broken, llama.flatbuffer), (tapped, llama.tapped[0])):
@@ -224,7 +224,7 @@ def inputs_of(path: Path, signature: str, change: Callable[[str, Array], Array])
     return {name: change(name, np.zeros(entry["shape"], entry["dtype"])) for name, entry in details.items()}
 
 
-@pytest.mark.parametrize("stage", DEVICE_STAGES)
+@pytest.mark.parametrize("stage", FILE_STAGES)
 @pytest.mark.parametrize("signature", ["prefill_32", "decode"])
 def test_a_block_cut_out_gives_the_same_bits_as_in_place(stage: str, signature: str, tmp_path: Path) -> None:
     llama = bench("tiny_llama")
@@ -240,19 +240,19 @@ def test_a_block_cut_out_gives_the_same_bits_as_in_place(stage: str, signature: 
     arguments = inputs_of(llama.flatbuffer, signature, fill)
     whole = run_file(llama.tapped[0], stage, signature, arguments)
     file, sources = FlatbufferModel(llama.flatbuffer), read_plan(llama.tapped[1])[signature]
-    entry, before, behind = (
+    entry, before, after = (
         file.signatures[signature],
         sources["block.0.out"].tensor,
         sources["block.1.out"].tensor,
     )
-    cut = range_between(file, entry.subgraph, {before}, [behind])
+    cut = range_between(file, entry.subgraph, {before}, [after])
     named = {name: index for name, index in entry.inputs.items() if index in cut.inputs}
     assert set(cut.inputs) == {before, *named.values()}
     target = tmp_path / "block.tflite"
-    write_cut(llama.flatbuffer, target, cut, {"before": before, **named}, {"behind": behind})
+    write_cut(llama.flatbuffer, target, cut, {"before": before, **named}, {"after": after})
     values = {"before": whole[f"edge_parity/{before}"], **{name: arguments[name] for name in named}}
-    made = run_file(target, stage, "cut", values)["behind"]
-    assert np.array_equal(made, whole[f"edge_parity/{behind}"])
+    made = run_file(target, stage, "cut", values)["after"]
+    assert np.array_equal(made, whole[f"edge_parity/{after}"])
     assert target.stat().st_size < 0.5 * llama.flatbuffer.stat().st_size, "only what the range uses is written"
 
 

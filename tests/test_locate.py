@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.locate import cases, hides_others, locate, summarise_hop
+from harness.names.stages import Hop
 from harness.record import TAP_COLUMNS
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "logits"]
@@ -31,7 +32,7 @@ def failing(tap: str, excess: float, **more: object) -> dict:
 
 
 def test_a_clean_hop_passes_with_its_worst_tap_named():
-    hop = summarise_hop(HOP, clean(block_0_out={"excess": 3.5}), TAPS, None, 0.95)
+    hop = summarise_hop(Hop.parse(HOP), clean(block_0_out={"excess": 3.5}), TAPS, None, 0.95)
     assert hop.verdict == "pass"
     assert hop.worst is not None
     assert (hop.worst.tap, hop.worst.excess, hop.worst.limit) == ("block.0.out", 3.5, 4.0)
@@ -42,14 +43,14 @@ def test_worst_is_the_tap_nearest_to_its_limit_and_not_the_largest_number():
         {"tap": "embed", "excess": 10.0, "excess_limit": 16.0, "input": "one-token"},
         {"tap": "logits", "excess": 3.5, "input": "long"},
     )
-    hop = summarise_hop(HOP, frame, TAPS, None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.0)
     assert hop.worst is not None
     assert hop.worst.tap == "logits"
 
 
 def test_nan_is_worse_than_any_number():
     frame = frame_of(failing("embed", 1e9), failing("logits", math.nan))
-    hop = summarise_hop(HOP, frame, TAPS, None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.0)
     assert hop.worst is not None
     assert hop.worst.tap == "logits"
 
@@ -58,7 +59,7 @@ def test_the_first_fault_is_first_in_execution_order_whatever_is_largest():
     frame = frame_of(
         {"tap": "embed"}, failing("block.0.out", 5.0), failing("logits", 5000.0), failing("block.0.out", 9.0, input="b")
     )
-    hop = summarise_hop(HOP, frame, TAPS, None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.0)
     (fault,) = locate([hop], frame, {"block.0.out": {"hf": "model.layers.0"}}, {"block.0.out": "ADD"})
     assert fault is not None
     assert (fault.tap, fault.input, fault.block) == ("block.0.out", "a", 0)
@@ -71,7 +72,7 @@ def test_a_fault_of_an_earlier_hop_comes_first():
     early = frame_of({"tap": "embed"}, failing("logits", 9.0))
     late = frame_of(failing("embed", 9.0, hop=device))
     frame = pd.concat([late, early], ignore_index=True)
-    hops = [summarise_hop(name, frame, TAPS, None, 0.0) for name in (HOP, device)]
+    hops = [summarise_hop(Hop.parse(name), frame, TAPS, None, 0.0) for name in (HOP, device)]
     fault, *_ = locate(hops, frame, {}, {})
     assert fault is not None
     assert fault.hop == HOP
@@ -79,21 +80,21 @@ def test_a_fault_of_an_earlier_hop_comes_first():
 
 def test_a_missing_tap_is_no_pass_and_lowers_coverage():
     frame = clean(block_0_out={"verdict": "missing", "why": "fused", "absence": "fused-attention"})
-    hop = summarise_hop(HOP, frame, TAPS, None, 0.8)
+    hop = summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.8)
     assert hop.verdict == "fail"
     assert hop.coverage == 0.75
     assert [(tap.tap, tap.why) for tap in hop.missing] == [("block.0.out", "fused")]
     assert "coverage" in hop.reasons[0]
-    assert summarise_hop(HOP, frame, TAPS, None, 0.7).verdict == "pass"
+    assert summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.7).verdict == "pass"
 
 
 def test_a_tap_missing_on_one_input_counts_as_missing():
     frame = frame_of(*[{"tap": tap} for tap in TAPS], {"tap": "logits", "input": "b", "verdict": "missing", "why": "x"})
-    assert summarise_hop(HOP, frame, TAPS, None, 0.0).taps_missing == 1
+    assert summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.0).taps_missing == 1
 
 
 def test_a_hop_whose_stage_crashed_fails_and_says_so():
-    hop = summarise_hop(HOP, frame_of(), TAPS, None, 0.95, blocked="stage reauthored crashed: SIGSEGV")
+    hop = summarise_hop(Hop.parse(HOP), frame_of(), TAPS, None, 0.95, blocked="stage reauthored crashed: SIGSEGV")
     assert hop.verdict == "fail"
     assert hop.coverage == 0.0
     assert "SIGSEGV" in hop.reasons[0]
@@ -104,7 +105,7 @@ def test_a_hop_whose_stage_crashed_fails_and_says_so():
 
 def test_a_case_names_hop_input_tap_excess_and_rule():
     frame = frame_of({"tap": "embed"}, failing("logits", 9.0))
-    hop = summarise_hop(HOP, frame, TAPS, None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), frame, TAPS, None, 0.0)
     failed, passed = cases([hop], pd.concat([frame, frame_of({"tap": "embed", "input": "b"})]), ["a", "b"])
     assert failed.verdict == "fail"
     for part in (HOP, "on a", "logits", "9.0", "float32"):
@@ -142,7 +143,7 @@ def located(**local: float) -> list[str]:
             }
         )
     frame = pd.DataFrame(rows, columns=list(TAP_COLUMNS))
-    hop = summarise_hop(HOP, frame, list(frame["tap"]), None, 0.0)
+    hop = summarise_hop(Hop.parse(HOP), frame, list(frame["tap"]), None, 0.0)
     return [fault.tap.removeprefix("block.0.") for fault in locate([hop], frame, {}, {})]
 
 

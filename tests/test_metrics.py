@@ -136,7 +136,7 @@ def test_one_flipped_bit_in_one_element_is_seen(
 ) -> None:
     scale = data.draw(st.sampled_from([1.0, 1e-22, 1e25, 1e-44, 1e-300]))
     reference = (np.random.default_rng(elements).standard_normal((1, 2, elements)) * scale).astype(dtype)
-    reference[reference == 0.0] = np.finfo(dtype).smallest_subnormal  # the sign of a zero is no difference
+    reference[reference == 0.0] = np.finfo(dtype).smallest_subnormal  # the sign of a zero is not a difference
     candidate = reference.copy()
     index = data.draw(st.integers(0, elements - 1))
     bits = candidate.view(f"u{dtype.itemsize}")

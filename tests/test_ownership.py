@@ -96,7 +96,7 @@ def test_attention_as_one_kernel_shows_its_probabilities_at_its_output():
     inner, outer = fault(BUILTIN, tap="block.0.attn.probs"), fault(XNNPACK, tap="block.0.attn.context")
     assert ownership(outer, [outer, inner], [], BOTH).owner == "converter"
     assert ownership(inner, [outer, inner], [], BOTH).owner == "converter"
-    # One runs it as a kernel, the other as the graph that the converter wrote: their difference is no proof.
+    # One runs it as a kernel, the other as the graph that the converter wrote: their difference is not a proof.
     assert ownership(inner, [inner], [], BOTH).owner == "converter or kernels of tflite-builtin"
 
 

@@ -1,4 +1,4 @@
-"""What is said while a run is under way, where stderr is no terminal."""
+"""What is said while a run is under way, where stderr is not a terminal."""
 
 import sys
 

@@ -13,10 +13,11 @@ from harness.convert import _check_quantised
 from harness.coverage import Absent
 from harness.errors import UsageError
 from harness.locate import cases, locate, summarise_hop
+from harness.names.stages import Hop, hops_of, split
 from harness.ownership import ownership
 from harness.pipeline import Options, _stages, check, run
 from harness.progress import PlainProgress
-from harness.recipes import check_widths, is_kernel_hop, kernel_hops, parse_recipes, split, unjudged
+from harness.recipes import check_widths, parse_recipes, unjudged
 from harness.record import taps_frame
 from harness.render import snr_words
 from harness.trace import TraceWriter
@@ -31,6 +32,7 @@ AGREEING, DIFFERING = (
         f"tflite-reference[{INT8}]",
     ),
 )
+KERNEL_HOPS = (Hop.between(*AGREEING), Hop.between(*DIFFERING))
 
 
 def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones() -> None:
@@ -39,18 +41,22 @@ def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones
     assert quantised == [
         f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in ("tflite-xnnpack", "tflite-builtin")
     ]
-    assert kernel_hops(stages) == tuple((f"tflite-builtin[{r}]", f"tflite-xnnpack[{r}]") for r in (INT8, "fp16"))
+    assert kernels_of(stages) == [f"tflite-builtin[{r}]->tflite-xnnpack[{r}]" for r in (INT8, "fp16")]
     more = _stages(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
-    assert kernel_hops(more) == (AGREEING, DIFFERING)
+    assert kernels_of(more) == ["->".join(AGREEING), "->".join(DIFFERING)]
     assert "tflite-reference" not in more
-    assert kernel_hops(("hf", "tflite-builtin", "tflite-xnnpack")) == ()
+    assert kernels_of(("hf", "tflite-builtin", "tflite-xnnpack")) == []
+
+
+def kernels_of(stages: tuple[str, ...]) -> list[str]:
+    return [hop.name for hop in hops_of(stages) if hop.on_kernels]
 
 
 def test_only_two_kernels_on_the_same_file_are_a_hop_between_kernels() -> None:
-    assert is_kernel_hop(*AGREEING)
+    assert Hop.between(*AGREEING).on_kernels
     for other in ("tflite-xnnpack", "reauthored", "tflite-xnnpack[fp16]"):
-        assert not is_kernel_hop(other, AGREEING[1])
-    assert not is_kernel_hop("tflite-builtin", "tflite-xnnpack")
+        assert not Hop.between(other, AGREEING[1]).on_kernels
+    assert not Hop.between("tflite-builtin", "tflite-xnnpack").on_kernels
 
 
 def test_what_is_not_judged_is_said_of_quantised_runs_alone() -> None:
@@ -104,12 +110,12 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
             for tap, values in taps.items():
                 trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
     found = compare_traces(
-        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), (AGREEING, DIFFERING)
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), KERNEL_HOPS
     )
     assert {row["rule"] for row in found.rows} == {"kernels"}
     assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))
     frame = taps_frame(found.rows)
-    hops = [summarise_hop("->".join(pair), frame, TAPS, None, 1.0) for pair in (AGREEING, DIFFERING)]
+    hops = [summarise_hop(hop, frame, TAPS, None, 1.0) for hop in KERNEL_HOPS]
     assert [hop.verdict for hop in hops] == ["pass", "fail"]
     assert hops[1].first_failing_tap == "block.0.attn.q"
     assert [(hop.worst, hop.worst_position) for hop in hops] == [(None, None)] * 2

@@ -18,7 +18,7 @@ from rich.console import Console
 from harness.cli import app
 from harness.details import write_details
 from harness.explore.tap_level import choose_hop
-from harness.record import FaultyOperator, Record, Stage, read_record, read_taps, taps_frame, write_record
+from harness.record import FaultyOperator, Record, StageResult, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
 from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report
@@ -280,15 +280,15 @@ def test_the_command_that_made_the_run_can_be_copied(tmp_path: Path) -> None:
 
 def test_a_step_that_broke_before_any_hop_stands_beside_the_chain(tmp_path: Path) -> None:
     record, frame = make_run("fail", 3)
-    convert = Stage(name="convert", status="timeout", seconds=600, detail="no answer for 600 s")
-    late = record.model_copy(update={"stages": [*record.stages, convert, Stage(name="tap", status="ok")]})
+    convert = StageResult(name="convert", status="timeout", seconds=600, detail="no answer for 600 s")
+    late = record.model_copy(update={"stages": [*record.stages, convert, StageResult(name="tap", status="ok")]})
     text = Page(write_report(tmp_path, late, frame).read_text(encoding="utf-8")).text
     assert "no answer for 600 s" in text
     assert text.count("not compared") == 1
 
 
 def test_a_run_that_compared_nothing_is_still_shown_by_every_renderer(tmp_path: Path) -> None:
-    lost = [Stage(name="hf", status="crashed", detail="killed: out of memory")]
+    lost = [StageResult(name="hf", status="crashed", detail="killed: out of memory")]
     record = Record(schema=1, model="phi2", run_id="r", verdict="fail", inputs=[], stages=lost, hops=[])
     frame = taps_frame([])
     console = Console(file=io.StringIO(), width=80)

@@ -56,7 +56,7 @@ def test_nan_is_worst_and_what_was_not_compared_has_no_point() -> None:
 
 
 def test_models_variants_and_weights_have_trends_of_their_own_and_unreadable_runs_none() -> None:
-    unreadable = Row("smollm2", RUN_ID.format(5), "", None, "is no run record")
+    unreadable = Row("smollm2", RUN_ID.format(5), "", None, "is not a run record")
     found = trends([unreadable, row("pass", 4), row("pass", 3, model="phi2"), row("pass", 2, variant="no-hlfb")])
     assert [(trend.model, trend.variant) for trend in found] == [
         ("smollm2", "default"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from record_factory import FAULTY_TAP, make_run
 
-from harness.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, Hop, KnownDefect, Record
+from harness.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, HopResult, KnownDefect, Record
 from harness.render import headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
@@ -18,11 +18,11 @@ def changed(kind: str, **update: Any) -> Record:
     return make_run(kind)[0].model_copy(update=update)
 
 
-def failing(hop: Hop, tap: str) -> Hop:
+def failing(hop: HopResult, tap: str) -> HopResult:
     return hop.model_copy(update={"verdict": "fail", "first_failing_tap": tap, "reasons": [f"first {tap}"]})
 
 
-def fault(hop: Hop, tap: str, **more: Any) -> FirstFault:
+def fault(hop: HopResult, tap: str, **more: Any) -> FirstFault:
     return FirstFault(hop=hop.name, tap=tap, block=3, modules={}, **more)
 
 

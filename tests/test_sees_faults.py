@@ -34,7 +34,7 @@ from harness.bench.breaking import (
 from harness.bench.reseed import patch
 from harness.bench.workbench import (
     BUILTIN,
-    DEVICE_STAGES,
+    FILE_STAGES,
     FIRST,
     STAGES,
     TORCH_STAGES,
@@ -295,7 +295,7 @@ def test_one_exponent_bit_of_one_typical_weight_of_the_flatbuffer_is_seen(llama:
 @pytest.mark.parametrize("weight", CONSTANTS)
 def test_both_runtimes_show_a_fault_of_the_file_at_the_same_tap(llama: Bench, weight: str) -> None:
     """What both TFLite stages share is the file's fault, and not that of a kernel."""
-    outcome = flip_one_bit(llama, weight, DEVICE_STAGES, retap=True)
+    outcome = flip_one_bit(llama, weight, FILE_STAGES, retap=True)
     assert_first_fault(f"flatbuffer, an exponent bit of {weight}", outcome, XNNPACK, CONSTANTS[weight], "pff")
     assert outcome.hops[BUILTIN].first_failing_tap == CONSTANTS[weight]
 
@@ -383,7 +383,7 @@ def spoiled(tensors: Tensors, value: float = math.nan) -> None:
 def test_a_weight_that_is_no_number_in_the_checkpoint_fails_every_hop(
     llama: Bench, stages: tuple[str, ...], value: float
 ) -> None:
-    """Without a noise floor nothing can be judged, so nothing may pass: not the hops behind it either."""
+    """Without a noise floor nothing can be judged, so nothing may pass: not the hops after it either."""
     outcome = llama.with_checkpoint(lambda tensors: spoiled(tensors, value), stages=stages)
     assert_first_fault(f"{'+'.join(stages)}, {value} in a weight", outcome, FIRST, "block.1.mlp.out", "fff")
 
@@ -413,7 +413,7 @@ def test_a_weight_that_is_no_number_in_the_flatbuffer_is_seen(llama: Bench, valu
 def test_the_same_infinity_or_nan_on_every_side_never_passes(
     llama: Bench, tmp_path: Path, tap: str, value: float
 ) -> None:
-    """Equal is not enough: the error of two infinities is no number."""
+    """Equal is not enough: the error of two infinities is not a number."""
     broken = tmp_path / "traces"
     shutil.copytree(llama.sound, broken)
     for stage in STAGES:

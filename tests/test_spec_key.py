@@ -114,7 +114,7 @@ def test_an_edited_helper_is_another_spec_however_it_is_imported(work: Workplace
     work.write(files)
     before = work.content()
     work.write({helper: "scale = 1.01  # as published"})
-    assert work.content() == before, "a remark is no other code"
+    assert work.content() == before, "a remark is not other code"
     work.write({helper: "scale = 1.00"})
     assert work.content() != before
 

@@ -96,7 +96,7 @@ def test_no_word_of_a_run_folder_becomes_code_of_a_script(change: dict, attack: 
     about = json.loads((evidence / "0.json").read_text())
     (evidence / "0.json").write_text(json.dumps(about | change))
     (tmp_path / "target").mkdir()
-    with pytest.raises(UsageError, match="which is no name"):
+    with pytest.raises(UsageError, match="which is not a name"):
         write_repro({"evidence": str(evidence), "target": str(tmp_path / "target")}, Silent())
     assert list((tmp_path / "target").iterdir()) == []
 

@@ -108,7 +108,7 @@ def test_a_run_that_breaks_off_leaves_its_log_with_the_traceback_and_nothing_els
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        ("'x' is no integer", "'x' is no integer. See 'edge-parity --help'."),
+        ("'x' is not an integer", "'x' is not an integer. See 'edge-parity --help'."),
         ("No such option: --x.", "No such option: --x. See 'edge-parity --help'."),
         ("Did you mean --out? ", "Did you mean --out? See 'edge-parity --help'."),
         ("give one of (a, b)", "give one of (a, b). See 'edge-parity --help'."),

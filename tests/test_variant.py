@@ -97,7 +97,7 @@ def test_a_cache_that_holds_nothing_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 5000, "1" * 16, "0", "8,,8", "", "\u0663"])
 def test_lengths_of_any_kind_are_refused_in_one_short_line(text: str) -> None:
-    with pytest.raises(UsageError, match="no list of lengths") as refused:
+    with pytest.raises(UsageError, match="not a list of lengths") as refused:
         parse_prefill(text)
     assert len(str(refused.value)) < 200
 

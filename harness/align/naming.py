@@ -97,7 +97,7 @@ def block_number(path: Sequence[str]) -> int | None:
 def told_apart(named: Sequence[Sequence[Key]]) -> list[Key | None]:
     """Which of the layers in its names each operator is, where operators carry the names of their neighbours as well.
 
-    named: per operator the layers in its names. A layer that is the only one of an operator is no other operator's:
+    named: per operator the layers in its names. A layer that is the only one of an operator is not another operator's:
     names `q`, `q k`, `q v` are those of q, k and v. None for one that cannot be told, and for all but the first of
     those that have the same name alone.
     """

@@ -23,7 +23,7 @@ from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_or
 _WRAPPED = re.compile(r"^[A-Za-z]\w*_module$")
 _NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
 SDPA = "odml.scaled_dot_product_attention"
-# What may stand between the operators of an attention that is no composite.
+# What may stand between the operators of an attention that is not a composite.
 _MOVES = ("RESHAPE", "TRANSPOSE")
 _TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
 
@@ -147,7 +147,7 @@ class _Finder:
             yield self._source(block_tap(block, "attn.out"), projection.outputs[0])
 
     def _plain_attention(self, block: int, projection: Operator) -> Iterator[TapSource]:
-        """Queries and probabilities of an attention that is no composite, found upwards from its output projection."""
+        """Queries and probabilities of an attention without a composite, found upwards from its output projection."""
         mixing = self._upwards(projection.inputs[0], "BATCH_MATMUL", _MOVES)
         softmax = self._upwards(mixing.inputs[0], "SOFTMAX", _MOVES) if mixing is not None else None
         scores = self._upwards(softmax.inputs[0], "BATCH_MATMUL", _TO_SCORES) if softmax is not None else None
@@ -267,13 +267,13 @@ class _Finder:
             return
         yield self._source(LOGITS, logits)
         head = self.writer.get(logits)
-        while head is not None and head.kind != "FULLY_CONNECTED":  # a softcap may stand behind the head
+        while head is not None and head.kind != "FULLY_CONNECTED":  # a softcap may come after the head
             head = next((self.writer[i] for i in head.inputs if i in self.writer), None)
         if head is not None:
             yield from self._normed(FINAL_NORM, head)
 
     def _normed(self, tap: str, linear: Operator) -> Iterator[TapSource]:
-        """A norm's output, which is what the linear layer behind it reads, unless part of the norm went into the layer.
+        """A norm's output, which is what the linear layer after it reads, unless part of the norm went into the layer.
 
         Then the weight is a product, and the norm's module stands among its names.
         """

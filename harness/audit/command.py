@@ -28,7 +28,7 @@ def audit(models: list[str], checkpoint: str | None, watcher: Watcher, timeout: 
             raise UsageError("--checkpoint belongs to one model; name one model")
         check_source(checkpoint, config_alone=True)
         if not Path(checkpoint).expanduser().is_dir():
-            raise UsageError(f"--checkpoint {checkpoint} is no folder; an audit reads the config.json of a folder here")
+            raise UsageError(f"--checkpoint {checkpoint} is not a folder; an audit reads the config.json of a folder")
     specs = [(str(ref.file.resolve()), ref.variable) for ref in refs]
     folder = str(Path(checkpoint).expanduser().resolve()) if checkpoint else None
     # One process a core: the frameworks are imported once, before the processes part.

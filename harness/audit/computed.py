@@ -39,7 +39,7 @@ def is_computed(values: Array, tables: Sequence[Sequence[float]]) -> bool:
 
 
 def wrong_mask(values: Array, windows: Sequence[int]) -> str:
-    """What is wrong with a mask of rows x positions, row by row; empty for a right one, and for what is no mask.
+    """What is wrong with a mask of rows x positions, row by row; empty for a right one, and for what is not a mask.
 
     values: 0 where row i, a token at position i, sees a position, and minus infinity where it does not. A right row
     sees all positions up to its own, or as many of them as one of `windows`. A finite number in place of minus infinity
@@ -50,7 +50,7 @@ def wrong_mask(values: Array, windows: Sequence[int]) -> str:
     if rows.ndim < 2 or seen is None:
         return ""
     if seen.all() and rows.shape[-1] != rows.shape[-2]:
-        return ""  # zeros that are no mask
+        return ""  # zeros that are not a mask
     wrong = [_wrong_rows(seen, window) for window in (None, *windows)]
     nearest = min(wrong, key=lambda flags: int(flags.sum()))
     if not seen.all() and rows.min() > _HIDES:
@@ -66,7 +66,7 @@ def wrong_mask(values: Array, windows: Sequence[int]) -> str:
 
 
 def _seen(values: Array) -> Flags | None:
-    """Where a mask is zero; None for what has other numbers than zero and one that hides, and so is no mask."""
+    """Where a mask is zero; None for what has other numbers than zero and one that hides, and so is not a mask."""
     seen = values == 0
     hidden = values[~seen]
     one = hidden.size == 0 or bool(np.all(hidden <= _MASKED)) or bool(hidden[0] < 0 and np.all(hidden == hidden[0]))

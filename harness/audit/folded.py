@@ -1,7 +1,7 @@
 """Linear layers that a norm was folded into: the converter multiplies the weight by the norm's, and adds to the bias.
 
 In: constants that hold no parameter, the sources of the parameters. Out: what the folded ones hold, filled in. A norm
-and the linear layer behind it give `(x * g + b) W^T + c = x (W g)^T + (W b + c)`.
+and the linear layer after it give `(x * g + b) W^T + c = x (W g)^T + (W b + c)`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def read_values(tensor: StoredTensor) -> Array:
     count = int(np.prod(tensor.shape, dtype=np.int64))
     kind = _STORED.get(tensor.dtype)
     if kind is None:
-        raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is no floating point number known here")
+        raise ValueError(f"{tensor.name} holds {tensor.dtype}, which is not a floating point number known here")
     raw = np.fromfile(tensor.file, kind, count, offset=tensor.offset).reshape(tensor.shape)
     if tensor.dtype == "BF16":  # the upper half of a float32
         return (raw.astype(np.uint32) << 16).view(np.float32)

@@ -13,13 +13,14 @@ import numpy as np
 from harness.bench.workbench import Bench
 from harness.compare import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
 from harness.excess import excess
+from harness.names.stages import ORACLE
 from harness.trace import Trace
 
 
 def largest_effect(bench: Bench, sound: Path, broken: Path) -> float:
-    """The largest mean error of a tap over its noise floor; infinite where it is no number."""
+    """The largest mean error of a tap over its noise floor; infinite where it is not a number."""
     inputs = [item.id for item in bench.prepared.inputs]
-    opened = [TapReader.of(bench.sound, ("oracle", *FLOAT32_RUNS), item) for item in inputs]
+    opened = [TapReader.of(bench.sound, (ORACLE, *FLOAT32_RUNS), item) for item in inputs]
     pairs = [
         TapReader({"sound": Trace.open(sound / item), "broken": Trace.open(broken / item)}, item) for item in inputs
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.bench.breaking import Change
-from harness.bench.workbench import DEVICE_STAGES
+from harness.bench.workbench import FILE_STAGES
 
 Array = np.ndarray[Any, Any]
 KINDS = (
@@ -72,7 +72,7 @@ class Constant:
 
     name: str
     change: Callable[[Array], Any]
-    stages: tuple[str, ...] = DEVICE_STAGES
+    stages: tuple[str, ...] = FILE_STAGES
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Operators:
     """The flatbuffer's graph: `change` gets its object form. stages: the runtimes that are given the broken file."""
 
     change: Callable[[Any], Any]
-    stages: tuple[str, ...] = DEVICE_STAGES
+    stages: tuple[str, ...] = FILE_STAGES
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 import harness.weights
 from harness.bench.workbench import Bench
 from harness.configs import reauthored_config
+from harness.names.stages import HF
 from harness.spec import GenerativeModel
 from harness.stages import hf
 from harness.taps import LOGITS
@@ -69,7 +70,7 @@ def logits_complain(bench: Bench, broken: Path, candidates: Sequence[str]) -> di
     """
     apart = flipped = False
     for item in bench.prepared.inputs:
-        reference, *others = (_logits(bench, broken, stage, item.id) for stage in ("hf", *candidates))
+        reference, *others = (_logits(bench, broken, stage, item.id) for stage in (HF, *candidates))
         for candidate in others:
             apart |= not np.allclose(candidate, reference, rtol=CLOSE, atol=CLOSE)
             flipped |= bool((candidate.argmax(-1) != reference.argmax(-1)).any())

@@ -18,7 +18,7 @@ class Result(BaseModel):
     """One fault.
 
     hop, tap, owner: of the first fault; empty where the numbers saw nothing. diagnosis: hypotheses, best first.
-    audits: those that saw the fault. error: why the fault could not be made or run, which is no detection.
+    audits: those that saw the fault. error: why the fault could not be made or run, which is not a detection.
     effect: the fault computed in float64, its largest error at any tap over the float32 noise floor there; none where
     it was not asked for. others: which other checks saw it.
     """

@@ -33,12 +33,13 @@ from harness.bench.graph import rewrite
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
-from harness.bench.workbench import DEVICE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
+from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
 from harness.beyond_float32 import beyond_float32
 from harness.configs import reauthored_config
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
 from harness.ownership import CHECKPOINT, ownership
 from harness.record import Finding
 from harness.spec import GenerativeModel
@@ -104,7 +105,7 @@ def _owners(fault: Fault) -> list[str]:
         return [CHECKPOINT]
     if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
         return ["converter"]
-    return list(OWNERS.get(fault.kind, (f"kernels of {fault.hop.split('->')[1]}",)))
+    return list(OWNERS.get(fault.kind, (f"kernels of {Hop.parse(fault.hop).candidate}",)))
 
 
 def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> None:
@@ -114,8 +115,8 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
         return
     findings = [finding for found in broken.findings.values() for finding in found]
     same_place = outcome.frame[(outcome.frame["tap"] == fault.tap) & (outcome.frame["verdict"] != "missing")]
-    compared = {hop.split("->")[1] for hop in same_place["hop"]}
-    observers: dict[str, Sequence[str]] = {stage: () for stage in DEVICE_STAGES if stage in compared}
+    compared = {Hop.parse(hop).candidate for hop in same_place["hop"]}
+    observers: dict[str, Sequence[str]] = {stage: () for stage in FILE_STAGES if stage in compared}
     result.hop, result.tap = fault.hop, fault.tap
     result.excess, result.local_excess = fault.excess, fault.local_excess
     beyond = beyond_float32(fault, outcome.frame)
@@ -131,8 +132,7 @@ def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
     site = fault.site
     if isinstance(site, AsShipped):
         complains = fault.hop == FIRST and verifier_complains(bench)
-        stages = [hop.split("->")[1] for hop in (fault.hop,)]
-        return _Broken(bench.sound, tuple(stages), _shipped_findings(bench), complains)
+        return _Broken(bench.sound, (Hop.parse(fault.hop).candidate,), _shipped_findings(bench), complains)
     if isinstance(site, (Constant, Exchange, Operators)):
         return _break_flatbuffer(bench, site, folder)
     if isinstance(site, Stored):
@@ -142,20 +142,20 @@ def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
         if isinstance(site, Network):
             around.enter_context(site.around())
         if isinstance(site, Names):  # the names say what is compared with what, too
-            for stage in ("oracle", "hf"):
+            for stage in (ORACLE, HF):
                 bench.trace(stage, folder, model=model)
-            bench.trace("hf", folder, model=model, reference=folder / "oracle")
+            bench.trace(HF, folder, model=model, reference=folder / ORACLE)
         with changed_when_loaded(change):
-            facts = bench.trace("reauthored", folder, model=model)
-            oracle = (folder if isinstance(site, Names) else bench.sound) / "oracle"
-            bench.trace("reauthored", folder, model=model, reference=oracle)
+            facts = bench.trace(REAUTHORED, folder, model=model)
+            oracle = (folder if isinstance(site, Names) else bench.sound) / ORACLE
+            bench.trace(REAUTHORED, folder, model=model, reference=oracle)
             complains = verifier_complains(bench, model)
     findings = {
         "weights by value": _errors(Finding.model_validate(found) for found in facts["findings"]),
         **(_declaration_findings(bench, model) if model is not None else {}),
     }
     decoder = reference(model, bench.prepared) if model is not None and isinstance(site, Names) else None
-    return _Broken(folder, ("reauthored",), findings, complains, decoder)
+    return _Broken(folder, (REAUTHORED,), findings, complains, decoder)
 
 
 def _reauthored(bench: Bench, site: Any) -> tuple[Change, GenerativeModel | None]:
@@ -190,13 +190,13 @@ def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
     write_changed(bench.checkpoint, other.checkpoint, site.change, unchanged)
     facts = [other.trace(stage, folder) for stage in TORCH_STAGES][-1]
     for stage in LOCAL:
-        other.trace(stage, folder, reference=folder / "oracle")
+        other.trace(stage, folder, reference=folder / ORACLE)
     findings = {"weights by value": _errors(Finding.model_validate(found) for found in facts["findings"])}
-    return _Broken(folder, ("reauthored",), findings, verifier_complains(other))
+    return _Broken(folder, (REAUTHORED,), findings, verifier_complains(other))
 
 
 def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folder: Path) -> _Broken:
-    stages = DEVICE_STAGES if isinstance(site, Exchange) else site.stages
+    stages = FILE_STAGES if isinstance(site, Exchange) else site.stages
 
     def change(file: Path) -> None:
         if isinstance(site, Operators):
@@ -209,7 +209,7 @@ def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folde
 
     file = bench.break_flatbuffer(folder, change, stages, retap=isinstance(site, Operators))
     # Where one runtime alone is given this file, what ships is the right one.
-    findings = _constant_findings(bench, file) if stages == DEVICE_STAGES else []
+    findings = _constant_findings(bench, file) if stages == FILE_STAGES else []
     return _Broken(folder, stages, {"constants": findings})
 
 
@@ -224,8 +224,8 @@ def _effect(bench: Bench, fault: Fault) -> float | None:
             checkpoint = folder / "checkpoint"
             changed = torch.tensor(np.asarray(site.change(bench.constant(site.name)), np.float32))
             write_changed(bench.checkpoint, checkpoint, lambda tensors: tensors.update({site.name: changed}))
-            bench.trace("oracle", folder, checkpoint=checkpoint)
-            return largest_effect(bench, bench.sound / "oracle", folder / "oracle")
+            bench.trace(ORACLE, folder, checkpoint=checkpoint)
+            return largest_effect(bench, bench.sound / ORACLE, folder / ORACLE)
         if isinstance(site, (Config, Network, Loader)):
             change, model = _reauthored(bench, site)
             with ExitStack() as around:
@@ -233,7 +233,7 @@ def _effect(bench: Bench, fault: Fault) -> float | None:
                     around.enter_context(site.around())
                 _trace_exactly(bench, folder / "broken", change, model)
             _trace_exactly(bench, folder / "sound", unchanged, None)
-            return largest_effect(bench, folder / "sound" / "reauthored", folder / "broken" / "reauthored")
+            return largest_effect(bench, folder / "sound" / REAUTHORED, folder / "broken" / REAUTHORED)
     return None
 
 
@@ -245,7 +245,7 @@ def _trace_exactly(bench: Bench, folder: Path, change: Change, model: Generative
         change(network)
     network.double()
     with mock.patch.object(harness.weights, "load_reauthored", lambda *_: network), TrueFloat64():
-        bench.trace("reauthored", folder, model=model)
+        bench.trace(REAUTHORED, folder, model=model)
 
 
 def _errors(findings: Iterator[Finding]) -> list[Finding]:
@@ -254,7 +254,7 @@ def _errors(findings: Iterator[Finding]) -> list[Finding]:
 
 @functools.lru_cache(4)
 def _known(bench: Bench) -> frozenset[str]:
-    """What the audits say of the unbroken model, which is no sign of a fault."""
+    """What the audits say of the unbroken model, which is not a sign of a fault."""
     return frozenset(
         finding.what for found in _declaration_findings(bench, bench.model, frozenset()).values() for finding in found
     )
@@ -306,7 +306,7 @@ def run_clean(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -
             alarms=alarms,
             others={
                 "verifier": verifier_complains(other),
-                **logits_complain(other, other.sound, ("reauthored", *DEVICE_STAGES)),
+                **logits_complain(other, other.sound, (REAUTHORED, *FILE_STAGES)),
             },
             seconds=round(time.monotonic() - began, 2),
         )

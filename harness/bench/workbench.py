@@ -29,11 +29,21 @@ from harness.compare import FLOAT32_RUNS, compare_traces
 from harness.conclude import not_finite_stages
 from harness.coverage import Absent
 from harness.first_layers import write_random_layers
-from harness.hops import STANDARD_HOPS
 from harness.local import local_errors, with_local
 from harness.locate import locate, summarise_hop
 from harness.miniature import write_miniature
-from harness.record import FirstFault, Hop, taps_frame
+from harness.names.stages import (
+    HF,
+    ORACLE,
+    REAUTHORED,
+    file_stages,
+    float32_stages,
+    hops_of,
+    runs_file,
+    stage_named,
+    standard_hops,
+)
+from harness.record import FirstFault, HopResult, taps_frame
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.stages import flatbuffer as files
 from harness.stages import hf, local_tflite, prepare, reauthored, tflite
@@ -45,12 +55,12 @@ from harness.variant import VariantOptions, parse_variant
 from harness.verdict import load_rules
 from harness.weight_files import WEIGHTS_FILE
 
-DEVICE_STAGES = ("tflite-xnnpack", "tflite-builtin")
-TORCH_STAGES = ("oracle", "hf", "reauthored")
-STAGES = (*TORCH_STAGES, *DEVICE_STAGES)
-LOCAL = ("hf", "reauthored")  # stages with local passes
-FIRST, XNNPACK, BUILTIN = (f"{a}->{b}" for a, b in STANDARD_HOPS)
-_RUN = {"oracle": hf.run, "hf": hf.run, "reauthored": reauthored.run, **dict.fromkeys(DEVICE_STAGES, tflite.run)}
+STAGES = float32_stages()
+FILE_STAGES = file_stages()
+TORCH_STAGES = tuple(stage for stage in STAGES if stage not in FILE_STAGES)
+LOCAL = tuple(stage for stage in TORCH_STAGES if stage_named(stage).local_reference)
+FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
+_RUN = {ORACLE: hf.run, HF: hf.run, REAUTHORED: reauthored.run, **dict.fromkeys(FILE_STAGES, tflite.run)}
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))
@@ -61,7 +71,7 @@ class Outcome:
     """What a run would put into its record. not_finite: stages whose values at the fault are NaN or infinite."""
 
     frame: pd.DataFrame
-    hops: dict[str, Hop]
+    hops: dict[str, HopResult]
     fault: FirstFault | None
     faults: list[FirstFault]
     not_finite: list[str]
@@ -204,12 +214,12 @@ class Bench:
         it a local pass.
         """
         files: dict[str, Any] = {}
-        if stage.startswith("tflite"):
+        if runs_file(stage):
             copy_and_plan = tapped or (self.tapped if flatbuffer is None else self.tap(flatbuffer))
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
         job = self.job(stage, folder, checkpoint, files).model_copy(update={"reference": reference})
-        run = local_tflite.run if reference and stage in DEVICE_STAGES else _RUN[stage]
+        run = local_tflite.run if reference and stage in FILE_STAGES else _RUN[stage]
         return run(job, model or self.model, Silent())
 
     def job(
@@ -250,9 +260,9 @@ class Bench:
             facts = self.trace(stage, folder)
             assert not facts.get("steps_differing_from_untouched_file")
         for stage in LOCAL:
-            self.trace(stage, folder, reference=folder / "oracle")
-        for stage in DEVICE_STAGES if self.device_local else ():
-            self.trace(stage, folder, reference=folder / "reauthored")
+            self.trace(stage, folder, reference=folder / ORACLE)
+        for stage in FILE_STAGES if self.device_local else ():
+            self.trace(stage, folder, reference=folder / REAUTHORED)
         return folder
 
     @functools.cached_property
@@ -276,8 +286,8 @@ class Bench:
     def _rests_on(self, name: str, broken: Path) -> bool:
         """Whether a local pass rests on a stage or a reference that was broken, so that the sound one says nothing."""
         stage = name.removesuffix(LOCAL_SUFFIX)
-        reference = "reauthored" if stage in DEVICE_STAGES else "oracle"
-        return name != stage and any((broken / part).is_dir() for part in (stage, reference))
+        reference = stage_named(HF if stage in FLOAT32_RUNS else stage).local_reference
+        return name != stage and any((broken / part).is_dir() for part in (stage, reference) if part)
 
     def _judge(self, traces: Path, stages: Sequence[str]) -> Outcome:
         prepared = self.prepared
@@ -293,10 +303,11 @@ class Bench:
         )
         errors = local_errors(traces, compared.hops, inputs, prepared.taps)
         frame = taps_frame(with_local(compared.rows, errors, load_rules()))
-        present = [f"{a}->{b}" for a, b in STANDARD_HOPS if {a, b} <= set(stages)]
         hops = {
-            name: summarise_hop(name, frame, prepared.taps, compared.logits.get(name), prepared.coverage[name])
-            for name in present
+            hop.name: summarise_hop(
+                hop, frame, prepared.taps, compared.logits.get(hop.name), prepared.coverage[hop.name]
+            )
+            for hop in hops_of(tuple(stages))
         }
         faults = locate(list(hops.values()), frame, prepared.modules, {})
         not_finite = not_finite_stages(faults[0], frame, traces) if faults else []
@@ -304,14 +315,14 @@ class Bench:
 
     def _why_missing(self, stage: str, tap: str) -> Absent:
         """As in a run of the unbroken file: what a broken one lacks as well is missing for no reason."""
-        device = stage in DEVICE_STAGES
+        device = stage in FILE_STAGES
         return PlanFacts.read(self.tapped[1]).why_missing(stage, tap) if device else Absent(f"not in {stage}")
 
     def with_checkpoint(
         self,
         change: Callable[[Tensors], Any] = unchanged,
         config: ConfigChange = unchanged,
-        stages: Sequence[str] = ("oracle", "hf"),
+        stages: Sequence[str] = (ORACLE, HF),
     ) -> Outcome:
         """Break what Hugging Face loads: `change` gets the checkpoint's tensors, `config` its config.json."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
@@ -320,7 +331,7 @@ class Bench:
             write_changed(self.checkpoint, checkpoint, change, config)
             for stage in stages:
                 self.trace(stage, folder, checkpoint=checkpoint)
-            oracle = (folder if "oracle" in stages else self.sound) / "oracle"
+            oracle = (folder if ORACLE in stages else self.sound) / ORACLE
             for stage in LOCAL:
                 broken = checkpoint if stage in stages else None
                 self.trace(stage, folder, checkpoint=broken, reference=oracle)
@@ -336,14 +347,14 @@ class Bench:
         self, folder: Path, change: Change = unchanged, model: GenerativeModel | None = None
     ) -> list[dict[str, Any]]:
         """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
-        reference = self.sound / "oracle"  # traced when it is first asked for: not with the broken model
+        reference = self.sound / ORACLE  # traced when it is first asked for: not with the broken model
         with changed_when_loaded(change):
-            facts = self.trace("reauthored", folder, model=model)
-            self.trace("reauthored", folder, model=model, reference=reference)
+            facts = self.trace(REAUTHORED, folder, model=model)
+            self.trace(REAUTHORED, folder, model=model, reference=reference)
         return list(facts["findings"])
 
     def with_flatbuffer(
-        self, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES, retap: bool = False
+        self, change: Callable[[Path], Any], stages: Sequence[str] = FILE_STAGES, retap: bool = False
     ) -> Outcome:
         """Break a copy of the flatbuffer: see `break_flatbuffer`."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
@@ -351,7 +362,7 @@ class Bench:
             return self.judge(Path(temporary))
 
     def break_flatbuffer(
-        self, folder: Path, change: Callable[[Path], Any], stages: Sequence[str] = DEVICE_STAGES, retap: bool = False
+        self, folder: Path, change: Callable[[Path], Any], stages: Sequence[str] = FILE_STAGES, retap: bool = False
     ) -> Path:
         """Trace a broken copy of the flatbuffer into `folder`: `change` gets its path. Returns the copy.
 
@@ -370,7 +381,7 @@ class Bench:
             facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
             assert facts["steps_differing_from_untouched_file"] == []
             if self.device_local:
-                self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / "reauthored")
+                self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / REAUTHORED)
         return file
 
     @functools.cached_property

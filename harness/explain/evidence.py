@@ -25,12 +25,13 @@ from harness.explain.decoder import NORM_POINTS, TOKENS, WHOLE, Decoder, NotCove
 from harness.explain.functions import Array
 from harness.inputs import schedule
 from harness.metrics import position_stats
+from harness.names.stages import ORACLE, Hop
 from harness.stages.job import JobInput
 from harness.stages.request import Prepared
 from harness.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.trace import Trace
 
-POSITIONS = 256  # of an input are looked at, or more where the worst one lies behind
+POSITIONS = 256  # of an input are looked at, or more where the worst one lies further on
 _LOGIT_NUMBERS = 500_000  # of logits, whose positions are thinned out to about so many
 FAULT = 3.0  # a faithful step adds an excess of 1 to 3
 # Share of the error that a hypothesis must explain: less where what it leaves is noise.
@@ -91,7 +92,7 @@ class Evidence:
     known: what the candidate had before the tap. observed: what it made of that, `[positions, ...]` at `rows` of the
     known positions. expected: what the reference makes of it. floor: what float32 costs in between.
     computed: the taps between the known ones and the fault, itself among them. written: how many positions the
-    KV cache held when each was computed, `[time]`; padded: up to where padding had been written behind them. cache:
+    KV cache held when each was computed, `[time]`; padded: up to where padding had been written after them. cache:
     how many it has room for. read: the known taps that the reference needs for it. positions: of `rows` in the input.
     worst: the position that shows the fault most. accumulated: as `floor.floor`, of all that comes before the tap.
     """
@@ -138,7 +139,7 @@ class Evidence:
 
     @property
     def candidate(self) -> str:
-        return self.hop.split("->")[1]
+        return Hop.parse(self.hop).candidate
 
     def module(self, role: str) -> str:
         """The Hugging Face module that a role belongs to."""
@@ -180,7 +181,7 @@ class Evidence:
 
 
 def _squared(observed: Array, predicted: Array) -> Array:
-    """norm(observed - predicted)^2 of each position; what is the same counts as equal, even if it is no number."""
+    """norm(observed - predicted)^2 of each position; what is the same counts as equal, even if it is not a number."""
     made = np.empty(len(observed))
     with np.errstate(invalid="ignore", over="ignore"):
         for i, (one, other) in enumerate(zip(observed, predicted, strict=True)):  # a position stays in a core's cache
@@ -201,7 +202,7 @@ def gather(
     Raises NotCoveredError where the reference does not compute what the oracle computed at this tap.
     """
     taps, tokens = prepared.taps, item.tokens
-    candidate = Trace.open(traces / hop.split("->")[1] / item.id)
+    candidate = Trace.open(traces / Hop.parse(hop).candidate / item.id)
     before = frozenset(taps[: taps.index(tap)])
     keep, rows = _positions(candidate, tap, len(tokens), worst)
     ids = np.asarray(tokens)
@@ -209,7 +210,7 @@ def gather(
     def known(trace: Trace) -> Known:
         return Known(trace, ids, keep, before)
 
-    oracle = Trace.open(traces / "oracle" / item.id)
+    oracle = Trace.open(traces / ORACLE / item.id)
     _check(known(oracle), oracle, tap, keep, decoder)
     own = known(candidate)
     walk = Walk(decoder, own)
@@ -250,7 +251,7 @@ def _accumulated(oracle: Trace, runs: list[Trace], tap: str, positions: Array) -
 
 
 def _written(item: JobInput, prepared: Prepared) -> tuple[Array, Array]:
-    """(behind which position the KV cache held nothing of the input when each was computed, behind which nothing)"""
+    """(after which position the KV cache held nothing of the input when each was computed, after which nothing)"""
     steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
     ends = np.maximum.accumulate([step.start + step.size for step in steps])
     sizes = [step.valid for step in steps]

@@ -82,12 +82,12 @@ def _bound(*points: tuple[float, float]) -> float:
     (a, at_a), (c, at_c), (d, at_d), (b, at_b) = points
     if not all(math.isfinite(size) for _, size in points) or not a < c < d < b:
         return -math.inf
-    before, between, behind = (at_c - at_a) / (c - a), (at_d - at_c) / (d - c), (at_b - at_d) / (b - d)
-    if before >= behind:  # a straight line, or no convex curve: nothing is known
+    before, between, after = (at_c - at_a) / (c - a), (at_d - at_c) / (d - c), (at_b - at_d) / (b - d)
+    if before >= after:  # a straight line, or no convex curve: nothing is known
         return -math.inf
     # Between two points the curve is above the lines through those on either side, which meet at x.
-    x = (at_d - at_c + before * c - behind * d) / (before - behind)
-    inner = at_c + before * (min(max(x, c), d) - c) if before < 0 < behind else min(at_c, at_d)
+    x = (at_d - at_c + before * c - after * d) / (before - after)
+    inner = at_c + before * (min(max(x, c), d) - c) if before < 0 < after else min(at_c, at_d)
     return min(inner, at_c - max(between, 0.0) * (c - a), at_d + min(between, 0.0) * (b - d))
 
 

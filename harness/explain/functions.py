@@ -63,9 +63,9 @@ def softcapped(x: Array, cap: float | None) -> Array:
 
 def causal_mask(time: int, window: int | None = None) -> Array:
     """Which keys each query sees, `[query, key]`: itself and those before it, `window` in all."""
-    behind = np.arange(time)[:, None] - np.arange(time)
-    seen = behind >= 0
-    return seen if window is None else seen & (behind < window)
+    lag = np.arange(time)[:, None] - np.arange(time)
+    seen = lag >= 0
+    return seen if window is None else seen & (lag < window)
 
 
 def repeated(x: Array, heads: int) -> Array:

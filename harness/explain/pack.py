@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.explain.task import EVIDENCE, REPRO, RUN_FILE, repro_task
+from harness.names.stages import Hop, runs_file
 from harness.reading import TEXT, read_json
 from harness.record import Record
 from harness.stages.process import Watcher, run_tasks
@@ -49,10 +50,10 @@ def _may_run(evidence: Path, named: str | None) -> dict[str, str]:
     about = read_json(evidence / RUN_FILE, "run the model again", TEXT)
     fault = read_json(evidence / "0.json", "run the model again")
     try:
-        if str(fault["hop"]).split("->")[1].startswith("tflite"):  # built of the flatbuffer alone
+        if runs_file(Hop.parse(str(fault["hop"])).candidate):  # built of the flatbuffer alone
             check_trusted(Path(about["flatbuffer"]), "the flatbuffer", "run the model with it first: run --tflite FILE")
             return {}
         ref = spec_to_run(named, about["spec_file"], about["spec_variable"])
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, ValueError):
         raise UsageError(f"{evidence} holds no evidence that can be read; run the model again") from None
     return {"spec_file": str(ref.file.resolve()), "spec_variable": ref.variable}

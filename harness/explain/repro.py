@@ -17,6 +17,7 @@ import numpy as np
 from harness.errors import UsageError
 from harness.explain.functions import Array
 from harness.explain.task import RUN_FILE
+from harness.names.stages import Hop, runs_file
 from harness.plain import brief, one_line
 from harness.reading import TEXT, read_json
 from harness.stages.report import Reporter
@@ -76,7 +77,7 @@ class Saved:
 
     @property
     def candidate(self) -> str:
-        return self.hop.split("->")[1]
+        return Hop.parse(self.hop).candidate
 
 
 def load_evidence(folder: Path, number: int = 0) -> Saved:
@@ -87,7 +88,7 @@ def load_evidence(folder: Path, number: int = 0) -> Saved:
             held: dict[str, Any] = {name: _wide(arrays[name]) for name in arrays.files}
         values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
         words = {key: about[key] for key in ("hop", "tap", "input", "worst", "read", "entering")}
-        str(words["hop"]).split("->")[1]
+        Hop.parse(str(words["hop"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{folder} holds no evidence of a fault ({one_line(error, 200)}); run the model again"
@@ -110,7 +111,7 @@ def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     run, prepared = _read_run(folder, payload.get("replaced", {}))
     _check_words(saved, prepared)
     report.progress(0, 1, saved.tap)
-    if saved.candidate.startswith("tflite"):
+    if runs_file(saved.candidate):
         from harness.explain.repro_tflite import cut_out
 
         arrays = cut_out(saved, prepared, run, target)
@@ -144,7 +145,7 @@ def _check_words(saved: Saved, prepared: Prepared) -> None:
     """These become part of a script that is then run, and come out of a run folder."""
     for word in (saved.tap, saved.candidate, prepared.model):
         if not isinstance(word, str) or not _WORD.fullmatch(word):
-            raise UsageError(f"the evidence of this run names {brief(word)}, which is no name; run the model again")
+            raise UsageError(f"the evidence of this run names {brief(word)}, which is not a name; run the model again")
 
 
 def chosen(saved: Saved, start: int, stop: int, near: bool = True) -> dict[str, Array]:

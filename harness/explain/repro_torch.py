@@ -123,7 +123,7 @@ class _Catch(Capture):
 
 
 class _Piece(torch.nn.Module):
-    """The model from a known tap to the faulty one; what lies before and behind is cut off when it is frozen."""
+    """The model from a known tap to the faulty one; what lies before and after is cut off when it is frozen."""
 
     def __init__(
         self, network: Any, config: Any, modules: ModuleMap, prepared: Prepared, tap: str, place: _Place, length: int

@@ -63,7 +63,7 @@ def _view(options: ExploreOptions) -> View:
     if options.level == "tap":
         return tap_view(record, frame, hop)
     if options.level != "op":
-        raise UsageError(f"--level {options.level} is no level; give one of {', '.join(LEVELS)}")
+        raise UsageError(f"--level {options.level} is not a level; give one of {', '.join(LEVELS)}")
     from harness.explore.op_level import op_view
     from harness.progress import watcher
     from harness.temporary import use_own_temporary_folder

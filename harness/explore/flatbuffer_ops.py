@@ -42,7 +42,7 @@ def _taps(walk: _Walk, sources: Mapping[str, TapSource]) -> dict[str, str]:
 
 
 class _Walk:
-    """One pass over a signature. A composite is no operator of its own: its subgraph stands in its place."""
+    """One pass over a signature. A composite is not an operator of its own: its subgraph stands in its place."""
 
     def __init__(self, model: FlatbufferModel) -> None:
         self.model = model

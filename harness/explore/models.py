@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import UsageError
+from harness.names.stages import FLOAT, named, split
 from harness.reading import read_bytes
-from harness.recipes import FLOAT, named, split
 from harness.record import write_text
 from harness.render.explorer import FOLDER
 from harness.spec import SpecRef, find_spec

@@ -15,12 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from harness.explore.ops import INPUTS, Op, OpGraph, belonging, drawn, made_by
-from harness.record import Hop, Record
+from harness.names.stages import runs_file
+from harness.record import HopResult, Record
 from harness.render import clean, sort_key
 from harness.render.explorer import graph_id as tap_graph_id
 from harness.render.explorer import tap_attributes
 from harness.taps import split_tap
-from harness.tasks import is_device
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -39,7 +39,7 @@ class Side:
     """
 
     record: Record
-    hop: Hop
+    hop: HopResult
     stage: str
     graph: OpGraph
     other: OpGraph
@@ -74,7 +74,7 @@ class Side:
 
 def node_ids(graph: OpGraph, stage: str) -> dict[str, str]:
     """Operator -> id of its node: the first tap that it makes, or a name that only graphs of the same file have."""
-    made, version = made_by(graph), "flatbuffer" if is_device(stage) else stage
+    made, version = made_by(graph), "flatbuffer" if runs_file(stage) else stage
     return {op.id: made[op.id][0] if op.id in made else f"{version} {op.id}" for op in graph.ops}
 
 

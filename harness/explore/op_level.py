@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.explore.operators import OpSide, write_op_level
 from harness.explore.panes import Pane, View, as_json
 from harness.explore.tap_level import CANDIDATE, REFERENCE, first_overlay, view_words, where_to_open
-from harness.record import Hop, Record
+from harness.record import HopResult, Record
 from harness.render.explorer import FOLDER
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def op_view(
-    folder: Path, record: Record, frame: pd.DataFrame, hop: Hop, progress: Watcher, spec: str | None = None
+    folder: Path, record: Record, frame: pd.DataFrame, hop: HopResult, progress: Watcher, spec: str | None = None
 ) -> View:
     """Reference on the left, candidate on the right, opened at the operator of the first fault, else of the worst tap.
 

@@ -19,14 +19,13 @@ from harness.explore.ops import OpGraph
 from harness.explore.ops_work import FLATBUFFER, HF
 from harness.explore.tap_level import where_to_open
 from harness.inputs import schedule
+from harness.names.stages import FLOAT, runs_file, split
 from harness.reading import TEXT, read_json
-from harness.recipes import FLOAT, split
-from harness.record import FirstFault, Hop, Record, write_text
+from harness.record import FirstFault, HopResult, Record, write_text
 from harness.render import rows_of
 from harness.render.explorer import file_stem, graph_id, overlays, worst_rows
 from harness.render.words import fault_of, faults
 from harness.stages.process import Task, Watcher, run_tasks
-from harness.tasks import is_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +66,7 @@ def write_op_level(
     run_folder: Path,
     record: Record,
     frame: pd.DataFrame,
-    hop: Hop,
+    hop: HopResult,
     target: Path,
     progress: Watcher,
     spec: str | None = None,
@@ -127,7 +126,7 @@ def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame)
     return next((step.signature for step in steps if step.start <= worst < step.start + step.valid), usual)
 
 
-def _graphs(models: RunModels, hop: Hop, signature: str, target: Path, progress: Watcher) -> dict[str, OpGraph]:
+def _graphs(models: RunModels, hop: HopResult, signature: str, target: Path, progress: Watcher) -> dict[str, OpGraph]:
     """The graph of each side, made now where there is none yet."""
     folder = target / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,13 +150,13 @@ def _read_graph(path: Path) -> OpGraph:
     try:
         return OpGraph.from_dict(content)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise UsageError(f"{path} is no graph of operators; delete {path.parent}") from None
+        raise UsageError(f"{path} is not a graph of operators; delete {path.parent}") from None
 
 
 def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dict[str, Any]:
     """What the process of a stage's graph is told."""
     recipe = split(stage)[1]
-    kind = FLATBUFFER if is_device(stage) else stage
+    kind = FLATBUFFER if runs_file(stage) else stage
     parts = [kind, *([recipe] if recipe != FLOAT else []), *([signature] if kind != HF else [])]
     payload = {"kind": kind, "signature": signature, "target": str(folder / f"{_FORMAT}.{'.'.join(parts)}.json")}
     if Path(payload["target"]).is_file():
@@ -172,12 +171,12 @@ def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dic
 def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     weights = models.prepared.source.parameters * 4 / 1e6
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
-    memory = _FLATBUFFER_MB if is_device(stage) else weights + _TORCH_MB
+    memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}
     return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 
-def faults_in(graph: OpGraph, record: Record, hop: Hop) -> dict[str, str]:
+def faults_in(graph: OpGraph, record: Record, hop: HopResult) -> dict[str, str]:
     """Operator -> what is wrong there: for each fault of a hop its own operator where it is known, else the tap's."""
     found: dict[str, str] = {}
     for fault in (fault for fault in faults(record) if fault.hop == hop.name):

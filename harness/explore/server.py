@@ -104,7 +104,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = HOST, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of an answer is no news."""
+        """A browser that goes away in the middle of an answer is not news."""
 
     @property
     def url(self) -> str:
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
 def open_server(port: int | None) -> Server:
     """A server that listens. port: None for a free one. Raises UsageError for a port that cannot be had."""
     if port is not None and not 1 <= port <= 65535:
-        raise UsageError(f"--port {port} is no port; give one from 1 to 65535, or none for a free one")
+        raise UsageError(f"--port {port} is not a port; give one from 1 to 65535, or none for a free one")
     try:
         return Server(port or 0)
     except OSError as error:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.explore.panes import Pane, View, as_json
-from harness.recipes import is_kernel_hop
-from harness.record import Hop, Record
+from harness.record import HopResult, Record
 from harness.render import clean, one_line, rows_of, share_of
 from harness.render.explorer import (
     EXCESS,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 REFERENCE, CANDIDATE = "reference", "candidate"  # the page has them for titles
 
 
-def choose_hop(record: Record, frame: pd.DataFrame, asked: str | None = None) -> Hop:
+def choose_hop(record: Record, frame: pd.DataFrame, asked: str | None = None) -> HopResult:
     """The hop asked for, else that of the first fault, else the first that fails, else the first with compared taps.
 
     Raises UsageError for a hop that the run does not have, or of which nothing was compared.
@@ -41,12 +40,12 @@ def choose_hop(record: Record, frame: pd.DataFrame, asked: str | None = None) ->
         return _asked(record, frame, asked)
     drawn = [hop for hop in record.hops if _rows(frame, hop)]
     if not drawn:
-        raise UsageError(f"run {record.run_id} compared no tap on any hop{_lost(record)}; there is no graph to open")
+        raise UsageError(f"run {record.run_id} compared no tap on any hop{_lost(record)}; there is not a graph to open")
     first = record.first_fault.hop if record.first_fault else ""
     return min(drawn, key=lambda hop: (hop.name != first, hop.verdict != "fail"))
 
 
-def tap_view(record: Record, frame: pd.DataFrame, hop: Hop) -> View:
+def tap_view(record: Record, frame: pd.DataFrame, hop: HopResult) -> View:
     """Reference on the left, candidate on the right, opened at the first fault of the hop.
 
     A hop without one opens at the tap that comes nearest to its limit.
@@ -68,13 +67,13 @@ def tap_view(record: Record, frame: pd.DataFrame, hop: Hop) -> View:
     return View(pane(hop.from_, REFERENCE), pane(hop.to, CANDIDATE), view_words(record, hop, place, tap))
 
 
-def view_words(record: Record, hop: Hop, place: str, tap: str) -> str:
+def view_words(record: Record, hop: HopResult, place: str, tap: str) -> str:
     """What is shown, on one line. place: what is to be seen at that tap."""
     at = f", at {place} {tap}" if tap else ""
     return one_line(f"{record.model}, run {record.run_id}: {hop.name}{at}")
 
 
-def where_to_open(record: Record, hop: Hop) -> tuple[str, str]:
+def where_to_open(record: Record, hop: HopResult) -> tuple[str, str]:
     """What is to be seen, in words, and its tap; both empty where nothing was compared."""
     fault = fault_of(record, hop)
     if fault is not None:
@@ -87,13 +86,13 @@ def where_to_open(record: Record, hop: Hop) -> tuple[str, str]:
     return ("the tap nearest to its limit", max(worst, key=share_of).tap) if worst else ("", "")
 
 
-def first_overlay(record: Record, hop: Hop, tap: str, overlays: Mapping[str, Mapping[str, Any]]) -> str:
+def first_overlay(record: Record, hop: HopResult, tap: str, overlays: Mapping[str, Mapping[str, Any]]) -> str:
     """The one that points at the fault: local excess where it was judged, else what was. overlays: name -> content.
 
     A tap that holds NaN has no number: there the verdicts are what shows it.
     """
     fault = fault_of(record, hop)
-    wanted = [SNR] if is_kernel_hop(hop.from_, hop.to) else [EXCESS]
+    wanted = [SNR] if hop.hop.on_kernels else [EXCESS]
     if fault is not None and fault.local_excess is not None and math.isfinite(fault.local_excess):
         wanted = [LOCAL_EXCESS, *wanted]
     if hop.verdict == "pass" and wanted == [EXCESS]:
@@ -101,11 +100,11 @@ def first_overlay(record: Record, hop: Hop, tap: str, overlays: Mapping[str, Map
     return next((name for name in wanted if tap in overlays[name]["results"]), VERDICT)
 
 
-def _asked(record: Record, frame: pd.DataFrame, asked: str) -> Hop:
+def _asked(record: Record, frame: pd.DataFrame, asked: str) -> HopResult:
     names = [hop.name for hop in record.hops]
     if asked not in names:
         known = f"its hops are {', '.join(names)}; give one of them, in quotes" if names else "it compared nothing"
-        raise UsageError(clean(f"--hop {asked} is no hop of run {record.run_id}: {known}"))
+        raise UsageError(clean(f"--hop {asked} is not a hop of run {record.run_id}: {known}"))
     hop = record.hop(asked)
     if not _rows(frame, hop):
         others = [other.name for other in record.hops if _rows(frame, other)]
@@ -114,11 +113,11 @@ def _asked(record: Record, frame: pd.DataFrame, asked: str) -> Hop:
     return hop
 
 
-def _rows(frame: pd.DataFrame, hop: Hop) -> bool:
+def _rows(frame: pd.DataFrame, hop: HopResult) -> bool:
     return bool((frame["hop"] == hop.name).any())
 
 
-def _lost(record: Record, hop: Hop | None = None) -> str:
+def _lost(record: Record, hop: HopResult | None = None) -> str:
     """Which stages ended badly, of a hop or of the whole run."""
     mine = {stage for one in ([hop] if hop else record.hops) for stage in (one.from_, one.to)}
     ended = [

@@ -156,7 +156,7 @@ def _needed(results: Iterable[Any]) -> set[Any]:
 
 
 def _maker(node: Any, needed: set[Any]) -> Any:
-    """The model's own operator behind a tap: what the hooks did to it, reshapes and parts, hangs on one input."""
+    """The model's own operator that makes a tap: what the hooks did to it, reshapes and parts, hangs on one input."""
     while node not in needed:
         if not node.all_input_nodes:
             return None

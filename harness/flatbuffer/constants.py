@@ -1,6 +1,6 @@
 """The values of a flatbuffer's constants, dequantised where they are narrow.
 
-In: a file and one of its tensors. Out: an array of the tensor's shape, or None for a tensor that is no constant.
+In: a file and one of its tensors. Out: an array of the tensor's shape, or None for a tensor that is not a constant.
 """
 
 from __future__ import annotations

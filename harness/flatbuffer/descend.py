@@ -241,7 +241,7 @@ class _Graph:
                     with np.errstate(all="ignore"):
                         changed[other.output] = define(call)[0]
                 except (ValueError, IndexError):
-                    return float("inf")  # what comes behind cannot take these values
+                    return float("inf")  # what comes after cannot take these values
         if self.tap not in changed:
             return float("inf")
         return share(changed[self.tap], self.question.expected)

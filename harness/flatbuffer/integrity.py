@@ -82,7 +82,7 @@ def _graph_faults(file: FlatbufferModel, graph: Subgraph) -> Iterator[str]:
             yield f"{what} has {held} bytes, and its shape {list(tensor.shape)} takes {size}"
     ends = [*file.subgraph_inputs(graph.index), *file.subgraph_outputs(graph.index)]
     if any(not 0 <= index < count for index in ends):
-        yield f"an input or output {where} is no tensor of it"
+        yield f"an input or output {where} is not a tensor of it"
     yield from _order_faults(file, graph, where)
 
 

@@ -1,4 +1,4 @@
-"""Write a flatbuffer from its object form, with the weights behind it.
+"""Write a flatbuffer from its object form, with the weights after it.
 
 In: a .tflite file and what to change of its tables. Out: another .tflite file, or its head alone. Weights go outside
 the flatbuffer (`Buffer.offset`, `Buffer.size`): packing them inline takes minutes and fails for files whose buffers
@@ -63,7 +63,7 @@ class Rewriting:
 
 
 def graft(head: Path, donor: Path, target: Path) -> None:
-    """Write `head` to `target` and behind it the weights of `donor`, a file that the same `Rewriting` wrote."""
+    """Write `head` to `target` and after it the weights of `donor`, a file that the same `Rewriting` wrote."""
     from ai_edge_litert import schema_py_generated as schema
 
     with donor.open("rb") as file, target.open("wb") as out:
@@ -102,7 +102,7 @@ def _packed(model: Any) -> bytes:
 
 
 def _move_weights_out(model: Any, mapped: mmap.mmap) -> list[tuple[Any, memoryview]]:
-    """Buffers to write behind the flatbuffer, with their bytes; offsets are placeholders of full width."""
+    """Buffers to write after the flatbuffer, with their bytes; offsets are placeholders of full width."""
     outside = []
     for buffer in model.buffers:
         if buffer.offset > 1:

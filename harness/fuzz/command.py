@@ -21,20 +21,20 @@ from harness.compare import FLOAT32_RUNS
 from harness.errors import UsageError
 from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
-from harness.hops import STANDARD_HOPS
 from harness.inputs import TokenInput, describe_schedule, schedule
+from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
 from harness.pipeline import Options, Work, check, check_seed, place_of, prepare
 from harness.stages.job import JobInput
 from harness.stages.process import Task, TaskResult, Watcher, run_tasks
 from harness.stages.request import Prepared
 from harness.stages.serving import Servers, StageEndedError, serving
 from harness.strategies import searched_inputs
-from harness.tasks import is_device, stage_tasks
+from harness.tasks import stage_tasks
 from harness.verdict import Rule, check_all_judged, load_rules
 from harness.working import check_target, working_folder
 
 TASK = "fuzz"
-_REFERENCE_STAGES = ("oracle", "hf")  # the noise floor rests on them, whatever the hop
+_REFERENCE_STAGES = (ORACLE, HF)  # the noise floor rests on them, whatever the hop
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
     )
 
 
-def check_options(options: FuzzOptions) -> tuple[tuple[str, str], ...]:
+def check_options(options: FuzzOptions) -> tuple[Hop, ...]:
     """The hops to look at. Raises UsageError for what is wrong with the options that a run does not have."""
     if options.max_examples < 1:
         raise UsageError(f"--max-examples {options.max_examples} tries nothing; give 1 or more")
@@ -130,18 +130,18 @@ def check_options(options: FuzzOptions) -> tuple[tuple[str, str], ...]:
     if options.file is not None:
         check_target(options.file, "--out", "found.jsonl")
     if options.hop is None:
-        return STANDARD_HOPS
-    known = {f"{a}->{b}": (a, b) for a, b in STANDARD_HOPS}
+        return standard_hops()
+    known = {hop.name: hop for hop in standard_hops()}
     if options.hop not in known:
-        raise UsageError(f"--hop {options.hop} is no hop; give one of {', '.join(known)}, in quotes")
+        raise UsageError(f"--hop {options.hop} is not a hop; give one of {', '.join(known)}, in quotes")
     return (known[options.hop],)
 
 
-def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[tuple[str, str]]) -> list[Task]:
+def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop]) -> list[Task]:
     """A task per stage that serves; the flatbuffer and its tapped copy are made first, where a hop needs them."""
-    stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *(stage for hop in hops for stage in hop))))
+    stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *(stage for hop in hops for stage in hop.stages))))
     tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
-    making = [task for task in tasks if task.name not in stages] if any(map(is_device, stages)) else []
+    making = [task for task in tasks if task.name not in stages] if any(map(runs_file, stages)) else []
     results = run_tasks(making, state.log, state.watcher)
     for result in results.values():
         if result.status != "ok":
@@ -158,7 +158,7 @@ def _served(task: Task, results: Mapping[str, TaskResult]) -> Task:
 def _search(
     options: FuzzOptions,
     prepared: Prepared,
-    hops: Sequence[tuple[str, str]],
+    hops: Sequence[Hop],
     rules: list[Rule],
     traces: Path,
     servers: Servers,
@@ -188,14 +188,14 @@ def _search(
 
 
 def _judge(
-    prepared: Prepared, hops: Sequence[tuple[str, str]], rules: list[Rule], traces: Path, servers: Servers
+    prepared: Prepared, hops: Sequence[Hop], rules: list[Rule], traces: Path, servers: Servers
 ) -> Callable[[TokenInput], Judged]:
     """What traces an input and judges it, with the noise of the model's default inputs in mind."""
     for item in prepared.inputs:
         servers.trace(item, _REFERENCE_STAGES)
     floors_at = with_typical_of(typical_noise(traces, [item.id for item in prepared.inputs], prepared.taps))
     shutil.rmtree(traces, ignore_errors=True)
-    written = {*FLOAT32_RUNS, "oracle", *(stage for hop in hops for stage in hop)}
+    written = {*FLOAT32_RUNS, ORACLE, *(stage for hop in hops for stage in hop.stages)}
 
     def judge(item: TokenInput) -> Judged:
         try:

@@ -16,6 +16,7 @@ import numpy as np
 from harness.compare import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
 from harness.coverage import Absent
 from harness.excess import NoiseFloor
+from harness.names.stages import ORACLE, Hop
 from harness.verdict import Rule
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -57,19 +58,19 @@ class Judged:
 def judge_input(
     traces: Path,
     item: str,
-    hops: Sequence[tuple[str, str]],
+    hops: Sequence[Hop],
     taps: list[str],
     model: str,
     rules: list[Rule],
     floors_at: FloorsAt,
 ) -> Judged:
     """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here."""
-    stages = {"oracle", *(stage for hop in hops for stage in hop)}
+    stages = {ORACLE, *(stage for hop in hops for stage in hop.stages)}
     compared = compare_traces(
         traces, stages, [item], taps, model, rules, lambda stage, tap: Absent(""), hops=tuple(hops), floors_at=floors_at
     )
     rows = [row for row in compared.rows if row["verdict"] != "missing"]
-    firsts = (_first(row for row in rows if row["hop"] == f"{a}->{b}" and row["verdict"] == "fail") for a, b in hops)
+    firsts = (_first(row for row in rows if row["hop"] == hop.name and row["verdict"] == "fail") for hop in hops)
     faults = tuple(
         Fault(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
     )
@@ -79,7 +80,7 @@ def judge_input(
 
 def typical_noise(traces: Path, inputs: Iterable[str], taps: Iterable[str]) -> dict[str, Floats]:
     """What float32 costs at each position of some inputs, `[positions]` by tap; they are traced by oracle and hf."""
-    opened = [TapReader.of(traces, {"oracle", *FLOAT32_RUNS}, item) for item in inputs]
+    opened = [TapReader.of(traces, {ORACLE, *FLOAT32_RUNS}, item) for item in inputs]
     found = {tap: [floor.relative for floor in noise_floors(opened, tap, FLOAT32_RUNS) if floor] for tap in taps}
     return {tap: np.concatenate(parts) for tap, parts in found.items() if parts}
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.names.stages import known_stage, runs_file
 from harness.ownership import is_given
 from harness.plain import clean as clean
 from harness.plain import one_line as one_line
-from harness.recipes import is_kernel_hop
-from harness.record import FirstFault, Hop, KnownDefect, Record, Worst
+from harness.record import FirstFault, HopResult, KnownDefect, Record, Worst
 from harness.render.limits import LOCAL, NOISE_FLOOR, Figure, limit_of, nearest, share
 from harness.taps import split_tap
 from harness.verdict import floor_alone
@@ -127,7 +127,7 @@ def tap_figure(row: Mapping[str, Any], column: str) -> str:
     return value if value == "-" else of_limit(value, limit_of(row, column))
 
 
-def snr_words(hop: Hop) -> str:
+def snr_words(hop: HopResult) -> str:
     """How well two sets of kernels agree: `lowest SNR 38.3 dB (logits, input long)`; empty for any other hop."""
     lowest = hop.lowest_snr
     if lowest is None:
@@ -191,7 +191,7 @@ def nearest_to_limit(record: Record) -> str:
     return clean(capital(sentence) + ".") if sentence else ""
 
 
-def worst_of(record: Record, attribute: Literal["worst", "worst_position"] = "worst") -> tuple[Hop, Worst] | None:
+def worst_of(record: Record, attribute: Literal["worst", "worst_position"] = "worst") -> tuple[HopResult, Worst] | None:
     """The hop whose worst tap comes nearest to its limit or goes furthest past it; None when nothing was compared."""
     found = [(hop, worst) for hop in record.hops if (worst := getattr(hop, attribute)) is not None]
     return max(found, key=lambda pair: share_of(pair[1])) if found else None
@@ -208,7 +208,7 @@ def compared(value: float | None) -> str:
     return "NaN" if is_nothing(value) else number(value)
 
 
-def missing_groups(hop: Hop) -> list[MissingGroup]:
+def missing_groups(hop: HopResult) -> list[MissingGroup]:
     """A hop's missing taps by reason, the largest group first."""
     by_why: dict[str, list[str]] = {}
     for missing in hop.missing:
@@ -287,14 +287,14 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     fault, figure = record.first_fault, None if row is None else nearest(row)
     if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
         return ""
-    source, target = fault.hop.split("->")
+    source, target = fault.between.stages
     if figure.column == NOISE_FLOOR:
         return clean(
             f"{fault.tap} cannot be judged: hf in float32 is off from itself in float64 by {number(figure.value)} of "
             f"the tap's size; the limit is {number(figure.limit)}."
         )
     module = fault.modules.get(_version(target))
-    where = f" ({module})" if module and not target.startswith("tflite") else ""
+    where = f" ({module})" if module and not runs_file(target) else ""
     if math.isnan(figure.value) or math.isinf(figure.value):
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
     at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
@@ -320,14 +320,14 @@ def suspicion(record: Record) -> str:
     fault = record.first_fault
     if fault is None:
         return ""
-    source, target = fault.hop.split("->")
+    source, target = fault.between.stages
     names = [fault.modules.get(_version(stage)) for stage in (source, target)]
-    if not target.startswith("tflite"):
+    if not runs_file(target):
         what = " with ".join(name for name in names if name) or fault.tap
         return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
-    others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and hop.to.startswith("tflite")]
+    others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and runs_file(hop.to)]
     twin = next((hop for hop in others if hop.taps_compared), None)
-    if is_kernel_hop(source, target):
+    if fault.between.on_kernels:
         return f"Suspect the kernels of {target}, or those of {source}: both run the same quantised flatbuffer."
     if "[" in target or twin is None:
         return f"Suspect what changes between {source} and {target}: nothing else was compared."
@@ -341,4 +341,5 @@ def suspicion(record: Record) -> str:
 
 
 def _version(stage: str) -> str:
-    return "tflite" if stage.startswith("tflite") else "hf" if stage == "oracle" else stage
+    known = known_stage(stage)
+    return stage if known is None else known.version

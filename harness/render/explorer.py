@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.recipes import is_kernel_hop
-from harness.record import Hop, Record, write_text
+from harness.names.stages import Hop
+from harness.record import HopResult, Record, write_text
 from harness.render import clean, is_nothing, module_of, number, rows_of, tap_figure, tap_value, worst_per_tap
 from harness.render.limits import limit_of, nearest
-from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
+from harness.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,29 +26,6 @@ if TYPE_CHECKING:
 FOLDER = "explorer"
 LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, VERDICT = "limit_used", "excess", "local_excess", "snr_db", "verdict"
 OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, "rel_l2", VERDICT)
-_BLOCK_INPUT = "the block's input"
-
-# What a point is computed from. A point that a model lacks is replaced by what it is computed from.
-_SOURCES: Mapping[str, tuple[str, ...]] = {
-    "attn.norm": (_BLOCK_INPUT,),
-    "attn.q": ("attn.norm",),
-    "attn.k": ("attn.norm",),
-    "attn.v": ("attn.norm",),
-    "attn.q_rope": ("attn.q",),
-    "attn.k_rope": ("attn.k",),
-    "cache.k": ("attn.k_rope",),
-    "cache.v": ("attn.v",),
-    "attn.probs": ("attn.q_rope", "cache.k"),
-    "attn.context": ("attn.probs", "cache.v"),
-    "attn.out": ("attn.context",),
-    "residual": ("attn.out", _BLOCK_INPUT),
-    "mlp.norm": ("residual",),
-    "mlp.gate": ("mlp.norm",),
-    "mlp.up": ("mlp.norm",),
-    "mlp.act": ("mlp.gate", "mlp.up"),
-    "mlp.out": ("mlp.act",),
-    "out": ("mlp.out", "residual"),
-}
 _COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
 _NONE, _LITTLE, _SOME, _MUCH, _MOST = "#e8f3ec", "#cfead8", "#f5e1a4", "#f2b98b", "#e8776d"
 _END = 1e30  # an upper bound must be a number, and JSON has no infinity
@@ -91,17 +68,19 @@ def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Pa
     return written
 
 
-def file_stem(hop: Hop) -> str:
+def file_stem(hop: HopResult) -> str:
     """`hf-to-reauthored`: a hop's name as a file name. Brackets of a recipe become dots."""
     return "-to-".join(re.sub(r"[^A-Za-z0-9_-]+", ".", stage).strip(".") for stage in (hop.from_, hop.to))
 
 
-def graph_id(hop: Hop, stage: str) -> str:
+def graph_id(hop: HopResult, stage: str) -> str:
     """`hf->reauthored/hf`: unique over every file of a run."""
     return f"{hop.name}/{stage}"
 
 
-def graph_collection(record: Record, hop: Hop, stage: str, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def graph_collection(
+    record: Record, hop: HopResult, stage: str, worst: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """One stage of a hop as a graph; the other stage's has the same nodes. Label and id are `graph_id`."""
     nodes = [_node(record, stage, tap, sources, worst[tap]) for tap, sources in dataflow(worst).items()]
     identity = graph_id(hop, stage)
@@ -118,7 +97,7 @@ def dataflow(taps: Iterable[str]) -> dict[str, list[str]]:
     for tap in present:
         block, point = split_tap(tap)
         if block is not None:
-            found = [source for origin in _SOURCES.get(point, ()) for source in flow.of(block, origin)]
+            found = [source for origin in SOURCES.get(point, ()) for source in flow.of(block, origin)]
             sources[tap] = list(dict.fromkeys(found))
         elif tap == FINAL_NORM:
             sources[tap] = flow.last
@@ -143,11 +122,11 @@ class _Flow:
             self.last = self.of(block, "out")
 
     def of(self, block: int, origin: str) -> list[str]:
-        if origin == _BLOCK_INPUT:
+        if origin == BLOCK_INPUT:
             return self._into[block]
         if (block, origin) not in self._found:
             tap = block_tap(block, origin)
-            further = [] if tap in self._have else [each for name in _SOURCES[origin] for each in self.of(block, name)]
+            further = [] if tap in self._have else [each for name in SOURCES[origin] for each in self.of(block, name)]
             self._found[block, origin] = [tap] if tap in self._have else list(dict.fromkeys(further))
         return self._found[block, origin]
 
@@ -212,7 +191,7 @@ def worst_rows(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
     nearest_local = {row["tap"]: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
     worst = worst_per_tap(rows)
-    if rows and is_kernel_hop(*rows[0]["hop"].split("->")):
+    if rows and Hop.parse(rows[0]["hop"]).on_kernels:
         noisiest = {row["tap"]: row for row in sorted(rows, key=_signal, reverse=True)}
         worst = {tap: noisiest[tap] for tap in worst}
     return {tap: row | _local_part(nearest_local.get(tap)) for tap, row in worst.items()}
@@ -232,12 +211,12 @@ def _local_part(row: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def overlays(hop: Hop, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def overlays(hop: HopResult, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """All overlays of a hop, by name. worst: tap -> the row that is shown."""
     return {name: node_data(hop, worst, name) for name in OVERLAYS}
 
 
-def node_data(hop: Hop, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
+def node_data(hop: HopResult, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
     """One overlay for both graphs of a hop. worst: the row of each tap that it shows.
 
     A file with NaN or Infinity does not open, and a number in its place would be a lie: such a tap

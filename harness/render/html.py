@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.details import read_details
-from harness.record import FirstFault, Hop, Record, Stage, write_text
+from harness.names.stages import ORACLE
+from harness.record import FirstFault, HopResult, Record, StageResult, write_text
 from harness.render import (
     fault_words,
     floor_text,
@@ -38,8 +39,8 @@ class Node:
     """A stage in the drawing of the pipeline, with the hops that leave it."""
 
     name: str
-    stage: Stage | None
-    hops: tuple[tuple[Hop, Node], ...]
+    stage: StageResult | None
+    hops: tuple[tuple[HopResult, Node], ...]
 
 
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
@@ -109,7 +110,7 @@ def _explorer(folder: Path, record: Record) -> str:
     return shlex.join(["edge-parity", "explore", str(folder), "--hop", hop.name])
 
 
-def _no_tap_fails(hop: Hop) -> bool:
+def _no_tap_fails(hop: HopResult) -> bool:
     return hop.first_failing_tap is None
 
 
@@ -127,17 +128,17 @@ def chain(record: Record) -> list[Node]:
     return [_node(name, record, stages, frozenset()) for name in roots]
 
 
-def _node(name: str, record: Record, stages: dict[str, Stage], above: frozenset[str]) -> Node:
+def _node(name: str, record: Record, stages: dict[str, StageResult], above: frozenset[str]) -> Node:
     above = above | {name}
     leaving = [hop for hop in record.hops if hop.from_ == name and hop.to not in above]
     return Node(name, stages.get(name), tuple((hop, _node(hop.to, record, stages, above)) for hop in leaving))
 
 
-def _lone_stages(record: Record) -> list[Stage]:
+def _lone_stages(record: Record) -> list[StageResult]:
     """What belongs beside the chain: the oracle, and whatever broke before it could stand in a hop."""
     placed = {name for hop in record.hops for name in (hop.from_, hop.to)}
     beside = [stage for stage in record.stages if stage.name not in placed]
-    return [stage for stage in beside if stage.name == "oracle" or stage.status != "ok"]
+    return [stage for stage in beside if stage.name == ORACLE or stage.status != "ok"]
 
 
 def _command(record: Record) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from harness.record import Case, Hop, Record, write_text
+from harness.record import Case, HopResult, Record, write_text
 from harness.render import clean, headline, looser_words, number, one_line
 
 JUNIT_FILE = "junit.xml"
@@ -62,7 +62,7 @@ def _suite(
     suite.extend(cases)
 
 
-def _hop_cases(record: Record, hop: Hop, cases: list[Case]) -> list[ElementTree.Element]:
+def _hop_cases(record: Record, hop: HopResult, cases: list[Case]) -> list[ElementTree.Element]:
     elements = [_case_element(record, case) for case in cases]
     if hop.verdict == "fail" and all(case.verdict == "pass" for case in cases):
         elements.append(_problem(record, hop.name, "all inputs", "failure", "; ".join(hop.reasons)))

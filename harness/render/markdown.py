@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.record import FirstFault, Hop, Record, write_text
+from harness.record import FirstFault, HopResult, Record, write_text
 from harness.render import (
     compared,
     defect_words,
@@ -74,7 +74,7 @@ def _hops(record: Record) -> Iterator[str]:
         yield f"| {' | '.join(_hop(record, hop))} |"
 
 
-def _hop(record: Record, hop: Hop) -> Sequence[str]:
+def _hop(record: Record, hop: HopResult) -> Sequence[str]:
     fault, logits = fault_of(record, hop), hop.logits
     tap = fault.tap if fault else hop.first_failing_tap
     verdict = "not compared" if not hop.taps_compared else "**FAIL**" if hop.verdict == "fail" else "pass"

@@ -39,7 +39,7 @@ CHART_SCRIPT, CHART_STYLE = "uPlot.iife.min.js", "uPlot.min.css"
 
 
 def render_page(template: str, scripts: Sequence[str] = (), data: object = None, **shown: Any) -> str:
-    """A page of `template`. scripts: names of our own files, joined into one script behind the chart library.
+    """A page of `template`. scripts: names of our own files, joined into one script after the chart library.
 
     data: what the scripts read, as JSON, compressed: a row per tap and input is most of a page.
     """

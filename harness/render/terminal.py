@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.recipes import is_kernel_hop
-from harness.record import FirstFault, Hop, KnownDefect, Record, Worst
+from harness.record import FirstFault, HopResult, KnownDefect, Record, Worst
 from harness.render import (
     compared,
     defect_words,
@@ -158,7 +157,7 @@ def _stage_table(record: Record) -> Table:
     return table
 
 
-def _hop_name(hop: Hop) -> str:
+def _hop_name(hop: HopResult) -> str:
     """Broken where it can be: a recipe is as long as a column is wide."""
     return f"{hop.from_}\n->{hop.to}".replace("[", "\n[")
 
@@ -193,7 +192,7 @@ def _logits_table(record: Record) -> Table:
     return table
 
 
-def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
+def _worst_taps(hop: HopResult, frame: pd.DataFrame, console: Console) -> None:
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
     compared = [row for row in worst.values() if row["verdict"] != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
@@ -206,7 +205,7 @@ def _worst_taps(hop: Hop, frame: pd.DataFrame, console: Console) -> None:
         wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
 
 
-def _missing_line(hop: Hop, console: Console) -> None:
+def _missing_line(hop: HopResult, console: Console) -> None:
     groups = missing_groups(hop)
     if groups:
         said = "; ".join(
@@ -277,7 +276,7 @@ def _fault_figures(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> list[tu
     """What the tap is judged by. Where float32 itself fails, an excess over it says nothing."""
     if floor := floor_text(fault):
         return [("floor", f"noise floor {floor}")]
-    kernels = is_kernel_hop(*fault.hop.split("->"))
+    kernels = fault.between.on_kernels
     first = ("SNR", _fault_snr(rows)) if kernels else ("excess", _fault_excess(fault, rows))
     return [first, ("local", _local_words(fault))]
 
@@ -305,7 +304,7 @@ def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
     names = ("excess", "worst position", "rel_l2")
     title = f"around it, in execution order, on input {one_line(given, 40)}"
     table = new_table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
-    table.columns[1].no_wrap = True  # a tap's name in two pieces is no name
+    table.columns[1].no_wrap = True  # a tap's name in two pieces is not a name
     for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
         figures = [tap_figure(row, name) for name in ("excess", "position_excess")]
         rel_l2 = number(tap_value(row, "rel_l2"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.names.stages import BUILTIN, XNNPACK, known_stage
 from harness.ownership import is_given
-from harness.record import Diagnosis, FirstFault, Hop, KnownDefect, Record
+from harness.record import Diagnosis, FirstFault, HopResult, KnownDefect, Record
 from harness.render import capital, clean, compared, looser_words, number, one_line
 from harness.taps import split_tap
 from harness.value_range import short
@@ -14,12 +15,6 @@ from harness.value_range import short
 if TYPE_CHECKING:
     import pandas as pd
 
-_MODELS = {
-    "hf": "the Hugging Face model",
-    "reauthored": "the re-authored model",
-    "tflite-xnnpack": "TFLite on XNNPACK",
-    "tflite-builtin": "TFLite on builtin kernels",
-}
 _PLACES = {
     "embed": "the embedding",
     "final_norm": "the final norm",
@@ -43,15 +38,14 @@ _PLACES = {
     "cache.k": "key cache",
     "cache.v": "value cache",
 }
-_BOTH_RUNTIMES = {"tflite-xnnpack", "tflite-builtin"}
+_BOTH_RUNTIMES = {XNNPACK, BUILTIN}
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 
 
 def model_words(stage: str) -> str:
     """A stage as a person says it; a quantised one with its recipe: `TFLite on XNNPACK (dynamic_int8)`."""
-    base, bracket, recipe = stage.partition("[")
-    name = _MODELS.get(base, base)
-    return f"{name} ({recipe.rstrip(']')})" if bracket else name
+    known = known_stage(stage)
+    return stage if known is None else known.words
 
 
 def tap_words(tap: str) -> str:
@@ -76,7 +70,7 @@ def where(fault: FirstFault) -> str:
     return fault.where or tap_words(fault.tap)
 
 
-def fault_of(record: Record, hop: Hop) -> FirstFault | None:
+def fault_of(record: Record, hop: HopResult) -> FirstFault | None:
     """The first fault of a hop."""
     return next((fault for fault in faults(record) if fault.hop == hop.name), None)
 
@@ -145,7 +139,7 @@ def _diverging(record: Record) -> Iterator[str]:
         yield f"{_joined(who)} {rest if len(who) == 1 else rest.replace('diverges', 'diverge', 1)}"
 
 
-def _divergence(record: Record, hop: Hop) -> str:
+def _divergence(record: Record, hop: HopResult) -> str:
     if not hop.taps_compared:
         return "could not be compared"
     fault = fault_of(record, hop)
@@ -160,7 +154,7 @@ def _divergence(record: Record, hop: Hop) -> str:
     return f"diverges from {tap_words(tap)}{why}{f' (known upstream defect {known.id})' if known else ''}"
 
 
-def _known(record: Record, hop: Hop) -> KnownDefect | None:
+def _known(record: Record, hop: HopResult) -> KnownDefect | None:
     """The known defect that a hop shows as it is listed."""
     return next((known for known in record.known_defects if known.state == "seen" and hop.name in known.place), None)
 
@@ -174,7 +168,7 @@ def _audited(record: Record) -> Iterator[str]:
         yield f"{audit}{errors[0].what.rstrip('.')}{more}"
 
 
-def _faithful(hops: Sequence[Hop]) -> str:
+def _faithful(hops: Sequence[HopResult]) -> str:
     """What passes: to what each is faithful, each reference once."""
     sides: dict[str, list[str]] = {}
     for hop in hops:

@@ -38,7 +38,7 @@ AGREED = 2e-5
 
 
 def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
-    """Find the operators behind `job.options["taps"]`.
+    """Find the operators that cause `job.options["taps"]`.
 
     Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is
     absent where the stage gives the reference's value of it on the reference's values of the taps before it.

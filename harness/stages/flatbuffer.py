@@ -25,7 +25,7 @@ from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
-from harness.recipes import FLOAT
+from harness.names.stages import FLOAT
 from harness.spec import SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared

@@ -6,7 +6,7 @@ another order of summation, so that the noise floor does not rest on one draw of
 runs them as local passes.
 
 A family whose attention cannot be listened to (Falcon) runs its default one, with the fused call taken apart.
-Falcon's eager attention is no substitute: in transformers 5.23 it adds the ALiBi bias twice.
+Falcon's eager attention is not a substitute: in transformers 5.23 it adds the ALiBi bias twice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from harness.align.modules import ModuleMap, hf_modules
 from harness.configs import hf_config
 from harness.errors import UsageError
 from harness.key_names import names_text
+from harness.names.stages import ORACLE
 from harness.spec import GenerativeModel
 from harness.stages.attention import UnfusedAttention, rotated
 from harness.stages.capture import BlockCounter, Capture, module_taps
@@ -48,7 +49,7 @@ def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
 
 def orders_of(stage: str) -> range:
     """The orders of summation that a stage runs each input with."""
-    return range(1) if stage == "oracle" else range(NOISE_SAMPLES)
+    return range(1) if stage == ORACLE else range(NOISE_SAMPLES)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def loaded(job: Job, model: GenerativeModel, facts: dict[str, Any]) -> Iterator[
     That raises RuntimeError if float64 is not true.
     """
     torch.set_num_threads(job.threads)
-    mode = TrueFloat64() if job.stage == "oracle" else None
+    mode = TrueFloat64() if job.stage == ORACLE else None
     dtype = torch.float64 if mode else torch.float32
     capture, dims = Capture(), job.dimensions
     modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)

@@ -23,6 +23,7 @@ from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_severed
 from harness.flatbuffer.writing import graft
 from harness.inputs import Step, schedule
+from harness.names.stages import BUILTIN
 from harness.spec import GenerativeModel
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
@@ -56,7 +57,7 @@ def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, 
     with tempfile.TemporaryDirectory(dir=local(job.traces), prefix=".cut-") as folder:
         path = Path(folder) / "severed.tflite"
         feeds = _severed(job, path, plan, present)
-        runner = Runner(job, path, preserve=job.stage == "tflite-builtin")
+        runner = Runner(job, path, preserve=job.stage == BUILTIN)
         for number, item in enumerate(job.inputs):
             report.progress(number, len(job.inputs), item.id)
             _trace(runner, item, job, plan, feeds)
@@ -104,7 +105,7 @@ def _trace(
 ) -> None:
     assert job.reference
     reference = Trace.open(job.reference / item.id)
-    inner = job.stage == "tflite-builtin"
+    inner = job.stage == BUILTIN
     caches: dict[str, Array] = {}
     with TraceWriter(local(job.traces) / item.id, len(item.tokens)) as trace:
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
@@ -124,7 +125,7 @@ def _trace(
 
 
 def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
-    """The KV cache as the reference had written it before a step; zeros behind."""
+    """The KV cache as the reference had written it before a step; zeros after that."""
     found = {}
     for name, entry in details.items():
         if not name.startswith(CACHE):

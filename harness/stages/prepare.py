@@ -32,7 +32,8 @@ from harness.inputs import (
     inputs_from_prompts,
     schedule,
 )
-from harness.recipes import FLOAT, check_widths
+from harness.names.stages import FLOAT
+from harness.recipes import check_widths
 from harness.record import Finding, Source
 from harness.rests import RESTS, rests_of, told
 from harness.spec import GenerativeModel, SpecRef

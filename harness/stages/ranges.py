@@ -15,12 +15,13 @@ import numpy as np
 
 from harness.flatbuffer.cut import Range, is_constant, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.names.stages import BUILTIN, REFERENCE, XNNPACK
 
 Array = np.ndarray[Any, Any]
 RESOLVERS = {
-    "tflite-builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
-    "tflite-xnnpack": "AUTO",
-    "tflite-reference": "BUILTIN_REF",
+    BUILTIN: "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    XNNPACK: "AUTO",
+    REFERENCE: "BUILTIN_REF",
 }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs import Step, schedule
-from harness.recipes import BUILTIN, REFERENCE, XNNPACK, split
+from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
 from harness.spec import GenerativeModel
 from harness.stages.cache_end import past_the_cache
 from harness.stages.job import Job, JobInput
@@ -165,7 +165,7 @@ class Runner:
             cache = {name: outputs[name] for name in cache}
 
     def decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
-        """One token, whose value is no matter, at any position. Raises RuntimeError where the runtime refuses it."""
+        """One token, whose value does not matter, at any position. Raises RuntimeError where the runtime refuses it."""
         arguments = self.arguments(Step(DECODE, 1, position, 1), [0] * (position + 1))
         return dict(self.signature(DECODE)(**arguments, **cache))
 

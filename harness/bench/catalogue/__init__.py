@@ -16,7 +16,7 @@ CLEAN = (
     *("deepseek", "gemma2", "llama3_2", "openelm", "phi2", "phi3", "phi4"),
     *("qwen2_5", "qwen3", "smollm2", "tiny_llama"),
 )
-# Of those, models whose first layers run at full width as well: what width does to float32 is no fault either.
+# Of those, models whose first layers run at full width as well: what width does to float32 is not a fault either.
 WIDE = ("qwen2_5", "smollm2", "tiny_llama")
 WIDE_LAYERS = 2
 WIDE_SEEDS = 2  # at most: the stages take seconds there

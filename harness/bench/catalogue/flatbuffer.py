@@ -28,11 +28,12 @@ from harness.bench.graph import (
 )
 from harness.bench.workbench import BUILTIN, XNNPACK
 from harness.explain.functions import to_bfloat16, to_float16
+from harness.names import stages
 
 GATE, UP, DOWN = (f"model.layers.{{}}.mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
 NORM, OUTPUT = "model.layers.{}.input_layernorm.weight", "model.layers.{}.self_attn.o_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-XNNPACK_ALONE, BUILTIN_ALONE = ("tflite-xnnpack",), ("tflite-builtin",)
+XNNPACK_ALONE, BUILTIN_ALONE = (stages.XNNPACK,), (stages.BUILTIN,)
 RELU, RELU6 = 1, 3  # of `ActivationFunctionType`
 
 

@@ -20,7 +20,7 @@ Mask = Callable[[int], Array]
 
 
 def _with_mask(evidence: Evidence, mask: Mask) -> Decoder:
-    """Attention under another mask. A device's cache is empty behind what was written: keys there are zeros, and
+    """Attention under another mask. A device's cache is empty after what was written: keys there are zeros, and
     where a mask lets them be seen, they take their share."""
 
     def probs(walk: Walk, block: int) -> Array:
@@ -128,10 +128,10 @@ def causal_mask(evidence: Evidence) -> Iterator[Proposal]:
 
     def band(ahead: int, itself: bool = True) -> Mask:
         def mask(time: int) -> Array:
-            behind = np.arange(time)[:, None] - np.arange(time)
-            seen = (behind >= -ahead) & (behind < (window or time))
+            lag = np.arange(time)[:, None] - np.arange(time)
+            seen = (lag >= -ahead) & (lag < (window or time))
             first = np.arange(time)[:, None] == 0  # it has nothing else to see
-            return np.asarray(seen if itself else seen & ((behind != 0) | first))
+            return np.asarray(seen if itself else seen & ((lag != 0) | first))
 
         return mask
 

@@ -59,5 +59,5 @@ def residual_taken_from_the_block_input(evidence: Evidence) -> Iterator[Proposal
     yield _proposal(
         evidence, "out", lambda walk, block: walk.entering(block) + mlp_branch(walk, block),
         f"{evidence.candidate} adds the output of the MLP to the block's input, which lacks the output of attention",
-        "add the output of the MLP to the residual behind attention",
+        "add the output of the MLP to the residual after attention",
     )  # fmt: skip

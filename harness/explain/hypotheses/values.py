@@ -84,7 +84,7 @@ def bias_extra(evidence: Evidence) -> Iterator[Proposal]:
     yield Proposal(
         f"{evidence.candidate} adds the same vector to {evidence.tap} at every position, in {changed} channels, of "
         f"norm {_text(float(np.linalg.norm(vector)))}: a bias is wrong or one too many",
-        f"compare the biases behind {evidence.tap} with the checkpoint's",
+        f"compare the biases of {evidence.tap} with the checkpoint's",
         (_flat(evidence.expected) + vector).reshape(evidence.expected.shape),
         fitted=vector.size,
     )
@@ -135,7 +135,7 @@ def clamped(evidence: Evidence) -> Iterator[Proposal]:
     for kind, lowest, highest in (("ReLU", 0.0, math.inf), ("ReLU6", 0.0, 6.0), ("clamp to -1 and 1", -1.0, 1.0)):
         yield Proposal(
             f"{evidence.tap} of {evidence.candidate} has gone through a {kind}",
-            f"take the {kind} behind {evidence.tap} away",
+            f"take the {kind} of {evidence.tap} away",
             np.clip(evidence.expected, lowest, highest),
         )
 

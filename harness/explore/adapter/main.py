@@ -24,7 +24,7 @@ from model_explorer.graph_builder import GraphCollection
 from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, ThresholdItem
 
 from harness.errors import UsageError
-from harness.record import RECORD_FILE, Hop, Record, read_run
+from harness.record import RECORD_FILE, HopResult, Record, read_run
 from harness.render import rows_of
 from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
 
@@ -100,7 +100,7 @@ def _collections(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _faulty_first(record: Record) -> list[Hop]:
+def _faulty_first(record: Record) -> list[HopResult]:
     fault = record.first_fault
     return sorted(record.hops, key=lambda hop: fault is None or hop.name != fault.hop)
 
@@ -110,7 +110,7 @@ def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     record, frame = read_run(path.parent)
     hop = next((hop for hop in record.hops if shown in (graph_id(hop, hop.from_), graph_id(hop, hop.to))), None)
     if hop is None:
-        raise UsageError(f"{shown} is no graph of {path.parent}; open its {RECORD_FILE}")
+        raise UsageError(f"{shown} is not a graph of {path.parent}; open its {RECORD_FILE}")
     return [_typed(content[shown]) for content in overlays(hop, worst_rows(rows_of(frame, hop=hop.name))).values()]
 
 

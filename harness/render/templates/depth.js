@@ -66,7 +66,7 @@ function drawDepth() {
     place.append(element("h3", {}, `${text.hop[hop]}, input ${short(text.input[input], 60)}: ${compared ? said : "nothing compared"}`));
     charts.append(place);
     if (!compared) return;
-    // Between two quantised stages there is no excess: float32 is no measure of them.
+    // Between two quantised stages there is no excess: float32 does not measure them.
     const own = valuesOf(rows, metric).some((value) => value !== null) ? metric : "rel_l2";
     const range = own === metric ? decades : decadesOf([valuesOf(rows, own), valuesOf(rows, "noise_floor")]);
     if (own !== metric) place.append(element("p", { class: "note" }, "No such figure of this hop; shown is the relative L2 error."));

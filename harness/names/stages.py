@@ -1,0 +1,267 @@
+"""The stages and the hops between them: which there are, what they are called, and what each is compared with.
+
+In: nothing, or names. Out: `Stage` and `Hop`. Pure, and imports no framework: a stage's `entry` says where its code is.
+
+A stage of a quantised file carries its recipe in its name: `tflite-builtin[dynamic_int8]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+ORACLE, HF, REAUTHORED = "oracle", "hf", "reauthored"
+XNNPACK, BUILTIN, REFERENCE = "tflite-xnnpack", "tflite-builtin", "tflite-reference"
+FLATBUFFER = "tflite"  # the version that all of them run
+FLOAT = "none"  # the recipe of a file that is not quantised
+
+
+class Floor(Enum):
+    """What the errors on a hop are measured in."""
+
+    NOISE = "noise"  # what float32 itself costs there
+    KERNELS = "kernels"  # nothing: two sets of kernels run one quantised file, and agree to an SNR or do not
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a stage's process takes beside what all share, in MB: of the model's float32 weights, and in any case."""
+
+    weights: float
+    fixed: float
+
+    def mb(self, weights: float) -> float:
+        """weights: those of the model in float32, in MB."""
+        return self.weights * weights + self.fixed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way of running a model.
+
+    words: what it is, for people. entry: "module:function" that traces inputs in a process of its own.
+    version: which of a tap's names, in the record's `taps`, is its own. memory: of its process.
+    reference: the stage it is compared with; empty for one that is compared with none.
+    quantised_reference: the same where both run the same quantised file.
+    local_reference: the stage whose values its local pass puts in place of its own; empty where it has no local pass.
+    local_entry: as `entry`, of the local pass. exact: the stage that computes the same model without rounding.
+    runs_file: whether it runs a flatbuffer. quantised_only: whether it judges nothing but quantised files.
+    cost: how long it takes beside the others; the longest starts first, so that no core waits for it at the end.
+    recipe: of the file it runs.
+    """
+
+    name: str
+    words: str
+    entry: str
+    version: str
+    memory: Memory
+    reference: str = ""
+    quantised_reference: str = ""
+    local_reference: str = ""
+    local_entry: str = ""
+    exact: str = ""
+    runs_file: bool = False
+    quantised_only: bool = False
+    cost: int = 0
+    recipe: str = FLOAT
+
+    @property
+    def base(self) -> str:
+        """The name without the recipe."""
+        return split(self.name)[0]
+
+    def quantised(self, recipe: str) -> Stage:
+        """The same stage on the file of a recipe."""
+        other = self.quantised_reference
+        return replace(
+            self,
+            name=named(self.name, recipe),
+            words=f"{self.words} ({recipe})",
+            reference=named(other, recipe) if other else "",
+            local_reference="",
+            recipe=recipe,
+        )
+
+
+@dataclass(frozen=True)
+class Hop:
+    """Two stages compared: `candidate` against `reference`. floor: what its errors are measured in."""
+
+    reference: str
+    candidate: str
+    floor: Floor = Floor.NOISE
+
+    @property
+    def name(self) -> str:
+        return f"{self.reference}->{self.candidate}"
+
+    @property
+    def stages(self) -> tuple[str, str]:
+        return self.reference, self.candidate
+
+    @property
+    def judged_against(self) -> str:
+        """The stage against whose values the candidate's error is taken: the exact one, where the reference has one."""
+        return stage_named(self.reference).exact or self.reference
+
+    @property
+    def on_kernels(self) -> bool:
+        """Whether both stages run the same quantised file."""
+        return self.floor is Floor.KERNELS
+
+    @classmethod
+    def parse(cls, name: str) -> Hop:
+        """From `hf->reauthored`. Raises ValueError for what is not the name of a hop."""
+        reference, arrow, candidate = name.partition("->")
+        if not (reference and arrow and candidate) or "->" in candidate:
+            raise ValueError(f"{name} is not the name of a hop")
+        return cls.between(reference, candidate)
+
+    @classmethod
+    def between(cls, reference: str, candidate: str) -> Hop:
+        same_file = split(reference)[1] == split(candidate)[1] != FLOAT
+        return cls(reference, candidate, Floor.KERNELS if same_file else Floor.NOISE)
+
+
+_TFLITE, _LOCAL_TFLITE = "harness.stages.entry:tflite", "harness.stages.entry:local_tflite"
+# Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
+# the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
+# early: its memory fits beside few others, and every local pass waits for it.
+_REGISTRY: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(ORACLE, "the Hugging Face model in float64", "harness.stages.entry:hf", HF, Memory(3, 50), cost=4),
+        Stage(
+            HF,
+            "the Hugging Face model",
+            "harness.stages.entry:hf",
+            version=HF,
+            memory=Memory(1, 300),
+            local_reference=ORACLE,
+            local_entry="harness.stages.entry:hf",
+            exact=ORACLE,
+            cost=3,
+        ),
+        Stage(
+            REAUTHORED,
+            "the re-authored model",
+            "harness.stages.entry:reauthored",
+            version=REAUTHORED,
+            memory=Memory(1, 200),
+            reference=HF,
+            local_reference=ORACLE,
+            local_entry="harness.stages.entry:reauthored",
+            cost=1,
+        ),
+        Stage(
+            XNNPACK,
+            "TFLite on XNNPACK",
+            _TFLITE,
+            version=FLATBUFFER,
+            memory=Memory(2, 800),
+            reference=REAUTHORED,
+            quantised_reference=BUILTIN,
+            local_reference=REAUTHORED,
+            local_entry=_LOCAL_TFLITE,
+            runs_file=True,
+            cost=2,
+        ),
+        Stage(
+            BUILTIN,
+            "TFLite on builtin kernels",
+            _TFLITE,
+            version=FLATBUFFER,
+            memory=Memory(1, 720),
+            reference=REAUTHORED,
+            local_reference=REAUTHORED,
+            local_entry=_LOCAL_TFLITE,
+            runs_file=True,
+            cost=5,
+        ),
+        Stage(
+            REFERENCE,
+            "TFLite on reference kernels",
+            _TFLITE,
+            version=FLATBUFFER,
+            memory=Memory(1, 720),
+            quantised_reference=BUILTIN,
+            runs_file=True,
+            quantised_only=True,
+            cost=6,
+        ),
+    )
+}
+
+
+def register(stage: Stage) -> None:
+    """Add a stage. Raises ValueError where there is one of that name."""
+    if stage.name in _REGISTRY:
+        raise ValueError(f"there is a stage '{stage.name}' already")
+    _REGISTRY[stage.name] = stage
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of a name, with its recipe. Raises KeyError where there is none."""
+    base, recipe = split(name)
+    stage = _REGISTRY[base]
+    return stage if recipe == FLOAT else stage.quantised(recipe)
+
+
+def known_stage(name: str) -> Stage | None:
+    """As `stage_named`, for names from outside: a record may come from another version."""
+    return stage_named(name) if split(name)[0] in _REGISTRY else None
+
+
+def every_stage() -> tuple[Stage, ...]:
+    """Without recipes, in the order of the pipeline."""
+    return tuple(_REGISTRY.values())
+
+
+def float32_stages() -> tuple[str, ...]:
+    """The names of the stages that a run has where none are named, in the order of the pipeline."""
+    return tuple(stage.name for stage in every_stage() if not stage.quantised_only)
+
+
+def file_stages() -> tuple[str, ...]:
+    """Those of `float32_stages` that run a flatbuffer."""
+    return tuple(stage.name for stage in every_stage() if stage.runs_file and not stage.quantised_only)
+
+
+def runs_file(name: str) -> bool:
+    """Whether a stage runs a flatbuffer; of a stage that is not known here, no."""
+    stage = known_stage(name)
+    return stage is not None and stage.runs_file
+
+
+def named(task: str, recipe: str) -> str:
+    """A stage's or task's name for a recipe: `tflite-builtin[fp16]`."""
+    return task if recipe == FLOAT else f"{task}[{recipe}]"
+
+
+def split(stage: str) -> tuple[str, str]:
+    """A stage's name without its recipe, and the recipe: ("tflite-builtin", "fp16")."""
+    base, _, recipe = stage.partition("[")
+    return base, recipe.removesuffix("]") or FLOAT
+
+
+def standard_hops() -> tuple[Hop, ...]:
+    """The hops whose errors are measured in float32's noise."""
+    return tuple(Hop(stage.reference, stage.name) for stage in every_stage() if stage.reference)
+
+
+def kernel_hops(recipes: Iterable[str]) -> tuple[Hop, ...]:
+    """The hops between kernels that run the quantised file of a recipe."""
+    pairs = [(stage.quantised_reference, stage.name) for stage in every_stage() if stage.quantised_reference]
+    return tuple(
+        Hop(named(reference, recipe), named(candidate, recipe), Floor.KERNELS)
+        for recipe in recipes
+        for reference, candidate in pairs
+    )
+
+
+def hops_of(stages: tuple[str, ...]) -> tuple[Hop, ...]:
+    """The hops of a run of these stages."""
+    recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
+    every = (*standard_hops(), *kernel_hops(recipes))
+    return tuple(hop for hop in every if set(hop.stages) <= set(stages))
