@@ -131,7 +131,7 @@ def conclude(
             frame,
             prepared.taps,
             comparison.logits.get(hop.name),
-            prepared.coverage[_covered_as(hop).name],
+            _coverage_of(hop, prepared),
             _blocked(hop, results),
         )
         for hop in hops_of(stages)
@@ -192,14 +192,14 @@ def _plans(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:
     return {recipe: _plan(results, recipe) for recipe in dict.fromkeys(split(name)[1] for name in stages)}
 
 
-def _covered_as(hop: Hop) -> Hop:
-    """The hop whose coverage holds on a hop: a quantised file's kernels see as many taps as its float32 twin's.
+def _coverage_of(hop: Hop, prepared: Prepared) -> float:
+    """The share of taps that a hop must compare: a quantised file's kernels see as many as its float32 twin's.
 
     Kernels that judge no float32 file see what those do that they are compared with.
     """
     stage = stage_named(split(hop.candidate)[0])
     twin = stage if stage.reference else stage_named(stage.quantised_reference)
-    return Hop(twin.reference, twin.name)
+    return prepared.coverage.get(Hop(twin.reference, twin.name).name, twin.coverage)
 
 
 def _preparing(stages: tuple[str, ...]) -> list[str]:

@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.errors import UsageError
-from harness.names.stages import REAUTHORED, XNNPACK, every_stage, split
+from harness.names.stages import REAUTHORED, XNNPACK, every_stage, split, stage_named, standard_hops
 from harness.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, split_tap
 from harness.variant import Variant, parse_variant
 
-STANDARD_COVERAGE: Mapping[str, float] = {
-    "hf->reauthored": 0.95,
-    "reauthored->tflite-builtin": 0.95,
-    # Attention probabilities live inside XNNPACK's fused attention: 1 of the 18 points of a block.
-    "reauthored->tflite-xnnpack": 0.90,
-}
+STANDARD_COVERAGE: Mapping[str, float] = {hop.name: stage_named(hop.candidate).coverage for hop in standard_hops()}
 
 # Found from a signature's inputs and outputs and the attention composite, whatever the modules are called.
 ANCHORED = ("cache.k", "cache.v", "attn.q_rope", "attn.k_rope", "attn.probs", FINAL_NORM, LOGITS)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.names.stages import HF, ORACLE, Hop, runs_file, split
+from harness.names.stages import HF, ORACLE, Hop, runs_file, split, stage_named
 from harness.record import Finding, FirstFault
 from harness.taps import block_tap, split_tap
 
@@ -112,7 +112,7 @@ def ownership(
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(f"kernels of {candidate}", (same,))
     if not runs_file(candidate):
-        return _of_reauthored(fault, findings)
+        return _of_model(fault, candidate, findings)
     differing = observers.get(candidate, ())
     if differing:
         return Ownership(
@@ -148,17 +148,21 @@ def is_given(owner: str) -> bool:
     return owner.split(" ")[0] in (CHECKPOINT, RECIPE)
 
 
-def _of_reauthored(fault: FirstFault, findings: Sequence[Finding]) -> Ownership:
-    here = f"what goes into {fault.tap} is the Hugging Face model's own, and what comes out is not"
+def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) -> Ownership:
+    reference = stage_named(fault.between.reference).words
+    here = f"what goes into {fault.tap} is {reference}'s own, and what comes out is not"
     if fault.local_excess is None:
-        here = f"{fault.tap} is the first tap that differs from the Hugging Face model"
+        here = f"{fault.tap} is the first tap that differs from {reference}"
+    stage = stage_named(candidate)
+    if not stage.owner:
+        return Ownership(candidate, (here,))
     weights = _about_weights(fault, findings, of_file=False)
     if weights:
         return Ownership("weights", (here, weights.what))
     config = next((finding for finding in findings if _acts_at(finding, fault)), None)
     if config:
         return Ownership("config", (here, config.what))
-    return Ownership("re-authoring", (here, "no difference of configs or weights was found that acts there"))
+    return Ownership(stage.owner, (here, "no difference of configs or weights was found that acts there"))
 
 
 def _of_device(

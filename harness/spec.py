@@ -99,6 +99,11 @@ class SpecRef:
     declared: Mapping[str, Any]
     has_run: bool = False
 
+    @classmethod
+    def of(cls, file: str | Path, variable: str) -> SpecRef:
+        """One that is known to be there, so that its fields need not be read."""
+        return cls(Path(file), variable, {})
+
     @property
     def name(self) -> str:
         return str(self.declared.get("name", self.variable.lower()))

@@ -21,6 +21,7 @@ from harness.stages.request import Prepared
 from harness.taps import LOCAL_SUFFIX
 
 AUDIT = "audit"
+_RUN = "harness.stages.session:run"
 _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in its stage as well
 # Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
@@ -60,9 +61,9 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
         tasks.append(
             Task(
                 stage.name,
-                stage.entry,
+                _RUN,
                 _job_maker(place, prepared, stage),
-                needs=(named("tap", stage.recipe),) if stage.runs_file else (),
+                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.runs_file else ())),
                 memory_mb=stage.memory.mb(weights),
                 torch=not stage.runs_file,
                 timeout=timeout,
@@ -87,7 +88,7 @@ def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], input
     return [
         Task(
             stage.name + LOCAL_SUFFIX,
-            stage.local_entry,
+            _RUN,
             _job_maker(place, prepared, stage, stage.local_reference, inputs),
             needs=(stage.local_reference, stage.name),
             memory_mb=stage.memory.mb(_weights_mb(prepared)),
@@ -109,7 +110,7 @@ def descend_task(place: Place, prepared: Prepared, hop: Hop, taps: Sequence[str]
     payload = _job_maker(place, prepared, stage, hop.reference if runs_file(hop.reference) else "")(results)
     return Task(
         f"{stage.name}.operator",
-        "harness.stages.entry:descend",
+        "harness.stages.descend:run",
         {**payload, "options": {"taps": list(taps)}},
         memory_mb=2 * stage.memory.mb(_weights_mb(prepared)),
         torch=True,
@@ -201,6 +202,7 @@ def _job_maker(
             }
         job = Job(
             stage=stage.name,
+            opens=stage.opens,
             spec_file=place.spec_file,
             spec_variable=place.spec_variable,
             checkpoint=Path(prepared.checkpoint),

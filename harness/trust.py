@@ -45,7 +45,7 @@ def spec_to_run(named: str | None, file: str, variable: str) -> SpecRef:
     if named is not None:
         return find_spec(named)
     check_trusted(Path(file), "the declaration", "look at it and name it yourself: --spec FILE")
-    return SpecRef(Path(file), variable, {})
+    return SpecRef.of(file, variable)
 
 
 def _of_our_own(file: Path) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.bench.breaking import Tensors, changed_when_loaded, write_changed
+from harness.bench.breaking import Tensors, write_changed
 from harness.bench.explaining import first_fault, joined, reference_of
 from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
@@ -73,8 +73,7 @@ def explain_reauthored(
     """
     assert bench.sound, "before anything is broken"
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
-        with changed_when_loaded(change):
-            bench.trace("reauthored", Path(temporary), model=model)
+        bench.trace("reauthored", Path(temporary), model=model, change=change)
         return _explain(bench, Path(temporary), keep=keep)
 
 

@@ -20,8 +20,9 @@ from harness.bench.workbench import FILE_STAGES, Bench, bench
 from harness.flatbuffer.cut import range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.inputs import Step
-from harness.stages import local_tflite
+from harness.stages.local_tflite import keep_cache
 from harness.stages.report import Silent
+from harness.stages.session import trace_inputs
 from harness.stages.tflite import read_plan
 from harness.taps import split_tap
 from harness.trace import MANIFEST, Trace, local
@@ -39,7 +40,7 @@ def local_pass(
     """Run the local pass of a stage in `folder`; returns where its traces are."""
     files = {"flatbuffer": flatbuffer or model.flatbuffer, "tapped": tapped or model.tapped[0], "plan": model.tapped[1]}
     job = model.job(stage, folder, None, files).model_copy(update={"reference": reference})
-    local_tflite.run(job, None, Silent())
+    trace_inputs(job, Silent())
     return local(folder / stage)
 
 
@@ -167,7 +168,7 @@ def test_a_row_of_the_cache_that_a_later_step_destroys_is_kept() -> None:
     for start, valid, after in ((0, 2, first), (2, 1, second), (3, 1, third)):
         after[:, start : start + valid] = 5
         step = Step("decode", valid, start, valid)
-        local_tflite._keep_cache(caches, {source.tap: source}, {"edge_parity/7": after}, reference, step, job)
+        keep_cache(caches, {source.tap: source}, {"edge_parity/7": after}, reference, step, job)
     assert caches[source.tap][0, :, 0, 0].tolist() == [5, 9, 5, 5, 0, 0]
 
 

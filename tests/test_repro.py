@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,23 @@ from record_factory import make_run
 from test_process import Watcher
 from test_sees_faults import final_norm_left_at_ones, jiggle
 
-from harness.bench.breaking import changed_when_loaded
+from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.explain.pack import pack
 from harness.explain.repro import write_repro
 from harness.stages.report import Silent
+from harness.stages.session import Given
 
 pytestmark = pytest.mark.slow
 
 
-def shown(evidence: Path, folder: Path) -> tuple[int, str]:
+def shown(evidence: Path, folder: Path, change: Change = unchanged) -> tuple[int, str]:
     """(exit code, output) of the script that a fault's evidence makes, in a process that imports NumPy, torch or
-    ai-edge-litert and nothing of this project."""
+    ai-edge-litert and nothing of this project. change: what is done to the re-authored network that it is cut from."""
     folder.mkdir()
-    script = Path(write_repro({"evidence": str(evidence), "target": str(folder)}, Silent())["script"])
+    payload = {"evidence": str(evidence), "target": str(folder)}
+    script = Path(write_repro(payload, Silent(), Given(load=loading(change)))["script"])
     assert sum(file.stat().st_size for file in folder.iterdir()) < 3e6, "small enough to send"
     assert len(script.read_text().splitlines()) <= 30
     done = subprocess.run(
@@ -43,18 +46,19 @@ def shown(evidence: Path, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-PIECES: dict[str, tuple[Any, str]] = {
-    "a norm": (lambda: changed_when_loaded(CODE["norm_eps"][0]), "block.1.attn.norm"),
-    "an activation": (lambda: changed_when_loaded(CODE["activation gelu"][0]), "block.1.mlp.act"),
-    "a matrix": (lambda: changed_when_loaded(WEIGHTS["weight_differs"][0]), "block.1.mlp.out"),
-    "keys": (lambda: changed_when_loaded(WEIGHTS["head_permutation"][0]), "block.1.attn.k"),
-    "a residual": (lambda: changed_when_loaded(CODE["residual_missing"][0]), "block.1.out"),
-    "queries": (FUNCTIONS["interleaved rope"][0], "block.0.attn.q_rope"),
-    "probabilities": (FUNCTIONS["attention scale"][0], "block.0.attn.probs"),
-    "a context": (FUNCTIONS["values alone"][0], "block.0.attn.context"),
-    "the last norm": (lambda: changed_when_loaded(final_norm_left_at_ones), "final_norm"),
-    "the head": (lambda: changed_when_loaded(jiggle(lambda n: n.lm_head)), "logits"),
-    "the embedding": (lambda: changed_when_loaded(jiggle(lambda n: n.tok_embedding)), "embed"),
+# What is done to the loaded network, within what it runs, and the tap where that shows.
+PIECES: dict[str, tuple[Change, Any, str]] = {
+    "a norm": (CODE["norm_eps"][0], nullcontext, "block.1.attn.norm"),
+    "an activation": (CODE["activation gelu"][0], nullcontext, "block.1.mlp.act"),
+    "a matrix": (WEIGHTS["weight_differs"][0], nullcontext, "block.1.mlp.out"),
+    "keys": (WEIGHTS["head_permutation"][0], nullcontext, "block.1.attn.k"),
+    "a residual": (CODE["residual_missing"][0], nullcontext, "block.1.out"),
+    "queries": (unchanged, FUNCTIONS["interleaved rope"][0], "block.0.attn.q_rope"),
+    "probabilities": (unchanged, FUNCTIONS["attention scale"][0], "block.0.attn.probs"),
+    "a context": (unchanged, FUNCTIONS["values alone"][0], "block.0.attn.context"),
+    "the last norm": (final_norm_left_at_ones, nullcontext, "final_norm"),
+    "the head": (jiggle(lambda n: n.lm_head), nullcontext, "logits"),
+    "the embedding": (jiggle(lambda n: n.tok_embedding), nullcontext, "embed"),
 }
 
 
@@ -63,13 +67,13 @@ SOME = ["a norm", "a matrix", "queries", "probabilities", "the head"]
 
 
 @pytest.mark.parametrize("what", further_but(["a norm", "the head"], SOME, PIECES))
-def test_the_script_of_a_pytorch_fault_shows_it_and_is_silent_once_it_is_mended(what: str, tmp_path: Path) -> None:
-    broken, tap = PIECES[what]
+def test_the_script_of_a_pytorch_fault_shows_it_and_is_silent_once_it_is_fixed(what: str, tmp_path: Path) -> None:
+    change, around, tap = PIECES[what]
     model = bench("tiny_llama")
     assert model.sound, "before anything is broken"
-    with broken():
-        assert explain_reauthored(model, keep=tmp_path / "evidence").fault.tap == tap
-        code, said = shown(tmp_path / "evidence", tmp_path / "broken")
+    with around():
+        assert explain_reauthored(model, change, keep=tmp_path / "evidence").fault.tap == tap
+        code, said = shown(tmp_path / "evidence", tmp_path / "broken", change)
     assert code == 1
     assert "the fault shows" in said
     code, said = shown(tmp_path / "evidence", tmp_path / "fixed")
@@ -79,7 +83,7 @@ def test_the_script_of_a_pytorch_fault_shows_it_and_is_silent_once_it_is_mended(
 
 @pytest.mark.parametrize("what", further_but(SOME_CONSTANTS[:1], SOME_CONSTANTS, CONSTANTS))
 @pytest.mark.parametrize("stage", ["tflite-xnnpack", "tflite-builtin"])
-def test_the_script_of_a_flatbuffer_fault_shows_it_and_is_silent_once_it_is_mended(
+def test_the_script_of_a_flatbuffer_fault_shows_it_and_is_silent_once_it_is_fixed(
     what: str, stage: str, tmp_path: Path
 ) -> None:
     change, _ = CONSTANTS[what]

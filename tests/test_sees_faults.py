@@ -22,7 +22,6 @@ from marks import further_but
 
 from harness.bench.breaking import (
     Tensors,
-    changed_when_loaded,
     flipped,
     jiggled,
     other_config,
@@ -244,23 +243,19 @@ def test_a_matrix_off_by_a_hundred_thousandth_stands_out_where_it_is(llama: Benc
         assert llama.with_reauthored(jiggle(find, 1e-7)).verdicts[FIRST] == "pass"
 
 
-def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(tmp_path: Path) -> None:
-    from harness.cache import Cache
-
-    broken = Bench("tiny_llama", cache=Cache.temporary(tmp_path))
-    with changed_when_loaded(gelu_for_silu), pytest.raises(AssertionError, match="ask for the flatbuffer before"):
-        _ = broken.flatbuffer
-    assert not list(tmp_path.rglob("*.tflite"))
+def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(llama: Bench, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="a cache of its own"):
+        Bench("tiny_llama", change=gelu_for_silu)
 
 
 def test_a_mistake_that_is_converted_faithfully_is_charged_to_the_reauthored_model_alone(tmp_path: Path) -> None:
     """Broken, then converted: what ships is what the re-authored model computes, so both TFLite hops pass."""
     from harness.cache import Cache
 
-    broken = Bench("tiny_llama", inputs=(("short", 6, 1), ("chunked", 45, 2)), cache=Cache.temporary(tmp_path))
-    with changed_when_loaded(gelu_for_silu, converts=True):
-        assert broken.flatbuffer.is_relative_to(tmp_path)  # converts; a cache that others use must not hold this
-        outcome = broken.unbroken
+    inputs = (("short", 6, 1), ("chunked", 45, 2))
+    broken = Bench("tiny_llama", inputs=inputs, cache=Cache.temporary(tmp_path), change=gelu_for_silu)
+    assert broken.flatbuffer.is_relative_to(tmp_path)
+    outcome = broken.unbroken
     assert_first_fault("re-authored, gelu_for_silu, and converted from that", outcome, FIRST, "block.0.mlp.act", "fpp")
 
 

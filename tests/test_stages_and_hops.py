@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
 from harness.names.stages import (
@@ -63,14 +61,6 @@ def test_every_stage_is_compared_with_stages_that_come_before_it() -> None:
     for stage in every_stage():
         for before in (stage.reference, stage.local_reference, stage.exact):
             assert not before or order.index(before) < order.index(stage.name)
-        assert bool(stage.local_entry) == bool(stage.local_reference)
-
-
-def test_every_entry_is_a_function_that_there_is() -> None:
-    for stage in every_stage():
-        for entry in filter(None, (stage.entry, stage.local_entry)):
-            module, _, function = entry.partition(":")
-            assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_a_quantised_stage_is_the_same_one_on_another_file() -> None:

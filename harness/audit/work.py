@@ -36,7 +36,7 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     folder = Path(request.checkpoint) if request.checkpoint else None
     audits = []
     for number, (file, variable) in enumerate(request.specs):
-        ref = SpecRef(Path(file), variable, {})
+        ref = SpecRef.of(file, variable)
         report.progress(number, len(request.specs), ref.name)
         audit = Audit(model=variable.lower(), file=file, variable=variable)
         try:

@@ -8,24 +8,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-import harness.convert
-import harness.weights
 from harness.bench.reseed import positions_of
 from harness.spec import GenerativeModel
 from harness.weight_files import WEIGHTS_FILE
+from harness.weights import load_reauthored
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Any], Any]
+Load = Callable[..., Any]
 ConfigChange = Callable[[dict[str, Any]], Any]
 
 
@@ -64,31 +62,16 @@ def write_changed(
     (target / "config.json").write_text(json.dumps(content))
 
 
-@contextmanager
-def changed_when_loaded(change: Change, converts: bool = False) -> Iterator[None]:
-    """Within it, whoever loads the re-authored model gets a changed one, and nothing can be converted.
+def loading(change: Change) -> Load:
+    """What loads the re-authored model and changes it, with the arguments of `load_reauthored`."""
 
-    A conversion would be kept under the key of the unbroken model, and every later run would be given it.
-    converts: that is meant; the cache is nobody else's.
-    """
-    load = harness.weights.load_reauthored
-
-    make = harness.convert._to_flatbuffer
-
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise AssertionError("a broken model would be converted into the cache: ask for the flatbuffer before")
-
-    def loaded(*args: Any, **kwargs: Any) -> Any:
-        network = load(*args, **kwargs)
+    def load(*args: Any) -> Any:
+        network = load_reauthored(*args)
         with torch.no_grad():
             change(network)
         return network
 
-    with (
-        mock.patch.object(harness.weights, "load_reauthored", loaded),
-        mock.patch.object(harness.convert, "_to_flatbuffer", make if converts else refuse),
-    ):
-        yield
+    return load
 
 
 def set_weight(module: Any, values: torch.Tensor) -> None:

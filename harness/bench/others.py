@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import harness.weights
+from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import Bench
 from harness.configs import reauthored_config
 from harness.names.stages import HF
@@ -29,11 +29,11 @@ VERIFIED_INPUT = [1, 2, 3, 4]
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-5
 
 
-def verifier_complains(bench: Bench, model: GenerativeModel | None = None) -> bool:
-    """litert-torch's `verify_with_input_ids`. What patches or changes the loaded model is the caller's."""
+def verifier_complains(bench: Bench, model: GenerativeModel | None = None, change: Change = unchanged) -> bool:
+    """litert-torch's `verify_with_input_ids`. change: what is done to the loaded network."""
     from litert_torch.generative.utilities import transformers_verifier, verifier
 
-    network = load_network(bench, model)
+    network = load_network(bench, model, change)
     logging.disable(logging.CRITICAL)
     try:
         with torch.no_grad():
@@ -51,11 +51,11 @@ def verifier_complains(bench: Bench, model: GenerativeModel | None = None) -> bo
     return False
 
 
-def load_network(bench: Bench, model: GenerativeModel | None = None) -> Any:
-    """The re-authored model of a bench, or of another declaration."""
+def load_network(bench: Bench, model: GenerativeModel | None = None, change: Change = unchanged) -> Any:
+    """The re-authored model of a bench, or of another declaration, and changed."""
     declared, prepared = model or bench.model, bench.prepared
     config = reauthored_config(declared, miniature=prepared.miniature, layers=prepared.layers)
-    return harness.weights.load_reauthored(declared, bench.checkpoint, config, prepared.kv_cache_len)
+    return loading(change)(declared, bench.checkpoint, config, prepared.kv_cache_len)
 
 
 @functools.lru_cache(1)

@@ -9,10 +9,10 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 
+from harness.attributes import set_within
 from harness.bench.breaking import Change
 
 
@@ -83,7 +83,7 @@ def wired(forward: Callable[[Any, Any, Any, Any], Any]) -> Change:
 def patched(module: str, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
     """A function of litert-torch's layers replaced by `change(function)`."""
     owner = importlib.import_module(f"litert_torch.generative.layers.{module}")
-    with mock.patch.object(owner, name, change(getattr(owner, name))):
+    with set_within(owner, name, change(getattr(owner, name))):
         yield
 
 

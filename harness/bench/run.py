@@ -16,16 +16,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 
-import harness.weights
 from harness.audit.audit import audit_configs
 from harness.audit.constants import audit_constants
-from harness.bench.breaking import Change, changed_when_loaded, other_config, swap, unchanged, write_changed
+from harness.bench.breaking import Change, other_config, swap, unchanged, write_changed
 from harness.bench.exact import largest_effect
 from harness.bench.explaining import explain
 from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators, Stored
@@ -145,11 +143,10 @@ def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
             for stage in (ORACLE, HF):
                 bench.trace(stage, folder, model=model)
             bench.trace(HF, folder, model=model, reference=folder / ORACLE)
-        with changed_when_loaded(change):
-            facts = bench.trace(REAUTHORED, folder, model=model)
-            oracle = (folder if isinstance(site, Names) else bench.sound) / ORACLE
-            bench.trace(REAUTHORED, folder, model=model, reference=oracle)
-            complains = verifier_complains(bench, model)
+        facts = bench.trace(REAUTHORED, folder, model=model, change=change)
+        oracle = (folder if isinstance(site, Names) else bench.sound) / ORACLE
+        bench.trace(REAUTHORED, folder, model=model, change=change, reference=oracle)
+        complains = verifier_complains(bench, model, change)
     findings = {
         "weights by value": _errors(Finding.model_validate(found) for found in facts["findings"]),
         **(_declaration_findings(bench, model) if model is not None else {}),
@@ -240,12 +237,10 @@ def _effect(bench: Bench, fault: Fault) -> float | None:
 def _trace_exactly(bench: Bench, folder: Path, change: Change, model: GenerativeModel | None) -> None:
     """The re-authored model in true float64, with the float32 weights that it has."""
 
-    network = load_network(bench, model)  # before float64 begins: files hold float32
-    with torch.no_grad():
-        change(network)
+    network = load_network(bench, model, change)  # before float64 begins: files hold float32
     network.double()
-    with mock.patch.object(harness.weights, "load_reauthored", lambda *_: network), TrueFloat64():
-        bench.trace(REAUTHORED, folder, model=model)
+    with TrueFloat64():
+        bench.trace(REAUTHORED, folder, model=model, load=lambda *_: network)
 
 
 def _errors(findings: Iterator[Finding]) -> list[Finding]:

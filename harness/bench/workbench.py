@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from harness.align.plan import PlanFacts
 from harness.audit.values import Expected
-from harness.bench.breaking import Change, ConfigChange, Tensors, changed_when_loaded, unchanged, write_changed
+from harness.bench.breaking import Change, ConfigChange, Load, Tensors, loading, unchanged, write_changed
 from harness.bench.reseed import Place, places, reseed
 from harness.cache import Cache, sha256_of
 from harness.compare import FLOAT32_RUNS, compare_traces
@@ -46,10 +46,11 @@ from harness.names.stages import (
 from harness.record import FirstFault, HopResult, taps_frame
 from harness.spec import GenerativeModel, find_spec, load_spec
 from harness.stages import flatbuffer as files
-from harness.stages import hf, local_tflite, prepare, reauthored, tflite
+from harness.stages import prepare
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Silent
 from harness.stages.request import Prepared, Request
+from harness.stages.session import Given, trace_inputs
 from harness.taps import LOCAL_SUFFIX
 from harness.variant import VariantOptions, parse_variant
 from harness.verdict import load_rules
@@ -60,7 +61,6 @@ FILE_STAGES = file_stages()
 TORCH_STAGES = tuple(stage for stage in STAGES if stage not in FILE_STAGES)
 LOCAL = tuple(stage for stage in TORCH_STAGES if stage_named(stage).local_reference)
 FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
-_RUN = {ORACLE: hf.run, HF: hf.run, REAUTHORED: reauthored.run, **dict.fromkeys(FILE_STAGES, tflite.run)}
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))
@@ -92,7 +92,8 @@ class Bench:
     inputs: (id, length, decode tail) each, drawn at random from `token_seed`; none: those of a run that names none.
     variant: the conversion's name. device_local: whether the TFLite stages have local passes too, as in a run.
     stages: those that there are; without TFLite ones nothing is converted. layers: the first so many at full width, of
-    the trained weights if `real`, else of random ones.
+    the trained weights if `real`, else of random ones. change: what is done to the re-authored network wherever it is
+    loaded, to be converted too; then the cache must be nobody else's.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class Bench:
         device_local: bool = False,
         stages: Sequence[str] = STAGES,
         layers: int | None = None,
+        change: Change = unchanged,
     ) -> None:
-        self.device_local, self.stages = device_local, stages
+        assert cache is not None or change is unchanged, "a changed model is converted into a cache of its own alone"
+        self.device_local, self.stages, self.change = device_local, stages, change
         self.ref = find_spec(name)
         self.model: GenerativeModel = load_spec(self.ref)
         self.cache = cache or Cache.standard()
@@ -133,7 +136,8 @@ class Bench:
     @functools.cached_property
     def flatbuffer(self) -> Path:
         """The conversion of the unbroken model."""
-        return Path(files.convert_model(self._payload(), Silent())["flatbuffer"])
+        given = Given(load=loading(self.change))
+        return Path(files.convert_model(self._payload(), Silent(), given)["flatbuffer"])
 
     @functools.cached_property
     def tapped(self) -> tuple[Path, Path]:
@@ -145,7 +149,7 @@ class Bench:
         """The same sizes with other random weights and other tokens, and without a conversion of its own."""
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
-        other.device_local, other.stages = self.device_local, self.stages
+        other.device_local, other.stages, other.change = self.device_local, self.stages, self.change
         other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         other.folder = Path(other._temporary.name)
         other.checkpoint = other.folder / "checkpoint"
@@ -207,11 +211,14 @@ class Bench:
         model: GenerativeModel | None = None,
         tapped: tuple[Path, Path] | None = None,
         reference: Path | None = None,
+        change: Change | None = None,
+        load: Load | None = None,
     ) -> dict[str, Any]:
         """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped again.
 
         tapped: a tapped copy and its plan, which need not be those of the flatbuffer. reference: the traces that make
-        it a local pass.
+        it a local pass. change: what is done to the re-authored network once it is loaded.
+        load: what loads it, in place of that.
         """
         files: dict[str, Any] = {}
         if runs_file(stage):
@@ -219,8 +226,8 @@ class Bench:
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
         job = self.job(stage, folder, checkpoint, files).model_copy(update={"reference": reference})
-        run = local_tflite.run if reference and stage in FILE_STAGES else _RUN[stage]
-        return run(job, model or self.model, Silent())
+        given = Given(model or self.model, load or loading(change or self.change))
+        return trace_inputs(job, Silent(), given).as_dict()
 
     def job(
         self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Any] | None = None
@@ -228,6 +235,7 @@ class Bench:
         """What a run would tell a stage. files: the flatbuffer, its tapped copy and its plan, where needed."""
         return Job(
             stage=stage,
+            opens=stage_named(stage).opens,
             spec_file=str(self.ref.file),
             spec_variable=self.ref.variable,
             checkpoint=checkpoint or self.checkpoint,
@@ -348,9 +356,8 @@ class Bench:
     ) -> list[dict[str, Any]]:
         """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
         reference = self.sound / ORACLE  # traced when it is first asked for: not with the broken model
-        with changed_when_loaded(change):
-            facts = self.trace(REAUTHORED, folder, model=model)
-            self.trace(REAUTHORED, folder, model=model, reference=reference)
+        facts = self.trace(REAUTHORED, folder, model=model, change=change)
+        self.trace(REAUTHORED, folder, model=model, change=change, reference=reference)
         return list(facts["findings"])
 
     def with_flatbuffer(

@@ -22,6 +22,7 @@ from harness.plain import brief, one_line
 from harness.reading import TEXT, read_json
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared
+from harness.stages.session import AS_NAMED, Given
 
 SCRIPT, VALUES, MODULE, CUT = "repro.py", "values.npz", "module.pt", "cut.tflite"
 _WORD = re.compile(r"[A-Za-z0-9._\[\]-]{1,100}")
@@ -101,7 +102,7 @@ def _wide(values: Array) -> Array:
     return values.astype(np.float64) if values.dtype == np.float32 else values
 
 
-def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def write_repro(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
     """payload: `evidence`, the folder in the run; `target`, an empty one. Returns the script's path.
 
     Raises UsageError for a fault that cannot be cut out.
@@ -124,7 +125,7 @@ def write_repro(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     else:
         from harness.explain.repro_torch import trace_out
 
-        arrays = trace_out(saved, prepared, run, target)
+        arrays = trace_out(saved, prepared, run, target, given)
         parts = {"needs": "torch", "imports": "import torch", "run": _TORCH}
     np.savez_compressed(target / VALUES, allow_pickle=False, **arrays)
     what = f"{prepared.model}: {saved.tap} of {saved.candidate} is not what its inputs make of it."

@@ -26,20 +26,21 @@ from harness.spec import SpecRef, load_spec
 from harness.stages.capture import Capture, module_taps
 from harness.stages.reauthored import attention_taps
 from harness.stages.request import Prepared
+from harness.stages.session import Given
 from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
 
 
-def trace_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path) -> dict[str, Array]:
+def trace_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path, given: Given) -> dict[str, Array]:
     """Write `module.pt`; returns the arrays of the script. Raises UsageError for what cannot be traced."""
-    import harness.weights
+    from harness.weights import load_reauthored
 
-    model = load_spec(SpecRef(Path(run["spec_file"]), run["spec_variable"], {}))
+    model = load_spec(SpecRef.of(run["spec_file"], run["spec_variable"]))
     config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb)
-    network = harness.weights.load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+    network = (given.load or load_reauthored)(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
     modules = own_modules(model, fused_gate=prepared.dimensions.fused_gate)
     place = _place(saved, modules)
-    given = saved.known[place.tap]
-    values = given.astype(np.int32) if place.tap == "tokens" else given.astype(np.float32)
+    known = saved.known[place.tap]
+    values = known.astype(np.int32) if place.tap == "tokens" else known.astype(np.float32)
     piece = _Piece(network, config, modules, prepared, saved.tap, place, len(values))
     example = torch.from_numpy(values[None])
     trace: Any = torch.jit.trace

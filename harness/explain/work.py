@@ -51,7 +51,7 @@ def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     request = ExplainRequest.model_validate(payload)
     prepared = request.prepared
     with costs_only_this_stage():
-        model = load_spec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+        model = load_spec(SpecRef.of(request.spec_file, request.spec_variable))
         decoder = reference(model, prepared)
     found: list[Diagnosis] = []
     unexplained = []

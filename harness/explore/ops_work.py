@@ -36,7 +36,7 @@ def _graph(models: RunModels, kind: str, signature: str, flatbuffer: str | None)
         return flatbuffer_ops(FlatbufferModel(Path(str(flatbuffer))), signature, prepared)
     from harness.explore.torch_ops import hf_ops, reauthored_ops
 
-    model = load_spec(SpecRef(Path(models.spec_file), models.spec_variable, {}))
+    model = load_spec(SpecRef.of(models.spec_file, models.spec_variable))
     if kind == HF:
         return hf_ops(model, prepared, prepared.prefill[-1])
     length = 1 if not signature.startswith("prefill_") else int(signature.removeprefix("prefill_"))

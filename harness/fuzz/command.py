@@ -151,8 +151,7 @@ def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop]) -> list
 
 def _served(task: Task, results: Mapping[str, TaskResult]) -> Task:
     payload = task.payload(results) if callable(task.payload) else task.payload
-    function = task.target.partition(":")[2]
-    return replace(task, target=f"harness.stages.served:{function}", payload={**payload, "inputs": []}, needs=())
+    return replace(task, target="harness.stages.session:serve", payload={**payload, "inputs": []}, needs=())
 
 
 def _search(

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
-from unittest import mock
 
 from hypothesis import Phase, find, settings
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -24,6 +23,7 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 from hypothesis.strategies import SearchStrategy
 
+from harness.attributes import set_within
 from harness.fuzz.judging import Fault, Judged, Near
 from harness.inputs import TokenInput
 
@@ -147,7 +147,7 @@ def _on_its_own() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder, ExitStack() as stack:
         for owner, name, value in told:
             if hasattr(owner, name):  # a detail of Hypothesis, which may go
-                stack.enter_context(mock.patch.object(owner, name, value))
+                stack.enter_context(set_within(owner, name, value))
         set_hypothesis_home_dir(folder)
         try:
             yield

@@ -40,29 +40,33 @@ class Memory:
 class Stage:
     """One way of running a model.
 
-    words: what it is, for people. entry: "module:function" that traces inputs in a process of its own.
+    words: what it is, for people. opens: "module:function" that loads its model, see `harness/stages/session.py`.
     version: which of a tap's names, in the record's `taps`, is its own. memory: of its process.
     reference: the stage it is compared with; empty for one that is compared with none.
     quantised_reference: the same where both run the same quantised file.
     local_reference: the stage whose values its local pass puts in place of its own; empty where it has no local pass.
-    local_entry: as `entry`, of the local pass. exact: the stage that computes the same model without rounding.
+    exact: the stage that computes the same model without rounding.
     runs_file: whether it runs a flatbuffer. quantised_only: whether it judges nothing but quantised files.
+    needs: stages that must have ended before it starts. owner: whose fault an error is that it introduces itself.
+    coverage: the share of a model's taps that its hop must compare, where a declaration names none.
     cost: how long it takes beside the others; the longest starts first, so that no core waits for it at the end.
     recipe: of the file it runs.
     """
 
     name: str
     words: str
-    entry: str
+    opens: str
     version: str
     memory: Memory
     reference: str = ""
     quantised_reference: str = ""
     local_reference: str = ""
-    local_entry: str = ""
     exact: str = ""
     runs_file: bool = False
     quantised_only: bool = False
+    needs: tuple[str, ...] = ()
+    owner: str = ""
+    coverage: float = 0.95
     cost: int = 0
     recipe: str = FLOAT
 
@@ -124,34 +128,33 @@ class Hop:
         return cls(reference, candidate, Floor.KERNELS if same_file else Floor.NOISE)
 
 
-_TFLITE, _LOCAL_TFLITE = "harness.stages.entry:tflite", "harness.stages.entry:local_tflite"
+_HF, _TFLITE = "harness.stages.hf:open_session", "harness.stages.tflite:open_session"
 # Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
 # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
 # early: its memory fits beside few others, and every local pass waits for it.
 _REGISTRY: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage(ORACLE, "the Hugging Face model in float64", "harness.stages.entry:hf", HF, Memory(3, 50), cost=4),
+        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), cost=4),
         Stage(
             HF,
             "the Hugging Face model",
-            "harness.stages.entry:hf",
+            _HF,
             version=HF,
             memory=Memory(1, 300),
             local_reference=ORACLE,
-            local_entry="harness.stages.entry:hf",
             exact=ORACLE,
             cost=3,
         ),
         Stage(
             REAUTHORED,
             "the re-authored model",
-            "harness.stages.entry:reauthored",
+            "harness.stages.reauthored:open_session",
             version=REAUTHORED,
             memory=Memory(1, 200),
             reference=HF,
             local_reference=ORACLE,
-            local_entry="harness.stages.entry:reauthored",
+            owner="re-authoring",
             cost=1,
         ),
         Stage(
@@ -163,8 +166,8 @@ _REGISTRY: dict[str, Stage] = {
             reference=REAUTHORED,
             quantised_reference=BUILTIN,
             local_reference=REAUTHORED,
-            local_entry=_LOCAL_TFLITE,
             runs_file=True,
+            coverage=0.90,  # attention probabilities live inside its fused attention: 1 of the 18 points of a block
             cost=2,
         ),
         Stage(
@@ -175,7 +178,6 @@ _REGISTRY: dict[str, Stage] = {
             memory=Memory(1, 720),
             reference=REAUTHORED,
             local_reference=REAUTHORED,
-            local_entry=_LOCAL_TFLITE,
             runs_file=True,
             cost=5,
         ),
@@ -199,6 +201,11 @@ def register(stage: Stage) -> None:
     if stage.name in _REGISTRY:
         raise ValueError(f"there is a stage '{stage.name}' already")
     _REGISTRY[stage.name] = stage
+
+
+def unregister(name: str) -> None:
+    """Take back what `register` added."""
+    del _REGISTRY[name]
 
 
 def stage_named(name: str) -> Stage:

@@ -28,7 +28,8 @@ from harness.stages.job import Job, JobInput
 from harness.stages.local_tflite import cache_before, fed_values
 from harness.stages.ranges import RangeRunner
 from harness.stages.recording import record
-from harness.stages.report import Reporter
+from harness.stages.report import Reporter, costs_only_this_stage
+from harness.stages.session import AS_NAMED
 from harness.stages.tflite import Array, device_mask, read_plan
 from harness.taps import block_tap, split_tap
 from harness.trace import Trace
@@ -37,7 +38,14 @@ from harness.trace import Trace
 AGREED = 2e-5
 
 
-def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Find the operators that cause the taps in the options of a job, in a process of its own."""
+    job = Job.model_validate(payload)
+    with costs_only_this_stage():
+        return descend(job, AS_NAMED.declared(job), report)
+
+
+def descend(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
     """Find the operators that cause `job.options["taps"]`.
 
     Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is

@@ -29,13 +29,17 @@ from harness.names.stages import FLOAT
 from harness.spec import SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
+from harness.stages.session import AS_NAMED, Given
 
 TAPPED = "tapped"
 CONSTANTS = "constants"
 
 
-def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """Convert, or find the conversion in the cache. Returns the flatbuffer's path and digest."""
+def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
+    """Convert, or find the conversion in the cache. Returns the flatbuffer's path and digest.
+
+    given: whoever hands in what loads the network keeps the conversion in a cache of its own.
+    """
     prepared = Prepared.model_validate(payload["prepared"])
     cache = Cache(Path(payload["cache_root"]), say=print)
     report.progress(0, 1, "looking in the cache")
@@ -51,12 +55,13 @@ def convert_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
         made = True
         report.progress(0, 1, "converting")
-        model = load_spec(SpecRef(Path(payload["spec_file"]), payload["spec_variable"], {}))
+        model = load_spec(SpecRef.of(payload["spec_file"], payload["spec_variable"]))
         config = reauthored_config(
             model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb
         )
         with costs_only_this_stage(), reader.watching():
-            return load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+            load = given.load or load_reauthored
+            return load(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
 
     path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe, reader)
     return {

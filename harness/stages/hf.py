@@ -12,8 +12,10 @@ Falcon's eager attention is not a substitute: in transformers 5.23 it adds the A
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,28 +25,17 @@ from harness.configs import hf_config
 from harness.errors import UsageError
 from harness.key_names import names_text
 from harness.names.stages import ORACLE
-from harness.spec import GenerativeModel
 from harness.stages.attention import UnfusedAttention, rotated
 from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.float64 import TrueFloat64
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
+from harness.stages.session import AS_NAMED, Facts, Given
 from harness.stages.summation import OtherSummation
 from harness.taps import LOGITS, block_tap
 from harness.trace import NOISE_SAMPLES, Trace, TraceWriter, local, sample
 
 _ATTENTION = "edge_parity_eager"
-
-
-def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
-    """Trace every input. Returns facts about the stage. Raises RuntimeError if float64 is not true."""
-    facts: dict[str, Any] = {}
-    with loaded(job, model, facts) as trace:
-        rounds = [(order, item) for order in orders_of(job.stage) for item in job.inputs]
-        for done, (order, item) in enumerate(rounds):
-            report.progress(done, len(rounds), item.id)
-            trace(item, order)
-    return facts
 
 
 def orders_of(stage: str) -> range:
@@ -53,37 +44,59 @@ def orders_of(stage: str) -> range:
 
 
 @contextmanager
-def loaded(job: Job, model: GenerativeModel, facts: dict[str, Any]) -> Iterator[Callable[[JobInput, int], None]]:
-    """Load the model once. Yields what traces an input, with one order of summation; facts are known at the end.
-
-    That raises RuntimeError if float64 is not true.
-    """
+def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[HuggingFace]:
+    """See `harness/stages/session.py`."""
     torch.set_num_threads(job.threads)
     mode = TrueFloat64() if job.stage == ORACLE else None
     dtype = torch.float64 if mode else torch.float32
     capture, dims = Capture(), job.dimensions
-    modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
-
-    def trace(item: JobInput, order: int) -> None:
-        folder = sample(job.traces, order)
-        if job.reference is not None:
-            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
-        with (
-            OtherSummation(order) if order else nullcontext(),
-            TraceWriter(folder / item.id, len(item.tokens)) as capture.trace,
-            attention_taps(network, modules, dims.blocks, capture),
-        ):
-            _forward(network, item.tokens, capture)
-        if mode is not None and mode.narrow:
-            raise RuntimeError(f"the oracle is not float64 throughout: {dict(mode.narrow)} gave narrower results")
-
+    modules = hf_modules(given.declared(job).tensor_names, fused_gate=dims.fused_gate)
     with mode or nullcontext(), torch.inference_mode():
         network = load(job.checkpoint, dtype)
         with module_taps(network, modules, dims.blocks, dims.hf_layout_of, capture) as absent:
-            yield trace
-    facts |= {"dtype": str(dtype).removeprefix("torch."), "absent_modules": absent}
-    if mode is not None:
-        facts |= {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow), "rounded": dict(mode.rounded)}
+            yield HuggingFace(job, network, modules, capture, mode, dtype, absent)
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A `Session`. Its traces are those of each order of summation."""
+
+    job: Job
+    network: Any
+    modules: ModuleMap
+    capture: Capture
+    mode: TrueFloat64 | None
+    dtype: torch.dtype
+    absent: list[str]
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        return 0
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        """Raises RuntimeError if float64 is not true."""
+        self.capture.reference = reference
+        for order in orders_of(self.job.stage):
+            folder = sample(self.job.traces, order)
+            self._trace(item, order, folder if reference is None else local(folder))
+
+    def _trace(self, item: JobInput, order: int, folder: Path) -> None:
+        with (
+            OtherSummation(order) if order else nullcontext(),
+            TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace,
+            attention_taps(self.network, self.modules, self.job.dimensions.blocks, self.capture),
+        ):
+            _forward(self.network, item.tokens, self.capture)
+        if self.mode is not None and self.mode.narrow:
+            raise RuntimeError(f"the oracle is not float64 throughout: {dict(self.mode.narrow)} gave narrower results")
+
+    def facts(self) -> Facts:
+        mode = self.mode
+        exact = (
+            {}
+            if mode is None
+            else {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow), "rounded": dict(mode.rounded)}
+        )
+        return Facts(absent_modules=self.absent, dtype=str(self.dtype).removeprefix("torch."), **exact)
 
 
 def load(folder: Any, dtype: torch.dtype) -> Any:

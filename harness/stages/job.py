@@ -56,6 +56,7 @@ class JobInput(BaseModel):
 class Job(BaseModel):
     """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces.
 
+    opens: "module:function" that opens the stage, see `harness/stages/session.py`.
     reference: the folder of the traces whose values replace the stage's own, which makes it a local pass: it writes to
     `local(traces)`.
     """
@@ -71,6 +72,7 @@ class Job(BaseModel):
     kv_cache_len: int
     variant: Variant = Variant()
     traces: Path
+    opens: str = ""
     reference: Path | None = None
     miniature: bool = False
     layers: int | None = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from harness.flatbuffer.tap import write_severed
 from harness.flatbuffer.writing import graft
 from harness.inputs import Step, schedule
 from harness.names.stages import BUILTIN
-from harness.spec import GenerativeModel
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
+from harness.stages.session import Facts
 from harness.stages.tflite import (
     CACHE,
     TAP_PREFIX,
@@ -35,6 +36,7 @@ from harness.stages.tflite import (
     as_tap,
     is_cache,
     read_plan,
+    runtime,
     tapped_outputs,
     write_step,
 )
@@ -46,26 +48,43 @@ SEVERED_HEAD = "severed.head"
 Feeds = Mapping[str, list[Feed]]
 
 
-def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, Any]:
-    """Trace every input locally. Returns facts: the runtime, and the taps that no value of the reference replaces."""
+@contextmanager
+def open_local(job: Job) -> Iterator[LocalTFLite]:
+    """The session of a local pass. See `harness/stages/session.py`."""
     assert job.flatbuffer and job.plan and job.reference
     plan = read_plan(job.plan)
     known = [set(Trace.open(job.reference / item.id).taps) for item in job.inputs]
     present = set.intersection(*known) if known else set()
-    report.progress(0, len(job.inputs), "cutting")
     local(job.traces).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=local(job.traces), prefix=".cut-") as folder:
         path = Path(folder) / "severed.tflite"
         feeds = _severed(job, path, plan, present)
         runner = Runner(job, path, preserve=job.stage == BUILTIN)
-        for number, item in enumerate(job.inputs):
-            report.progress(number, len(job.inputs), item.id)
-            _trace(runner, item, job, plan, feeds)
+        yield LocalTFLite(job, runner, plan, feeds, present)
         del runner
-    return {
-        "runtime": f"ai-edge-litert {version('ai-edge-litert')}",
-        "taps_not_held_by_reference": sorted({tap for sources in plan.values() for tap in sources} - present),
-    }
+
+
+@dataclass(frozen=True)
+class LocalTFLite:
+    """A `Session` of the file that is cut through at every tap. present: the taps that the reference holds."""
+
+    job: Job
+    runner: Runner
+    plan: Mapping[str, dict[str, TapSource]]
+    feeds: Feeds
+    present: set[str]
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        return 0
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        assert reference is not None, "a local pass takes a reference"
+        _trace(self.runner, item, self.job, self.plan, self.feeds, reference)
+
+    def facts(self) -> Facts:
+        """The runtime, and the taps that no value of the reference replaces."""
+        taps = {tap for sources in self.plan.values() for tap in sources}
+        return Facts(runtime=runtime(), taps_not_held_by_reference=sorted(taps - self.present))
 
 
 def _severed(job: Job, path: Path, plan: Mapping[str, Mapping[str, TapSource]], present: set[str]) -> Feeds:
@@ -102,9 +121,8 @@ def _trace(
     job: Job,
     plan: Mapping[str, dict[str, TapSource]],
     feeds: Feeds,
+    reference: Trace,
 ) -> None:
-    assert job.reference
-    reference = Trace.open(job.reference / item.id)
     inner = job.stage == BUILTIN
     caches: dict[str, Array] = {}
     with TraceWriter(local(job.traces) / item.id, len(item.tokens)) as trace:
@@ -119,7 +137,7 @@ def _trace(
             }
             outputs = run_signature(**runner.arguments(step, item.tokens), **before, **values)
             write_step(trace, sources, step, outputs, runner, job, inner)
-            _keep_cache(caches, sources, outputs, reference, step, job)
+            keep_cache(caches, sources, outputs, reference, step, job)
         for tap, rows in caches.items():
             trace.put(tap, rows[:, : trace.length])
 
@@ -160,7 +178,7 @@ def _rows(values: Array, start: int, count: int, size: int) -> Array:
     return rows
 
 
-def _keep_cache(
+def keep_cache(
     caches: dict[str, Array],
     sources: Mapping[str, TapSource],
     outputs: Mapping[str, Array],

@@ -58,7 +58,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(request.cache_root), say=print)
     seen, since = Seen(), time.time_ns()
     with seen.watching():
-        spec = KnownSpec(SpecRef(Path(request.spec_file), request.spec_variable, {}))
+        spec = KnownSpec(SpecRef.of(request.spec_file, request.spec_variable))
         prepared = _prepared(request, spec, cache, report)
     found = prepared.model_dump(mode="json")
     return found | {RESTS: told(rests_of(seen, spec.code, since, cache.root))} if payload.get(RESTS) else found

@@ -8,8 +8,9 @@ With a reference it is a local pass: what the KV cache receives, and so what lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,59 +21,67 @@ from harness.align.modules import ModuleMap, own_modules
 from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.inputs import schedule
+from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.stages.attention import probabilities
 from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
+from harness.stages.session import AS_NAMED, Facts, Given
 from harness.taps import LOGITS, block_tap
 from harness.trace import Trace, TraceWriter, local
 
 
-def run(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
-    """Trace every input. Returns facts about the stage."""
-    from harness.audit.values import loaded_wrongly
-    from harness.weights import sources_of
-
-    facts: dict[str, Any] = {"dtype": "float32", "findings": []}
-    with loaded(job, model, facts) as (network, config, trace):
-        if job.reference is None:
-            report.progress(0, len(job.inputs), "weights by value")
-            sources = sources_of(model, config, job.checkpoint, network.state_dict())
-            facts["findings"] = [found.model_dump() for found in loaded_wrongly(network, sources, job.checkpoint)]
-        for number, item in enumerate(job.inputs):
-            report.progress(number, len(job.inputs), item.id)
-            trace(item)
-    return facts
-
-
 @contextmanager
-def loaded(
-    job: Job, model: GenerativeModel, facts: dict[str, Any]
-) -> Iterator[tuple[Any, Any, Callable[[JobInput], None]]]:
-    """Load the model once. Yields it, its config, and what traces an input; facts are known at the end."""
+def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
+    """See `harness/stages/session.py`."""
     from harness.weights import load_reauthored
 
     torch.set_num_threads(job.threads)
+    model = given.declared(job)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
-    network = load_reauthored(model, job.checkpoint, config, job.kv_cache_len)
+    network = (given.load or load_reauthored)(model, job.checkpoint, config, job.kv_cache_len)
     capture, dims = Capture(), job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
-
-    def trace(item: JobInput) -> None:
-        folder = job.traces
-        if job.reference is not None:
-            folder, capture.reference = local(folder), Trace.open(job.reference / item.id)
-        with TraceWriter(folder / item.id, len(item.tokens)) as capture.trace:
-            _drive(network, config, item, job, capture)
-
     with (
         torch.no_grad(),
         module_taps(network, modules, dims.blocks, dims.layout_of, capture) as absent,
         attention_taps(network, modules, dims.blocks, capture),
     ):
-        yield network, config, trace
-    facts["absent_modules"] = absent
+        yield Reauthored(job, model, network, config, capture, absent)
+
+
+@dataclass
+class Reauthored:
+    """A `Session`."""
+
+    job: Job
+    model: GenerativeModel
+    network: Any
+    config: Any
+    capture: Capture
+    absent: list[str]
+    findings: list[Finding] = field(default_factory=list)
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        """The loaded weights, number by number. They are the same in a local pass."""
+        from harness.audit.values import loaded_wrongly
+        from harness.weights import sources_of
+
+        if self.job.reference is None:
+            report.progress(0, len(inputs), "weights by value")
+            sources = sources_of(self.model, self.config, self.job.checkpoint, self.network.state_dict())
+            self.findings = loaded_wrongly(self.network, sources, self.job.checkpoint)
+        return 0
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        self.capture.reference = reference
+        folder = self.job.traces if reference is None else local(self.job.traces)
+        with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
+            _drive(self.network, self.config, item, self.job, self.capture)
+
+    def facts(self) -> Facts:
+        return Facts(findings=self.findings, absent_modules=self.absent, dtype="float32")
 
 
 def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:

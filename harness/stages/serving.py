@@ -1,6 +1,6 @@
 """Stages that keep their models, each in a process of its own, for whoever has many inputs one after the other.
 
-In: a task per stage, whose target serves (`stages/served.py`). Out: `Servers`, which trace an input in all stages at
+In: a task per stage, whose target serves (`stages/session.py`). Out: `Servers`, which trace an input in all stages at
 once. A process that ends or hangs raises `StageEndedError`.
 """
 

@@ -6,9 +6,10 @@ that the tapped copy computes what the untouched file computes: its own outputs,
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,12 @@ from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs import Step, schedule
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
-from harness.spec import GenerativeModel
-from harness.stages.cache_end import past_the_cache
+from harness.stages.cache_end import CacheEnd, past_the_cache
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
+from harness.stages.session import AS_NAMED, Facts, Given, Session
 from harness.taps import split_tap
-from harness.trace import TraceWriter
+from harness.trace import Trace, TraceWriter
 
 Array = np.ndarray[Any, Any]
 TAP_PREFIX = "edge_parity/"
@@ -33,55 +34,73 @@ _HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
 CACHE = "kv_cache_"
 
 
-def run(job: Job, model: GenerativeModel | None, report: Reporter) -> dict[str, Any]:
-    """Trace every input. Returns facts: the runtime, and the steps whose outputs differed from the untouched file's."""
-    assert job.flatbuffer and job.tapped and job.plan
-    plan = read_plan(job.plan)
-    inner = split(job.stage)[0] != XNNPACK
-    # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
-    # Plain kernels take a second a step and run the same operators either way: there every signature is.
-    checked = _using_every_signature(job) if inner else job.inputs
-    rounds = len(checked) + len(job.inputs)
-    untouched: dict[str, list[str]] = {}
-    runner = Runner(job, job.flatbuffer, preserve=False)
-    for number, item in enumerate(checked):
-        report.progress(number, rounds, f"{item.id}, untouched file")
-        untouched[item.id] = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
-    end = past_the_cache(runner.decode, runner.empty_cache(DECODE), job.kv_cache_len, job.variant.kv_layout)
-    del runner
-
-    runner = Runner(job, job.tapped, preserve=inner)
-    differing: list[str] = []
-    steps = compared = 0
-    for number, item in enumerate(job.inputs):
-        report.progress(len(checked) + number, rounds, f"{item.id}, tapped copy")
-        for index, (step, outputs) in enumerate(traced(runner, plan, item, job, inner)):
-            steps += 1
-            if item.id in untouched:
-                compared += 1
-                if _digest(outputs, runner.own_outputs(step)) != untouched[item.id][index]:
-                    differing.append(f"{item.id}: {step.signature} at position {step.start}")
-    return {
-        "runtime": f"ai-edge-litert {version('ai-edge-litert')}",
-        "steps": steps,
-        "steps_checked_against_untouched_file": compared,
-        "steps_differing_from_untouched_file": differing,
-        "past_the_cache": end.model_dump(),
-    }
-
-
 @contextmanager
-def loaded(job: Job) -> Iterator[Callable[[JobInput], None]]:
-    """Load the tapped copy once, without the untouched file. Yields what traces an input."""
-    assert job.tapped and job.plan
-    plan, inner = read_plan(job.plan), split(job.stage)[0] != XNNPACK
-    runner = Runner(job, job.tapped, preserve=inner)
+def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Session]:
+    """See `harness/stages/session.py`."""
+    if job.reference is not None:
+        from harness.stages.local_tflite import open_local
 
-    def trace(item: JobInput) -> None:
-        for _ in traced(runner, plan, item, job, inner):
-            pass
+        with open_local(job) as session:
+            yield session
+        return
+    yield TFLite(job)
 
-    yield trace
+
+class TFLite:
+    """A `Session` of the tapped copy. It never holds that and the untouched file at once."""
+
+    def __init__(self, job: Job) -> None:
+        assert job.flatbuffer and job.tapped and job.plan
+        self.job, self.plan = job, read_plan(job.plan)
+        self.inner = split(job.stage)[0] != XNNPACK
+        self._end: CacheEnd | None = None
+        self._untouched: dict[str, list[str]] = {}
+        self._steps = self._compared = 0
+        self._differing: list[str] = []
+
+    @functools.cached_property
+    def _runner(self) -> Runner:
+        assert self.job.tapped
+        return Runner(self.job, self.job.tapped, preserve=self.inner)
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        """Run the untouched file, whose outputs the tapped copy's are compared with as it runs."""
+        assert self.job.flatbuffer
+        # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
+        # Plain kernels take a second a step and run the same operators either way: there every signature is.
+        checked = _using_every_signature(self.job) if self.inner else list(inputs)
+        runner = Runner(self.job, self.job.flatbuffer, preserve=False)
+        for number, item in enumerate(checked):
+            report.progress(number, len(checked) + len(inputs), f"{item.id}, untouched file")
+            digests = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
+            self._untouched[item.id] = digests
+        empty = runner.empty_cache(DECODE)
+        self._end = past_the_cache(runner.decode, empty, self.job.kv_cache_len, self.job.variant.kv_layout)
+        return len(checked)
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        untouched = self._untouched.get(item.id)
+        steps = traced(self._runner, self.plan, item, self.job, self.inner)
+        for index, (step, outputs) in enumerate(steps):
+            self._steps += 1
+            if untouched is not None:
+                self._compared += 1
+                if _digest(outputs, self._runner.own_outputs(step)) != untouched[index]:
+                    self._differing.append(f"{item.id}: {step.signature} at position {step.start}")
+
+    def facts(self) -> Facts:
+        """The runtime, and the steps whose outputs differed from the untouched file's."""
+        return Facts(
+            runtime=runtime(),
+            steps=self._steps,
+            steps_checked_against_untouched_file=self._compared,
+            steps_differing_from_untouched_file=self._differing,
+            past_the_cache=self._end,
+        )
+
+
+def runtime() -> str:
+    return f"ai-edge-litert {version('ai-edge-litert')}"
 
 
 def traced(
