@@ -320,9 +320,3 @@ def on_record(record: Record, found: Match) -> list[KnownDefect]:
         )
         for e in found.expected
     ]
-
-
-if __name__ == "__main__":
-    from harness.render.defects import defects_page
-
-    print(defects_page(load_defects()), end="")

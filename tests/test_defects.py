@@ -288,4 +288,4 @@ def test_a_hop_that_is_bound_to_fail_in_two_ways_is_refused(tmp_path: Path) -> N
 
 def test_the_page_is_made_of_the_file() -> None:
     kept = (ROOT / "docs" / "upstream-defects.md").read_text(encoding="utf-8")
-    assert kept == defects_page(load_defects()), "python -m harness.defects > docs/upstream-defects.md"
+    assert kept == defects_page(load_defects()), "python -m harness.render.defects > docs/upstream-defects.md"

@@ -7,24 +7,22 @@ NumPy and torch, or NumPy and ai-edge-litert; it exits with 1 when the fault sho
 from __future__ import annotations
 
 import re
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.errors import UsageError
-from harness.explain.functions import Array
+from harness.explain.evidence_file import Saved, load_evidence
 from harness.explain.task import RUN_FILE
-from harness.names.stages import Hop, runs_file
-from harness.plain import brief, one_line
+from harness.names.stages import runs_file
+from harness.plain import brief
 from harness.reading import TEXT, read_json
 from harness.stages.report import Reporter
 from harness.stages.request import Prepared
 from harness.stages.session import AS_NAMED, Given
 
-SCRIPT, VALUES, MODULE, CUT = "repro.py", "values.npz", "module.pt", "cut.tflite"
+SCRIPT, VALUES = "repro.py", "values.npz"
 _WORD = re.compile(r"[A-Za-z0-9._\[\]-]{1,100}")
 LIMIT = 4.0  # of the excess: what a faithful step leaves is 1 to 3
 
@@ -57,49 +55,6 @@ _TFLITE = """kernels = OpResolverType.{resolver}
 interpreter = Interpreter(str(here / "cut.tflite"), num_threads=1, experimental_op_resolver_type=kernels)
 inputs = {{name.removeprefix("in/"): values[name] for name in values.files if name.startswith("in/")}}
 made = interpreter.get_signature_runner("cut")(**inputs)["out"]"""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """Evidence as it was saved, see `Evidence`. positions: of `expected`, in the input. noise: of the tap alone."""
-
-    hop: str
-    tap: str
-    input: str
-    worst: int
-    read: list[str]
-    entering: str | None
-    known: dict[str, Array]
-    expected: Array
-    positions: Array
-    norms: Array
-    noise: Array
-    accumulated: Array
-
-    @property
-    def candidate(self) -> str:
-        return Hop.parse(self.hop).candidate
-
-
-def load_evidence(folder: Path, number: int = 0) -> Saved:
-    """Raises UsageError when the run has none."""
-    try:
-        about = read_json(folder / f"{number}.json", "run the model again")
-        with np.load(folder / f"{number}.npz") as arrays:
-            held: dict[str, Any] = {name: _wide(arrays[name]) for name in arrays.files}
-        values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
-        words = {key: about[key] for key in ("hop", "tap", "input", "worst", "read", "entering")}
-        Hop.parse(str(words["hop"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{folder} holds no evidence of a fault ({one_line(error, 200)}); run the model again"
-        ) from None
-    known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
-    return Saved(known=known, **words, **values)
-
-
-def _wide(values: Array) -> Array:
-    return values.astype(np.float64) if values.dtype == np.float32 else values
 
 
 def write_repro(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
@@ -147,19 +102,3 @@ def _check_words(saved: Saved, prepared: Prepared) -> None:
     for word in (saved.tap, saved.candidate, prepared.model):
         if not isinstance(word, str) or not _WORD.fullmatch(word):
             raise UsageError(f"the evidence of this run names {brief(word)}, which is not a name; run the model again")
-
-
-def chosen(saved: Saved, start: int, stop: int, near: bool = True) -> dict[str, Array]:
-    """What the script compares with, at the positions of the evidence between two positions of the input.
-
-    near: whether the piece starts right before the tap, so that the noise is that of the tap alone.
-    """
-    rows = (saved.positions >= start) & (saved.positions < stop)
-    if not rows.any():
-        raise UsageError(f"{saved.tap}: the evidence holds none of positions {start} to {stop}; run the model again")
-    return {
-        "expected": saved.expected[rows],
-        "norms": saved.norms[rows],
-        "noise": (saved.noise if near else saved.accumulated)[rows],
-        "positions": saved.positions[rows],
-    }

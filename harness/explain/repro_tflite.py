@@ -15,8 +15,8 @@ import numpy as np
 
 from harness.align.views import TapSource
 from harness.errors import UsageError
+from harness.explain.evidence_file import CUT, Saved, chosen
 from harness.explain.functions import Array
-from harness.explain.repro import CUT, Saved, chosen
 from harness.flatbuffer.cut import Range, range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped

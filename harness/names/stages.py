@@ -128,7 +128,7 @@ class Hop:
         return cls(reference, candidate, Floor.KERNELS if same_file else Floor.NOISE)
 
 
-_HF, _TFLITE = "harness.stages.hf:open_session", "harness.stages.tflite:open_session"
+_HF, _TFLITE = "harness.stages.hf:open_session", "harness.stages.tflite_session:open_session"
 # Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
 # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
 # early: its memory fits beside few others, and every local pass waits for it.

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
 from harness.stages.cache_end import CacheEnd, past_the_cache
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
-from harness.stages.session import AS_NAMED, Facts, Given, Session
+from harness.stages.session import Facts
 from harness.taps import split_tap
 from harness.trace import Trace, TraceWriter
 
@@ -32,18 +31,6 @@ Array = np.ndarray[Any, Any]
 TAP_PREFIX = "edge_parity/"
 _HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
 CACHE = "kv_cache_"
-
-
-@contextmanager
-def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Session]:
-    """See `harness/stages/session.py`."""
-    if job.reference is not None:
-        from harness.stages.local_tflite import open_local
-
-        with open_local(job) as session:
-            yield session
-        return
-    yield TFLite(job)
 
 
 class TFLite:
