@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,11 @@ def passes(outcome: Outcome) -> bool:
     return outcome.fault is None and set(outcome.verdicts.values()) == {"pass"}
 
 
-def report(what: str, outcomes: Iterable[Outcome]) -> None:
+def report(what: str, outcomes: Iterable[Outcome], columns: Sequence[str] = ("excess", "position_excess")) -> None:
     """One line a hop and kind of figure: the largest value, where it was, and the median of the runs' largest."""
     outcomes = list(outcomes)
     for hop in outcomes[0].hops:
-        for column in ("excess", "position_excess"):
+        for column in columns:
             worst = []
             for outcome in outcomes:
                 rows = outcome.frame[(outcome.frame["hop"] == hop) & (outcome.frame["verdict"] != "missing")]

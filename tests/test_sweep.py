@@ -23,6 +23,7 @@ from harness.spec import registered
 pytestmark = pytest.mark.sweep
 
 SEEDS = range(1, 11)
+LOCAL_LENGTHS = (("short", 6, 1), ("middle", 22, 1), ("long", 81, 2))
 ROUNDED = str(Path(__file__).parent.parent / "suites" / "upstream" / "falcon_rounded.py")
 # What avoids the known defects: the listed remedies for Falcon's bias and for attention with one KV head.
 REMEDY = {"falcon": (ROUNDED, "default"), "gemma1": ("gemma1", "kv=transposed"), "gemma3": ("gemma3", "kv=transposed")}
@@ -101,3 +102,31 @@ def test_every_entry_of_the_catalogue_passes_on_the_pytorch_hop(name: str, tmp_p
     report(f"{name}, 3 lengths", [outcome])
     assert passes(outcome), outcome.fault
     assert outcome.hops[FIRST].coverage == 1.0
+
+
+LOCAL = ("local_excess", "local_position_excess")
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_no_tap_of_a_right_model_introduces_an_error_near_its_local_limit(name: str) -> None:
+    model, variant = REMEDY.get(name, (name, "default"))
+    bench = Bench(model, inputs=LOCAL_LENGTHS, variant=variant, device_local=True)
+    outcome = bench.unbroken
+    report(f"{called(bench)}, local, 6, 22 and 81 positions", [outcome], LOCAL)
+    assert passes(outcome), outcome.fault
+
+
+@pytest.mark.parametrize("length", [6, 22])
+@pytest.mark.parametrize("name", ["tiny_llama", "gemma2", "phi2"])
+def test_a_few_positions_alone_introduce_no_error_near_the_local_limit(name: str, length: int) -> None:
+    """Of 1 to 3 positions a mean is the luck of one; a run takes an input of 16 where it has one."""
+    outcomes = [Bench(name, inputs=[("alone", length, 1)], token_seed=s, device_local=True).unbroken for s in range(3)]
+    report(f"{name}, local, {length} positions alone", outcomes, LOCAL)
+    assert all(map(passes, outcomes))
+
+
+@pytest.mark.parametrize("length", [5, 22])
+def test_trained_weights_on_few_positions_introduce_no_error_near_the_local_limit(length: int) -> None:
+    outcome = Bench("smollm2", real=True, inputs=[("alone", length, 1)], device_local=True).unbroken
+    report(f"smollm2, trained, local, {length} positions alone", [outcome], LOCAL)
+    assert passes(outcome), outcome.fault
