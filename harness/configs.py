@@ -5,7 +5,6 @@ In: a model's declaration or a checkpoint folder. Out: config objects, fresh eac
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 from collections.abc import Iterator
@@ -28,37 +27,6 @@ def published_config(model: GenerativeModel) -> Any:
 def full_reauthored_config(model: GenerativeModel) -> Any:
     """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory gives none."""
     return _made(model, "config", "num_layers", "a litert-torch ModelConfig")
-
-
-def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | None = None, hlfb: bool = True) -> Any:
-    """The litert-torch `ModelConfig` that a run uses, fresh: the example's own, or shrunk to the miniature's sizes.
-
-    layers: of the miniature, None for as many as it needs. Without a miniature the first so many, None for all.
-    hlfb: False turns every composite off, of attention and of all norms, whatever the example says.
-    """
-    if miniature:
-        from harness.miniature import shrink
-
-        config = shrink(model, layers)[1]
-    elif layers is not None:
-        from harness.first_layers import first_layers_reauthored
-
-        config = first_layers_reauthored(model, layers)
-    else:
-        config = full_reauthored_config(model)
-    return config if hlfb else _without_composites(config)
-
-
-def _without_composites(config: Any) -> Any:
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        changes = {
-            entry.name: False if entry.name == "enable_hlfb" else _without_composites(getattr(config, entry.name))
-            for entry in dataclasses.fields(config)
-        }
-        return dataclasses.replace(config, **changes)
-    if isinstance(config, (list, tuple)):
-        return type(config)(_without_composites(item) for item in config)
-    return config
 
 
 def _made(model: GenerativeModel, field: str, attribute: str, what: str) -> Any:

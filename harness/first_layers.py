@@ -17,6 +17,7 @@ from typing import Any
 from harness.configs import full_reauthored_config, hf_config, published_config
 from harness.errors import UsageError
 from harness.families import sizes_of
+from harness.random_weights import write_seeded
 from harness.rewriting import tokenizer_files, write_tensors
 from harness.spec import GenerativeModel
 from harness.weight_files import WEIGHTS_FILE, StoredTensor, stored_tensors
@@ -97,8 +98,6 @@ def _layer_of(name: str, container: str) -> int:
 
 def write_random_layers(model: GenerativeModel, seed: int, layers: int, folder: Path) -> None:
     """Write config.json and seeded random weights of the published shape (float32) into an existing folder."""
-    from harness.miniature import write_seeded
-
     write_seeded(first_layers_published(model, layers), seed, folder)
 
 

@@ -16,9 +16,10 @@ from marks import further_but
 from harness.audit.audit import audit_configs
 from harness.cache import Cache
 from harness.checkpoints import is_miniature, resolve
-from harness.configs import hf_config, reauthored_config
+from harness.configs import hf_config
 from harness.families import sizes_of
 from harness.miniature import write_miniature
+from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec, main_models
 from harness.weights import account_for_keys

@@ -20,9 +20,10 @@ from harness.checkpoints import (
     is_miniature,
     resolve,
 )
-from harness.configs import full_reauthored_config, published_config, reauthored_config
+from harness.configs import full_reauthored_config, published_config
 from harness.errors import UsageError
 from harness.miniature import shrink
+from harness.reauthored_config import reauthored_config
 from harness.spec import GenerativeModel, WheelGGUF, find_spec, load_spec
 from harness.weight_files import read_header, stored_tensors
 

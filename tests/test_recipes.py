@@ -165,7 +165,7 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> 
 @pytest.mark.slow
 def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
     """SmolLM2's hidden size is 576, four and a half times 128; that of TinyLlama's miniature is 128."""
-    from harness.configs import reauthored_config
+    from harness.reauthored_config import reauthored_config
     from harness.spec import find_spec, load_spec
     from harness.stages.prepare import _row_widths
 

@@ -17,9 +17,10 @@ from harness.audit.named_roles import wrong_names
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
 from harness.checkpoint_kinds import refuse_absurd_sizes
-from harness.configs import full_reauthored_config, hf_config, published_config, raw_config, reauthored_config
+from harness.configs import full_reauthored_config, hf_config, published_config, raw_config
 from harness.errors import UsageError
 from harness.published_names import read_folder
+from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.rests import RESTS, rests_of, told
 from harness.spec import GenerativeModel, SpecRef, load_spec, module_name

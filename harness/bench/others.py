@@ -16,8 +16,8 @@ import torch
 
 from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import Bench
-from harness.configs import reauthored_config
 from harness.names.stages import HF
+from harness.reauthored_config import reauthored_config
 from harness.spec import GenerativeModel
 from harness.stages import hf
 from harness.taps import LOGITS

@@ -33,12 +33,12 @@ from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
 from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
 from harness.beyond_float32 import beyond_float32
-from harness.configs import reauthored_config
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
 from harness.ownership import CHECKPOINT, ownership
+from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.stages.float64 import TrueFloat64

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from harness.align.modules import ModuleMap, own_modules
-from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.errors import UsageError
 from harness.explain.evidence_file import MODULE, Saved, chosen
 from harness.explain.functions import Array
+from harness.reauthored_config import reauthored_config
 from harness.spec import SpecRef, load_spec
 from harness.stages.capture import Capture, module_taps
 from harness.stages.reauthored import attention_taps

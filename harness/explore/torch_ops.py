@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from harness.align.modules import hf_modules, own_modules
-from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, bypassed
+from harness.reauthored_config import reauthored_config
 from harness.spec import GenerativeModel
 from harness.stages.capture import Capture, module_taps
 from harness.stages.request import Prepared

@@ -18,7 +18,6 @@ from harness.align.tflite import plan_signature
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
 from harness.cache import Cache, key_of, sha256_of
-from harness.configs import reauthored_config
 from harness.conversion_reads import Reader
 from harness.convert import CONVERSIONS, FLATBUFFER, convert
 from harness.errors import UsageError
@@ -26,6 +25,7 @@ from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
 from harness.names.stages import FLOAT
+from harness.reauthored_config import reauthored_config
 from harness.spec import SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared

@@ -16,7 +16,7 @@ from harness.audit.parameters import ParameterSource
 from harness.audit.reauthored import position_tables, windows_of
 from harness.cache import Cache
 from harness.checkpoints import Checkpoint, is_miniature, resolve
-from harness.configs import built_model, hf_config, reauthored_config, without_initial_weights
+from harness.configs import built_model, hf_config, without_initial_weights
 from harness.convert import conversion_key
 from harness.coverage import coverage_of
 from harness.declared_sizes import refuse_other_sizes
@@ -33,6 +33,7 @@ from harness.inputs import (
     schedule,
 )
 from harness.names.stages import FLOAT
+from harness.reauthored_config import reauthored_config
 from harness.recipes import check_widths
 from harness.record import Finding, Source
 from harness.rests import RESTS, rests_of, told

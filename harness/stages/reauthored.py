@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap, own_modules
-from harness.configs import reauthored_config
 from harness.convert import kv_layout
 from harness.inputs import schedule
+from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.stages.attention import probabilities

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.align.modules import own_modules
-from harness.configs import reauthored_config
+from harness.reauthored_config import reauthored_config
 from harness.spec import GenerativeModel
 from harness.stages.capture import Capture, as_array, module_taps
 from harness.stages.job import Job
