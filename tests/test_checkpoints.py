@@ -188,8 +188,8 @@ def test_truncated_weights_are_refused_with_both_sizes(folder: Path, cache: Cach
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no safetensors"),
-        (b"PK\x03\x04 not a model at all", "no safetensors"),
+        (b"", "not a safetensors"),
+        (b"PK\x03\x04 not a model at all", "not a safetensors"),
         (struct.pack("<Q", 5000) + b"{}", "truncated"),
         (struct.pack("<Q", 2) + b"[]", "broken"),
         (struct.pack("<Q", 2) + b"{}" + b"more", "too long"),

@@ -127,7 +127,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: m.subgraphs[1].operators.__setitem__(0, main(m).operators[0]), "calls itself"),
     "composite that takes other inputs": (
         lambda m: setattr(m.subgraphs[1], "inputs", [0]), "has 2 inputs, and the subgraph that it stands for has 1"),
-    "output that is not there": (lambda m: setattr(main(m), "outputs", [9]), "no tensor of it"),
+    "output that is not there": (lambda m: setattr(main(m), "outputs", [9]), "not a tensor of it"),
 }  # fmt: skip
 
 
