@@ -36,7 +36,7 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
         "plan": plan or model.tapped[1],
     }
     job = model.job(stage, Path("unused"), None, files).model_copy(update={"options": {"taps": [tap]}})
-    found = descend.run(job, model.model, Silent())["faults"].get(tap)
+    found = descend.descend(job, model.model, Silent())["faults"].get(tap)
     if found:
         print("\nfault:", stage, tap, found)
     return found

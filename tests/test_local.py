@@ -17,6 +17,7 @@ from harness.bench.breaking import jiggled, other_config, set_weight
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
 from harness.local import local_errors
+from harness.names.stages import Hop
 from harness.taps import split_tap
 from harness.trace import Trace
 
@@ -157,7 +158,7 @@ def test_every_kind_of_model_is_locally_sound(name: str) -> None:
     for stage in ("hf", "reauthored"):
         other.trace(stage, folder, reference=folder / "oracle")
     inputs = [item.id for item in other.prepared.inputs]
-    errors = local_errors(folder, (("hf", "reauthored"),), inputs, other.prepared.taps)
+    errors = local_errors(folder, [Hop("hf", "reauthored")], inputs, other.prepared.taps)
     assert {tap for _, _, tap in errors} == set(other.prepared.taps)
     worst = max(errors.values(), key=lambda error: error.whole)
     print(f"clean: {name}, local_excess {worst.whole:.2f}")
