@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.audit.computed import is_computed, wrong_mask
+from harness.audit.computed import is_computed
 from harness.audit.folded import match_folded
+from harness.audit.masks import wrong_flags, wrong_mask
 from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import covers, find_pieces
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
-from harness.flatbuffer.signatures import DECODE, PREFILL
+from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
 from harness.record import Finding
 from harness.weight_files import shape_text
 
@@ -45,11 +46,15 @@ class ConstantAudit:
 
 @dataclass(frozen=True)
 class _Audit:
-    """signatures: name -> whether it gives logits; without them its last block need only fill the KV cache."""
+    """flags: constants that are booleans.
+
+    signatures: name -> whether it gives logits; without them its last block need only fill the KV cache.
+    """
 
     sources: Sequence[ParameterSource]
     expected: Expected
     constants: Sequence[NamedConstant]
+    flags: Sequence[NamedConstant]
     signatures: dict[str, bool]
 
     @property
@@ -95,7 +100,8 @@ def audit_constants(
         for name, entry in file.signatures.items()
         if name == DECODE or name.startswith(PREFILL)
     }
-    audit = _Audit(sources, Expected(folder), constants, signatures)
+    flags = [NamedConstant(read) for read in read_constants(file, "BOOL")]
+    audit = _Audit(sources, Expected(folder), constants, flags, signatures)
     findings = [*_match(audit)]
     _match_pieces(audit, tables)
     match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)
@@ -165,11 +171,22 @@ def _equal(one: Array, other: Array) -> bool:
 
 
 def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
+    """Masks of numbers, which hold no parameter, and of booleans."""
     for constant in audit.constants:
-        wrong = "" if constant.found else wrong_mask(constant.values, windows)
+        # Rows of an image see each other; a signature that takes text has none.
+        image = not any(can_run(name) for name in constant.read.signatures)
+        wrong = "" if constant.found else wrong_mask(constant.values, windows, prefix=image)
         if wrong:
             constant.claimed = True
-            yield _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
+            yield _wrong_mask(audit, constant, wrong)
+    for constant in audit.flags:
+        wrong = wrong_flags(constant.values, windows)
+        if wrong:
+            yield _wrong_mask(audit, constant, wrong)
+
+
+def _wrong_mask(audit: _Audit, constant: NamedConstant, wrong: str) -> Finding:
+    return _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
 
 
 def _is_known(constant: NamedConstant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:

@@ -1,7 +1,7 @@
 """Which constants each signature reads: in its own subgraph, and in those that its operators call.
 
-In: a file. Out: its float32 constants, each once, with the signatures that read it. Two signatures share a constant or
-have one each: what only one of them reads is not judged by looking at the other.
+In: a file. Out: its float32 constants, or its booleans, each once, with the signatures that read it. Two signatures
+share a constant or have one each: what only one of them reads is not judged by looking at the other.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class ReadConstant:
     signatures: list[str] = field(default_factory=list)
 
 
-def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
-    """Float32 constants that an operator of some signature reads. One buffer under two shapes is two constants."""
+def read_constants(file: FlatbufferModel, dtype: str = "FLOAT32") -> list[ReadConstant]:
+    """Constants that an operator of some signature reads. One buffer under two shapes is two constants.
+
+    dtype: FLOAT32, or BOOL, whose values are given as 0 and 1.
+    """
     found: dict[tuple[int, tuple[int, ...]], ReadConstant] = {}
     graphs: dict[int, Subgraph] = {}
     for name, signature in file.signatures.items():
@@ -48,7 +51,7 @@ def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
                 tensor = graph.tensors[index]
                 key = tensor.buffer, tensor.shape
                 if key not in found:
-                    values = _values(file, tensor)
+                    values = _values(file, tensor, dtype)
                     if values is None:
                         continue
                     found[key] = ReadConstant(tensor.name or f"buffer {tensor.buffer}", values)
@@ -82,11 +85,14 @@ def callees(file: FlatbufferModel, subgraph: int, op: Operator) -> list[int]:
     return [int(options[name]) for name in names if name in options]
 
 
-def _values(file: FlatbufferModel, tensor: Any) -> npt.NDArray[np.float32] | None:
-    if tensor.dtype != "FLOAT32":
+def _values(file: FlatbufferModel, tensor: Any, dtype: str) -> npt.NDArray[np.float32] | None:
+    if tensor.dtype != dtype:
         return None
     data = file.buffer(tensor.buffer)
-    if not len(data) or len(data) != 4 * int(np.prod(tensor.shape, dtype=np.int64)):
+    size = 4 if dtype == "FLOAT32" else 1
+    if not len(data) or len(data) != size * int(np.prod(tensor.shape, dtype=np.int64)):
         return None
     # Buffers inside the flatbuffer need not begin at a multiple of four.
-    return np.asarray(np.frombuffer(data, np.uint8).view(np.float32).reshape(tensor.shape))
+    content = np.frombuffer(data, np.uint8)
+    values = content.view(np.float32) if dtype == "FLOAT32" else (content != 0).astype(np.float32)
+    return np.asarray(values.reshape(tensor.shape))

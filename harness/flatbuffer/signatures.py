@@ -5,6 +5,7 @@ In: a `FlatbufferModel`. Out: a `DeviceShape`, or a UsageError that says why it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from harness.taps import LOGITS
 DECODE = "decode"
 PREFILL = "prefill_"
 _CACHE = "kv_cache_"
+_PREFILL_OF = re.compile(r"prefill_([1-9][0-9]*)", re.ASCII)
 _NARROW = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "INT16", "FLOAT16", "BFLOAT16"})
 
 
@@ -32,6 +34,17 @@ class DeviceShape:
     kv_layout: str = "default"
     mask_as_input: bool = False
     composites: bool = True
+
+
+def prefill_length(signature: str) -> int | None:
+    """The tokens that a signature called `prefill_N` takes; None for every other name, `prefill_8_lora` say."""
+    found = _PREFILL_OF.fullmatch(signature)
+    return int(found.group(1)) if found else None
+
+
+def can_run(signature: str) -> bool:
+    """Whether it has the name of one that takes a text through the model: `decode` or `prefill_N`."""
+    return signature == DECODE or prefill_length(signature) is not None
 
 
 def device_shape(

@@ -171,11 +171,13 @@ _CONSTANTS_CODE = (
     "audit/computed.py",
     "audit/finite.py",
     "audit/folded.py",
+    "audit/masks.py",
     "audit/named_constants.py",
     "audit/pieces.py",
     "audit/values.py",
     "flatbuffer/reader.py",
     "flatbuffer/reads.py",
+    "flatbuffer/signatures.py",
     "weight_files.py",
 )
 
