@@ -23,6 +23,7 @@ from harness.audit.masks import wrong_flags, wrong_mask
 from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import covers, find_pieces
+from harness.audit.turned import turned_round
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
@@ -32,6 +33,7 @@ from harness.weight_files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
+_TRANSPOSED = 1  # of the forms of a matrix
 _RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
@@ -106,6 +108,7 @@ def audit_constants(
     _match_pieces(audit, tables)
     match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)
     findings += _wrong_masks(audit, windows)
+    findings += [_error(what) for what in turned_round(constants)]
     strangers = [c for c in constants if not (c.found or c.claimed or _is_known(c, audit, tables))]
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
@@ -131,8 +134,12 @@ def _match(audit: _Audit) -> Iterator[Finding]:
             yield _error(f"{source.parameter} cannot be compared with the flatbuffer: {error}")
             continue
         for constant in by_size.get(values.size, []):
-            if any(_equal(constant.values, form) for form in _forms(values, source)):
+            forms = enumerate(_forms(values, source))
+            form = next((number for number, form in forms if _equal(constant.values, form)), None)
+            if form is not None:
                 constant.holds.append(source.parameter)
+            if form == _TRANSPOSED and values.ndim == 2:
+                constant.turned.append(source.parameter)
 
 
 def _match_pieces(audit: _Audit, tables: Sequence[Sequence[float]]) -> None:

@@ -24,17 +24,29 @@ _CALLS = {
 }
 
 
+@dataclass(frozen=True)
+class Use:
+    """How an operator of a signature reads a square matrix. rows_out: a row of it gives one output, as in a linear
+    layer's weight; else a column does."""
+
+    signature: str
+    kind: str
+    rows_out: bool
+
+
 @dataclass
 class ReadConstant:
     """name: of its tensor, or of its buffer where it has none. paths: module paths of all tensors that are this one.
 
-    signatures: those that read it, in the file's order.
+    signatures: those that read it, in the file's order. uses: of a square matrix, whose shape does not show which way
+    round it is; those of operators that are not known here are left out.
     """
 
     name: str
     values: npt.NDArray[np.float32]
     paths: list[tuple[str, ...]] = field(default_factory=list)
     signatures: list[str] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
 
 def read_constants(file: FlatbufferModel, dtype: str = "FLOAT32") -> list[ReadConstant]:
@@ -59,6 +71,8 @@ def read_constants(file: FlatbufferModel, dtype: str = "FLOAT32") -> list[ReadCo
                 constant.paths += [path for path in tensor.paths if path not in constant.paths]
                 if name not in constant.signatures:
                     constant.signatures.append(name)
+                if len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]:
+                    constant.uses += [Use(name, *way) for way in _ways(file, graph, index)]
     return list(found.values())
 
 
@@ -83,6 +97,19 @@ def callees(file: FlatbufferModel, subgraph: int, op: Operator) -> list[int]:
     names = _CALLS.get(op.kind, ())
     options = file.options(subgraph, op.index) if names else {}
     return [int(options[name]) for name in names if name in options]
+
+
+def _ways(file: FlatbufferModel, graph: Subgraph, matrix: int) -> Iterator[tuple[str, bool]]:
+    """Kinds of the operators that multiply with a matrix, and whether each takes its rows for outputs."""
+    for op in graph.consumers().get(matrix, []):
+        place = op.inputs.index(matrix)
+        if (op.kind, place) in (("FULLY_CONNECTED", 1), ("EMBEDDING_LOOKUP", 1)):
+            yield op.kind, True
+        elif op.kind == "BATCH_MATMUL":
+            options = file.options(graph.index, op.index)
+            yield op.kind, bool(options.get("adjY")) if place == 1 else not options.get("adjX")
+        elif op.kind == "TRANSPOSE" and file.integers(graph.tensors[op.inputs[1]]) == (1, 0):
+            yield from ((kind, not rows_out) for kind, rows_out in _ways(file, graph, op.outputs[0]))
 
 
 def _values(file: FlatbufferModel, tensor: Any, dtype: str) -> npt.NDArray[np.float32] | None:
