@@ -23,11 +23,9 @@ from harness.defects import Defect, match, on_record
 from harness.local import local_errors, with_local
 from harness.locate import ANOTHER_MASK, cases, first_row, hides_others, locate, summarise_hop
 from harness.names.stages import (
-    FLOAT,
     HF,
     ORACLE,
     Hop,
-    every_stage,
     file_stages,
     hops_of,
     named,
@@ -39,6 +37,7 @@ from harness.overflow import overflow_findings
 from harness.ownership import is_given, ownership, taps_at
 from harness.recipes import unjudged
 from harness.record import Finding, FirstFault, Input, LooserRule, Record, StageResult, taps_frame
+from harness.stages.end_findings import LAST_POSITION, cache_findings, last_position_findings
 from harness.stages.process import Results, TaskResult
 from harness.stages.request import Prepared
 from harness.taps import split_tap
@@ -137,6 +136,8 @@ def conclude(
         for hop in hops_of(stages)
     ]
     findings = [*prepared.findings, *_stage_findings(results), *_runtime_findings(results), *_local_findings(results)]
+    passing = {hop.to for hop in hops if hop.verdict == "pass"}
+    findings += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     findings += overflow_findings(comparison.rows, prepared.rms_norms)
     if said := unjudged(stages):
         findings.append(Finding(kind="numeric", severity="warning", what=said))
@@ -311,40 +312,14 @@ def _runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", severity="error", what=what))
-    return found + _cache_findings(results)
-
-
-def _cache_findings(results: dict[str, TaskResult]) -> list[Finding]:
-    """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
-    stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
-    for name in sorted(filter(runs_file, results), key=_device_order):
-        end = results[name].value.get("past_the_cache")
-        if end and not end["refusal"]:
-            stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
-    return [
-        Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
-        for done, names in stages.items()
-    ]
-
-
-def _device_order(stage: str) -> tuple[str, int]:
-    base, recipe = split(stage)
-    order = [known.name for known in every_stage()]
-    return "" if recipe == FLOAT else recipe, order.index(base)
-
-
-def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:
-    slots = ", ".join(map(str, overwritten))
-    does = f"overwrites slot {slots} and goes on with a damaged cache" if slots else "keeps nothing of the token"
-    return (
-        f"{' and '.join(stages)}: decode at position {position} of a KV cache of {position} does not fail but {does}; "
-        f"what drives this file must stop after {position} tokens"
-    )
+    return found + cache_findings(results)
 
 
 def _stage(result: TaskResult) -> StageResult:
     facts = {
-        key: value for key, value in result.value.items() if key not in ("flatbuffer", "tapped", "plan", "findings")
+        key: value
+        for key, value in result.value.items()
+        if key not in ("flatbuffer", "tapped", "plan", "findings", LAST_POSITION)
     }
     return StageResult(
         name=result.name,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masks import causal
 
-from harness.audit.computed import is_computed, wrong_mask
 from harness.audit.constants import audit_constants
 from harness.audit.folded import match_folded
 from harness.audit.named_constants import NamedConstant
@@ -367,59 +367,51 @@ def _added(model: Any, graph: Any, constant: Any) -> None:
     constant("FULLY_CONNECTED", 9, len(op.inputs) - 1, lambda values: values * np.float32(1.001))(model, graph)
 
 
-def causal(size: int, window: int | None = None) -> Any:
-    row, position = np.arange(size)[:, None], np.arange(size)[None, :]
-    seen = (position <= row) & (True if window is None else position > row - window)
-    return np.where(seen, 0, -np.finfo(np.float32).max).astype(np.float32)[:, None, None, :]
+def one_more(mask: Any) -> None:
+    mask[200, 201] = 0  # no default input is that long
 
 
-def test_masks_are_read_row_by_row() -> None:
-    assert wrong_mask(causal(24), []) == ""
-    assert wrong_mask(causal(24, 8), [8]) == ""
-    assert "no window" not in wrong_mask(causal(24, 8), [])  # a window that the model does not have
-    assert "row 8 sees positions 1 to 8" in wrong_mask(causal(24, 8), [])
-    assert "no window of 8" in wrong_mask(causal(24, 9), [8])
-    ahead = causal(24)
-    ahead[7, 0, 0, 9] = 0  # sees a position that is to come
-    assert "1 of 24 rows" in wrong_mask(ahead, [8])
-    assert "row 7 sees positions 0 to 9, 9 of them" in wrong_mask(ahead, [8])
-    assert wrong_mask(np.zeros((24, 24), np.float32), [])  # sees everything
-    assert wrong_mask(np.full((24, 24), -np.inf, np.float32), [])  # sees nothing
-    assert wrong_mask(causal(24)[::-1], [])
+def sign_flipped(mask: Any) -> None:
+    mask[250, 251] = np.finfo(np.float32).max
 
 
-@pytest.mark.parametrize(("hides", "right"), [(-1e9, True), (-1e4, True), (-25.0, False)])
-def test_a_mask_that_hides_with_a_finite_number_is_right_only_where_softmax_makes_it_zero(
-    hides: float, right: bool
-) -> None:
-    mask = np.where(causal(24, 8) < 0, np.float32(hides), np.float32(0))
-    said = wrong_mask(mask, [8])
-    assert said == "" if right else f"hides with {hides:g}" in said
-    assert is_computed(mask, []) == right
-    mask[3, :, :, 2] = hides
-    assert bool(wrong_mask(mask, [8])) == right  # two numbers in another order are a mask only if one hides
+def exponent_flipped(mask: Any) -> None:
+    mask[250, 10] = 2
 
 
-def test_what_is_no_mask_is_not_judged_as_one() -> None:
-    for shape in ((24,), (1, 24), (3, 24), ()):
-        assert wrong_mask(np.zeros(shape, np.float32), []) == ""
-    assert wrong_mask(np.eye(24, dtype=np.float32), []) == ""
+def weak(mask: Any) -> None:
+    mask[250, 251:] = -20
 
 
-def test_a_mask_that_decode_alone_reads_and_that_sees_too_much_is_an_error(
-    llama: tuple[GenerativeModel, Path, Path], tmp_path: Path
+def leaking(mask: Any) -> None:
+    mask[200:, :150] = -5
+
+
+def blind(mask: Any) -> None:
+    mask[200:] = -3e38
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [(one_more, "row 200 sees positions 0 to 201"), (sign_flipped, "row 250 holds 3.40282e+38 at position 251"),
+     (exponent_flipped, "row 250 holds 2 at position 10"), (weak, "row 250 holds -20 at position 251"),
+     (leaking, "56 of 256 rows are not causal: row 200 holds -5"), (blind, "row 200 sees no position")],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)  # fmt: skip
+def test_a_mask_that_decode_alone_reads_and_that_is_damaged_is_an_error_that_names_the_row(
+    llama: tuple[GenerativeModel, Path, Path], damage: Any, says: str, tmp_path: Path
 ) -> None:
     model, folder, file = llama
 
-    def sees_one_more(values: Any) -> Any:
-        changed = values.copy()
-        changed[200, 0, 0, 201] = 0  # no default input is that long
-        return changed
+    def change(values: Any) -> Any:
+        mask = values.copy()
+        damage(mask[:, 0, 0])
+        return mask
 
-    audited, _ = constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, causal(256), sees_one_more))
+    audited, _ = constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, causal(256), change))
     (finding,) = audited.findings
     assert finding.severity == "error"
-    assert all(part in finding.what for part in ("mask", "decode alone reads", "row 200"))
+    assert all(part in finding.what for part in ("is a mask that is wrong", "decode alone reads", says))
 
 
 def test_a_linear_layer_that_its_norm_was_folded_into_is_recognised_by_value(tmp_path: Path) -> None:

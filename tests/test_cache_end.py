@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.conclude import _cache_findings
 from harness.stages.cache_end import CacheEnd, past_the_cache
+from harness.stages.end_findings import cache_findings
 from harness.stages.process import TaskResult
 from harness.stages.report import Silent
 
@@ -63,7 +63,7 @@ def test_a_refusal_is_kept_and_is_no_finding() -> None:
 
 def findings(*stages: tuple[str, CacheEnd]) -> list[str]:
     results = {name: TaskResult(name, "ok", value={"past_the_cache": end.model_dump()}) for name, end in stages}
-    found = _cache_findings(results)
+    found = cache_findings(results)
     assert {(finding.kind, finding.severity) for finding in found} <= {("runtime", "warning")}
     return [finding.what for finding in found]
 

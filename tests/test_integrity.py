@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.bench.graph import rewrite
 from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import check_integrity
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
-from harness.flatbuffer.writing import Rewriting, tensor_map
+from harness.flatbuffer.writing import Rewriting, tensor_map, text
 from harness.stages.flatbuffer import _readable
 
 pytestmark = pytest.mark.slow
@@ -103,6 +106,10 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: setattr(m.signatureDefs[0], "subgraphIndex", 7), "signature decode is subgraph 7, and there are 2"),
     "signature of a tensor that is not there": (
         lambda m: setattr(m.signatureDefs[0].inputs[0], "tensorIndex", 99), "'tokens' of signature decode is tensor"),
+    "two signatures of one name": (
+        lambda m: m.signatureDefs.append(copy.deepcopy(m.signatureDefs[0])), "2 of its signatures are called decode"),
+    "signature without operators": (
+        lambda m: setattr(main(m), "operators", []), "signature decode is subgraph 0, which has no operators"),
     "negative shape": (lambda m: setattr(main(m).tensors[2], "shape", [2, -4]), "has the shape [2, -4]"),
     "shape of terabytes": (lambda m: setattr(main(m).tensors[2], "shape", [1 << 20, 1 << 20]), "more than 8 GB"),
     "constant shorter than its shape": (
@@ -127,7 +134,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: m.subgraphs[1].operators.__setitem__(0, main(m).operators[0]), "calls itself"),
     "composite that takes other inputs": (
         lambda m: setattr(m.subgraphs[1], "inputs", [0]), "has 2 inputs, and the subgraph that it stands for has 1"),
-    "output that is not there": (lambda m: setattr(main(m), "outputs", [9]), "not a tensor of it"),
+    "output that is not there": (lambda m: setattr(main(m), "outputs", [9]), "is not a tensor of it"),
 }  # fmt: skip
 
 
@@ -170,6 +177,51 @@ def test_signatures_that_contradict_each_other_are_refused(tmp_path: Path) -> No
         check_integrity(write(tmp_path, lambda model: cached(model, [1, 9, 2, 2], 4)))
     with pytest.raises(UsageError, match=r"prefill_512 has tokens and positions of \[\(4,\), \(512,\)\]"):
         check_integrity(write(tmp_path, lambda model: cached(model, [1, 8, 2, 2], 512)))
+
+
+def changed_signature(path: Path, name: str, change: Callable[[Any, Any], Any]) -> Path:
+    """A real file whose signature is changed. change: is given the model and the signature."""
+
+    def edit(model: Any) -> None:
+        (entry,) = (entry for entry in model.signatureDefs if text(entry.signatureKey) == name)
+        change(model, entry)
+
+    shutil.copy(bench("tiny_llama").flatbuffer, path)
+    rewrite(path, edit)
+    return path
+
+
+def without(side: str, name: str) -> Callable[[Any, Any], Any]:
+    def change(model: Any, entry: Any) -> None:
+        setattr(entry, side, [item for item in getattr(entry, side) if text(item.name) != name])
+
+    return change
+
+
+def smaller(model: Any, entry: Any) -> None:
+    """A cache that one step gives on shorter than the next one takes it."""
+    (index,) = (item.tensorIndex for item in entry.outputs if text(item.name) == "kv_cache_k_1")
+    model.subgraphs[entry.subgraphIndex].tensors[index].shape = np.array([1, 8, 2, 64], np.int32)
+
+
+@pytest.mark.parametrize("signature", ["decode", "prefill_32"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(without("outputs", "kv_cache_v_1"), "lacks the output 'kv_cache_v_1'"),
+     (without("inputs", "kv_cache_v_0"), "lacks the input 'kv_cache_v_0'"),
+     (without("inputs", "input_pos"), "lacks the input 'input_pos'"),
+     (smaller, "takes 'kv_cache_k_1' as FLOAT32 [1, 256, ")],
+    ids=["a cache that is not given on", "a cache that is not taken", "no positions", "a cache of another shape"],
+)  # fmt: skip
+def test_a_signature_that_does_not_take_and_give_the_whole_kv_cache_is_refused_in_one_line(
+    signature: str, change: Callable[[Any, Any], Any], says: str, tmp_path: Path
+) -> None:
+    path = changed_signature(tmp_path / "m.tflite", signature, change)
+    dims = bench("tiny_llama").prepared.dimensions
+    with pytest.raises(UsageError) as raised:
+        device_shape(FlatbufferModel(path), dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, "tiny_llama")
+    assert f"{path}: {signature} {says}" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def opened(path: Path) -> str:

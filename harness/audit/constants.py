@@ -17,20 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.audit.computed import is_computed, wrong_mask
+from harness.audit.computed import is_computed
 from harness.audit.folded import match_folded
+from harness.audit.masks import wrong_flags, wrong_mask
 from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import covers, find_pieces
+from harness.audit.turned import turned_round
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
-from harness.flatbuffer.signatures import DECODE, PREFILL
+from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
 from harness.record import Finding
 from harness.weight_files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
+_TRANSPOSED = 1  # of the forms of a matrix
 _RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
@@ -45,11 +48,15 @@ class ConstantAudit:
 
 @dataclass(frozen=True)
 class _Audit:
-    """signatures: name -> whether it gives logits; without them its last block need only fill the KV cache."""
+    """flags: constants that are booleans.
+
+    signatures: name -> whether it gives logits; without them its last block need only fill the KV cache.
+    """
 
     sources: Sequence[ParameterSource]
     expected: Expected
     constants: Sequence[NamedConstant]
+    flags: Sequence[NamedConstant]
     signatures: dict[str, bool]
 
     @property
@@ -95,11 +102,13 @@ def audit_constants(
         for name, entry in file.signatures.items()
         if name == DECODE or name.startswith(PREFILL)
     }
-    audit = _Audit(sources, Expected(folder), constants, signatures)
+    flags = [NamedConstant(read) for read in read_constants(file, "BOOL")]
+    audit = _Audit(sources, Expected(folder), constants, flags, signatures)
     findings = [*_match(audit)]
     _match_pieces(audit, tables)
     match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)
     findings += _wrong_masks(audit, windows)
+    findings += [_error(what) for what in turned_round(constants)]
     strangers = [c for c in constants if not (c.found or c.claimed or _is_known(c, audit, tables))]
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
@@ -125,8 +134,12 @@ def _match(audit: _Audit) -> Iterator[Finding]:
             yield _error(f"{source.parameter} cannot be compared with the flatbuffer: {error}")
             continue
         for constant in by_size.get(values.size, []):
-            if any(_equal(constant.values, form) for form in _forms(values, source)):
+            forms = enumerate(_forms(values, source))
+            form = next((number for number, form in forms if _equal(constant.values, form)), None)
+            if form is not None:
                 constant.holds.append(source.parameter)
+            if form == _TRANSPOSED and values.ndim == 2:
+                constant.turned.append(source.parameter)
 
 
 def _match_pieces(audit: _Audit, tables: Sequence[Sequence[float]]) -> None:
@@ -165,11 +178,22 @@ def _equal(one: Array, other: Array) -> bool:
 
 
 def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
+    """Masks of numbers, which hold no parameter, and of booleans."""
     for constant in audit.constants:
-        wrong = "" if constant.found else wrong_mask(constant.values, windows)
+        # Rows of an image see each other; a signature that takes text has none.
+        image = not any(can_run(name) for name in constant.read.signatures)
+        wrong = "" if constant.found else wrong_mask(constant.values, windows, prefix=image)
         if wrong:
             constant.claimed = True
-            yield _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
+            yield _wrong_mask(audit, constant, wrong)
+    for constant in audit.flags:
+        wrong = wrong_flags(constant.values, windows)
+        if wrong:
+            yield _wrong_mask(audit, constant, wrong)
+
+
+def _wrong_mask(audit: _Audit, constant: NamedConstant, wrong: str) -> Finding:
+    return _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
 
 
 def _is_known(constant: NamedConstant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:

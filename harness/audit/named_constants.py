@@ -21,13 +21,15 @@ _IN_LAYER = re.compile(r"\.(\d+\..*)$")
 @dataclass
 class NamedConstant:
     """names: modules that its tensor names lead to, re-authored or Hugging Face's; none where the converter left it
-    unnamed. holds: parameters. pieces: what it holds of tensors of the checkpoint, where it holds no parameter whole.
+    unnamed. holds: parameters. turned: those of them that it holds transposed. pieces: what it holds of tensors of the
+    checkpoint, where it holds no parameter whole.
 
     claimed: it is reported as what should hold a parameter and does not.
     """
 
     read: ReadConstant
     holds: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     claimed: bool = False
     names: list[str] = field(init=False)

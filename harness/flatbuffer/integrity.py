@@ -14,13 +14,13 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 from harness.flatbuffer.reads import callees
+from harness.flatbuffer.signatures import prefill_length
 
 _REMEDY = "convert it again, or copy it again from where it is whole"
 _LARGEST = 1 << 33  # bytes of one tensor
 _BYTES = {"FLOAT32": 4, "INT32": 4, "UINT32": 4, "FLOAT16": 2, "BFLOAT16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1,
           "INT64": 8, "UINT64": 8, "FLOAT64": 8, "INT16": 2, "UINT16": 2}  # fmt: skip
 _DEEPEST = 64  # calls of subgraphs within each other
-_PREFILL = "prefill_"
 
 
 def check_integrity(path: Path) -> FlatbufferModel:
@@ -53,9 +53,15 @@ def _faults(file: FlatbufferModel) -> Iterator[str]:
     for graph in graphs:
         yield from _call_faults(file, graph, graphs)
     yield from _cycles(file, graphs)
+    names = file.signature_names()
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"{names.count(name)} of its signatures are called {name}, and only one of them would run"
     for signature in file.signatures.values():
         if signature.subgraph >= len(graphs):
             yield f"signature {signature.name} is subgraph {signature.subgraph}, and there are {len(graphs)}"
+        if not graphs[signature.subgraph].operators:
+            yield f"signature {signature.name} is subgraph {signature.subgraph}, which has no operators"
         count = len(graphs[signature.subgraph].tensors)
         for name, tensor in (*signature.inputs.items(), *signature.outputs.items()):
             if tensor >= count:
@@ -148,8 +154,8 @@ def _disagreements(file: FlatbufferModel, graphs: list[Subgraph]) -> Iterator[st
         sizes = {
             tensors[signature.inputs[name]].shape[-1:] for name in ("tokens", "input_pos") if name in signature.inputs
         }
-        named = signature.name.removeprefix(_PREFILL)
-        if signature.name.startswith(_PREFILL) and named.isdigit():
-            sizes.add((int(named),))
+        named = prefill_length(signature.name)
+        if named is not None:
+            sizes.add((named,))
         if len(sizes) > 1:
             yield f"signature {signature.name} has tokens and positions of {sorted(sizes)} in one step"

@@ -169,6 +169,10 @@ class FlatbufferModel:
             yield f"inputs of signature {index}", entry.InputsLength()
             yield f"outputs of signature {index}", entry.OutputsLength()
 
+    def signature_names(self) -> list[str]:
+        """As the file lists them: `signatures` holds one of those that share a name."""
+        return [self._root.SignatureDefs(i).SignatureKey().decode() for i in range(self._root.SignatureDefsLength())]
+
     @property
     def subgraph_count(self) -> int:
         return int(self._root.SubgraphsLength())

@@ -1,7 +1,7 @@
 """Which constants each signature reads: in its own subgraph, and in those that its operators call.
 
-In: a file. Out: its float32 constants, each once, with the signatures that read it. Two signatures share a constant or
-have one each: what only one of them reads is not judged by looking at the other.
+In: a file. Out: its float32 constants, or its booleans, each once, with the signatures that read it. Two signatures
+share a constant or have one each: what only one of them reads is not judged by looking at the other.
 """
 
 from __future__ import annotations
@@ -24,21 +24,36 @@ _CALLS = {
 }
 
 
+@dataclass(frozen=True)
+class Use:
+    """How an operator of a signature reads a square matrix. rows_out: a row of it gives one output, as in a linear
+    layer's weight; else a column does."""
+
+    signature: str
+    kind: str
+    rows_out: bool
+
+
 @dataclass
 class ReadConstant:
     """name: of its tensor, or of its buffer where it has none. paths: module paths of all tensors that are this one.
 
-    signatures: those that read it, in the file's order.
+    signatures: those that read it, in the file's order. uses: of a square matrix, whose shape does not show which way
+    round it is; those of operators that are not known here are left out.
     """
 
     name: str
     values: npt.NDArray[np.float32]
     paths: list[tuple[str, ...]] = field(default_factory=list)
     signatures: list[str] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
 
-def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
-    """Float32 constants that an operator of some signature reads. One buffer under two shapes is two constants."""
+def read_constants(file: FlatbufferModel, dtype: str = "FLOAT32") -> list[ReadConstant]:
+    """Constants that an operator of some signature reads. One buffer under two shapes is two constants.
+
+    dtype: FLOAT32, or BOOL, whose values are given as 0 and 1.
+    """
     found: dict[tuple[int, tuple[int, ...]], ReadConstant] = {}
     graphs: dict[int, Subgraph] = {}
     for name, signature in file.signatures.items():
@@ -48,7 +63,7 @@ def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
                 tensor = graph.tensors[index]
                 key = tensor.buffer, tensor.shape
                 if key not in found:
-                    values = _values(file, tensor)
+                    values = _values(file, tensor, dtype)
                     if values is None:
                         continue
                     found[key] = ReadConstant(tensor.name or f"buffer {tensor.buffer}", values)
@@ -56,6 +71,8 @@ def read_constants(file: FlatbufferModel) -> list[ReadConstant]:
                 constant.paths += [path for path in tensor.paths if path not in constant.paths]
                 if name not in constant.signatures:
                     constant.signatures.append(name)
+                if len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]:
+                    constant.uses += [Use(name, *way) for way in _ways(file, graph, index)]
     return list(found.values())
 
 
@@ -82,11 +99,27 @@ def callees(file: FlatbufferModel, subgraph: int, op: Operator) -> list[int]:
     return [int(options[name]) for name in names if name in options]
 
 
-def _values(file: FlatbufferModel, tensor: Any) -> npt.NDArray[np.float32] | None:
-    if tensor.dtype != "FLOAT32":
+def _ways(file: FlatbufferModel, graph: Subgraph, matrix: int) -> Iterator[tuple[str, bool]]:
+    """Kinds of the operators that multiply with a matrix, and whether each takes its rows for outputs."""
+    for op in graph.consumers().get(matrix, []):
+        place = op.inputs.index(matrix)
+        if (op.kind, place) in (("FULLY_CONNECTED", 1), ("EMBEDDING_LOOKUP", 1)):
+            yield op.kind, True
+        elif op.kind == "BATCH_MATMUL":
+            options = file.options(graph.index, op.index)
+            yield op.kind, bool(options.get("adjY")) if place == 1 else not options.get("adjX")
+        elif op.kind == "TRANSPOSE" and file.integers(graph.tensors[op.inputs[1]]) == (1, 0):
+            yield from ((kind, not rows_out) for kind, rows_out in _ways(file, graph, op.outputs[0]))
+
+
+def _values(file: FlatbufferModel, tensor: Any, dtype: str) -> npt.NDArray[np.float32] | None:
+    if tensor.dtype != dtype:
         return None
     data = file.buffer(tensor.buffer)
-    if not len(data) or len(data) != 4 * int(np.prod(tensor.shape, dtype=np.int64)):
+    size = 4 if dtype == "FLOAT32" else 1
+    if not len(data) or len(data) != size * int(np.prod(tensor.shape, dtype=np.int64)):
         return None
     # Buffers inside the flatbuffer need not begin at a multiple of four.
-    return np.asarray(np.frombuffer(data, np.uint8).view(np.float32).reshape(tensor.shape))
+    content = np.frombuffer(data, np.uint8)
+    values = content.view(np.float32) if dtype == "FLOAT32" else (content != 0).astype(np.float32)
+    return np.asarray(values.reshape(tensor.shape))

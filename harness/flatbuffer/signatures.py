@@ -5,6 +5,7 @@ In: a `FlatbufferModel`. Out: a `DeviceShape`, or a UsageError that says why it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from harness.taps import LOGITS
 DECODE = "decode"
 PREFILL = "prefill_"
 _CACHE = "kv_cache_"
+_PREFILL_OF = re.compile(r"prefill_([1-9][0-9]*)", re.ASCII)
 _NARROW = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "INT16", "FLOAT16", "BFLOAT16"})
 
 
@@ -34,6 +36,17 @@ class DeviceShape:
     composites: bool = True
 
 
+def prefill_length(signature: str) -> int | None:
+    """The tokens that a signature called `prefill_N` takes; None for every other name, `prefill_8_lora` say."""
+    found = _PREFILL_OF.fullmatch(signature)
+    return int(found.group(1)) if found else None
+
+
+def can_run(signature: str) -> bool:
+    """Whether it has the name of one that takes a text through the model: `decode` or `prefill_N`."""
+    return signature == DECODE or prefill_length(signature) is not None
+
+
 def device_shape(
     file: FlatbufferModel, blocks: int, kv_heads: int, head_dim: int, vocab: int, model: str
 ) -> DeviceShape:
@@ -42,27 +55,29 @@ def device_shape(
     Raises UsageError when a signature is absent, or when layers, heads or vocabulary are another model's.
     """
     decode = file.signatures.get(DECODE)
-    prefill = {name: entry for name, entry in file.signatures.items() if name.startswith(PREFILL)}
+    prefill = {name: entry for name, entry in file.signatures.items() if prefill_length(name) is not None}
     if decode is None or not prefill:
         found = ", ".join(sorted(file.signatures)) or "none"
         raise UsageError(
             f"{file.path} has the signatures {found}; a language model needs 'decode' and 'prefill_N', "
             "as litert-torch's Generative API and its export_hf convert them"
         )
-    for name, entry in {DECODE: decode, **prefill}.items():
+    run = {DECODE: decode, **prefill}
+    for name, entry in run.items():
         _check_inputs(file, name, entry)
-    lengths = sorted(int(name.removeprefix(PREFILL)) for name in prefill if name.removeprefix(PREFILL).isdigit())
     layers = sum(1 for name in decode.inputs if name.startswith("kv_cache_k_"))
     if layers != blocks:
         raise UsageError(
             f"{file.path} has a KV cache of {layers} layers and {model} has {blocks}; give the flatbuffer of {model}"
         )
-    _check_logits(file, {DECODE: decode, **prefill}, vocab)
+    for name, entry in run.items():
+        _check_caches(file, name, entry, blocks)
+    _check_logits(file, run, vocab)
     length, layout = _cache(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
     _check_float32(file)
     return DeviceShape(
-        lengths,
+        sorted(size for name in prefill if (size := prefill_length(name)) is not None),
         length,
         prefill_logits=all(LOGITS in entry.outputs for entry in prefill.values()),
         kv_layout=layout,
@@ -84,6 +99,25 @@ def _check_inputs(file: FlatbufferModel, name: str, entry: Signature) -> None:
             f"{file.path}: {name} lacks the input '{lacking[0]}' (it has {found}); give a language model's flatbuffer "
             "as litert-torch converts it"
         )
+
+
+def _check_caches(file: FlatbufferModel, name: str, entry: Signature, blocks: int) -> None:
+    """Each step takes the whole KV cache and gives it on to the next one."""
+    tensors = file.subgraph(entry.subgraph).tensors
+    known = [f"{_CACHE}{side}_{block}" for side in ("k", "v") for block in range(blocks)]
+    for cache in dict.fromkeys([*known, *(key for key in entry.inputs if key.startswith(_CACHE))]):
+        for side, held in (("input", entry.inputs), ("output", entry.outputs)):
+            if cache not in held:
+                raise UsageError(
+                    f"{file.path}: {name} lacks the {side} '{cache}', and a step takes the whole KV cache and gives it "
+                    "on; convert it again"
+                )
+        taken, given = (tensors[held[cache]] for held in (entry.inputs, entry.outputs))
+        if (taken.shape, taken.dtype) != (given.shape, given.dtype):
+            raise UsageError(
+                f"{file.path}: {name} takes '{cache}' as {taken.dtype} {list(taken.shape)} and gives it as "
+                f"{given.dtype} {list(given.shape)}; convert it again"
+            )
 
 
 def _cache(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> tuple[int, str]:

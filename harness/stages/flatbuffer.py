@@ -23,9 +23,12 @@ from harness.convert import CONVERSIONS, FLATBUFFER, convert
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
+from harness.inputs import schedule
 from harness.names.stages import FLOAT
 from harness.reauthored_config import reauthored_config
+from harness.record import Finding
 from harness.spec import SpecRef, load_spec
 from harness.stages.report import Reporter, costs_only_this_stage
 from harness.stages.request import Prepared
@@ -98,6 +101,7 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     with _readable(source, own):
         if recipe == FLOAT:
             audited = _audit_constants(cache, prepared, source, digest)
+            audited["findings"] += [found.model_dump() for found in _not_run(FlatbufferModel(source), prepared)]
         else:
             audited = _not_finite(cache, recipe, source, digest)
     return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
@@ -129,6 +133,34 @@ def _readable(source: Path, own: bool) -> Iterator[None]:
             raise
         traceback.print_exc()  # into the log
         raise UsageError(f"{source} is damaged: {reading_failed(error)}; convert it again") from None
+
+
+def _not_run(file: FlatbufferModel, prepared: Prepared) -> list[Finding]:
+    """A warning for the signatures of the file that no input of the run takes: nothing else tells what they compute."""
+    used: set[str] = set()
+    for item in prepared.inputs:
+        steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+        used |= {step.signature for step in steps}
+    left = [name for name in file.signatures if name not in used]
+    usual, other = [name for name in left if can_run(name)], [name for name in left if not can_run(name)]
+    own = "Edge Parity runs decode and prefill_N alone"
+    unused = f"no input takes {'them' if len(usual) > 1 else 'it'}"
+    give = "; give inputs of as many tokens with --inputs"
+    return [
+        Finding(kind="runtime", severity="warning", what=f"{_subject(names)} not run: {why}, {_UNSEEN}{remedy}")
+        for names, why, remedy in ((other, own, ""), (usual, unused, give))
+        if names
+    ]
+
+
+_UNSEEN = "so nothing that comes of it is compared"
+
+
+def _subject(names: list[str]) -> str:
+    """The signatures of a sentence, with its verb."""
+    *rest, last = names
+    listed = f"{', '.join(rest)} and {last}" if rest else last
+    return f"signature{'s' if rest else ''} {listed} of the flatbuffer {'were' if rest else 'was'}"
 
 
 def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> dict[str, Any]:
@@ -171,11 +203,14 @@ _CONSTANTS_CODE = (
     "audit/computed.py",
     "audit/finite.py",
     "audit/folded.py",
+    "audit/masks.py",
     "audit/named_constants.py",
     "audit/pieces.py",
+    "audit/turned.py",
     "audit/values.py",
     "flatbuffer/reader.py",
     "flatbuffer/reads.py",
+    "flatbuffer/signatures.py",
     "weight_files.py",
 )
 
@@ -189,6 +224,7 @@ _ALIGNMENT_CODE = (
     "align/layout.py",
     "align/views.py",
     "flatbuffer/reader.py",
+    "flatbuffer/signatures.py",
     "flatbuffer/tap.py",
     "flatbuffer/writing.py",
     "stages/tflite.py",
@@ -201,7 +237,7 @@ def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> No
     from harness.stages.tflite import tapped_outputs
 
     file = FlatbufferModel(source)
-    wanted = [name for name in file.signatures if name == "decode" or name.startswith("prefill")]
+    wanted = [name for name in file.signatures if can_run(name)]
     dims = prepared.dimensions
     points = tuple(prepared.points)
     hf = hf_naming(prepared.modules, dims.hf_interleaved)

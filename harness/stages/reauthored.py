@@ -8,7 +8,7 @@ With a reference it is a local pass: what the KV cache receives, and so what lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import GenerativeModel
 from harness.stages.attention import probabilities
+from harness.stages.cache_end import LastPosition, last_position
 from harness.stages.capture import BlockCounter, Capture, module_taps
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
@@ -62,6 +63,7 @@ class Reauthored:
     capture: Capture
     absent: list[str]
     findings: list[Finding] = field(default_factory=list)
+    last: LastPosition | None = None
 
     def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
         """The loaded weights, number by number. They are the same in a local pass."""
@@ -72,7 +74,18 @@ class Reauthored:
             report.progress(0, len(inputs), "weights by value")
             sources = sources_of(self.model, self.config, self.job.checkpoint, self.network.state_dict())
             self.findings = loaded_wrongly(self.network, sources, self.job.checkpoint)
+            cache = empty_cache(self.config, self.job)
+            self.last = last_position(self._decode, *(cache, self.job.kv_cache_len, self.job.variant.kv_layout))
         return 0
+
+    def _decode(self, position: int, cache: Mapping[str, Any]) -> dict[str, Any]:
+        """One token, whose value does not matter, with a cache that holds the given numbers."""
+        full = _new_cache(self.config, self.job)
+        for block, entry in enumerate(full.caches):
+            entry.k_cache.copy_(torch.from_numpy(cache[f"kv_cache_k_{block}"]))
+            entry.v_cache.copy_(torch.from_numpy(cache[f"kv_cache_v_{block}"]))
+        token, positions = torch.zeros((1, 1), dtype=torch.int), torch.tensor([position], dtype=torch.int)
+        return {LOGITS: self.network(token, positions, full)[LOGITS].numpy()}
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         self.capture.reference = reference
@@ -81,13 +94,25 @@ class Reauthored:
             _drive(self.network, self.config, item, self.job, self.capture)
 
     def facts(self) -> Facts:
-        return Facts(findings=self.findings, absent_modules=self.absent, dtype="float32")
+        facts = {"findings": self.findings, "absent_modules": self.absent, "dtype": "float32"}
+        return Facts(**facts, last_position=self.last)
+
+
+def _new_cache(config: Any, job: Job) -> Any:
+    from litert_torch.generative.layers import kv_cache
+
+    return kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
+
+
+def empty_cache(config: Any, job: Job) -> dict[str, Any]:
+    """The KV cache by the names that a flatbuffer gives it, as NumPy arrays of zeros."""
+    entries = enumerate(_new_cache(config, job).caches)
+    sides = ((block, side, getattr(entry, f"{side}_cache")) for block, entry in entries for side in ("k", "v"))
+    return {f"kv_cache_{side}_{block}": values.numpy() for block, side, values in sides}
 
 
 def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
-    from litert_torch.generative.layers import kv_cache
-
-    cache = kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
+    cache = _new_cache(config, job)
     for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
         tokens = torch.zeros((1, step.size), dtype=torch.int)
         tokens[0, : step.valid] = torch.tensor(item.tokens[step.start : step.start + step.valid])

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.record import Finding
 from harness.spec import GenerativeModel, SpecRef, load_spec
-from harness.stages.cache_end import CacheEnd
+from harness.stages.cache_end import CacheEnd, LastPosition
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Asked, Reporter, costs_only_this_stage
 from harness.trace import Trace
@@ -34,6 +34,7 @@ class Facts(BaseModel):
     absent_modules: list[str] = Field(default_factory=list)  # that the model should have, and has not
     steps_differing_from_untouched_file: list[str] = Field(default_factory=list)
     past_the_cache: CacheEnd | None = None
+    last_position: LastPosition | None = None  # of its KV cache; None where it was not asked
 
     def as_dict(self) -> dict[str, Any]:
         """Those that the stage has, as JSON holds them."""

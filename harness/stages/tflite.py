@@ -20,7 +20,7 @@ from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs import Step, schedule
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
-from harness.stages.cache_end import CacheEnd, past_the_cache
+from harness.stages.cache_end import CacheEnd, LastPosition, last_position, past_the_cache
 from harness.stages.job import Job, JobInput
 from harness.stages.report import Reporter
 from harness.stages.session import Facts
@@ -41,6 +41,7 @@ class TFLite:
         self.job, self.plan = job, read_plan(job.plan)
         self.inner = split(job.stage)[0] != XNNPACK
         self._end: CacheEnd | None = None
+        self._last: LastPosition | None = None
         self._untouched: dict[str, list[str]] = {}
         self._steps = self._compared = 0
         self._differing: list[str] = []
@@ -61,8 +62,9 @@ class TFLite:
             report.progress(number, len(checked) + len(inputs), f"{item.id}, untouched file")
             digests = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
             self._untouched[item.id] = digests
-        empty = runner.empty_cache(DECODE)
-        self._end = past_the_cache(runner.decode, empty, self.job.kv_cache_len, self.job.variant.kv_layout)
+        at_the_end = runner.empty_cache(DECODE), self.job.kv_cache_len, self.job.variant.kv_layout
+        self._last = last_position(runner.decode, *at_the_end)
+        self._end = past_the_cache(runner.decode, *at_the_end)
         return len(checked)
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
@@ -83,6 +85,7 @@ class TFLite:
             steps_checked_against_untouched_file=self._compared,
             steps_differing_from_untouched_file=self._differing,
             past_the_cache=self._end,
+            last_position=self._last,
         )
 
 
