@@ -6,12 +6,15 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
+import copy
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, own_modules
+from harness.audit.honoured import published_windows
 from harness.audit.parameters import ParameterSource
 from harness.audit.reauthored import position_tables, windows_of
 from harness.cache import Cache
@@ -85,7 +88,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         if not small and checkpoint.kind in ("folder", "hub"):
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
-    dims = _dimensions(plain, published)
+    dims = _dimensions(model, plain, published)
     check_widths(request.quantize, _row_widths(plain), model.name)
     shape, variant = _device_shape(request, model, dims, plain)
     with spec.reading():
@@ -177,7 +180,7 @@ def _points(config: Any, *maps: ModuleMap) -> list[str]:
     return [point for point in BLOCK_POINTS if point in present]
 
 
-def _dimensions(config: Any, published: Any) -> Dimensions:
+def _dimensions(model: GenerativeModel, config: Any, published: Any) -> Dimensions:
     from litert_torch.generative.layers.model_config import ActivationType, FeedForwardType
 
     attention, feed_forward = config.block_config(0).attn_config, config.block_config(0).ff_config
@@ -196,7 +199,7 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
         hf_interleaved=interleaves_qkv(text),
         fused_gate=glu and feed_forward.type == FeedForwardType.SEQUENTIAL,
         layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
-        window=_window(text, config.max_seq_len) if getattr(text, "use_sliding_window", True) else None,
+        window=_window(model, published, config.max_seq_len),
     )
 
 
@@ -207,10 +210,17 @@ def _rms_norms(config: Any) -> bool:
     return all(norm.type == NormalizationType.RMS_NORM for norm in [*norms, config.final_norm_config])
 
 
-def _window(text: Any, reach: int) -> int | None:
-    """The published window, if the re-authored model takes inputs that outgrow it."""
+def _window(model: GenerativeModel, published: Any, reach: int) -> int | None:
+    """The published window, if its class has one and the re-authored model takes inputs that outgrow it."""
+    text = published.get_text_config()
     window = sizes_of(text).window
-    return window if 0 < window < reach else None
+    if not 0 < window < reach or not getattr(text, "use_sliding_window", True):
+        return None
+    try:
+        found = published_windows(replace(model, published=lambda: copy.deepcopy(text)))
+    except Exception:  # the audit says why; inputs that outgrow a window do no harm where there is none
+        return window
+    return window if found is None or any(found) else None
 
 
 def _row_widths(config: Any) -> dict[str, int]:
