@@ -134,7 +134,7 @@ def _reach(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int
         made = attention(hidden, *args[1:], **kwargs) if args else attention(**{**kwargs, "hidden_states": hidden})
         return made[0] if isinstance(made, tuple) else made
 
-    changed = (given(values) != given(other)).any(-1).flatten().tolist()
+    changed: list[bool] = (given(values) != given(other)).any(-1).flatten().tolist()
     if not changed[0]:
         raise ValueError(f"{type(attention).__name__} does not let a position see itself")
     return len(changed) - changed[::-1].index(True)
