@@ -20,6 +20,7 @@ from harness.audit.behaviour import Norms, describe_activation, describe_rope
 from harness.audit.overheard import turns_by
 from harness.audit.placement import PUBLISHED_PLACES, Placement
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structure
+from harness.config_values import unknown_word
 from harness.configs import quiet_transformers, without_initial_weights
 from harness.errors import UsageError
 
@@ -54,6 +55,9 @@ def _causal_lm(config: Any, dtype: str) -> Any:
         return factory.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype), trust_remote_code=False)
     except Exception as error:
         kind = getattr(config, "model_type", type(config).__name__)
+        unknown = unknown_word(config.to_dict(), error)
+        if unknown:
+            raise UsageError(f"the config of this '{kind}' model cannot be built: {unknown}; correct it") from error
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"transformers builds no causal language model of a '{kind}' config ({reason}); "
