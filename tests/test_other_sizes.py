@@ -114,3 +114,15 @@ def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
     bias = Finding(kind="config", severity="error", what="qkv_bias: published no, re-authored yes", field="qkv_bias")
     assert ownership(fault, [fault], [weights, size], {}).owner == "config"
     assert ownership(fault, [fault], [weights, bias], {}).owner == "weights"
+
+
+@pytest.mark.slow
+def test_of_every_model_here_the_reference_is_read_as_the_re_authored_model_is() -> None:
+    from harness.configs import published_config, reauthored_config
+    from harness.spec import find_spec, load_spec, main_models
+    from harness.stages.prepare import _dimensions
+
+    for name in main_models():
+        model = load_spec(find_spec(name))
+        sizes = _dimensions(model, reauthored_config(model, miniature=False), published_config(model))
+        assert (name, sizes.hf_heads, sizes.hf_head_dim, sizes.hf_vocab) == (name, [], None, None)
