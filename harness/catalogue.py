@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness.sizes import published_parameters
-from harness.spec import SpecRef, registered
+from harness.spec import SpecRef, declarations, places_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,17 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    return [_entry(ref) for ref in registered().values()]
+    """One for each declaration: of those that share a name, each says where the others are."""
+    refs = declarations()
+    return [_shared(_entry(ref), ref, refs) for ref in refs]
+
+
+def _shared(entry: Entry, ref: SpecRef, refs: list[SpecRef]) -> Entry:
+    others = places_of(ref.name, [other for other in refs if other is not ref])
+    if not others:
+        return entry
+    shown = " and ".join(f"models/{Path(place).name}" for place in others)
+    return replace(entry, here=False, remedy=f"{shown} declares this name too; give each a name of its own")
 
 
 def _entry(ref: SpecRef) -> Entry:

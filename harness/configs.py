@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.config_values import refuse_wrong_numbers
 from harness.errors import UsageError
 from harness.reading import read_json
 from harness.spec import GenerativeModel
@@ -73,14 +74,29 @@ def hf_config(folder: Path) -> Any:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **_ASKED)
         except Exception as error:
             kind = content["model_type"]
-            raise UsageError(
-                f"{path}: transformers cannot use model type '{kind}' ({first_line(error)}); "
-                "use a checkpoint of an architecture it knows, code from checkpoints is not run"
-            ) from None
+            raise UsageError(f"{path}: {_refused(kind, error)}") from None
+
+
+def _refused(kind: str, error: Exception) -> str:
+    """What is wrong with a config.json that transformers does not take, and what to do."""
+    from transformers import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        return (
+            f"transformers cannot use model type '{kind}' ({first_line(error)}); "
+            "use a checkpoint of an architecture it knows, code from checkpoints is not run"
+        )
+    # Of a field: "Validation error for field 'x':", then the reason, then everything that it could have been.
+    reason = str(error).partition(":\n")[2] or f"{type(error).__name__}: {error}"
+    reason = " ".join(reason.partition(". Errors:")[0].split()).removeprefix("TypeError: ").removeprefix("ValueError: ")
+    return f"transformers takes no such '{kind}' model ({reason[:200]}); correct the file, or download it again"
 
 
 def raw_config(folder: Path) -> dict[str, Any]:
-    """config.json as it stands there. Raises UsageError when it is absent, broken or names no kind of model."""
+    """config.json as it stands there.
+
+    Raises UsageError when it is absent or broken, names no kind of model or holds numbers that none can have.
+    """
     path = folder / CONFIG_FILE
     if not os.path.lexists(path):
         raise UsageError(
@@ -89,6 +105,7 @@ def raw_config(folder: Path) -> dict[str, Any]:
     content = read_json(path, "download it again")
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise UsageError(f"{path} names no 'model_type'; give the config.json of a Hugging Face model")
+    refuse_wrong_numbers(path, content)
     return content
 
 

@@ -1,7 +1,8 @@
 """Whether a checkpoint has the sizes that a declaration speaks of.
 
 In: a checkpoint's config, and a model's declaration. Out: nothing, or a UsageError of one line: weights of other sizes
-fit no part of the re-authored model, and every part would complain by itself.
+fit no part of the re-authored model, and every part would complain by itself. So do those that a wrong size in the
+re-authored config keeps from being loaded.
 """
 
 from __future__ import annotations
@@ -49,9 +50,30 @@ def refuse_other_sizes(model: GenerativeModel, shown: str, config: Any, layers: 
     )
 
 
-def _own_sizes(config: Any) -> Sizes:
-    """The sizes of a litert-torch `ModelConfig` at its first block."""
-    block = config.block_config(0)
+def refuse_sizes_that_cannot_load(name: str, config: Any, published: Any, why: str) -> None:
+    """config: the re-authored `ModelConfig`. published: the checkpoint's own. why: its weights cannot be loaded.
+
+    Raises UsageError that names every size in which the two differ; nothing is raised where none does.
+    """
+    text = published.get_text_config()
+    wrong: dict[str, tuple[int, int]] = {}
+    for block in range(min(config.num_layers, sizes_of(text).layers)):
+        own, theirs = _own_sizes(config, block), sizes_of(text, block)
+        for size in _WORDS:
+            if getattr(own, size) != getattr(theirs, size):
+                wrong.setdefault(size, (getattr(own, size), getattr(theirs, size)))
+    if not wrong:
+        return
+    said = ", ".join(f"{_WORDS[size]} {own:,} for {theirs:,}" for size, (own, theirs) in wrong.items())
+    raise UsageError(
+        f"{name}: the re-authored config has other sizes than the published one ({said}), and cannot take its weights "
+        f"({why}); fix 'config' in the model's spec file"
+    )
+
+
+def _own_sizes(config: Any, number: int = 0) -> Sizes:
+    """The sizes of a litert-torch `ModelConfig` at one block."""
+    block = config.block_config(number)
     attention = block.attn_config
     return Sizes(
         vocab=config.vocab_size,

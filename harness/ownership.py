@@ -25,6 +25,8 @@ _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
 _ACTS_AT: Mapping[str, tuple[str, ...]] = {
     "vocabulary": ("embed", "logits"),
+    "hidden_size": ("embed",),
+    "layers": ("final_norm",),
     "embedding_scale": ("embed",),
     "tied_embeddings": ("embed", "logits"),
     "lm_head_bias": ("logits",),
@@ -53,6 +55,8 @@ _ACTS_AT: Mapping[str, tuple[str, ...]] = {
     "intermediate_size": ("mlp.gate", "mlp.up", "mlp.act"),
     "mlp_bias": ("mlp.gate", "mlp.up", "mlp.out"),
 }
+# Where the config has another size, weights that fit it cannot be the checkpoint's: the config is at fault, not they.
+_SIZES = ("vocabulary", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size")
 # Fields of the re-authored config by their own names, for those that a model's class ignores.
 _OWN_NAMES = {
     "final_logit_softcap": "final_softcap",
@@ -156,10 +160,10 @@ def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) ->
     stage = stage_named(candidate)
     if not stage.owner:
         return Ownership(candidate, (here,))
-    weights = _about_weights(fault, findings, of_file=False)
-    if weights:
-        return Ownership("weights", (here, weights.what))
     config = next((finding for finding in findings if _acts_at(finding, fault)), None)
+    weights = _about_weights(fault, findings, of_file=False)
+    if weights and (config is None or config.field not in _SIZES):
+        return Ownership("weights", (here, weights.what))
     if config:
         return Ownership("config", (here, config.what))
     return Ownership(stage.owner, (here, "no difference of configs or weights was found that acts there"))

@@ -387,7 +387,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
     """Say how well the reference predicts the text inputs, and warn where no working model would do so badly."""
     from harness.likelihood import likelihood_findings, likelihood_of, with_earlier
 
-    found = likelihood_of(state.folder / "traces", record.inputs, prepared.dimensions.vocab)
+    found = likelihood_of(state.folder / "traces", record.inputs, prepared.dimensions.tokens)
     if found is not None:
         record.likelihood = with_earlier(found, record.inputs, state.options.out, state.ref.name)
         record.findings += likelihood_findings(record.likelihood, trained=prepared.layers is None)

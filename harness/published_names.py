@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoint_kinds import COMPUTED, refuse_adapter, refuse_by_headers
+from harness.config_values import unknown_word
 from harness.configs import CONFIG_FILE, first_line, hf_config, quiet_transformers, raw_config, without_initial_weights
 from harness.errors import UsageError
 from harness.key_names import names_text
@@ -120,6 +121,9 @@ def _account(folder: Path, config: Any, kind: Any, tensors: Mapping[str, StoredT
                 output_loading_info=True,
             )
         except Exception as error:
+            unknown = unknown_word(config.to_dict(), error)
+            if unknown:
+                raise UsageError(f"{folder / CONFIG_FILE}: {unknown}; correct it, or download it again") from None
             why = f"describes no model that transformers can build ({first_line(error)})"
             raise UsageError(f"{folder / CONFIG_FILE} {why}; {_CAUSAL}") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

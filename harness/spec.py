@@ -168,15 +168,26 @@ def _literals(call: ast.Call) -> dict[str, Any]:
 
 
 def registered() -> dict[str, SpecRef]:
-    """Every model in `models/`, by name."""
-    refs = [ref for file in sorted(MODELS_FOLDER.glob("[!_]*.py")) for ref in describe(file)]
-    return {ref.name: ref for ref in refs}
+    """Every model in `models/`, by name; of those that share one the last, which `find_spec` refuses."""
+    return {ref.name: ref for ref in declarations()}
+
+
+def declarations() -> list[SpecRef]:
+    """Every declaration in `models/`, file by file."""
+    return [ref for file in sorted(MODELS_FOLDER.glob("[!_]*.py")) for ref in describe(file)]
+
+
+def places_of(name: str, refs: list[SpecRef]) -> list[str]:
+    """Where a name is declared: the files, with the variable where one file declares it twice."""
+    found = [ref for ref in refs if ref.name == name]
+    files = [ref.file for ref in found]
+    return [str(ref.file) if files.count(ref.file) == 1 else f"{ref.file}:{ref.variable}" for ref in found]
 
 
 def main_models() -> dict[str, SpecRef]:
     """The first model of every file in `models/`, by name: one of each kind."""
     first: dict[Path, SpecRef] = {}
-    for ref in registered().values():
+    for ref in declarations():
         first.setdefault(ref.file, ref)
     return {ref.name: ref for ref in first.values()}
 
@@ -188,7 +199,11 @@ def find_spec(model: str) -> SpecRef:
     """
     if model.endswith(".py") or ".py:" in model or "/" in model:
         return _find_in_file(model)
-    known = registered()
+    refs = declarations()
+    known = {ref.name: ref for ref in refs}
+    places = places_of(model, refs)
+    if len(places) > 1:
+        raise UsageError(f"'{model}' is declared more than once: {' and '.join(places)}; give each a name of its own")
     if model in known:
         return known[model]
     near = difflib.get_close_matches(model, known, n=1)

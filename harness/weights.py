@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 LM_HEAD = "lm_head.weight"
+# What a finding says of weights that no re-authored model can be run with.
+_STOPS, _FAILS, _UNFIT = "loading it stops", "the re-authored loader fails", "it cannot load"
 _NUMBER = re.compile(r"\.(\d+)\.")
 
 
@@ -58,6 +60,11 @@ def account_for_keys(
         f"and are left out: {names_text(dropped)}; the re-authored model is compared without them"
     )
     return [*found, Finding(kind="weights", severity="warning", what=what)]
+
+
+def stops_loading(finding: Finding) -> bool:
+    """Whether a finding of `account_for_keys` is about weights that cannot be loaded at all."""
+    return finding.severity == "error" and any(words in finding.what for words in (_STOPS, _FAILS, _UNFIT))
 
 
 def account_for_published_keys(model: GenerativeModel, network: Any, model_config: Any) -> list[Finding]:
@@ -92,7 +99,7 @@ def _account(
         taken = _run_loader(model, model_config, state)
     accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored, dropped)
     if taken.failure:
-        return _grouped([*accounts.lacking_keys(), _error(f"the re-authored loader fails: {taken.failure}")])
+        return _grouped([*accounts.lacking_keys(), _error(f"{_FAILS}: {taken.failure}")])
     return _grouped(
         [
             *accounts.lacking_keys(),
@@ -223,7 +230,7 @@ class _Accounts:
     def lacking_keys(self) -> list[Finding]:
         findings = []
         for key in self.taken.lacking:
-            hint = "loading it stops with a KeyError"
+            hint = f"{_STOPS} with a KeyError"
             if key == LM_HEAD and self.ties():
                 hint += "; the config ties lm_head to the embedding, so tensor_names must not name it"
             findings.append(_error(f"the re-authored loader asks for {key}, which the checkpoint lacks: {hint}"))
@@ -251,7 +258,7 @@ class _Accounts:
             elif not value.is_complex() and value.shape != self.own[name].shape:
                 wanted, given = shape_text(tuple(self.own[name].shape)), shape_text(tuple(value.shape))
                 findings.append(
-                    _error(f"{named}: the checkpoint has shape {given}, the re-authored model {wanted}: it cannot load")
+                    _error(f"{named}: the checkpoint has shape {given}, the re-authored model {wanted}: {_UNFIT}")
                 )
         return findings
 

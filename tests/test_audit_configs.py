@@ -17,6 +17,7 @@ from harness.audit.published import build_published
 from harness.configs import hf_config
 from harness.record import Finding
 from harness.spec import GenerativeModel, find_spec, load_spec, main_models
+from harness.stages.prepare import _window
 from harness.weights import account_for_published_keys
 
 pytestmark = pytest.mark.slow
@@ -298,3 +299,69 @@ def test_the_scale_of_queries_is_what_attention_multiplies_by(
     monkeypatch.setattr(attention, "scaled_dot_product_attention_with_hlfb", partial(shipped, scale=0.3))
     (finding,) = errors(load_spec(find_spec(name)))
     assert (finding.field, finding.published, finding.reauthored) == ("query_scale", published, "0.3")
+
+
+def with_settings(name: str, **settings: Any) -> tuple[GenerativeModel, Any]:
+    """(model, its published config with other settings, as a config.json may hold them)."""
+    model = load_spec(find_spec(name))
+    config = model.published()
+    for field, value in settings.items():
+        setattr(config, field, value)
+    return model, config
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tiny_llama", {"sliding_window": 16}),
+        ("tiny_llama", {"alibi": True}),
+        ("gemma3", {"attn_logit_softcapping": 50.0}),
+        pytest.param(
+            "tiny_llama",
+            {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256},
+            marks=pytest.mark.further,
+        ),
+        pytest.param("phi2", {"sliding_window": 16}, marks=pytest.mark.further),
+        pytest.param(
+            "qwen3", {"sliding_window": 16, "layer_types": ["full_attention"] * 28}, marks=pytest.mark.further
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_setting_that_the_published_class_ignores_is_not_held_against_the_re_authored_model(
+    name: str, settings: dict[str, Any]
+) -> None:
+    model, config = with_settings(name, **settings)
+    found = audit_configs(model, config)
+    assert [item.what for item in found if item.severity == "error" or "not audited" in item.what] == []
+    if "sliding_window" in settings:
+        assert _window(model, config, 10_000) is None  # nor is it said that no input outgrows it
+
+
+@pytest.mark.parametrize("layer_types", [None, ["full_attention"] * 22], ids=["plain", "with-kinds-it-ignores"])
+def test_a_window_that_the_published_class_has_is_found_where_no_module_of_it_says_so(layer_types: Any) -> None:
+    """Mistral's attention has no `sliding_window` of its own: it reads the config's when it runs."""
+    from transformers import MistralConfig
+
+    model = load_spec(find_spec("tiny_llama"))
+    config = MistralConfig(**{**model.published().to_dict(), "sliding_window": 16, "model_type": "mistral"})
+    if layer_types:
+        config.layer_types = layer_types
+    (finding,) = errors(model, config)
+    assert (finding.field, finding.published, finding.reauthored) == ("window", "16", "none")
+    assert finding.blocks == list(range(22))
+    assert _window(model, config, 10_000) == 16
+
+
+def test_a_window_of_some_blocks_is_found_at_these_blocks() -> None:
+    kinds = ["sliding_attention" if block % 7 == 3 else "full_attention" for block in range(28)]
+    (finding,) = errors(*with_settings("qwen3", sliding_window=16, layer_types=kinds))
+    assert (finding.field, finding.published, finding.reauthored) == ("window", "16", "none")
+    assert finding.blocks == [3, 10, 17, 24]
+
+
+def test_alibi_that_the_published_class_computes_is_found() -> None:
+    model = load_spec(find_spec("falcon"))
+    config = model.published()
+    config.alibi = False
+    assert {finding.field for finding in errors(model, config)} == {"rope", "alibi"}

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness import declared
+from harness import spec as spec_module
+from harness.catalogue import entries
 from harness.declared import held
 from harness.errors import UsageError
-from harness.spec import GenerativeModel, SpecRef, describe, find_spec, load_spec, registered
+from harness.spec import GenerativeModel, SpecRef, describe, find_spec, load_spec, main_models, registered
 
 ROOT = Path(__file__).parent.parent
 NUMBERS = re.compile(r"[\s\d.,]+")  # a line of a longer list, such as rope factors
@@ -213,3 +215,30 @@ def test_a_file_that_must_run_does_so_in_a_process_of_its_own(text, says, tmp_pa
             find_spec(str(path))
     else:
         assert (find_spec(str(path)).variable, find_spec(str(path)).name) == ("MY", "m")
+
+
+def test_a_name_that_two_files_declare_is_refused_with_both_and_listed_twice(tmp_path, monkeypatch):
+    one, other, third = tmp_path / "one.py", tmp_path / "other.py", tmp_path / "third.py"
+    one.write_text(WHOLE)
+    other.write_text(WHOLE.replace('"my"', '"first_of_other"').replace("MY =", "FIRST =") + WHOLE)
+    third.write_text(WHOLE.replace('"my"', '"third"'))
+    monkeypatch.setattr(spec_module, "MODELS_FOLDER", tmp_path)
+    with pytest.raises(UsageError, match="'my' is declared more than once: ") as caught:
+        find_spec("my")
+    assert f"{one} and {other}; give each a name of its own" in str(caught.value)
+    assert find_spec("third").file == third
+    assert set(main_models()) == {"my", "first_of_other", "third"}  # none is left out of --all without a word
+    listed = [(entry.name, entry.file, entry.here, entry.remedy.partition(" declares")[0]) for entry in entries()]
+    assert listed == [
+        ("my", "models/one.py", False, "models/other.py"),
+        ("first_of_other", "models/other.py", True, ""),
+        ("my", "models/other.py", False, "models/one.py"),
+        ("third", "models/third.py", True, ""),
+    ]
+
+
+def test_a_name_that_one_file_declares_twice_is_refused_with_both_variables(tmp_path, monkeypatch):
+    path = spec_in(tmp_path, WHOLE + WHOLE.replace("MY =", "AGAIN ="))
+    monkeypatch.setattr(spec_module, "MODELS_FOLDER", tmp_path)
+    with pytest.raises(UsageError, match=f"{path}:MY and {path}:AGAIN; give each a name of its own"):
+        find_spec("my")

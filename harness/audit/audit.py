@@ -9,9 +9,11 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from harness.audit.differences import differences, roundings, unaudited
+from harness.audit.honoured import ignored_settings, published_windows
 from harness.audit.ignored import ignored_fields
 from harness.audit.placement import REAUTHORED_PLACES, Placement, unknown_placement, watch
 from harness.audit.published import build_published, hf_places, published_structure
@@ -91,7 +93,25 @@ def _one_thread() -> Iterator[None]:
 
 
 def published_placement(model: GenerativeModel, small: Any) -> Placement:
-    """How the published model wires its blocks, seen in one run of a small one. small: from `shrunk_hf_config`."""
+    """How the published model wires its blocks and which settings it acts on, seen in runs of a small one.
+
+    small: from `shrunk_hf_config`.
+    """
+    placement = _watched(model, small)
+    unaudited = dict(placement.unaudited)
+    try:
+        placement = replace(placement, ignored=ignored_settings(small))
+    except Exception as error:
+        unaudited |= dict.fromkeys(("alibi", "softcap"), f"the published miniature does not run ({_reason(error)})")
+    try:
+        placement = replace(placement, windows=published_windows(model))
+    except Exception as error:
+        unaudited["window"] = f"the published miniature does not run ({_reason(error)})"
+    return replace(placement, unaudited=unaudited)
+
+
+def _watched(model: GenerativeModel, small: Any) -> Placement:
+    """How the published model wires its blocks, seen in one run of a small one."""
     import torch
     import transformers
 

@@ -33,12 +33,16 @@ REAUTHORED_PLACES: Mapping[str, str | None] = {
 class Placement:
     """parallel_residual: the MLP reads what attention reads. norm_on_output: the norm named after attention takes
     attention's output (Gemma 2), not the sum with the residual (Llama). overheard: what else the run showed.
-    queries: before they are turned, `[batch, heads, time, head_dim]`, where they have a norm."""
+    queries: before they are turned, `[batch, heads, time, head_dim]`, where they have a norm.
+    windows: of each block, in positions, None for a block without one; None where they were not looked for.
+    ignored: fields of the published config that are set and change nothing, see `honoured.py`."""
 
     parallel_residual: bool = False
     norm_on_output: bool = False
     overheard: Overheard | None = None
     queries: Any = None
+    windows: tuple[int | None, ...] | None = None
+    ignored: frozenset[str] = frozenset()
     unaudited: Mapping[str, str] = field(default_factory=dict)
 
     def placed(self, slots: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from harness.audit.behaviour import Norms, describe_activation, describe_rope
 from harness.audit.overheard import turns_by
 from harness.audit.placement import PUBLISHED_PLACES, Placement
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structure
+from harness.config_values import unknown_word
 from harness.configs import quiet_transformers, without_initial_weights
 from harness.errors import UsageError
 
@@ -54,6 +55,9 @@ def _causal_lm(config: Any, dtype: str) -> Any:
         return factory.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype), trust_remote_code=False)
     except Exception as error:
         kind = getattr(config, "model_type", type(config).__name__)
+        unknown = unknown_word(config.to_dict(), error)
+        if unknown:
+            raise UsageError(f"the config of this '{kind}' model cannot be built: {unknown}; correct it") from error
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"transformers builds no causal language model of a '{kind}' config ({reason}); "
@@ -66,7 +70,8 @@ def published_structure(
 ) -> Structure:
     """Read a whole model.
 
-    placement: how the blocks of its miniature are wired, see `placement.py`. network: from `build_published`.
+    placement: how the blocks of its miniature are wired and what they act on, see `placement.py`.
+    network: from `build_published`.
     dtype: that the model is built in, e.g. "bfloat16": what its code makes of its config is rounded to it.
     """
     import torch
@@ -159,7 +164,7 @@ class _Reader:
             kv_heads=(width // head_dim - heads) // 2,
             head_dim=head_dim,
             query_scale=self._query_scale(attention),
-            softcap=_first(attention, "attn_logit_softcapping"),
+            softcap=self._cap(attention),
             window=self._window(attention, number),
             rope=rope,
             alibi=alibi,
@@ -203,13 +208,17 @@ class _Reader:
             self.unaudited["query_scale"] = f"{type(attention).__name__} does not say how it scales its queries"
         return float(scale or 0)
 
+    def _cap(self, attention: Any) -> float | None:
+        if "attn_logit_softcapping" in self.placement.ignored:
+            return None
+        cap = _first(attention, "attn_logit_softcapping")
+        return None if cap is None else float(cap)
+
     def _window(self, attention: Any, number: int) -> int | None:
-        if hasattr(attention, "sliding_window"):
-            window = attention.sliding_window
-        else:
-            kinds = getattr(self.text, "layer_types", None)
-            slides = kinds is None or "sliding" in kinds[number]
-            window = getattr(self.text, "sliding_window", None) if slides else None
+        """What the small model showed. The config alone says what a model was asked for, not what its class does."""
+        if self.placement.windows is not None:
+            return self.placement.windows[number]
+        window = getattr(attention, "sliding_window", None)
         return int(window) if window else None
 
     def _activation(self, mlp: Any) -> str:
@@ -258,7 +267,7 @@ class _Reader:
     def _alibi(self) -> tuple[float, ...] | None:
         import torch
 
-        if not getattr(self.text, "alibi", False):
+        if not getattr(self.text, "alibi", False) or "alibi" in self.placement.ignored:
             return None
         make = getattr(sys.modules[type(self.network).__module__], "build_alibi_tensor", None)
         if make is None:

@@ -129,7 +129,7 @@ class Bench:
         )
         prepared = Prepared.model_validate(prepare.prepare(request.model_dump(), Silent()))
         if inputs:
-            prepared.inputs = drawn(inputs, token_seed, prepared.dimensions.vocab)
+            prepared.inputs = drawn(inputs, token_seed, prepared.dimensions.tokens)
         self.prepared = prepared
         self.checkpoint = Path(prepared.checkpoint)
 
@@ -160,7 +160,7 @@ class Bench:
             assert self.prepared.layers is not None
             write_random_layers(self.model, seed, self.prepared.layers, other.checkpoint)
         other.prepared = self.prepared.model_copy(
-            update={"inputs": drawn(inputs, seed, self.prepared.dimensions.vocab)}
+            update={"inputs": drawn(inputs, seed, self.prepared.dimensions.tokens)}
         )
         if not flatbuffer:
             return other

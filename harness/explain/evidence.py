@@ -214,7 +214,12 @@ def gather(
     _check(known(oracle), oracle, tap, keep, decoder)
     own = known(candidate)
     walk = Walk(decoder, own)
-    expected = walk.compute(tap)[rows]
+    try:
+        expected = walk.compute(tap)[rows]
+    except ValueError:  # of arrays that do not fit together
+        _refuse_other_sizes(own, oracle)
+        raise
+    _refuse_other_sizes(own, oracle)
     read = tuple(known_tap for known_tap in own.touched() if known_tap != TOKENS)
     observed = _values(candidate, tap, keep)[rows]
     if expected.shape != observed.shape:
@@ -243,6 +248,16 @@ def gather(
         worst=worst,
         accumulated=_accumulated(oracle, runs, tap, keep[rows]),
     )
+
+
+def _refuse_other_sizes(known: Known, oracle: Trace) -> None:
+    """Raises NotCoveredError where the candidate's own values have other sizes than the published model's."""
+    for tap, values in known.touched().items():
+        if tap not in oracle or tap.endswith("attn.probs"):
+            continue
+        published = tuple(oracle.taps[tap]["shape"][2:])
+        if values.shape[1:] != published:
+            raise NotCoveredError(f"{tap}, of which it is made, has shape {values.shape[1:]} and not {published}")
 
 
 def _accumulated(oracle: Trace, runs: list[Trace], tap: str, positions: Array) -> Array:

@@ -176,7 +176,7 @@ def _search(
             watcher.progress(TASK, shrinking, SHRINKS, f"found; shrinking, {len(smallest.tokens)} tokens are left")
 
     searched = search(
-        searched_inputs(dims.vocab, prepared.kv_cache_len, edges),
+        searched_inputs(dims.tokens, prepared.kv_cache_len, edges),
         judge,
         max_examples=options.max_examples,
         seed=options.seed,

@@ -14,6 +14,8 @@ from harness.variant import Variant
 class Dimensions(BaseModel):
     """Sizes of a model that stages and alignment share.
 
+    Those of the re-authored config; where the published one has others, hf_heads and hf_head_dim are its own, heads and
+    KV heads of each block, and hf_vocab its vocabulary: what the reference computes is read by them.
     layer_heads: heads and KV heads of each block where they differ; `heads` and `kv_heads` are block 0's.
     interleaved, hf_interleaved: how the fused q, k, v of the re-authored and of the HF model are laid out.
     fused_gate: one projection holds the MLP's gate and up.
@@ -30,20 +32,28 @@ class Dimensions(BaseModel):
     fused_gate: bool = False
     layer_heads: list[tuple[int, int]] = Field(default_factory=list)
     window: int | None = None
+    hf_heads: list[tuple[int, int]] = Field(default_factory=list)
+    hf_head_dim: int | None = None
+    hf_vocab: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens every version knows."""
+        return min(self.vocab, self.hf_vocab or self.vocab)
 
     @property
     def layout(self) -> HeadLayout:
         return HeadLayout(self.heads, self.kv_heads, self.head_dim, self.interleaved)
 
     def layout_of(self, block: int) -> HeadLayout:
-        return self._layout(block, self.interleaved)
+        heads, kv_heads = self.layer_heads[block] if self.layer_heads else (self.heads, self.kv_heads)
+        return HeadLayout(heads, kv_heads, self.head_dim, self.interleaved)
 
     def hf_layout_of(self, block: int) -> HeadLayout:
-        return self._layout(block, self.hf_interleaved)
-
-    def _layout(self, block: int, interleaved: bool) -> HeadLayout:
-        heads, kv_heads = self.layer_heads[block] if self.layer_heads else (self.heads, self.kv_heads)
-        return HeadLayout(heads, kv_heads, self.head_dim, interleaved)
+        own = self.layout_of(block)
+        # The re-authored model may have more blocks than the published one.
+        heads, kv_heads = self.hf_heads[block] if block < len(self.hf_heads) else (own.heads, own.kv_heads)
+        return HeadLayout(heads, kv_heads, self.hf_head_dim or self.head_dim, self.hf_interleaved)
 
 
 class JobInput(BaseModel):

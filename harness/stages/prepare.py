@@ -6,12 +6,15 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
+import copy
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, own_modules
+from harness.audit.honoured import published_windows
 from harness.audit.parameters import ParameterSource
 from harness.audit.reauthored import position_tables, windows_of
 from harness.cache import Cache
@@ -19,7 +22,7 @@ from harness.checkpoints import Checkpoint, is_miniature, resolve
 from harness.configs import built_model, hf_config, without_initial_weights
 from harness.convert import conversion_key
 from harness.coverage import coverage_of
-from harness.declared_sizes import refuse_other_sizes
+from harness.declared_sizes import refuse_other_sizes, refuse_sizes_that_cannot_load
 from harness.errors import UsageError
 from harness.families import interleaves_qkv, sizes_of
 from harness.flatbuffer.reader import FlatbufferModel
@@ -66,7 +69,7 @@ def prepare(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
 
 def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter) -> Prepared:
-    from harness.weights import account_for_keys
+    from harness.weights import account_for_keys, stops_loading
 
     model = spec.model
     report.progress(0, 3, "checkpoint")
@@ -86,7 +89,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         if not small and checkpoint.kind in ("folder", "hub"):
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
-    dims = _dimensions(plain, published)
+    dims = _dimensions(model, plain, published)
     check_widths(request.quantize, _row_widths(plain), model.name)
     shape, variant = _device_shape(request, model, dims, plain)
     with spec.reading():
@@ -94,10 +97,11 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     report.progress(1, 3, "inputs")
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
-    findings = [
-        *account_for_keys(model, checkpoint.folder, config, checkpoint.dropped),
-        *_unreached(inputs, dims, shape),
-    ]
+    findings = account_for_keys(model, checkpoint.folder, config, checkpoint.dropped)
+    unloaded = next(filter(stops_loading, findings), None)
+    if unloaded is not None:
+        refuse_sizes_that_cannot_load(model.name, config, published, unloaded.what)
+    findings += _unreached(inputs, dims, shape)
     hf_map = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
     own_map = own_modules(model, fused_gate=dims.fused_gate)
     points = _points(config, hf_map, own_map)
@@ -178,7 +182,7 @@ def _points(config: Any, *maps: ModuleMap) -> list[str]:
     return [point for point in BLOCK_POINTS if point in present]
 
 
-def _dimensions(config: Any, published: Any) -> Dimensions:
+def _dimensions(model: GenerativeModel, config: Any, published: Any) -> Dimensions:
     from litert_torch.generative.layers.model_config import ActivationType, FeedForwardType
 
     attention, feed_forward = config.block_config(0).attn_config, config.block_config(0).ff_config
@@ -186,7 +190,13 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
     glu = feed_forward.activation.type in (ActivationType.SILU_GLU, ActivationType.GE_GLU)
     layers = [config.block_config(block).attn_config for block in range(config.num_layers)]
     layer_heads = [(layer.num_heads, layer.num_query_groups) for layer in layers]
+    theirs = [sizes_of(text, block) for block in range(sizes_of(text).layers)]
+    hf_heads = [(layer.heads, layer.kv_heads) for layer in theirs]
+    same = hf_heads[: len(layer_heads)] == layer_heads[: len(hf_heads)]
     return Dimensions(
+        hf_heads=[] if same else hf_heads,
+        hf_head_dim=_unless(theirs[0].head_dim, attention.head_dim),
+        hf_vocab=_unless(theirs[0].vocab, config.vocab_size),
         blocks=config.num_layers,
         heads=attention.num_heads,
         kv_heads=attention.num_query_groups,
@@ -197,8 +207,12 @@ def _dimensions(config: Any, published: Any) -> Dimensions:
         hf_interleaved=interleaves_qkv(text),
         fused_gate=glu and feed_forward.type == FeedForwardType.SEQUENTIAL,
         layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
-        window=_window(text, config.max_seq_len) if getattr(text, "use_sliding_window", True) else None,
+        window=_window(model, published, config.max_seq_len),
     )
+
+
+def _unless(value: int, other: int) -> int | None:
+    return None if value == other else value
 
 
 def _rms_norms(config: Any) -> bool:
@@ -208,10 +222,17 @@ def _rms_norms(config: Any) -> bool:
     return all(norm.type == NormalizationType.RMS_NORM for norm in [*norms, config.final_norm_config])
 
 
-def _window(text: Any, reach: int) -> int | None:
-    """The published window, if the re-authored model takes inputs that outgrow it."""
+def _window(model: GenerativeModel, published: Any, reach: int) -> int | None:
+    """The published window, if its class has one and the re-authored model takes inputs that outgrow it."""
+    text = published.get_text_config()
     window = sizes_of(text).window
-    return window if 0 < window < reach else None
+    if not 0 < window < reach or not getattr(text, "use_sliding_window", True):
+        return None
+    try:
+        found = published_windows(replace(model, published=lambda: copy.deepcopy(text)))
+    except Exception:  # the audit says why; inputs that outgrow a window do no harm where there is none
+        return window
+    return window if found is None or any(found) else None
 
 
 def _row_widths(config: Any) -> dict[str, int]:
@@ -264,17 +285,17 @@ def _declared_variant(model: GenerativeModel) -> Variant:
 def _inputs(
     request: Request, model: GenerativeModel, checkpoint: Checkpoint, dims: Dimensions, shape: DeviceShape
 ) -> list[TokenInput]:
-    tokenizer = _tokenizer(checkpoint, dims.vocab)
+    tokenizer = _tokenizer(checkpoint, dims.tokens)
     limit = shape.kv_cache_len
     chosen: list[TokenInput] = []
     if request.inputs_file:
-        chosen += inputs_from_jsonl(Path(request.inputs_file), tokenizer, dims.vocab, limit)
+        chosen += inputs_from_jsonl(Path(request.inputs_file), tokenizer, dims.tokens, limit)
     if request.prompts:
-        chosen += inputs_from_prompts(request.prompts, tokenizer, dims.vocab, limit)
+        chosen += inputs_from_prompts(request.prompts, tokenizer, dims.tokens, limit)
     return chosen or default_inputs(
         prefill=shape.prefill,
         kv_cache_len=limit,
-        vocab_size=dims.vocab,
+        vocab_size=dims.tokens,
         window=dims.window,
         tokenizer=tokenizer,
         prompt=model.prompt,
