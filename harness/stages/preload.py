@@ -6,7 +6,9 @@ It must start no thread and run no operator: a forked process inherits neither t
 import gc
 import os
 
+from harness import patched
 from harness.frameworks import import_frameworks
+from harness.numerics import VARIABLES
 from harness.stages.worker import die_with_parent
 
 die_with_parent(os.getppid())  # while it imports, it would not notice by itself
@@ -15,5 +17,8 @@ die_with_parent(os.getppid())  # while it imports, it would not notice by itself
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+for name in VARIABLES:  # torch would read them; STARTED_WITH knows of them
+    os.environ.pop(name, None)
 import_frameworks()
+patched.remember()
 gc.freeze()  # what is here stays; a forked process that went through it would copy it

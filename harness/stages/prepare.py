@@ -94,6 +94,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     inputs = _inputs(request, model, checkpoint, dims, shape)
     report.progress(2, 3, "weight names")
     findings = [
+        *spec.findings(),
         *account_for_keys(model, checkpoint.folder, config, checkpoint.dropped),
         *_unreached(inputs, dims, shape),
     ]
