@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness import refusals
 from harness.errors import UsageError, told
 
 # Stages run side by side, a core each: threads of NumPy's linear algebra would spin while they wait for a core that
@@ -57,6 +58,8 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     try:
         with contextlib.suppress(OSError):  # a full disk: the task itself may need none of it
             print(f"--- {name} ---", flush=True)
+        if refusals.failure:
+            raise UsageError(refusals.failure)
         module, function = target.split(":")
         value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
         pipe.send(("done", {"value": value, "peak_rss_mb": peak_rss_mb()}))
@@ -64,7 +67,8 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     except UsageError as error:
         pipe.send(("usage", str(error)))
     except BaseException as error:
-        pipe.send(("error", told(error)))
+        said = refusals.refused(error)
+        pipe.send(("usage", said) if said else ("error", told(error)))
         with contextlib.suppress(OSError):
             traceback.print_exc()
     finally:
