@@ -61,6 +61,18 @@ def test_what_a_spec_imports_and_what_a_package_raises_later_is_no_refusal(
     assert refusals.refused(raised(tmp_path / "b", OURS, "odd_package.call()")) == ""
 
 
+def test_warnings_that_a_person_wants_as_errors_stop_no_stage() -> None:
+    code = (
+        "import warnings; from harness.stages.worker import let_warnings_be; let_warnings_be(); "
+        "warnings.warn('old', FutureWarning); warnings.warn('old', DeprecationWarning); print('on')"
+    )
+    for flags in (["-W", "error"], ["-W", "error::FutureWarning", "-W", "ignore::DeprecationWarning"]):
+        ended = subprocess.run(
+            [sys.executable, *flags, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (0, "on\n"), ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["audit", "tiny_llama"], ["run", "tiny_llama", "--miniature"]])
 @pytest.mark.parametrize(("variable", "package"), [("TORCH_LOGS=bogus", "torch"), ("PYTHONOPTIMIZE=2", "transformers")])

@@ -13,10 +13,11 @@ from harness import patched
 from harness.frameworks import import_frameworks
 from harness.numerics import VARIABLES
 from harness.refusals import note_failure
-from harness.stages.worker import die_with_parent
+from harness.stages.worker import die_with_parent, let_warnings_be
 
 die_with_parent(os.getppid())  # while it imports, it would not notice by itself
 
+let_warnings_be()
 # TensorFlow, which litert-torch imports, otherwise fills the log with notes about GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
