@@ -85,5 +85,5 @@ def _holds(names: Mapping[str, Any], variable: str, value: object) -> bool:
 
 def _imported(file: Path) -> set[str]:
     """The names that a file takes from elsewhere."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name for node in nodes for alias in node.names}

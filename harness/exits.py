@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from harness import refusals
 from harness.errors import UsageError
 from harness.plain import one_line, shown
 
@@ -109,7 +110,8 @@ def explained(error: BaseException) -> tuple[str, int]:
         said = message().rstrip()
         stop = "" if said.endswith((".", "!", "?", ":", ";")) else "."  # some of click's messages have none
         return f"{said}{stop} See 'edge-parity --help'.", exit_code
-    return unforeseen(error), FAULT
+    refused = refusals.refused(error)
+    return (refused, WRONG) if refused else (unforeseen(error), FAULT)
 
 
 def unforeseen(error: BaseException) -> str:

@@ -31,7 +31,7 @@ def import_frameworks() -> None:
 
     They start no thread and run no operator.
     """
-    with _without_collecting():
+    with without_collecting():
         for name in ("torch", *_HUGGING_FACE):
             importlib.import_module(name)
         import_litert_torch()
@@ -40,14 +40,14 @@ def import_frameworks() -> None:
 
 def import_litert_torch() -> None:
     """The layers of litert-torch."""
-    with _without_collecting():
+    with without_collecting():
         importlib.import_module("litert_torch")
         with _schema_alone():
             importlib.import_module("litert_torch.generative.layers.lora")
 
 
 @contextmanager
-def _without_collecting() -> Iterator[None]:
+def without_collecting() -> Iterator[None]:
     """Imports leave next to nothing to collect, and looking for it takes a fifth of their time."""
     before = gc.isenabled()
     gc.disable()

@@ -320,7 +320,7 @@ def _check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> Non
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    content = read_text(path, "--inputs takes a file of JSON lines", TEXT, "utf-8-sig")
+    content = read_text(path, "--inputs takes a file of JSON lines", TEXT)
     # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():

@@ -19,7 +19,7 @@ from harness.names.stages import HF, ORACLE, Hop, runs_file, split, stage_named
 from harness.record import Finding, FirstFault
 from harness.taps import block_tap, split_tap
 
-CHECKPOINT, RECIPE = "checkpoint", "recipe"
+CHECKPOINT, RECIPE, SPEC = "checkpoint", "recipe", "spec"
 
 _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
@@ -82,8 +82,8 @@ _BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written:
 class Ownership:
     """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
     kernels of <stage>` where one runtime alone was run; `checkpoint` or `recipe <recipe>` where the numbers that every
-    stage was given are not finite, `checkpoint` also where float32 cannot compute with them. evidence: what says so, in
-    words."""
+    stage was given are not finite, `checkpoint` also where float32 cannot compute with them; `spec` where the spec file
+    replaces code of torch, with which stages compute. evidence: what says so, in words."""
 
     owner: str
     evidence: tuple[str, ...]
@@ -106,6 +106,9 @@ def ownership(
     """
     hop = Hop.parse(fault.hop)
     source, candidate = hop.stages
+    replacing = [finding.what for finding in findings if finding.owner == SPEC]
+    if replacing:
+        return Ownership(SPEC, ("stages compute it with code that the spec file has put into torch", *replacing))
     given = _given(hop, findings, not_finite)
     if given is not None:
         return given
@@ -149,7 +152,7 @@ def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -
 
 def is_given(owner: str) -> bool:
     """Whether a fault lies in what the stages were given, so that there is nothing to explain in any of them."""
-    return owner.split(" ")[0] in (CHECKPOINT, RECIPE)
+    return owner.split(" ")[0] in (CHECKPOINT, RECIPE, SPEC)
 
 
 def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) -> Ownership:

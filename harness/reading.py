@@ -22,6 +22,8 @@ MB = 1_000_000
 SETTINGS = 16 * MB  # what people write: declarations, tolerances, a config.json
 TEXT = 256 * MB  # what programs write: records, lists of inputs
 
+_MARK = "\ufeff"  # the byte order mark, as text
+
 _KINDS = (
     (stat.S_ISDIR, os.strerror(errno.EISDIR)),
     (stat.S_ISFIFO, "it is a pipe, which can be read only once"),
@@ -72,8 +74,8 @@ def read_bytes(path: Path, remedy: str, most: int = TEXT) -> bytes:
     return content
 
 
-def read_text(path: Path, remedy: str, most: int = SETTINGS, encoding: str = "utf-8") -> str:
-    """The text of a regular file. Raises UsageError."""
+def read_text(path: Path, remedy: str, most: int = SETTINGS, encoding: str = "utf-8-sig") -> str:
+    """The text of a regular file, without the byte order mark that some editors put first. Raises UsageError."""
     try:
         return read_bytes(path, remedy, most).decode(encoding)
     except UnicodeDecodeError:
@@ -81,8 +83,14 @@ def read_text(path: Path, remedy: str, most: int = SETTINGS, encoding: str = "ut
 
 
 def read_json(path: Path, remedy: str, most: int = SETTINGS) -> Any:
-    """The content of a JSON file. Raises UsageError, also for numbers and nesting that Python does not read."""
-    text = read_text(path, remedy, most)
+    """The content of a JSON file. Raises UsageError, also for numbers and nesting that Python does not read, and for a
+    byte order mark: transformers and safetensors read most of these files too, and refuse it.
+    """
+    text = read_text(path, remedy, most, "utf-8")
+    if text.startswith(_MARK):
+        raise UsageError(
+            f"{path} begins with a byte order mark, which transformers refuses; save it as UTF-8 without one"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.cache import Cache, key_of
 from harness.errors import UsageError
+from harness.numerics import VARIABLES
 from harness.replaced import flags
 from harness.rests import Rests
 from harness.stages.request import Prepared, Request
@@ -39,6 +40,7 @@ _READ_EARLY = (
     "PYTHONPATH",
     "XDG_",
     "HOME",
+    *VARIABLES,
 )
 
 

@@ -271,7 +271,7 @@ class Diagnosis(_Part):
 class Finding(_Part):
     """What numbers at the taps do not say. A difference of configs names its field, its blocks (none where it is of
     the whole model), both values and both modules. owner: whose the faults are that it makes, where it tells that by
-    itself: `checkpoint`, or a recipe."""
+    itself: `checkpoint`, `spec`, or a recipe."""
 
     kind: Literal["config", "weights", "numeric", "runtime"]
     severity: Literal["error", "warning"]

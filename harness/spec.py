@@ -24,6 +24,7 @@ from harness.coverage import STANDARD_COVERAGE, check_coverage
 from harness.errors import UsageError
 from harness.frameworks import import_litert_torch
 from harness.names.allowed import NAME_RULE, is_name
+from harness.numerics import Changes, settle, threads_now
 from harness.plain import brief
 from harness.reading import read_text
 
@@ -296,8 +297,31 @@ def run_spec(file: Path) -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A declaration that has run. by_spec: numeric settings that it changed; outside: those changed before that."""
+
+    model: GenerativeModel
+    by_spec: Changes
+    outside: Changes
+
+
 def load_spec(ref: SpecRef) -> GenerativeModel:
     """Run the spec file and return its model. Raises UsageError when the file fails or declares what cannot be run."""
+    return loaded_spec(ref).model
+
+
+def loaded_spec(ref: SpecRef) -> Loaded:
+    """As `load_spec`, with the numeric settings that were put right: whoever loads a spec computes in float32."""
+    outside, threads = settle(), threads_now()
+    try:
+        model = _model_of(ref)
+    finally:
+        by_spec = settle(threads)
+    return Loaded(model, by_spec, outside)
+
+
+def _model_of(ref: SpecRef) -> GenerativeModel:
     model = getattr(run_spec(ref.file), ref.variable, None)
     if not isinstance(model, GenerativeModel):
         raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")

@@ -14,11 +14,13 @@ from importlib.util import find_spec, source_from_cache
 from pathlib import Path
 from typing import Any
 
+from harness import numerics, patched
 from harness.cache import Cache
 from harness.fingerprints import source_digest
 from harness.frameworks import IMPORTED_AT
+from harness.record import Finding
 from harness.replaced import changes, namespaces
-from harness.spec import GenerativeModel, SpecRef, load_spec, module_name
+from harness.spec import GenerativeModel, SpecRef, loaded_spec, module_name
 from harness.spec_code import OWN, SpecCode, edited_between, package_content, spec_code
 from harness.stamps import sha256_once
 from harness.witness import Seen
@@ -37,8 +39,10 @@ class KnownSpec:
         # Whoever warns shows the line that called, and so opens the source of code that ran before the spec did.
         self._there = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
         self._since = time.time_ns()
-        with self.reading():
-            self.model: GenerativeModel = load_spec(ref)
+        self._file, self._threads = ref.file, numerics.threads_now()
+        with patched.watching() as self._patched, self.reading():
+            self._loaded = loaded_spec(ref)
+        self.model: GenerativeModel = self._loaded.model
         self._changes = changes(before)
         self.code: SpecCode = spec_code(module_name(ref.file), modules)
 
@@ -47,6 +51,15 @@ class KnownSpec:
         """What the spec's own functions read in here goes into what is made with it."""
         with self._seen.watching(), self._own.watching():
             yield
+
+    def findings(self) -> list[Finding]:
+        """What the spec does to its surroundings, its functions included that have run by now."""
+        by_spec = {**numerics.settle(self._threads), **self._loaded.by_spec}
+        outside = {**numerics.set_from_outside(), **self._loaded.outside}
+        return [
+            *patched.findings_of(self._file, self._patched.replaced),
+            *numerics.findings_of(self._file, by_spec, outside),
+        ]
 
     def content(self, cache: Cache) -> dict[str, Any]:
         """All that a conversion may depend on beyond weights, config and sizes."""

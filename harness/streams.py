@@ -1,4 +1,5 @@
-"""Standard output and standard error, which may be closed, full, in another encoding, or a pipe that nobody reads.
+"""Standard output and error, which may be closed, full, open for reading alone, in another encoding, or a pipe that
+nobody reads.
 
 In: the streams that the process was started with. Out: streams that a command can print to whatever they lead to.
 """
@@ -6,6 +7,7 @@ In: the streams that the process was started with. Out: streams that a command c
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import sys
@@ -53,12 +55,20 @@ def prepare_streams() -> None:
 
 
 def _open_missing() -> None:
-    """A descriptor that is closed would be given to the next file that is opened, and what is printed with it."""
+    """A descriptor that is closed would be given to the next file that is opened, and what is printed with it.
+
+    Where it was closed before a shell ran us in a script, it is the script by now, which can only be read.
+    """
     for number in (0, 1, 2):
         try:
-            os.fstat(number)
+            mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            continue
+        if number and mode == os.O_RDONLY:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def _printing(number: int, stream: TextIO) -> TextIO:

@@ -149,3 +149,14 @@ def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
     faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
     (owned,) = _owned(faults, taps_frame(rows), [], {}, tmp_path)
     assert (owned.tap, owned.owner) == (taps[0], "checkpoint")
+
+
+def test_a_spec_that_replaces_code_of_torch_owns_every_fault_of_its_run():
+    replaced = Finding(kind="runtime", severity="error", what="own.py replaces torch.nn.functional.silu", owner="spec")
+    eps = config("pre_attention.eps", [0, 1])
+    for hop in (FIRST, XNNPACK, BUILTIN):
+        found = ownership(fault(hop), [fault(hop)], [eps, replaced], BOTH)
+        assert found.owner == "spec"
+        assert replaced.what in found.evidence
+    of_transformers = replaced.model_copy(update={"owner": ""})
+    assert ownership(fault(), [fault()], [of_transformers], {}).owner == "re-authoring", "the reference runs without it"

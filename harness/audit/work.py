@@ -19,6 +19,7 @@ from harness.audit.report import Audit, AuditRequest
 from harness.checkpoint_kinds import refuse_absurd_sizes
 from harness.configs import full_reauthored_config, hf_config, published_config, raw_config
 from harness.errors import UsageError
+from harness.patched import findings_of, watching
 from harness.published_names import read_folder
 from harness.reauthored_config import reauthored_config
 from harness.record import Finding
@@ -41,9 +42,11 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         report.progress(number, len(request.specs), ref.name)
         audit = Audit(model=variable.lower(), file=file, variable=variable)
         try:
-            model = load_spec(ref)
+            with watching() as watched:
+                model = load_spec(ref)
+            watched.undo()
             audit.model, audit.against = model.name, str(folder) if folder else model.hf_id
-            audit.findings = _findings(model, folder)
+            audit.findings = [*findings_of(ref.file, watched.replaced), *_findings(model, folder)]
         except UsageError as error:
             audit.error = str(error)
         audits.append(audit)
@@ -59,7 +62,9 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     file, modules = Path(payload["spec_file"]), frozenset(sys.modules)
     seen, since = Seen(), time.time_ns()
     with seen.watching():
-        model = load_spec(SpecRef(file, payload["spec_variable"], {}))
+        with watching() as watched:
+            model = load_spec(SpecRef(file, payload["spec_variable"], {}))
+        watched.undo()
         code = spec_code(module_name(file), modules)
         report.progress(0, 1, "configs")
         found = _audited(model, prepared)

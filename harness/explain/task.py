@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.ownership import CHECKPOINT
+from harness.ownership import CHECKPOINT, SPEC
 from harness.record import Finding, Record
 from harness.stages.process import Task, TaskResult
 from harness.stages.request import Prepared
@@ -77,7 +77,10 @@ def _places(record: Record) -> list[tuple[str, str]]:
     """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
     places: dict[str, tuple[str, str]] = {}
     for fault in record.faults or ([record.first_fault] if record.first_fault else []):
-        if fault.owner == CHECKPOINT:  # what a recipe did to a weight can be said; there is nothing to say of this
+        if fault.owner in (
+            CHECKPOINT,
+            SPEC,
+        ):  # what a recipe did to a weight can be said; there is nothing to say of this
             continue
         places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", (fault.hop, fault.tap))
     return list(places.values())

@@ -27,6 +27,7 @@ from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
 from harness.inputs import schedule
 from harness.names.stages import FLOAT
+from harness.numerics import settle
 from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import SpecRef, load_spec
@@ -64,7 +65,9 @@ def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_N
         )
         with costs_only_this_stage(), reader.watching():
             load = given.load or load_reauthored
-            return load(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+            network = load(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+        settle()  # the spec's own functions have run since it was loaded
+        return network
 
     path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe, reader)
     return {

@@ -47,10 +47,11 @@ def orders_of(stage: str) -> range:
 def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[HuggingFace]:
     """See `harness/stages/session.py`."""
     torch.set_num_threads(job.threads)
+    model = given.published(job)  # before anything that its file could set or replace is used
     mode = TrueFloat64() if job.stage == ORACLE else None
     dtype = torch.float64 if mode else torch.float32
     capture, dims = Capture(), job.dimensions
-    modules = hf_modules(given.declared(job).tensor_names, fused_gate=dims.fused_gate)
+    modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
     with mode or nullcontext(), torch.inference_mode():
         network = load(job.checkpoint, dtype)
         with module_taps(network, modules, dims.blocks, dims.hf_layout_of, capture) as absent:

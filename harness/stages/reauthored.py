@@ -20,6 +20,7 @@ from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap, own_modules
 from harness.convert import kv_layout
 from harness.inputs import schedule
+from harness.numerics import settle
 from harness.reauthored_config import reauthored_config
 from harness.record import Finding
 from harness.spec import GenerativeModel
@@ -42,6 +43,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
     model = given.declared(job)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = (given.load or load_reauthored)(model, job.checkpoint, config, job.kv_cache_len)
+    settle(job.threads)  # the spec's own functions have run since it was loaded
     capture, dims = Capture(), job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
     with (

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.patched import watching
 from harness.record import Finding
 from harness.spec import GenerativeModel, SpecRef, load_spec
 from harness.stages.cache_end import CacheEnd, LastPosition
@@ -54,6 +55,15 @@ class Given:
 
     def declared(self, job: Job) -> GenerativeModel:
         return self.model or load_spec(SpecRef.of(job.spec_file, job.spec_variable))
+
+    def published(self, job: Job) -> GenerativeModel:
+        """The declaration, for a stage that runs the published model: what its file replaces in torch is undone."""
+        if self.model is not None:
+            return self.model
+        with watching() as watched:
+            model = self.declared(job)
+        watched.undo()
+        return model
 
 
 AS_NAMED = Given()

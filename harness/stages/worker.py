@@ -11,10 +11,12 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness import refusals
 from harness.errors import UsageError, told
 
 # Stages run side by side, a core each: threads of NumPy's linear algebra would spin while they wait for a core that
@@ -49,6 +51,7 @@ class _PipeReporter:
 def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log: str, parent: int) -> None:
     """Run `module:function` as a task. Everything the frameworks print goes to `log`."""
     die_with_parent(parent)
+    let_warnings_be()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -57,6 +60,8 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     try:
         with contextlib.suppress(OSError):  # a full disk: the task itself may need none of it
             print(f"--- {name} ---", flush=True)
+        if refusals.failure:
+            raise UsageError(refusals.failure)
         module, function = target.split(":")
         value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
         pipe.send(("done", {"value": value, "peak_rss_mb": peak_rss_mb()}))
@@ -64,7 +69,8 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
     except UsageError as error:
         pipe.send(("usage", str(error)))
     except BaseException as error:
-        pipe.send(("error", told(error)))
+        said = refusals.refused(error)
+        pipe.send(("usage", said) if said else ("error", told(error)))
         with contextlib.suppress(OSError):
             traceback.print_exc()
     finally:
@@ -73,6 +79,14 @@ def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log:
             sys.stdout.flush()
         # Native libraries can hang or crash while they are torn down, after the work is done and sent.
         os._exit(code)
+
+
+def let_warnings_be() -> None:
+    """PYTHONWARNINGS=error is for a person's own code: what frameworks warn of goes to the log and stops nothing."""
+    if any(action == "error" for action, *_ in warnings.filters):
+        kept: Any = [entry for entry in warnings.filters if entry[0] != "error"]
+        warnings.filters[:] = kept  # type: ignore[index]
+        warnings.simplefilter("default", append=True)  # which also has Python forget what it made of the old ones
 
 
 def nothing() -> None:
