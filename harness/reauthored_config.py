@@ -26,16 +26,16 @@ def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | 
         config = first_layers_reauthored(model, layers)
     else:
         config = full_reauthored_config(model)
-    return config if hlfb else _without_composites(config)
+    return config if hlfb else without_composites(config)
 
 
-def _without_composites(config: Any) -> Any:
+def without_composites(config: Any) -> Any:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         changes = {
-            entry.name: False if entry.name == "enable_hlfb" else _without_composites(getattr(config, entry.name))
+            entry.name: False if entry.name == "enable_hlfb" else without_composites(getattr(config, entry.name))
             for entry in dataclasses.fields(config)
         }
         return dataclasses.replace(config, **changes)
     if isinstance(config, (list, tuple)):
-        return type(config)(_without_composites(item) for item in config)
+        return type(config)(without_composites(item) for item in config)
     return config

@@ -9,7 +9,7 @@ import pytest
 
 from harness import convert as conversion
 from harness.cache import Cache
-from harness.configs import _without_composites
+from harness.reauthored_config import without_composites
 from harness.convert import conversion_key, convert, fingerprint
 from harness.variant import Variant
 
@@ -137,11 +137,11 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_config_without_composites_is_another_conversion_with_everything_else_the_same():
+def test_a_configwithout_composites_is_another_conversion_with_everything_else_the_same():
     from litert_torch.generative.examples.gemma.gemma2 import get_model_config_2b
 
     config = get_model_config_2b()
-    plain = _without_composites(config)
+    plain = without_composites(config)
     texts = [
         str(fingerprint(value)).replace("'enable_hlfb': 'True'", "'enable_hlfb': 'False'") for value in (config, plain)
     ]
