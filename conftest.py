@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.stages.report import Silent
+from harness.jobs.reporter import Silent
 
 Prepare = Callable[..., dict[str, Any]]
 TINY_LLAMA = Path(__file__).parent / "models" / "tiny_llama.py"
@@ -33,9 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def prepare() -> Prepare:
     """What a run does before its first stage, in this process, so that the frameworks are imported once for all."""
-    from harness.cache import Cache
-    from harness.spec import find_spec
-    from harness.stages import prepare as stage
+    from harness.pipeline import prepare as stage
+    from harness.spec.find import find_spec
+    from harness.store.cache import Cache
 
     def call(file: Path, **options: Any) -> dict[str, Any]:
         ref = find_spec(str(file))
@@ -54,8 +54,8 @@ def miniature(prepare: Prepare) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def shipped(miniature: dict[str, Any]) -> Path:
     """Its flatbuffer; from the cache, or converted now."""
-    from harness.cache import Cache
-    from harness.stages.flatbuffer import convert_model
+    from harness.pipeline.flatbuffers import convert_model
+    from harness.store.cache import Cache
 
     payload = {
         "prepared": miniature,

@@ -15,7 +15,7 @@ from litert_torch.generative.examples.smollm import smollm
 from litert_torch.generative.layers import kv_cache
 from transformers import AutoModelForCausalLM
 
-from harness.inputs import schedule
+from harness.inputs.tokens import schedule
 
 job = json.loads(Path(sys.argv[1]).read_text())
 inputs = [(item["tokens"], item["decode_tail"]) for item in job["inputs"]]

@@ -20,7 +20,7 @@ def audited() -> tuple[float, float]:
     """Wall and processor seconds of one audit of all models. Exits when the command itself fails."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "audit", "--all", "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "harness.commands.main", "audit", "--all", "--json"], capture_output=True, text=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if ended.returncode > 1:  # 1 says that a model differs, which is not a matter of speed

@@ -5,7 +5,7 @@
 Prints medians in GB/s (10^9 bytes of both arrays per second) of
 
     dot         numpy.dot of the two arrays: one multiply-add per pair, about as fast as they can be read
-    ours        harness.metrics.position_stats: all statistics, per position
+    ours        harness.compare.metrics.position_stats: all statistics, per position
     polygraphy  Comparator.compare_accuracy with CompareFunc.simple, on run results holding the same arrays
     numpy       max, mean, median and cosine in plain NumPy
 
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import metrics
+from harness.compare import metrics
 
 Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from harness.stages.one_accumulator import products, sums
+from harness.stages.torch.one_accumulator import products, sums
 
 TERMS = (576, 1536, 2048, 2560, 4096, 5632, 10240, 16384)
 ROWS, COLUMNS = 192, 1024

@@ -58,9 +58,9 @@ def proportional_set_size(pid: int) -> float:
 
 def bare_job(out: Path, target: Path) -> None:
     """The inputs of the newest run under `out`, and the files that it used, for the bare script."""
-    from harness.cache import Cache
-    from harness.stages.prepare import prepare
-    from harness.stages.report import Silent
+    from harness.jobs.reporter import Silent
+    from harness.pipeline.prepare import prepare
+    from harness.store.cache import Cache
 
     cache = Cache.standard()
     models = Path(__file__).parent.parent / "models"
@@ -78,7 +78,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as temporary:
         out, job = Path(temporary) / "reports", Path(temporary) / "job.json"
-        run = [sys.executable, "-m", "harness.cli", "run", "smollm2", "--out", str(out)]
+        run = [sys.executable, "-m", "harness.commands.main", "run", "smollm2", "--out", str(out)]
         for which in ("first run (converts if the cache is empty)", "warm run"):
             seconds, peak = measured(run, memory=True)
             print(f"{which}: peak {peak:.2f} GB, in {seconds:.1f} s with the looking", flush=True)

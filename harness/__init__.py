@@ -8,7 +8,7 @@ import sys
 if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
     sys.dont_write_bytecode = True
 
-from harness.spec import GenerativeModel, WheelGGUF
+from harness.spec.model import GenerativeModel, WheelGGUF
 
 __all__ = ["GenerativeModel", "WheelGGUF"]
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """The gate's engine: one run per entry of the plan and pytest session, shared by all tests and all workers of xdist.
 
 In: the options of the command line. Out: the tests' parameters, and a `Gated` per entry that says of each case
-what is wrong with it. A known upstream defect is expected exactly as it is listed (`harness/known_defects.toml`).
+what is wrong with it. A known upstream defect is expected exactly as it is listed (`harness/judge/known_defects.toml`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from harness.defects import Expected, Match, case_problem, load_defects, match, problems
 from harness.errors import UsageError
-from harness.inputs import DEFAULT_INPUT_IDS
-from harness.record import Case, Record
-from harness.spec import find_spec, main_models
+from harness.inputs.tokens import DEFAULT_INPUT_IDS
+from harness.judge.known_defects import Expected, Match, case_problem, load_defects, match, problems
+from harness.record.record import Case, Record
+from harness.spec.find import find_spec, main_models
 from suites.plan import Entry, default_plan, named
 
 ENTRIES = pytest.StashKey[list[Entry]]()
@@ -163,7 +163,7 @@ class Runs:
     def _run(self, models: list[str], options: tuple[str, ...], output: Path) -> dict[str, dict[str, str]]:
         """What came of each model: the folder of its run, or the one line it ended with."""
         out = _out(self._config)
-        command = [sys.executable, "-m", "harness.cli", "run", *models, *options, "--json", "--out", str(out)]
+        command = [sys.executable, "-m", "harness.commands.main", "run", *models, *options, "--json", "--out", str(out)]
         code, said = _call(command, self._config.rootpath, output)
         text = output.read_text(encoding="utf-8")
         if not text.strip() and len(models) > 1 and code == 2:  # one is wrong before any could start

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.defects import load_defects
+from harness.judge.known_defects import load_defects
 from harness.names.stages import BUILTIN, REFERENCE, Hop, hops_of, standard_hops
 from harness.names.stages import named as named_for
-from harness.spec import SpecRef, main_models, registered
+from harness.spec.find import main_models, registered
+from harness.spec.model import SpecRef
 
 REAUTHORED = tuple(hop for hop in standard_hops() if hop.candidate == "reauthored")
 UPSTREAM = Path(__file__).parent / "upstream"  # declarations that show what is wrong there, and what avoids it

@@ -17,8 +17,8 @@ from harness.bench.explaining import first_fault, joined, reference_of
 from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
 from harness.explain.work import ExplainRequest, explain_fault, reference, save_run
-from harness.record import Diagnosis, FirstFault
-from harness.spec import GenerativeModel
+from harness.record.record import Diagnosis, FirstFault
+from harness.spec.model import GenerativeModel
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from harness.weight_files import BITS
+from harness.weights.files import BITS
 
 
 def header_of(tensors: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:

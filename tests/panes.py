@@ -83,7 +83,7 @@ _PATIENCE = 240.0  # seconds, for a machine that draws by software and is busy
 @contextmanager
 def exploring(run: Path | str, *options: str) -> Iterator[str]:
     """`edge-parity explore RUN` as a person starts it; its address. Ends with it."""
-    words = [sys.executable, "-m", "harness.cli", "explore", str(run), "--no-browser", *options]
+    words = [sys.executable, "-m", "harness.commands.main", "explore", str(run), "--no-browser", *options]
     running = subprocess.Popen(words, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert running.stdout is not None

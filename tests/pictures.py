@@ -24,7 +24,7 @@ def main() -> None:
     if browser_path() is None:
         sys.exit(NO_BROWSER)
     with tempfile.TemporaryDirectory(prefix="parity-") as out:
-        words = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", out]
+        words = [sys.executable, "-m", "harness.commands.main", "run", "gemma1", "--miniature", "--out", out]
         ended = subprocess.run(words, cwd=ROOT, check=False)
         if ended.returncode != 1:
             sys.exit(f"gemma1 ended with {ended.returncode}, and this picture is of a run that fails")

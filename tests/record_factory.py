@@ -11,10 +11,12 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from harness.details import Details, table
-from harness.locate import cases, locate, summarise_hop
+from harness.judge.rules import judge, load_rules
+from harness.locate.faults import cases, locate, summarise_hop
 from harness.names.stages import Hop
-from harness.record import (
+from harness.names.taps import split_tap, tap_order
+from harness.record.details import Details, table
+from harness.record.record import (
     Diagnosis,
     Finding,
     FirstFault,
@@ -28,8 +30,6 @@ from harness.record import (
     TextLikelihood,
     taps_frame,
 )
-from harness.taps import split_tap, tap_order
-from harness.verdict import judge, load_rules
 
 if TYPE_CHECKING:
     import pandas as pd

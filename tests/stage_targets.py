@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from harness.errors import UsageError
-from harness.stages.report import Reporter
+from harness.jobs.reporter import Reporter
 
 
 def work(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from harness.ahead import ahead
-from harness.stages.process import TaskResult
+from harness.pipeline.background import ahead
+from harness.processes.scheduler import TaskResult
 
 
 class Told:

@@ -27,9 +27,9 @@ from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, bench
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.stages.flatbuffer import _write_tapped_and_plan
-from harness.stages.tflite import TAP_PREFIX
-from harness.variant import Variant
+from harness.names.variant import Variant
+from harness.pipeline.flatbuffers import _write_tapped_and_plan
+from harness.stages.litert.stage import TAP_PREFIX
 
 pytestmark = pytest.mark.slow
 

@@ -19,18 +19,21 @@ from mutations import HOSTILE, ODD_VALUES, spoilt_bytes, spoilt_json, spoilt_tab
 from record_factory import make_run
 from test_process import Watcher
 
-from harness import exits, pipeline
-from harness.cli import app
+from harness.commands import exits
+from harness.commands.main import app
 from harness.errors import UsageError
-from harness.explore.models import load_models
 from harness.explore.tap_level import choose_hop, tap_view
-from harness.inputs import inputs_from_jsonl
-from harness.pipeline import Options
-from harness.record import read_run, write_record
+from harness.inputs.tokens import inputs_from_jsonl
+from harness.jobs.run_models import load_models
+from harness.judge.rules import judge, load_rules
+from harness.pipeline import run as pipeline
+from harness.pipeline.run import Options
+from harness.record.record import read_run, write_record
 from harness.render.explorer import dataflow
-from harness.spec import MODELS_FOLDER, SpecRef, describe, load_spec
-from harness.verdict import judge, load_rules
-from harness.weight_files import stored_tensors
+from harness.spec.find import MODELS_FOLDER, describe
+from harness.spec.load import load_spec
+from harness.spec.model import SpecRef
+from harness.weights.files import stored_tensors
 
 FOUR = {0, 1, 2, 3}
 TINY_LLAMA = MODELS_FOLDER / "tiny_llama.py"

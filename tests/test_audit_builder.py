@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.audit.builder import audit_builder, builder_of
 from harness.audit.published import build_published
-from harness.configs import published_config
-from harness.spec import GenerativeModel, find_spec, load_spec, registered
+from harness.spec.find import find_spec, registered
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.builder import audit_builder, builder_of
+from harness.weights.configs import published_config
 
 pytestmark = pytest.mark.slow
 

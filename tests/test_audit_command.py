@@ -10,21 +10,22 @@ from pathlib import Path
 import pytest
 
 from harness.audit.report import Audit
-from harness.record import Finding
+from harness.record.record import Finding
 from harness.render.audit import print_audits
 
 ROOT = Path(__file__).parent.parent
 
 
 def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "harness.cli", "audit", *arguments]
+    words = [sys.executable, "-m", "harness.commands.main", "audit", *arguments]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A folder with a config.json and nothing else: the published one of TinyLlama with another epsilon."""
-    from harness.spec import find_spec, load_spec
+    from harness.spec.find import find_spec
+    from harness.spec.load import load_spec
 
     config = load_spec(find_spec("tiny_llama")).published()
     config.rms_norm_eps = 1e-6

@@ -14,11 +14,13 @@ import pytest
 
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
-from harness.configs import hf_config
-from harness.record import Finding
-from harness.spec import GenerativeModel, find_spec, load_spec, main_models
-from harness.stages.prepare import _window
-from harness.weights import account_for_published_keys
+from harness.pipeline.prepare import _window
+from harness.record.record import Finding
+from harness.spec.find import find_spec, main_models
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.loading import account_for_published_keys
+from harness.weights.configs import hf_config
 
 pytestmark = pytest.mark.slow
 

@@ -16,18 +16,20 @@ from harness.audit.constants import audit_constants
 from harness.audit.folded import match_folded
 from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import Fused, ParameterSource
-from harness.audit.reauthored import position_tables, windows_of
 from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
-from harness.cache import Cache
-from harness.convert import FLATBUFFER, conversion_key, convert
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
-from harness.miniature import shrink, write_miniature
-from harness.record import Finding
-from harness.spec import GenerativeModel, find_spec, load_spec
-from harness.stages.prepare import _parameters
-from harness.variant import Variant
-from harness.weights import account_for_keys, load_reauthored, sources_of
+from harness.names.variant import Variant
+from harness.pipeline.prepare import _parameters
+from harness.record.record import Finding
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.convert import FLATBUFFER, conversion_key, convert
+from harness.stages.litert_torch.loading import account_for_keys, load_reauthored, sources_of
+from harness.stages.litert_torch.structure import position_tables, windows_of
+from harness.store.cache import Cache
+from harness.weights.miniature import shrink, write_miniature
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +124,7 @@ def test_of_a_model_with_its_own_loader_what_it_hands_on_is_compared_by_value(
     import torch
 
     from harness.audit.parameters import parameter_sources
-    from harness.weight_files import stored_tensors
+    from harness.weights.files import stored_tensors
 
     model, folder = plain
     config = shrink(model)[1]
@@ -185,7 +187,7 @@ def converted(request: pytest.FixtureRequest) -> tuple[GenerativeModel, Path, Pa
 
 def _converted(name: str) -> tuple[GenerativeModel, Path, Path]:
     """A miniature, its checkpoint and its flatbuffer; from the cache where it was converted before."""
-    from harness.checkpoints import resolve
+    from harness.weights.sources import resolve
 
     cache = Cache.standard()
     model = load_spec(find_spec(name))

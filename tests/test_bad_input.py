@@ -170,8 +170,8 @@ CASES: dict[str, Case] = {
     "folder as tolerances": words(*run("tiny_llama", "--tolerances", "."), says=["cannot be read", "[[rule]]"]),
     "tolerances, not TOML": rules("[[rule\n", "not TOML", "line 1"),
     "tolerances, not text": rules(b"\xff\xfe", "cannot be read", "[[rule]]"),
-    "tolerances, empty": rules("", "no [[rule]]", "harness/tolerances.toml"),
-    "tolerances, rule is not a table": rules("rule = [1]\n", "no [[rule]]", "harness/tolerances.toml"),
+    "tolerances, empty": rules("", "no [[rule]]", "harness/judge/tolerances.toml"),
+    "tolerances, rule is not a table": rules("rule = [1]\n", "no [[rule]]", "harness/judge/tolerances.toml"),
     "tolerances, unknown metric": rules(
         '[[rule]]\nname = "r"\nexces = 1\n', "'r'", "'exces'", "did you mean 'excess'?"
     ),
@@ -238,7 +238,8 @@ CASES: dict[str, Case] = {
 # The same entry, without the half second in which a fresh interpreter imports it and what checks files.
 SERVER = """
 import atexit, json, os, sys
-import harness.cli, harness.diff, harness.runs, harness.run_command, harness.fuzz.command, harness.flatbuffer.reader
+import harness.commands.main, harness.commands.run, harness.flatbuffer.reader, harness.fuzz.command
+import harness.record.diff, harness.record.runs
 for line in sys.stdin:
     arguments, folder, *outputs = json.loads(line)
     pid = os.fork()
@@ -248,7 +249,7 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
         sys.argv = ["edge-parity", *arguments]
         try:
-            harness.cli.main()
+            harness.commands.main.main()
         except SystemExit as ended:
             atexit._run_exitfuncs()
             sys.stdout.flush()
@@ -290,7 +291,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 def fresh(arguments: list[str], folder: Path) -> Ended:
     """The command line as a person starts it."""
-    command = [sys.executable, "-m", "harness.cli", *arguments]
+    command = [sys.executable, "-m", "harness.commands.main", *arguments]
     ended = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     return ended.returncode, ended.stdout, ended.stderr
 

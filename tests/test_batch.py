@@ -12,13 +12,14 @@ import pytest
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, make_run
 from rich.console import Console
 
-from harness import cli, pipeline
-from harness.batch import Outcome, run_each, worst_exit
+from harness.commands import main as cli
+from harness.commands.batch import Outcome, run_each, worst_exit
 from harness.errors import UsageError
-from harness.record import Record, write_record
+from harness.pipeline import run as pipeline
+from harness.record.record import Record, write_record
 from harness.render.batch import print_outcomes
 from harness.render.index import write_index
-from harness.spec import describe, main_models, registered
+from harness.spec.find import describe, main_models, registered
 
 RUN_ID = "20261114-093012-a1b2"
 Run = Callable[..., tuple[Path, Record]]
@@ -157,8 +158,8 @@ def test_ctrl_c_in_the_middle_says_what_is_kept(
 def test_all_runs_every_file_and_says_how_many_entries_it_left(
     commands: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.spec.main_models", lambda: dict.fromkeys(["pass", "fail"]))
-    monkeypatch.setattr("harness.spec.registered", lambda: dict.fromkeys("abcde"))
+    monkeypatch.setattr("harness.spec.find.main_models", lambda: dict.fromkeys(["pass", "fail"]))
+    monkeypatch.setattr("harness.spec.find.registered", lambda: dict.fromkeys("abcde"))
     assert commands("--all") == 1
     output = capsys.readouterr()
     assert "model 2 of 2: fail" in output.err

@@ -20,8 +20,8 @@ from harness.bench.summary import false_alarms, summary
 from harness.bench.work import BenchRequest, bench_model
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 from harness.explain.hypotheses import all_hypotheses
-from harness.spec import registered
-from harness.stages.report import Silent
+from harness.jobs.reporter import Silent
+from harness.spec.find import registered
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +173,7 @@ def test_the_work_of_a_process_is_a_report() -> None:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "harness.cli", "bench", *arguments]
+    words = [sys.executable, "-m", "harness.commands.main", "bench", *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
 

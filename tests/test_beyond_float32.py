@@ -10,18 +10,18 @@ import pytest
 from record_factory import make_run
 from rich.console import Console
 
-from harness.beyond_float32 import beyond_float32
-from harness.descent import descents
 from harness.explain.task import explain_task
-from harness.ownership import ownership
-from harness.record import FirstFault, Record
+from harness.judge.rules import floor_alone
+from harness.locate.beyond_float32 import beyond_float32
+from harness.locate.owners import ownership
+from harness.pipeline.operators import descents
+from harness.record.record import FirstFault, Record
 from harness.render import headline, nearest_figure
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.limits import share
 from harness.render.markdown import summary
 from harness.render.terminal import print_summary
-from harness.verdict import floor_alone
 
 TAP, HOP, INPUT = "block.1.attn.out", "hf->reauthored", "long"
 WHY = "noise_floor 0.5 > 0.001"

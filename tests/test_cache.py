@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cache import ENTRY_FILE, Cache, key_of
 from harness.errors import UsageError
+from harness.store.cache import ENTRY_FILE, Cache, key_of
 
 
 def write_payload(folder: Path) -> None:

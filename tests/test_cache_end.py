@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.stages.cache_end import CacheEnd, past_the_cache
-from harness.stages.end_findings import cache_findings
-from harness.stages.process import TaskResult
-from harness.stages.report import Silent
+from harness.jobs.reporter import Silent
+from harness.pipeline.end_findings import cache_findings
+from harness.processes.scheduler import TaskResult
+from harness.stages.litert.cache_end import CacheEnd, past_the_cache
 
 LENGTH, KV_HEADS, HEAD_DIM = 6, 2, 4
 SHAPES = {
@@ -82,10 +82,10 @@ def test_stages_that_do_the_same_are_one_warning_and_others_have_their_own() -> 
 def test_a_real_file_refuses_the_position_only_where_it_makes_the_mask(
     stage: str, mask_as_input: bool, prepare: Any
 ) -> None:
-    from harness.cache import Cache
-    from harness.stages.flatbuffer import convert_model
-    from harness.stages.job import Job
-    from harness.stages.tflite import Runner
+    from harness.jobs.job import Job
+    from harness.pipeline.flatbuffers import convert_model
+    from harness.stages.litert.stage import Runner
+    from harness.store.cache import Cache
 
     spec = Path(__file__).parent.parent / "models" / "tiny_llama.py"
     prepared = prepare(spec, miniature=True, variant={"mask_as_input": mask_as_input})

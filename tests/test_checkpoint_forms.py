@@ -14,15 +14,17 @@ import pytest
 from marks import further_but
 
 from harness.audit.audit import audit_configs
-from harness.cache import Cache
-from harness.checkpoints import is_miniature, resolve
-from harness.configs import hf_config
-from harness.families import sizes_of
-from harness.miniature import write_miniature
-from harness.reauthored_config import reauthored_config
-from harness.record import Finding
-from harness.spec import GenerativeModel, find_spec, load_spec, main_models
-from harness.weights import account_for_keys
+from harness.record.record import Finding
+from harness.spec.find import find_spec, main_models
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.loading import account_for_keys
+from harness.store.cache import Cache
+from harness.weights.configs import hf_config
+from harness.weights.families import sizes_of
+from harness.weights.miniature import write_miniature
+from harness.weights.sources import is_miniature, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +95,7 @@ def test_what_a_saved_config_asks_of_each_forward_is_not_asked(tmp_path: Path) -
     """Attention that is listened to returns no probabilities: transformers refuses to build it where they are asked."""
     import torch
 
-    from harness.stages.hf import load
+    from harness.stages.huggingface.stage import load
 
     folder = published_form(load_spec(find_spec("tiny_llama")), tmp_path / "model", "float32")
     config = json.loads((folder / "config.json").read_text())

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from header_files import header_of, write_file
 
-from harness.checkpoint_kinds import refuse_absurd_sizes, refuse_adapter, refuse_by_headers
-from harness.checkpoints import check_source
 from harness.errors import UsageError
-from harness.key_names import names_text
-from harness.weight_files import stored_tensors
+from harness.weights.files import stored_tensors
+from harness.weights.key_names import names_text
+from harness.weights.kinds import refuse_absurd_sizes, refuse_adapter, refuse_by_headers
+from harness.weights.sources import check_source
 
 LAYERS = 22
 LLAMA = {

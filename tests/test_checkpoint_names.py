@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.cache import Cache
-from harness.checkpoints import Checkpoint, resolve
-from harness.configs import hf_config
 from harness.errors import UsageError
-from harness.published_names import read_folder
-from harness.spec import GenerativeModel
-from harness.weight_files import stored_tensors
+from harness.spec.model import GenerativeModel
+from harness.store.cache import Cache
+from harness.weights.configs import hf_config
+from harness.weights.files import stored_tensors
+from harness.weights.published_names import read_folder
+from harness.weights.sources import Checkpoint, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def as_transformers_loads(folder: Path, kind: str = "CausalLM") -> Any:
 def as_the_stage_loads(checkpoint: Checkpoint) -> Any:
     import torch
 
-    from harness.stages import hf
+    from harness.stages.huggingface import stage as hf
 
     return logits(hf.load(checkpoint.folder, torch.float32))
 
@@ -244,7 +244,7 @@ def test_a_reference_that_drew_numbers_at_random_does_not_run(written: Path, tmp
     """The stage looks by itself: between preparing and loading a file may have changed."""
     import torch
 
-    from harness.stages import hf
+    from harness.stages.huggingface import stage as hf
 
     folder = other(written, tmp_path / "other", lacking("layers.1.mlp.up_proj", "model.norm"))
     with pytest.raises(UsageError, match=r"no values for model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight"):

@@ -13,19 +13,21 @@ from unittest import mock
 
 import pytest
 
-from harness.cache import Cache
-from harness.checkpoints import (
+from harness.errors import UsageError
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel, WheelGGUF
+from harness.stages.litert_torch.config import reauthored_config
+from harness.store.cache import Cache
+from harness.weights.configs import full_reauthored_config, published_config
+from harness.weights.files import read_header, stored_tensors
+from harness.weights.miniature import shrink
+from harness.weights.sources import (
     Checkpoint,
     find_gguf,
     is_miniature,
     resolve,
 )
-from harness.configs import full_reauthored_config, published_config
-from harness.errors import UsageError
-from harness.miniature import shrink
-from harness.reauthored_config import reauthored_config
-from harness.spec import GenerativeModel, WheelGGUF, find_spec, load_spec
-from harness.weight_files import read_header, stored_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -131,10 +133,10 @@ def test_a_hash_is_read_once_and_again_when_the_file_changes_though_size_and_dat
     def run() -> str:
         return resolve(declared(), checkpoint=str(folder), miniature=False, seed=0, cache=cache).sha256
 
-    monkeypatch.setattr("harness.stamps._SETTLING", 0.0)
+    monkeypatch.setattr("harness.system.stamps._SETTLING", 0.0)
     first = run()
     with monkeypatch.context() as patched:
-        patched.setattr("harness.stamps.sha256_of", lambda file: pytest.fail("read again"))
+        patched.setattr("harness.system.stamps.sha256_of", lambda file: pytest.fail("read again"))
         assert run() == first
     file = folder / "model.safetensors"
     before = file.stat()

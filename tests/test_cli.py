@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from record_factory import FAULTY_TAP, make_run
 
-from harness import cli
-from harness.record import write_record
+from harness.commands import main as cli
+from harness.record.record import write_record
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "tensorflow", "transformers", "litert_torch", "ai_edge_litert", "numpy", "pandas", "numba", "pyarrow")
@@ -20,7 +20,7 @@ HEAVY = ("torch", "tensorflow", "transformers", "litert_torch", "ai_edge_litert"
 # Runs a command as a process does, then says on stderr which heavy packages it imported.
 WATCHED = """
 import sys
-from harness import cli
+from harness.commands import main as cli
 try:
     cli.main()
 finally:
@@ -29,7 +29,7 @@ finally:
 
 
 def command(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "harness.cli", *arguments]
+    words = [sys.executable, "-m", "harness.commands.main", *arguments]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
@@ -134,7 +134,7 @@ def test_a_run_annotates_each_model_and_adds_to_the_job_s_summary(tmp_path: Path
     words = [
         sys.executable,
         "-m",
-        "harness.cli",
+        "harness.commands.main",
         "run",
         "tiny_llama",
         "gemma1",

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.closeup import TOP_TOKENS, chosen_taps, look_closely, positions_of_interest
-from harness.compare import Comparison, compare_traces
-from harness.coverage import Absent
-from harness.details import COLUMNS, Details, read_details, write_details
+from harness.compare.closeup import TOP_TOKENS, chosen_taps, look_closely, positions_of_interest
+from harness.compare.traces import Comparison, compare_traces
 from harness.errors import UsageError
+from harness.judge.coverage import Absent
+from harness.judge.rules import load_rules
 from harness.names.stages import Hop
-from harness.record import taps_frame
-from harness.trace import TraceWriter, sample
-from harness.verdict import load_rules
+from harness.record.details import COLUMNS, Details, read_details, write_details
+from harness.record.record import taps_frame
+from harness.store.trace import TraceWriter, sample
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "final_norm", "logits"]
 HOPS = (Hop("hf", "reauthored"),)
@@ -114,7 +114,7 @@ def test_a_tap_in_pieces_has_the_same_histogram(
     compared: tuple[Path, Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = closely(compared).histograms
-    monkeypatch.setattr("harness.closeup._PIECE", 12)
+    monkeypatch.setattr("harness.compare.closeup._PIECE", 12)
     assert closely(compared).histograms.equals(whole)
 
 

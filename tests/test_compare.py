@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.compare import Comparison, compare_traces
-from harness.coverage import NO_PREFILL_LOGITS, Absent, listed
+from harness.compare.traces import Comparison, compare_traces
+from harness.judge.coverage import NO_PREFILL_LOGITS, Absent, listed
+from harness.judge.rules import load_rules
 from harness.names.stages import Hop
-from harness.trace import TraceWriter
-from harness.verdict import load_rules
+from harness.store.trace import TraceWriter
 
 TAPS = ["embed", "block.0.mlp.out", "logits"]
 STAGES = ("oracle", "hf", "reauthored", "tflite-xnnpack")

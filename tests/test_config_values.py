@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from harness.config_values import unknown_word
-from harness.configs import hf_config, raw_config
 from harness.errors import UsageError
-from harness.spec import find_spec, load_spec, main_models
+from harness.spec.find import find_spec, main_models
+from harness.spec.load import load_spec
+from harness.weights.config_values import unknown_word
+from harness.weights.configs import hf_config, raw_config
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.compare import Comparison, compare_traces
-from harness.conclude import with_local_errors
-from harness.coverage import Absent
-from harness.locate import cases, summarise_hop
+from harness.compare.traces import Comparison, compare_traces
+from harness.judge.coverage import Absent
+from harness.judge.rules import load_rules
+from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
-from harness.record import HopResult, taps_frame
-from harness.taps import LOCAL_SUFFIX
-from harness.trace import TraceWriter
-from harness.verdict import load_rules
+from harness.names.taps import LOCAL_SUFFIX
+from harness.pipeline.conclude import with_local_errors
+from harness.record.record import HopResult, taps_frame
+from harness.store.trace import TraceWriter
 
 HOP = "hf->reauthored"
 STAGES = ("oracle", "hf", "reauthored")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness import convert as conversion
-from harness.cache import Cache
-from harness.conversion_reads import READS, Reader, changed_since
-from harness.convert import CONVERSIONS, FLATBUFFER, convert
-from harness.stages.flatbuffer import convert_model
-from harness.stages.report import Silent
-from harness.temporary import PREFIX
-from harness.variant import Variant
+from harness.jobs.reporter import Silent
+from harness.names.variant import Variant
+from harness.pipeline.flatbuffers import convert_model
+from harness.stages.litert_torch import convert as conversion
+from harness.stages.litert_torch.conversion_reads import READS, Reader, changed_since
+from harness.stages.litert_torch.convert import CONVERSIONS, FLATBUFFER, convert
+from harness.store.cache import Cache
+from harness.system.temporary import PREFIX
 
 pytestmark = pytest.mark.slow
 
@@ -174,7 +174,7 @@ def test_a_variable_that_forward_reads_counts_and_one_of_a_package_does_not(
     work: Conversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.write({"spec.py": "import os\ndef forward():\n    return os.environ.get('OWN_SCALE')\n"})
-    monkeypatch.setattr("harness.rests.STARTED_WITH", os.environ)  # as if each were another run
+    monkeypatch.setattr("harness.spec.rests.STARTED_WITH", os.environ)  # as if each were another run
     assert work.convert() == "None"
     monkeypatch.setenv("TORCH_LOGS", "")
     assert (work.convert(), work.made) == ("None", 1)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import convert as conversion
-from harness.cache import Cache
-from harness.reauthored_config import without_composites
-from harness.convert import conversion_key, convert, fingerprint
-from harness.variant import Variant
+from harness.names.variant import Variant
+from harness.stages.litert_torch import convert as conversion
+from harness.stages.litert_torch.config import without_composites
+from harness.stages.litert_torch.convert import conversion_key, convert, fingerprint
+from harness.store.cache import Cache
 
 
 @dataclasses.dataclass

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.align.plan import PlanFacts
-from harness.coverage import (
+from harness.errors import UsageError
+from harness.judge.coverage import (
     FOLDED_NORM,
     FUSED_ATTENTION,
     LISTED,
@@ -23,11 +24,10 @@ from harness.coverage import (
     coverage_of,
     listed,
 )
-from harness.errors import UsageError
-from harness.locate import cases, summarise_hop
+from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
-from harness.record import TAP_COLUMNS, HopResult
-from harness.variant import Variant
+from harness.names.variant import Variant
+from harness.record.record import TAP_COLUMNS, HopResult
 
 XNNPACK = "reauthored->tflite-xnnpack"
 TAPS = ["embed", "block.0.attn.norm", "block.0.attn.probs", "final_norm", "logits"]

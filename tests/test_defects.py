@@ -9,10 +9,10 @@ import pytest
 from record_factory import CRASHED, FAULTY_TAP, HOSTILE, make_run
 from rich.console import Console
 
-from harness.batch import Outcome
-from harness.defects import Defect, Place, Surprise, case_problem, load_defects, match, on_record, problems
+from harness.commands.batch import Outcome
 from harness.errors import UsageError
-from harness.record import Finding, Record
+from harness.judge.known_defects import Defect, Place, Surprise, case_problem, load_defects, match, on_record, problems
+from harness.record.record import Finding, Record
 from harness.render.batch import print_outcomes
 from harness.render.defects import defects_page
 from harness.render.html import write_report

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.flatbuffer.constants import _unpacked
-from harness.flatbuffer.definitions import Call, define, is_defined
-from harness.flatbuffer.matching import Recorded
-from harness.flatbuffer.repairs import repairs, rewired
+from harness.operators.definitions import Call, define, is_defined
+from harness.operators.matching import Recorded
+from harness.operators.repairs import repairs, rewired
 
 RANDOM = np.random.default_rng(0)
 

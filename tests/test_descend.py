@@ -13,16 +13,16 @@ from marks import further_but
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
 from harness.bench.workbench import FILE_STAGES, Bench, bench
-from harness.flatbuffer.checks import check_kernels
 from harness.flatbuffer.cut import range_between
-from harness.flatbuffer.descend import Question, find_fault
-from harness.flatbuffer.evaluate import Evaluator
-from harness.flatbuffer.matching import Recorded
 from harness.flatbuffer.reader import FlatbufferModel, Operator
 from harness.flatbuffer.writing import Rewriting
-from harness.stages import descend
-from harness.stages.ranges import RangeRunner
-from harness.stages.report import Silent
+from harness.jobs.reporter import Silent
+from harness.operators import job as descend
+from harness.operators.checks import check_kernels
+from harness.operators.evaluate import Evaluator
+from harness.operators.matching import Recorded
+from harness.operators.search import Question, find_fault
+from harness.stages.litert.ranges import RangeRunner
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_where_the_delegate_hides_the_defect_nobody_is_blamed() -> None:
 
 def operator_before(model: Bench, signature: str, tap: str, kind: str, occurrence: int = -1) -> Operator:
     """The last operator of a kind before a tap, or an earlier one."""
-    from harness.stages.tflite import read_plan
+    from harness.stages.litert.stage import read_plan
 
     file = FlatbufferModel(model.flatbuffer)
     graph = file.subgraph(file.signatures[signature].subgraph)

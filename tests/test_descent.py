@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from record_factory import make_run
 
-from harness.descent import descended
-from harness.record import FirstFault, Record
-from harness.stages.process import Task, TaskResult
+from harness.pipeline.operators import descended
+from harness.processes.scheduler import Task, TaskResult
+from harness.record.record import FirstFault, Record
 
 HOP = "reauthored->tflite-builtin"
 FOUND = {
@@ -67,7 +67,17 @@ def test_a_descent_that_does_not_end_costs_no_verdict() -> None:
 
 @pytest.mark.sweep
 def test_a_run_names_the_reshape_that_should_be_a_transpose(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(tmp_path), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.commands.main",
+        "run",
+        "gemma1",
+        "--miniature",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 1, done.stderr
     fault = json.loads(done.stdout)["first_fault"]
@@ -80,7 +90,7 @@ def test_a_run_names_the_reshape_that_should_be_a_transpose(tmp_path: Path) -> N
 @pytest.mark.sweep
 def test_a_run_blames_the_reference_kernel_for_int4_in_blocks(tmp_path: Path) -> None:
     stages = "reauthored,tflite-xnnpack,tflite-builtin,tflite-reference"
-    command = [sys.executable, "-m", "harness.cli", "run", "tiny_llama", "--miniature", "--stages", stages]
+    command = [sys.executable, "-m", "harness.commands.main", "run", "tiny_llama", "--miniature", "--stages", stages]
     command += ["--quantize", "dynamic_int4_block32", "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 1, done.stderr

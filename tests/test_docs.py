@@ -15,11 +15,12 @@ import yaml
 from pydantic import BaseModel
 from record_factory import KINDS, make_run
 
-from harness.cli import app
-from harness.record import TAP_COLUMNS, Record
-from harness.schema import record_schema
-from harness.spec import GenerativeModel, find_spec, registered
-from harness.verdict import load_rules
+from harness.commands.main import app
+from harness.judge.rules import load_rules
+from harness.record.record import TAP_COLUMNS, Record
+from harness.record.schema import record_schema
+from harness.spec.find import find_spec, registered
+from harness.spec.model import GenerativeModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -190,7 +191,7 @@ def parts_in(annotation: Any) -> list[type[BaseModel]]:
 
 def test_the_schema_is_the_one_the_record_gives() -> None:
     kept = (DOCS / "parity.schema.json").read_text(encoding="utf-8")
-    assert kept == record_schema(), "python -m harness.schema > docs/parity.schema.json"
+    assert kept == record_schema(), "python -m harness.record.schema > docs/parity.schema.json"
 
 
 @pytest.mark.parametrize("kind", KINDS)

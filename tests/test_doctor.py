@@ -12,9 +12,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from harness import doctor
-from harness.cache import Cache
-from harness.doctor import Check, as_json, examine, print_checks, works
+from harness.commands import doctor
+from harness.commands.doctor import Check, as_json, examine, print_checks, works
+from harness.store.cache import Cache
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -109,14 +109,14 @@ def test_memory_is_held_against_a_conversion(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, total: float, available: float, status: str
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=int(total), available=int(available)))
-    monkeypatch.setattr("harness.memory.group_limits", lambda root: [])
+    monkeypatch.setattr("harness.system.memory.group_limits", lambda root: [])
     check = by_name(examine(tmp_path))["memory"]
     assert check.status == status
     assert ("4.7 GB" in check.what) == (status != "ok")
 
 
 def test_a_container_limit_counts_more_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("harness.memory.group_limits", lambda root: [(2_000_000_000, 1_000_000_000)])
+    monkeypatch.setattr("harness.system.memory.group_limits", lambda root: [(2_000_000_000, 1_000_000_000)])
     assert by_name(examine(tmp_path))["memory"].status == "missing"
 
 

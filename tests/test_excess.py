@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.excess import UNIT_ROUNDOFF, NoiseFloor, excess, with_typical
-from harness.metrics import position_stats
+from harness.compare.metrics import position_stats
+from harness.compare.noise import UNIT_ROUNDOFF, NoiseFloor, excess, with_typical
 
 
 def floor_of(relative: list[float], norm: float = 1.0) -> NoiseFloor:

@@ -27,9 +27,9 @@ from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather
 from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.work import reference
-from harness.spec import main_models
-from harness.taps import block_tap, reaching, split_tap
-from harness.trace import Trace
+from harness.names.taps import block_tap, reaching, split_tap
+from harness.spec.find import main_models
+from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow
 

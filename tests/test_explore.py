@@ -22,7 +22,7 @@ import pytest
 from record_factory import BLOCKS, CRASHED, FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_run
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.commands.main import app
 from harness.errors import UsageError
 from harness.explore.legend import legend
 from harness.explore.op_files import ALONE, PARTNER
@@ -30,9 +30,9 @@ from harness.explore.panes import View
 from harness.explore.server import HOST, Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view, where_to_open
 from harness.explore.web_app import adapted, find_web_app
-from harness.record import LowestSnr, write_record
+from harness.names.taps import tap_order
+from harness.record.record import LowestSnr, write_record
 from harness.render.explorer import OVERLAYS
-from harness.taps import tap_order
 
 FIRST = "hf->reauthored"
 HOP_OF = {
@@ -380,7 +380,7 @@ def test_without_model_explorer_it_says_how_to_install_it(folder: Path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal.Signals) -> None:
-    words = [sys.executable, "-m", "harness.cli", "explore", str(folder), "--no-browser"]
+    words = [sys.executable, "-m", "harness.commands.main", "explore", str(folder), "--no-browser"]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert running.stdout is not None
@@ -398,7 +398,7 @@ def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal
 def opened_with(folder: Path, **environment: str) -> list[str]:
     """What the command says before it waits, without `--no-browser`."""
     kept = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")}
-    words = [sys.executable, "-m", "harness.cli", "explore", str(folder)]
+    words = [sys.executable, "-m", "harness.commands.main", "explore", str(folder)]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=kept | environment)
     try:
         assert running.stdout is not None

@@ -16,9 +16,9 @@ from browser import chromium, in_a_browser
 from panes import SIZE, Panes
 from record_factory import BLOCKS, FAULTY_TAP, make_run
 
-from harness.record import write_record
+from harness.names.taps import tap_order
+from harness.record.record import write_record
 from harness.render.explorer import FOLDER, OVERLAYS, write_explorer
-from harness.taps import tap_order
 
 pytestmark = pytest.mark.slow  # Model Explorer imports torch
 EXTENSION = "harness.explore.adapter"

@@ -15,8 +15,8 @@ from record_factory import FAULTY_TAP, KINDS, NAN_TAP, make_run
 
 from harness.explore.server import HOST, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view
+from harness.names.taps import tap_order
 from harness.render.explorer import OVERLAYS
-from harness.taps import tap_order
 
 pytestmark = [pytest.mark.slow, in_a_browser]
 BLOCKS = 4

@@ -12,21 +12,21 @@ from marks import sweep_but
 from record_factory import FAULTY_TAP, make_run
 from test_process import Watcher
 
-from harness import pipeline
 from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.explore.flatbuffer_ops import flatbuffer_ops
-from harness.explore.models import load_models
 from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_files
 from harness.explore.operators import OpLevel, OpSide, faults_in, write_op_level
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.record import FaultyOperator, read_record, read_taps
+from harness.jobs.run_models import load_models
+from harness.names.taps import tap_order
+from harness.pipeline import run as pipeline
+from harness.record.record import FaultyOperator, read_record, read_taps
 from harness.render import rows_of
 from harness.render.explorer import graph_id, overlays, worst_rows
 from harness.render.limits import nearest
-from harness.spec import main_models
-from harness.taps import tap_order
+from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow
 

@@ -21,14 +21,14 @@ from harness.audit.values import Expected
 from harness.bench.graph import rewrite
 from harness.bench.reseed import patch
 from harness.bench.workbench import Bench
-from harness.cache import Cache, key_of
-from harness.convert import conversion_key
+from harness.commands.progress import PlainProgress
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
-from harness.pipeline import Options, run
-from harness.progress import PlainProgress
-from harness.variant import Variant
+from harness.names.variant import Variant
+from harness.pipeline.run import Options, run
+from harness.stages.litert_torch.convert import conversion_key
+from harness.store.cache import Cache, key_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.further]
 

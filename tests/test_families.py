@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from harness.bench.workbench import BUILTIN, FIRST, XNNPACK, Bench, bench
-from harness.coverage import FOLDED_NORM
-from harness.stages.tflite import Runner
-from harness.trace import Trace
+from harness.judge.coverage import FOLDED_NORM
+from harness.stages.litert.stage import Runner
+from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow
 

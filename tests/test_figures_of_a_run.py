@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harness.miniature import write_miniature
-from harness.record import read_taps
-from harness.spec import find_spec, load_spec
-from harness.weight_files import WEIGHTS_FILE
+from harness.record.record import read_taps
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.weights.files import WEIGHTS_FILE
+from harness.weights.miniature import write_miniature
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
         "--prompt",
         " ".join(WORDS[5:40]),
     ]
-    command = [sys.executable, "-m", "harness.cli", *words, "--json", "--out", str(out)]
+    command = [sys.executable, "-m", "harness.commands.main", *words, "--json", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), next(out.glob("*/2*"))

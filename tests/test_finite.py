@@ -13,16 +13,16 @@ from safetensors.numpy import save_file
 from harness.audit.finite import file_findings, is_finite, not_finite_words
 from harness.audit.parameters import ParameterSource
 from harness.audit.values import differing_parameters
-from harness.conclude import _owned
-from harness.descent import descents
 from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.writing import _packed
-from harness.ownership import is_given, ownership
-from harness.record import Finding, FirstFault, taps_frame
+from harness.locate.owners import is_given, ownership
+from harness.pipeline.conclude import _owned
+from harness.pipeline.operators import descents
+from harness.record.record import Finding, FirstFault, taps_frame
 from harness.render import headline
 from harness.render.words import verdict_words
-from harness.trace import TraceWriter
+from harness.store.trace import TraceWriter
 
 FIRST, XNNPACK = "hf->reauthored", "reauthored->tflite-xnnpack"
 KERNELS = "tflite-builtin[fp16]->tflite-xnnpack[fp16]"

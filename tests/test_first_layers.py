@@ -10,17 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from harness.audit.published import build_published
-from harness.configs import built_model, full_reauthored_config, hf_config, published_config
 from harness.errors import UsageError
-from harness.families import sizes_of
-from harness.first_layers import first_layers_published, write_first_layers
-from harness.miniature import write_miniature
-from harness.published_names import read_folder
-from harness.reauthored_config import reauthored_config
-from harness.spec import find_spec, load_spec, main_models
-from harness.stages.summation import DEVICE, OtherSummation
-from harness.weight_files import WEIGHTS_FILE, stored_tensors
-from harness.weights import account_for_published_keys
+from harness.spec.find import find_spec, main_models
+from harness.spec.load import load_spec
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.loading import account_for_published_keys
+from harness.stages.torch.summation import DEVICE, OtherSummation
+from harness.weights.configs import built_model, full_reauthored_config, hf_config, published_config
+from harness.weights.families import sizes_of
+from harness.weights.files import WEIGHTS_FILE, stored_tensors
+from harness.weights.first_layers import first_layers_published, write_first_layers
+from harness.weights.miniature import write_miniature
+from harness.weights.published_names import read_folder
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 LOOK = """
 import gc, sys, threading
-import harness.frameworks as frameworks
+import harness.spec.imports as frameworks
 frameworks.import_frameworks()
 print("tensorflow" in sys.modules, gc.isenabled(), threading.active_count())
 from litert_torch.generative.layers import lora

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from test_bad_input import ENVIRONMENT, SPEC
 
-from harness.excess import NoiseFloor
+from harness.compare.noise import NoiseFloor
 from harness.fuzz.command import run_command, save
 from harness.fuzz.judging import Fault, Judged, Near, raised
 from harness.fuzz.search import Searched, search
-from harness.inputs import TokenInput, inputs_from_jsonl
-from harness.pipeline import Options
-from harness.strategies import searched_inputs
-from harness.variant import VariantOptions
+from harness.inputs.strategies import searched_inputs
+from harness.inputs.tokens import TokenInput, inputs_from_jsonl
+from harness.names.variant import VariantOptions
+from harness.pipeline.run import Options
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_the_command_repeats_what_the_search_was_told() -> None:
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "harness.cli", *words]
+    arguments = [sys.executable, "-m", "harness.commands.main", *words]
     return subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
 
 

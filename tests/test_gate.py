@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.inputs import DEFAULT_INPUT_IDS
+from harness.inputs.tokens import DEFAULT_INPUT_IDS
 from harness.names.stages import standard_hops
-from harness.spec import main_models
+from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,7 @@ def test_a_known_defect_is_red_once_it_is_mended(tmp_path: Path) -> None:
     ended = gate("--model", fixed, "--parity-out", tmp_path / "out", "-k", "reauthored-")
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr
     assert "known defect alibi-not-rounded no longer shows: hf->reauthored on long passes" in ended.stdout
-    assert "take it out of harness/known_defects.toml" in ended.stdout
+    assert "take it out of harness/judge/known_defects.toml" in ended.stdout
     assert " passed" not in ended.stdout  # the finding is gone too, which makes every case red
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.inputs import (
+from harness.inputs.strategies import Scheduled, schedules
+from harness.inputs.tokens import (
     DEFAULT_INPUT_IDS,
     TokenInput,
     default_inputs,
@@ -19,7 +20,6 @@ from harness.inputs import (
     inputs_from_prompts,
     schedule,
 )
-from harness.strategies import Scheduled, schedules
 
 VOCAB = 300
 
@@ -274,7 +274,7 @@ def test_text_lines_without_a_tokenizer_are_named(tmp_path: Path) -> None:
 
 def test_inputs_and_doctor_import_no_framework() -> None:
     code = (
-        "import sys, harness.inputs, harness.doctor; harness.doctor.examine(); "
+        "import sys, harness.inputs.tokens, harness.commands.doctor; harness.commands.doctor.examine(); "
         "print(sorted({'torch', 'tensorflow', 'transformers', 'hypothesis', 'numpy', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ from harness.flatbuffer.integrity import check_integrity
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.flatbuffer.writing import Rewriting, tensor_map, text
-from harness.stages.flatbuffer import _readable
+from harness.pipeline.flatbuffers import _readable
 
 pytestmark = pytest.mark.slow
 

@@ -36,7 +36,16 @@ class Run:
         name, _, value = self._mark.partition("=")
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.cli", "run", *map(str, arguments), "--json", "--out", str(out)],
+                [
+                    sys.executable,
+                    "-m",
+                    "harness.commands.main",
+                    "run",
+                    *map(str, arguments),
+                    "--json",
+                    "--out",
+                    str(out),
+                ],
                 cwd=ROOT,
                 env={**os.environ, name: value},
                 stdout=subprocess.PIPE,
@@ -165,7 +174,7 @@ def test_ending_the_server_while_it_is_asked_for_a_process_starts_no_other(
     from multiprocessing import forkserver
     from multiprocessing.context import ForkServerProcess
 
-    from harness.stages import process
+    from harness.processes import scheduler as process
 
     process._end_server()
     start = ForkServerProcess.start

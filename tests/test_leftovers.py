@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.working import _NEWBORN, working_folder
+from harness.store.run_folder import _NEWBORN, working_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.working import working_folder
+from harness.store.run_folder import working_folder
 with working_folder(Path(sys.argv[1]), "first") as folder:
     (folder / "traces").mkdir()
     print("there", flush=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from record_factory import make_run
 
-from harness.likelihood import FAR_ABOVE, likelihood_findings, likelihood_of, with_earlier
-from harness.record import Input, Likelihood, Record, read_record, write_record
-from harness.trace import TraceWriter
+from harness.compare.likelihood import FAR_ABOVE, likelihood_findings, likelihood_of, with_earlier
+from harness.record.record import Input, Likelihood, Record, read_record, write_record
+from harness.store.trace import TraceWriter
 
 pytestmark = pytest.mark.slow
 

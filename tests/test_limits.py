@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from record_factory import make_run
 
-from harness import pipeline
-from harness.compare import compare_traces
-from harness.coverage import Absent
+from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.limits import NOISE_FLOOR, OF_THE_ERROR
+from harness.judge.coverage import Absent
+from harness.judge.limits import NOISE_FLOOR, OF_THE_ERROR
+from harness.judge.rules import Rule, check_all_judged, judge, load_rules, looser_than
 from harness.names.stages import Hop, standard_hops
-from harness.record import LooserRule
+from harness.pipeline import run as pipeline
+from harness.record.record import LooserRule
 from harness.render import headline
 from harness.render.junit import write_junit
 from harness.render.markdown import summary
 from harness.render.words import verdict_words
-from harness.trace import TraceWriter
-from harness.verdict import Rule, check_all_judged, judge, load_rules, looser_than
+from harness.store.trace import TraceWriter
 
 HOP = "reauthored->tflite-xnnpack"
 GARBAGE = {  # figures of zeros in place of a tap whose noise floor is at its limit

@@ -16,10 +16,10 @@ from test_sees_faults import MODULES, block, gelu_for_silu, jiggle
 from harness.bench.breaking import jiggled, other_config, set_weight
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
-from harness.local import local_errors
+from harness.compare.local import local_errors
 from harness.names.stages import Hop
-from harness.taps import split_tap
-from harness.trace import Trace
+from harness.names.taps import split_tap
+from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow
 

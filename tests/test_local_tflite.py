@@ -19,13 +19,13 @@ from harness.bench.reseed import patch
 from harness.bench.workbench import FILE_STAGES, Bench, bench
 from harness.flatbuffer.cut import range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.inputs import Step
-from harness.stages.local_tflite import keep_cache
-from harness.stages.report import Silent
-from harness.stages.session import trace_inputs
-from harness.stages.tflite import read_plan
-from harness.taps import split_tap
-from harness.trace import MANIFEST, Trace, local
+from harness.inputs.tokens import Step
+from harness.jobs.reporter import Silent
+from harness.jobs.session import trace_inputs
+from harness.names.taps import split_tap
+from harness.stages.litert.local import keep_cache
+from harness.stages.litert.stage import read_plan
+from harness.store.trace import MANIFEST, Trace, local
 
 pytestmark = pytest.mark.slow
 

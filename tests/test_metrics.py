@@ -1,4 +1,4 @@
-"""Promises of `harness.metrics`, against plain NumPy in float64, SciPy and mpmath."""
+"""Promises of `harness.compare.metrics`, against plain NumPy in float64, SciPy and mpmath."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from harness import compiling, kernels, metrics
+from harness.compare import compiling, kernels, metrics
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

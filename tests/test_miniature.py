@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.families import Sizes, sizes_of
-from harness.miniature import LARGEST_HIDDEN, WINDOW, shrink, write_miniature
-from harness.spec import GenerativeModel, find_spec, load_spec
-from harness.weights import load_reauthored
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.weights.families import Sizes, sizes_of
+from harness.weights.miniature import LARGEST_HIDDEN, WINDOW, shrink, write_miniature
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from litert_torch.generative.layers import attention_utils
 from test_no_false_alarms import passes
 
 from harness.bench.workbench import FIRST, Bench, Outcome
-from harness.spec import main_models, registered
-from harness.taps import block_tap
+from harness.names.taps import block_tap
+from harness.spec.find import main_models, registered
 
 pytestmark = pytest.mark.slow
 

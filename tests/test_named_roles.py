@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from harness.audit.named_roles import wrong_names
-from harness.spec import GenerativeModel, find_spec, load_spec, main_models
+from harness.spec.find import find_spec, main_models
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ import pytest
 
 from harness.bench.reseed import positions_of
 from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
-from harness.trace import Trace
+from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from harness.spec import find_spec, load_spec
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
 from models.reference.openelm import OpenELMConfig, OpenELMForCausalLM
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from harness.bench.workbench import Bench, bench
-from harness.stages import hf
-from harness.stages.float64 import TrueFloat64
-from harness.taps import block_tap
-from harness.trace import Trace
+from harness.names.taps import block_tap
+from harness.stages.huggingface import stage as hf
+from harness.stages.torch.float64 import TrueFloat64
+from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness.ownership import ownership
-from harness.record import Finding, FirstFault
-from harness.stages.job import Dimensions
+from harness.jobs.job import Dimensions
+from harness.locate.owners import ownership
+from harness.record.record import Finding, FirstFault
 
 ROOT = Path(__file__).parent.parent
 TINY_LLAMA = (ROOT / "models" / "tiny_llama.py").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def spec(folder: Path, change: str) -> Path:
 
 def run(folder: Path, change: str) -> tuple[int, dict[str, Any], str]:
     """(exit code, record, stderr) of its miniature, which is converted nowhere."""
-    command = [sys.executable, "-m", "harness.cli", "run", str(spec(folder, change)), "--miniature", "--json"]
+    command = [sys.executable, "-m", "harness.commands.main", "run", str(spec(folder, change)), "--miniature", "--json"]
     done = subprocess.run(
         [*command, "--stages", "reauthored", "--out", "runs"],
         cwd=folder,
@@ -118,9 +118,10 @@ def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
 
 @pytest.mark.slow
 def test_of_every_model_here_the_reference_is_read_as_the_re_authored_model_is() -> None:
-    from harness.configs import published_config, reauthored_config
-    from harness.spec import find_spec, load_spec, main_models
-    from harness.stages.prepare import _dimensions
+    from harness.pipeline.prepare import _dimensions
+    from harness.spec.find import find_spec, main_models
+    from harness.spec.load import load_spec
+    from harness.weights.configs import published_config, reauthored_config
 
     for name in main_models():
         model = load_spec(find_spec(name))

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 
 from harness.audit.parameters import ParameterSource
 from harness.audit.values import differing_parameters
-from harness.compare import compare_traces
-from harness.coverage import Absent
-from harness.overflow import overflow_findings
-from harness.record import TAP_COLUMNS, Finding, taps_frame
-from harness.trace import TraceWriter
-from harness.verdict import load_rules
+from harness.compare.overflow import overflow_findings
+from harness.compare.traces import compare_traces
+from harness.judge.coverage import Absent
+from harness.judge.rules import load_rules
+from harness.record.record import TAP_COLUMNS, Finding, taps_frame
+from harness.store.trace import TraceWriter
 
 BLOCKS = 12
 

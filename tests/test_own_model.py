@@ -28,7 +28,7 @@ def saved_as_the_page_says(folder: Path) -> list[str]:
 
 
 def run(words: list[str], folder: Path) -> tuple[int, dict[str, object]]:
-    command = [sys.executable, "-m", "harness.cli", *words, "--json", "--out", "runs"]
+    command = [sys.executable, "-m", "harness.commands.main", *words, "--json", "--out", "runs"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

@@ -2,11 +2,11 @@
 
 import pytest
 
-from harness.beyond_float32 import beyond_float32
-from harness.conclude import _owned
-from harness.ownership import ownership
-from harness.record import Finding, FirstFault, taps_frame
-from harness.verdict import judge, judge_local, load_rules
+from harness.judge.rules import judge, judge_local, load_rules
+from harness.locate.beyond_float32 import beyond_float32
+from harness.locate.owners import ownership
+from harness.pipeline.conclude import _owned
+from harness.record.record import Finding, FirstFault, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}

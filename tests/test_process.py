@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import UsageError, told
-from harness.memory import Memory
-from harness.stages import process
-from harness.stages.process import Task, TaskResult, run_tasks
+from harness.processes import scheduler as process
+from harness.processes.scheduler import Task, TaskResult, run_tasks
+from harness.system.memory import Memory
 
 
 class Watcher:

@@ -2,8 +2,8 @@
 
 import sys
 
-from harness.progress import PlainProgress
-from harness.stages.process import TaskResult
+from harness.commands.progress import PlainProgress
+from harness.processes.scheduler import TaskResult
 
 
 def test_a_line_is_written_in_one_piece(monkeypatch):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness import rests
-from harness.rests import Rests, heard, rests_of, told
-from harness.spec_code import SpecCode
-from harness.witness import Seen
+from harness.spec import rests
+from harness.spec.code import SpecCode
+from harness.spec.rests import Rests, heard, rests_of, told
+from harness.spec.witness import Seen
 
 LIBC = ctypes.CDLL(None)
 AGED = 0.05  # seconds after which a file does not count as written while it was read
@@ -176,9 +176,9 @@ def test_a_published_config_that_is_edited_on_disk_is_read_again(
     tmp_path: Path, prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`published=` reads a folder: its epsilon is edited, and what was prepared before is not taken for known."""
-    from harness.cache import Cache
-    from harness.recall import recall, recall_key, remember
-    from harness.stages.request import Prepared, Request
+    from harness.jobs.prepared import Prepared, Request
+    from harness.pipeline.prepared_cache import recall, recall_key, remember
+    from harness.store.cache import Cache
 
     source = (Path(__file__).parent.parent / "models" / "tiny_llama.py").read_text()
     space: dict[str, Any] = {}
@@ -191,7 +191,7 @@ def test_a_published_config_that_is_edited_on_disk_is_read_again(
     )
     time.sleep(2.1)
     # This process has loaded modules that other tests have written; a run's own process loads what was there before it.
-    monkeypatch.setattr("harness.rests.IMPORTED_AT", time.time_ns())
+    monkeypatch.setattr("harness.spec.rests.IMPORTED_AT", time.time_ns())
     cache = Cache.standard()
     asked = Request(spec_file=str(spec), spec_variable="OWN", miniature=True, cache_root=str(cache.root))
     key = recall_key(asked)

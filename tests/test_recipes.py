@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.compare import compare_traces
-from harness.convert import _check_quantised
-from harness.coverage import Absent
+from harness.commands.progress import PlainProgress
+from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.locate import cases, locate, summarise_hop
+from harness.judge.coverage import Absent
+from harness.judge.rules import load_rules
+from harness.locate.faults import cases, locate, summarise_hop
+from harness.locate.owners import ownership
+from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
-from harness.ownership import ownership
-from harness.pipeline import Options, _stages, check, run
-from harness.progress import PlainProgress
-from harness.recipes import check_widths, parse_recipes, unjudged
-from harness.record import taps_frame
+from harness.pipeline.run import Options, _stages, check, run
+from harness.record.record import taps_frame
 from harness.render import snr_words
-from harness.trace import TraceWriter
-from harness.verdict import load_rules
+from harness.stages.litert_torch.convert import _check_quantised
+from harness.store.trace import TraceWriter
 
 INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"
 ALL = ("reauthored", "tflite-xnnpack", "tflite-builtin", "tflite-reference")
@@ -165,9 +165,10 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> 
 @pytest.mark.slow
 def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
     """SmolLM2's hidden size is 576, four and a half times 128; that of TinyLlama's miniature is 128."""
-    from harness.reauthored_config import reauthored_config
-    from harness.spec import find_spec, load_spec
-    from harness.stages.prepare import _row_widths
+    from harness.pipeline.prepare import _row_widths
+    from harness.spec.find import find_spec
+    from harness.spec.load import load_spec
+    from harness.stages.litert_torch.config import reauthored_config
 
     model = load_spec(find_spec("smollm2"))
     with pytest.raises(UsageError, match="the hidden size of smollm2 is 576"):

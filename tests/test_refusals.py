@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import refusals
-from harness.exits import explained
+from harness.commands.exits import explained
+from harness.processes import refusals
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,7 +63,7 @@ def test_what_a_spec_imports_and_what_a_package_raises_later_is_no_refusal(
 
 def test_warnings_that_a_person_wants_as_errors_stop_no_stage() -> None:
     code = (
-        "import warnings; from harness.stages.worker import let_warnings_be; let_warnings_be(); "
+        "import warnings; from harness.processes.worker import let_warnings_be; let_warnings_be(); "
         "warnings.warn('old', FutureWarning); warnings.warn('old', DeprecationWarning); print('on')"
     )
     for flags in (["-W", "error"], ["-W", "error::FutureWarning", "-W", "ignore::DeprecationWarning"]):
@@ -81,7 +81,7 @@ def test_a_command_that_needs_it_ends_with_2_and_one_line(
 ) -> None:
     name, _, value = variable.partition("=")
     ended = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *words],
+        [sys.executable, "-m", "harness.commands.main", *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

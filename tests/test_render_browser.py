@@ -16,9 +16,9 @@ from panes import SIZE as WINDOW
 from panes import Panes, exploring
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_details, make_run
 
-from harness.details import write_details
 from harness.explore.command import LEVELS
-from harness.record import read_record, read_taps
+from harness.record.details import write_details
+from harness.record.record import read_record, read_taps
 from harness.render import clean
 from harness.render.html import write_report
 
@@ -273,7 +273,7 @@ def test_every_control_has_a_name_and_every_table_has_headings(opened: Open) -> 
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run with a fault: builtin kernels show a transpose that the converter lost."""
     out = tmp_path_factory.mktemp("gemma")
-    words = [sys.executable, "-m", "harness.cli", "run", "gemma1", "--miniature", "--out", str(out)]
+    words = [sys.executable, "-m", "harness.commands.main", "run", "gemma1", "--miniature", "--out", str(out)]
     ended = subprocess.run(words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 1
     (report,) = out.glob("gemma1/*/report.html")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
+from harness.names.taps import BLOCK_POINTS, block_tap, tap_order
 from harness.render import rows_of
 from harness.render.explorer import (
     OVERLAYS,
@@ -20,7 +21,6 @@ from harness.render.explorer import (
     worst_rows,
     write_explorer,
 )
-from harness.taps import BLOCK_POINTS, block_tap, tap_order
 
 WRITTEN = ("fail", "hostile", "nan")
 

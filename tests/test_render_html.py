@@ -15,10 +15,10 @@ import typer
 from record_factory import BLOCKS, FAULTY_TAP, HOSTILE, KINDS, WHY_MISSING, make_details, make_run
 from rich.console import Console
 
-from harness.cli import app
-from harness.details import write_details
+from harness.commands.main import app
 from harness.explore.tap_level import choose_hop
-from harness.record import FaultyOperator, Record, StageResult, read_record, read_taps, taps_frame, write_record
+from harness.record.details import write_details
+from harness.record.record import FaultyOperator, Record, StageResult, read_record, read_taps, taps_frame, write_record
 from harness.render import clean
 from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report

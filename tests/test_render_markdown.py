@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from record_factory import CRASHED, FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_run
 
-from harness.record import Finding
+from harness.record.record import Finding
 from harness.render.github import append_summary, not_run, shown_path, workflow_commands
 from harness.render.markdown import plain, summary, write_summary
 

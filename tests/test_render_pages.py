@@ -10,10 +10,10 @@ import pytest
 from browser import Opened, chromium, in_a_browser
 from record_factory import FAULTY_TAP, HOSTILE, make_run
 
-from harness import cli
-from harness.diff import compare_runs
+from harness.commands import main as cli
 from harness.errors import UsageError
-from harness.record import write_record
+from harness.record.diff import compare_runs
+from harness.record.record import write_record
 from harness.render.diff_page import direction, write_diff
 from harness.render.index import TREND_RUNS, Row, trends, write_index
 

@@ -14,10 +14,10 @@ import pytest
 from record_factory import BLOCKS, CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
 from rich.console import Console
 
-from harness.diff import compare_runs
+from harness.names.taps import tap_order
+from harness.record.diff import compare_runs
 from harness.render import missing_groups, number, percent, suspicion
 from harness.render.terminal import print_diff, print_explain, print_summary
-from harness.taps import tap_order
 
 FOLDER = Path("reports/smollm2/20261114-093012-a1b2")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from record_factory import FAULTY_TAP, make_run
 
-from harness.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, HopResult, KnownDefect, Record
+from harness.record.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, HopResult, KnownDefect, Record
 from harness.render import headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 

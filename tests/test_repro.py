@@ -22,8 +22,8 @@ from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.explain.pack import pack
 from harness.explain.repro import write_repro
-from harness.stages.report import Silent
-from harness.stages.session import Given
+from harness.jobs.reporter import Silent
+from harness.jobs.session import Given
 
 pytestmark = pytest.mark.slow
 

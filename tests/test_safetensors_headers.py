@@ -11,7 +11,7 @@ import pytest
 from header_files import header_of, write_file
 
 from harness.errors import UsageError
-from harness.weight_files import read_header
+from harness.weights.files import read_header
 
 TENSORS = {"a": ("F32", [4, 2]), "b": ("BF16", [8]), "c": ("BOOL", [3])}
 

@@ -43,7 +43,7 @@ from harness.bench.workbench import (
     bench,
     figures,
 )
-from harness.trace import TAPS_FILE, Trace
+from harness.store.trace import TAPS_FILE, Trace
 
 pytestmark = pytest.mark.slow
 
@@ -250,7 +250,7 @@ def test_a_broken_model_is_not_converted_into_the_cache_that_others_use(llama: B
 
 def test_a_mistake_that_is_converted_faithfully_is_charged_to_the_reauthored_model_alone(tmp_path: Path) -> None:
     """Broken, then converted: what ships is what the re-authored model computes, so both TFLite hops pass."""
-    from harness.cache import Cache
+    from harness.store.cache import Cache
 
     inputs = (("short", 6, 1), ("chunked", 45, 2))
     broken = Bench("tiny_llama", inputs=inputs, cache=Cache.temporary(tmp_path), change=gelu_for_silu)
@@ -461,7 +461,17 @@ def test_in_trained_weights_one_exponent_bit_of_the_file_fails_the_command(tmp_p
     patch(file, values, with_flip(values, at))
     inputs = tmp_path / "inputs.jsonl"
     inputs.write_text('{"text": "The capital of France is"}\n')
-    command = [sys.executable, "-m", "harness.cli", "run", "smollm2", "--tflite", str(file), "--inputs", str(inputs)]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.commands.main",
+        "run",
+        "smollm2",
+        "--tflite",
+        str(file),
+        "--inputs",
+        str(inputs),
+    ]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "runs"), "--json"], capture_output=True, text=True, timeout=600, check=False
     )

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.cache import Cache
-from harness.checkpoints import resolve
-from harness.convert import kv_layout
+from harness.commands.progress import PlainProgress
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
-from harness.miniature import shrink
-from harness.pipeline import Options, run
-from harness.progress import PlainProgress
-from harness.spec import find_spec, load_spec
-from harness.variant import Variant
-from harness.weights import load_reauthored
+from harness.names.variant import Variant
+from harness.pipeline.run import Options, run
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.stages.litert_torch.convert import kv_layout
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.store.cache import Cache
+from harness.weights.miniature import shrink
+from harness.weights.sources import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.further]
 

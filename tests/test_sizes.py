@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.sizes import published_parameters
-from harness.spec import describe, load_spec, registered
+from harness.spec.find import describe, registered
+from harness.spec.load import load_spec
+from harness.spec.sizes import published_parameters
 
 MODELS = sorted(name for name, ref in registered().items() if published_parameters(ref) is not None)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import declared
-from harness import spec as spec_module
-from harness.catalogue import entries
-from harness.declared import held
 from harness.errors import UsageError
-from harness.spec import GenerativeModel, SpecRef, describe, find_spec, load_spec, main_models, registered
+from harness.spec import declared
+from harness.spec import find as spec_module
+from harness.spec.catalogue import entries
+from harness.spec.declared import held
+from harness.spec.find import describe, find_spec, main_models, registered
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel, SpecRef
 
 ROOT = Path(__file__).parent.parent
 NUMBERS = re.compile(r"[\s\d.,]+")  # a line of a longer list, such as rope factors
@@ -98,7 +100,7 @@ def test_the_nearest_name_is_suggested():
 
 
 def test_reading_declarations_imports_no_framework():
-    code = "import sys; from harness.spec import registered; registered(); print(*sys.modules)"
+    code = "import sys; from harness.spec.find import registered; registered(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "litert_torch", "tensorflow", "numpy"} & set(loaded)
 

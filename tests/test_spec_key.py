@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 import torch  # noqa: F401 - what opens files in native code is known before a spec is loaded, as in a run
 
-from harness import replaced, spec_code
-from harness.cache import Cache
-from harness.fingerprints import fingerprint
-from harness.spec import SpecRef
-from harness.spec_key import KnownSpec
+from harness.spec import code as spec_code
+from harness.spec import replaced
+from harness.spec.fingerprints import fingerprint
+from harness.spec.key import KnownSpec
+from harness.spec.model import SpecRef
+from harness.store.cache import Cache
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,8 @@ def test_a_number_that_is_computed_when_the_spec_is_loaded_is_part_of_it(work: W
 def test_two_processes_find_the_same(work: Workplace, tmp_path: Path) -> None:
     work.write({"spec.py": "import my_layers\nNAMES = {'b', 'a', 'c'}\n" + DECLARATION, "my_layers.py": "scale = 1.01"})
     script = (
-        "import json, sys; from pathlib import Path; from harness.spec_key import *; from harness.spec import SpecRef\n"
+        "import json, sys; from pathlib import Path; from harness.spec.key import *\n"
+        "from harness.spec.model import SpecRef\n"
         "print(json.dumps(KnownSpec(SpecRef(Path(sys.argv[1]), 'MODEL', {})).content(Cache(Path(sys.argv[2])))))"
     )
     words = [sys.executable, "-c", script, str(tmp_path / "spec.py"), str(tmp_path / "cache")]
@@ -359,7 +361,7 @@ def test_the_packages_that_convert_are_here_as_installed(tmp_path: Path) -> None
 
 def registry() -> Any:
     pytest.importorskip("litert_torch")
-    from harness.frameworks import import_litert_torch
+    from harness.spec.imports import import_litert_torch
 
     import_litert_torch()
     return importlib.import_module("litert_torch.backend.lowerings.registry")

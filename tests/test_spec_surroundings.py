@@ -15,9 +15,11 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - a spec that replaces something of it finds it there
 from torch.nn import functional
 
-from harness import numerics, patched
-from harness.spec import SpecRef, registered
-from harness.spec_key import KnownSpec
+from harness.spec import patched
+from harness.spec.find import registered
+from harness.spec.key import KnownSpec
+from harness.spec.model import SpecRef
+from harness.system import numerics
 from tests.marks import further_but
 
 pytestmark = pytest.mark.slow
@@ -180,7 +182,7 @@ def record_of(folder: Path, code: str, **variables: str) -> tuple[int, dict[str,
         str(folder / "runs"),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *words],
+        [sys.executable, "-m", "harness.commands.main", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import stamps
-from harness.cache import Cache
-from harness.stamps import sha256_once, stamp_of
+from harness.store.cache import Cache
+from harness.system import stamps
+from harness.system.stamps import sha256_once, stamp_of
 
 
 def digest(content: bytes) -> str:

@@ -2,8 +2,8 @@
 
 from hypothesis import find, given
 
-from harness.inputs import TokenInput, schedule
-from harness.strategies import LONGEST, Scheduled, schedules, token_ids, token_inputs
+from harness.inputs.strategies import LONGEST, Scheduled, schedules, token_ids, token_inputs
+from harness.inputs.tokens import TokenInput, schedule
 
 
 @given(token_ids(50, min_length=2, max_length=9))

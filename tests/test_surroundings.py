@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import working
-from harness.cache import Cache
-from harness.doctor import examine
+from harness.commands.doctor import examine
 from harness.errors import UsageError
-from harness.memory import group_limits, memory
-from harness.runs import all_runs, find_run, next_run_id
+from harness.record.runs import all_runs, find_run, next_run_id
+from harness.store import run_folder as working
+from harness.store.cache import Cache
+from harness.system.memory import group_limits, memory
 
 ROOT = Path(__file__).parent.parent
 GB = 10**9
@@ -43,7 +43,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 
 HOLD = """
 import multiprocessing.util, tempfile, time
-from harness.temporary import use_own_temporary_folder
+from harness.system.temporary import use_own_temporary_folder
 use_own_temporary_folder()
 print(multiprocessing.util.get_temp_dir(), flush=True)
 {then}
@@ -88,7 +88,7 @@ def test_temporary_files_of_a_killed_run_go_with_the_next_and_a_living_run_keeps
 
 
 @pytest.mark.parametrize(
-    "then", ["", "raise ValueError", "from harness.exits import interrupted\ninterrupted('nothing')"]
+    "then", ["", "raise ValueError", "from harness.commands.exits import interrupted\ninterrupted('nothing')"]
 )
 def test_however_a_run_ends_its_temporary_files_go(place: Path, then: str) -> None:
     with holder(place, then) as run:
@@ -98,7 +98,7 @@ def test_however_a_run_ends_its_temporary_files_go(place: Path, then: str) -> No
 
 
 def test_a_temporary_folder_that_is_full_is_one_clear_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import temporary
+    from harness.system import temporary
 
     with small_disk(place / "disk", "size=8k") as disk:
         (disk / "filler").write_bytes(bytes(8192))
@@ -154,8 +154,8 @@ def test_a_read_only_cache_is_read_and_one_clear_line_where_it_must_be_written(t
 
 def test_what_cannot_be_remembered_costs_the_next_run_time_and_this_one_nothing(tmp_path: Path) -> None:
 
-    from harness.recall import remember
-    from harness.rests import Rests
+    from harness.pipeline.prepared_cache import remember
+    from harness.spec.rests import Rests
 
     (tmp_path / "file").write_text("no folder")
 
@@ -200,13 +200,13 @@ mount --bind {root} {root} && mount -o remount,ro,bind {root} || exit 77
 cd {root} && touch README.md 2>/dev/null && exit 78
 HOME=/proc/nowhere EDGE_PARITY_CACHE={cache} {python} -c "
 import numpy as np
-from harness.kernels import *
-from harness.stages.one_accumulator import sums
+from harness.compare.kernels import *
+from harness.stages.torch.one_accumulator import sums
 found = np.zeros(2, np.float32)
 sums(np.ones((2, 8), np.float32), found, False)
 print(found.tolist())"
-{python} -m harness.cli list --json > /dev/null && echo listed
-{python} -m harness.cli run nobody; echo $?
+{python} -m harness.commands.main list --json > /dev/null && echo listed
+{python} -m harness.commands.main run nobody; echo $?
 """
 
 

@@ -15,10 +15,10 @@ from test_no_false_alarms import passes, report
 
 from harness.audit.constants import audit_constants
 from harness.bench.workbench import FIRST, Bench
-from harness.cache import key_of
-from harness.defects import load_defects
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.spec import registered
+from harness.judge.known_defects import load_defects
+from harness.spec.find import registered
+from harness.store.cache import key_of
 
 pytestmark = pytest.mark.sweep
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.taps import BLOCK_INPUT, BLOCK_POINTS, SOURCES, reaching
+from harness.names.taps import BLOCK_INPUT, BLOCK_POINTS, SOURCES, reaching
 
 
 def test_what_a_point_is_computed_from_comes_before_it() -> None:

@@ -11,9 +11,9 @@ import pytest
 from toy_stage import FAULTY_TAP, toy
 
 from harness.names import stages
-from harness.pipeline import Options, run
-from harness.record import Record, read_taps
-from harness.stages.process import TaskResult
+from harness.pipeline.run import Options, run
+from harness.processes.scheduler import TaskResult
+from harness.record.record import Record, read_taps
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
-from harness.trace import MANIFEST, TAPS_FILE, Trace, TraceWriter, export_npy
+from harness.names.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
+from harness.store.trace import MANIFEST, TAPS_FILE, Trace, TraceWriter, export_npy
 
 
 @given(st.integers(1, 30), st.data())

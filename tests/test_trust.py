@@ -11,16 +11,16 @@ import pytest
 from record_factory import make_run
 from test_process import Watcher
 
-from harness.cache import Cache
 from harness.errors import UsageError
 from harness.explain.pack import pack
 from harness.explain.repro import write_repro
-from harness.explore.models import RunModels, load_models
 from harness.explore.op_level import op_view
-from harness.record import write_record
-from harness.spec import MODELS_FOLDER
-from harness.stages.report import Silent
-from harness.trust import check_trusted, mark_run, spec_to_run
+from harness.jobs.reporter import Silent
+from harness.jobs.run_models import RunModels, load_models
+from harness.record.record import write_record
+from harness.spec.find import MODELS_FOLDER
+from harness.store.cache import Cache
+from harness.store.trust import check_trusted, mark_run, spec_to_run
 
 TINY_LLAMA = MODELS_FOLDER / "tiny_llama.py"
 ATTACK = (

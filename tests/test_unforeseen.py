@@ -20,25 +20,28 @@ import pytest
 from record_factory import make_run
 from rich.console import Console
 
-from harness import exits
-from harness.checkpoints import check_source
+from harness.commands import exits
+from harness.commands.progress import PlainProgress
 from harness.errors import UsageError
-from harness.inputs import check_jsonl
+from harness.inputs.tokens import check_jsonl
+from harness.judge.rules import load_rules
 from harness.plain import brief, shown, shown_cell
-from harness.progress import PlainProgress
-from harness.reading import read_bytes, read_json, read_toml
-from harness.record import read_record, write_record
+from harness.record.record import read_record, write_record
 from harness.render.console import cells, line, new_table, wrapped
 from harness.render.index import write_index
-from harness.spec import describe
-from harness.verdict import load_rules
-from harness.working import working_folder
+from harness.spec.find import describe
+from harness.store.run_folder import working_folder
+from harness.system.reading import read_bytes, read_json, read_toml
+from harness.weights.sources import check_source
 
 ROOT = Path(__file__).parent.parent
 
 
 def fresh(
-    arguments: list[str | bytes], folder: Path, code: str = "from harness import cli; cli.main()", **more: object
+    arguments: list[str | bytes],
+    folder: Path,
+    code: str = "from harness.commands import main as cli; cli.main()",
+    **more: object,
 ) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -60,7 +63,8 @@ def run(tmp_path: Path) -> Path:
 
 BROKEN = """
 import sys
-from harness import cli, runs
+from harness.commands import main as cli
+from harness.record import runs
 def find_run(*_):
     raise {error}
 runs.find_run = find_run
@@ -151,7 +155,7 @@ def test_under_a_limit_on_the_size_of_files_no_compiled_code_is_written(
     """A .pyc that is cut short there would break every later command."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(
-        [sys.executable, "-c", "import harness.diff"],
+        [sys.executable, "-c", "import harness.record.diff"],
         check=True,
         env=environment | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
@@ -180,7 +184,8 @@ def test_a_folder_that_is_no_text_is_refused_and_one_in_another_script_is_not(ru
 
 @pytest.mark.slow
 def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
-    code = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r}); from harness import cli; cli.main()"
+    gone = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})"
+    code = f"{gone}\nfrom harness.commands.main import main; main()"
     ended = fresh(["explain", "latest"], ROOT, code)
     assert ended.returncode == 2
     assert b"is gone; go to one that is there" in ended.stderr
@@ -235,7 +240,7 @@ def test_closed_streams_and_a_terminal_without_unicode_do_no_harm(run: Path) -> 
     assert fresh(["report", "run"], run.parent, stdout=None, stderr=None, preexec_fn=close).returncode == 0
     assert (run / "report.html").stat().st_size > 1000
     poor = "import os, sys; os.environ['PYTHONIOENCODING'] = 'ascii'; os.execv(sys.executable, [sys.executable, *W])"
-    words = ["-c", "from harness import cli; cli.main()", "explain", "run"]
+    words = ["-c", "from harness.commands import main as cli; cli.main()", "explain", "run"]
     ended = fresh([], run.parent, poor.replace("*W", ", ".join(map(repr, words))))
     assert (ended.returncode, ended.stderr) == (0, b"")
 
@@ -249,7 +254,7 @@ COMMANDS = ("list", "doctor", "audit nosuch", "run nosuch", "report run", "expla
 def test_a_stream_that_was_closed_around_a_script_changes_no_exit_code(command: str, number: int, run: Path) -> None:
     """A shell opens its script under the number that is free, and what the script starts has it open for reading."""
     script = run.parent / "script.sh"
-    script.write_text(f"cd {ROOT}\nexec {sys.executable} -m harness.cli {command} --out {run.parent}\n")
+    script.write_text(f"cd {ROOT}\nexec {sys.executable} -m harness.commands.main {command} --out {run.parent}\n")
     if command.split()[0] in ("list", "doctor", "audit", "fuzz"):
         script.write_text(script.read_text().replace(f" --out {run.parent}", ""))
     codes = [
@@ -319,7 +324,7 @@ def test_a_flatbuffer_that_is_no_file_is_not_waited_for(words: str, tmp_path: Pa
 
 @pytest.mark.slow
 def test_what_a_command_writes_into_a_shell_s_substitution_says_what_to_do(tmp_path: Path) -> None:
-    words = f"exec {sys.executable} -m harness.cli run tiny_llama --inputs <(echo '{{\"tokens\": [1]}}')"
+    words = f"exec {sys.executable} -m harness.commands.main run tiny_llama --inputs <(echo '{{\"tokens\": [1]}}')"
     ended = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "write what comes out of it to a file first" in ended.stderr

@@ -15,8 +15,8 @@ from harness.audit.parameters import ParameterSource
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run, prefill_length
 from harness.flatbuffer.writing import tensor_map
-from harness.stages.flatbuffer import _not_run
-from harness.stages.job import JobInput
+from harness.jobs.job import JobInput
+from harness.pipeline.flatbuffers import _not_run
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """Upstream defects that no run of the harness can show, or not the whole of. Each is made to happen here; a test fails
 once it is fixed.
 
-`harness/known_defects.toml` lists the former with status `test`.
+`harness/judge/known_defects.toml` lists the former with status `test`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.defects import load_defects
+from harness.judge.known_defects import load_defects
 
 pytestmark = pytest.mark.slow
 

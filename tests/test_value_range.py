@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import metrics
-from harness.value_range import ValueRange, joined
+from harness.compare import metrics
+from harness.compare.value_range import ValueRange, joined
 
 Array = np.ndarray[Any, Any]
 # What sits at the edges of float16, of float64, and of what a float knows.

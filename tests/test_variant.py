@@ -13,8 +13,8 @@ from harness.align.layout import HeadLayout, canonical_cache
 from harness.align.views import TapSource, view_tensor
 from harness.errors import UsageError
 from harness.flatbuffer.signatures import _cache
-from harness.stages.tflite import device_mask
-from harness.variant import KV_LAYOUTS, Variant, VariantOptions, parse_prefill, parse_variant
+from harness.names.variant import KV_LAYOUTS, Variant, VariantOptions, parse_prefill, parse_variant
+from harness.stages.litert.stage import device_mask
 
 lengths = st.lists(st.integers(1, 4096), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
 variants = st.builds(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.conclude import _crashed, _local_findings
 from harness.errors import UsageError
-from harness.stages.process import TaskResult
-from harness.verdict import Rule, judge, load_rules
+from harness.judge.rules import Rule, judge, load_rules
+from harness.pipeline.conclude import _crashed, _local_findings
+from harness.processes.scheduler import TaskResult
 
 CLEAN = {
     "excess": 1.2,

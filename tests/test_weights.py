@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.miniature import shrink, write_miniature
-from harness.record import Finding
-from harness.spec import GenerativeModel, find_spec, load_spec
-from harness.weights import account_for_keys, load_reauthored
+from harness.record.record import Finding
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.loading import account_for_keys, load_reauthored
+from harness.weights.miniature import shrink, write_miniature
 
 pytestmark = pytest.mark.slow
 

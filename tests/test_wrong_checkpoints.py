@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.miniature import WINDOW, shrink, shrunk_hf_config
-from harness.ownership import ownership
-from harness.record import Finding, FirstFault
-from harness.spec import GenerativeModel, find_spec, load_spec
-from harness.tokenizer_files import load_tokenizer
+from harness.locate.owners import ownership
+from harness.record.record import Finding, FirstFault
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.weights.miniature import WINDOW, shrink, shrunk_hf_config
+from harness.weights.tokenizer_files import load_tokenizer
 
 pytestmark = pytest.mark.slow
 

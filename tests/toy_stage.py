@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from harness.jobs.job import Job, JobInput
+from harness.jobs.reporter import Reporter
+from harness.jobs.session import Facts, Given, Session
 from harness.names.stages import HF, Memory, Stage
-from harness.stages.job import Job, JobInput
-from harness.stages.report import Reporter
-from harness.stages.session import Facts, Given, Session
-from harness.trace import Trace, TraceWriter
+from harness.store.trace import Trace, TraceWriter
 
 FAULTY_TAP = "block.1.mlp.act"
 

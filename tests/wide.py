@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.spec import find_spec
+from harness.spec.find import find_spec
 
 VOCABULARY = 4096
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import UsageError
-from harness.spec import GenerativeModel
-from harness.taps import BLOCK_POINTS
+from harness.names.taps import BLOCK_POINTS
+from harness.spec.model import GenerativeModel
 
 Side = Literal["input", "output"]
 View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v", "split_gate", "split_up"]

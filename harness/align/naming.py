@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.taps import block_tap
+from harness.names.taps import block_tap
 
 # A block, whatever its class: TransformerBlock_3, Gemma2Block_3, LlamaDecoderLayer_3.
 _BLOCK = re.compile(r"^[A-Za-z]\w*_(\d+)$")

@@ -1,6 +1,6 @@
 """What the alignment plan of a flatbuffer says of its taps, over all signatures.
 
-In: `plan.json`, as `harness/stages/flatbuffer.py` writes it. Out: names, kinds of operators, and why taps are missing.
+In: `plan.json`, as `harness/pipeline/flatbuffers.py` writes it. Out: names, kinds of operators, why taps are missing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.coverage import FUSED_ATTENTION, LISTED, Absent, listed
+from harness.judge.coverage import FUSED_ATTENTION, LISTED, Absent, listed
 
 
 @dataclass(frozen=True)

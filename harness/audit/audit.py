@@ -14,17 +14,17 @@ from typing import Any
 
 from harness.audit.differences import differences, roundings, unaudited
 from harness.audit.honoured import ignored_settings, published_windows
-from harness.audit.ignored import ignored_fields
 from harness.audit.placement import REAUTHORED_PLACES, Placement, unknown_placement, watch
 from harness.audit.published import build_published, hf_places, published_structure
-from harness.audit.reauthored import reauthored_structure
-from harness.audit.tiny import LENGTH, Tiny, probe_config
 from harness.audit.vocabulary import unknown_settings
-from harness.configs import full_reauthored_config, published_config, quiet_transformers
 from harness.errors import UsageError
-from harness.miniature import shrink
-from harness.record import Finding
-from harness.spec import GenerativeModel
+from harness.record.record import Finding
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.ignored_fields import ignored_fields
+from harness.stages.litert_torch.structure import reauthored_structure
+from harness.stages.litert_torch.tiny import LENGTH, Tiny, probe_config
+from harness.weights.configs import full_reauthored_config, published_config, quiet_transformers
+from harness.weights.miniature import shrink
 
 
 def audit_configs(

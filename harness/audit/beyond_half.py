@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import Finding
-from harness.value_range import FLOAT16_OVERFLOWS, short
+from harness.compare.value_range import FLOAT16_OVERFLOWS, short
+from harness.record.record import Finding
 
 
 class BeyondHalf:

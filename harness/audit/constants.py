@@ -28,8 +28,8 @@ from harness.audit.values import Array, Expected, bits, describe_difference, sum
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
-from harness.record import Finding
-from harness.weight_files import shape_text
+from harness.record.record import Finding
+from harness.weights.files import shape_text
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told

@@ -12,8 +12,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from harness.audit.structure import Layer, Structure
-from harness.key_names import number_text
-from harness.record import Finding
+from harness.record.record import Finding
+from harness.weights.key_names import number_text
 
 _ABSENT = "none"
 # float32 holds seven digits; an epsilon is told from how a norm acts, to four.

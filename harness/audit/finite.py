@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.ownership import CHECKPOINT, RECIPE
-from harness.record import Finding
+from harness.locate.owners import CHECKPOINT, RECIPE
+from harness.record.record import Finding
 
 _SHOWN = 8
 _FLOATS: Mapping[str, Any] = {"FLOAT32": np.float32, "FLOAT16": np.float16}

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.audit.tiny import LENGTH, WINDOW
-from harness.configs import published_config, quiet_transformers
-from harness.families import sizes_of
-from harness.miniature import shrunk_hf_config
-from harness.spec import GenerativeModel
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.tiny import LENGTH, WINDOW
+from harness.weights.configs import published_config, quiet_transformers
+from harness.weights.families import sizes_of
+from harness.weights.miniature import shrunk_hf_config
 
 # Field -> (a value that shows in a few tokens, None for the config's own; the value of a model without it).
 _PROBED: dict[str, tuple[Any, Any]] = {"alibi": (None, False), "attn_logit_softcapping": (0.01, None)}

@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from harness.audit.tiny import LENGTH
-from harness.configs import quiet_transformers
-from harness.miniature import shrunk_hf_config
-from harness.spec import GenerativeModel
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.tiny import LENGTH
+from harness.weights.configs import quiet_transformers
+from harness.weights.miniature import shrunk_hf_config
 
 _PROJECTIONS = ("attn_query_proj", "attn_key_proj", "attn_value_proj")
 _NORMS = ("pre_attn_norm", "post_attn_norm", "pre_ff_norm", "post_ff_norm", "attn_query_norm", "attn_key_norm")

@@ -20,9 +20,9 @@ from harness.audit.behaviour import Norms, describe_activation, describe_rope
 from harness.audit.overheard import turns_by
 from harness.audit.placement import PUBLISHED_PLACES, Placement
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structure
-from harness.config_values import unknown_word
-from harness.configs import quiet_transformers, without_initial_weights
 from harness.errors import UsageError
+from harness.weights.config_values import unknown_word
+from harness.weights.configs import quiet_transformers, without_initial_weights
 
 # Slot of the structure -> entry of the tensor names, for the norms of a block.
 NORM_SLOTS = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from harness.record import Finding, Verdict
+from harness.record.record import Finding, Verdict
 
 
 class AuditRequest(BaseModel):

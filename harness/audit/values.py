@@ -16,8 +16,8 @@ import numpy.typing as npt
 from harness.audit.beyond_half import BeyondHalf
 from harness.audit.finite import checkpoint_findings, not_finite_words
 from harness.audit.parameters import Fused, ParameterSource
-from harness.record import Finding
-from harness.weight_files import StoredTensor, shape_text, stored_tensors
+from harness.record.record import Finding
+from harness.weights.files import StoredTensor, shape_text, stored_tensors
 
 Array = npt.NDArray[np.float32]
 _SHOWN = 8

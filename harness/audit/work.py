@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from harness.audit.audit import audit_configs
-from harness.audit.builder import audit_builder
 from harness.audit.named_roles import wrong_names
 from harness.audit.published import build_published
 from harness.audit.report import Audit, AuditRequest
-from harness.checkpoint_kinds import refuse_absurd_sizes
-from harness.configs import full_reauthored_config, hf_config, published_config, raw_config
 from harness.errors import UsageError
-from harness.patched import findings_of, watching
-from harness.published_names import read_folder
-from harness.reauthored_config import reauthored_config
-from harness.record import Finding
-from harness.rests import RESTS, rests_of, told
-from harness.spec import GenerativeModel, SpecRef, load_spec, module_name
-from harness.spec_code import spec_code
-from harness.stages.report import Reporter, costs_only_this_stage
-from harness.stages.request import Prepared
-from harness.weights import account_for_keys, account_for_published_keys
-from harness.witness import Seen
+from harness.jobs.prepared import Prepared
+from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.record.record import Finding
+from harness.spec.code import spec_code
+from harness.spec.load import load_spec, module_name
+from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.patched import findings_of, watching
+from harness.spec.rests import RESTS, rests_of, told
+from harness.spec.witness import Seen
+from harness.stages.litert_torch.builder import audit_builder
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.loading import account_for_keys, account_for_published_keys
+from harness.weights.configs import full_reauthored_config, hf_config, published_config, raw_config
+from harness.weights.kinds import refuse_absurd_sizes
+from harness.weights.published_names import read_folder
 
 
 def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.bench.reseed import positions_of
-from harness.spec import GenerativeModel
-from harness.weight_files import WEIGHTS_FILE
-from harness.weights import load_reauthored
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.weights.files import WEIGHTS_FILE
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Any], Any]

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from harness.bench.result import Report
-from harness.conclude import environment
 from harness.errors import UsageError
+from harness.pipeline.conclude import environment
 from harness.plain import brief
-from harness.spec import find_spec
-from harness.stages.process import Task, Watcher, run_tasks
+from harness.processes.scheduler import Task, Watcher, run_tasks
+from harness.spec.find import find_spec
 
 _MB = 900  # of a process beyond the frameworks, measured on the largest miniature
 _WIDE_MB = 5000  # of one at full width, while it converts

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from harness.bench.workbench import Bench
-from harness.compare import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
-from harness.excess import excess
+from harness.compare.noise import excess
+from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
 from harness.names.stages import ORACLE
-from harness.trace import Trace
+from harness.store.trace import Trace
 
 
 def largest_effect(bench: Bench, sound: Path, broken: Path) -> float:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.bench.workbench import Bench, Outcome
-from harness.compare import FLOAT32_RUNS
+from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
 from harness.explain.task import fault_of
 from harness.explain.work import Fault, explain_fault, reference
-from harness.record import Diagnosis
+from harness.record.record import Diagnosis
 
 
 @functools.cache

@@ -17,11 +17,11 @@ import torch
 from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import Bench
 from harness.names.stages import HF
-from harness.reauthored_config import reauthored_config
-from harness.spec import GenerativeModel
-from harness.stages import hf
-from harness.taps import LOGITS
-from harness.trace import Trace
+from harness.names.taps import LOGITS
+from harness.spec.model import GenerativeModel
+from harness.stages.huggingface import stage as hf
+from harness.stages.litert_torch.config import reauthored_config
+from harness.store.trace import Trace
 
 CLOSE = 1e-3  # relative and absolute
 # What litert-torch's own verify scripts give: the inputs and tolerances of its examples.

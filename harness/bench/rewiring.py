@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from harness.attributes import set_within
 from harness.bench.breaking import Change
+from harness.system.attributes import set_within
 
 
 def block(network: Any, number: int = 1) -> Any:

@@ -32,17 +32,17 @@ from harness.bench.others import load_network, logits_complain, verifier_complai
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
 from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
-from harness.beyond_float32 import beyond_float32
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.locate.beyond_float32 import beyond_float32
+from harness.locate.owners import CHECKPOINT, ownership
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
-from harness.ownership import CHECKPOINT, ownership
-from harness.reauthored_config import reauthored_config
-from harness.record import Finding
-from harness.spec import GenerativeModel
-from harness.stages.float64 import TrueFloat64
-from harness.weights import _run_loader, account_for_keys
+from harness.record.record import Finding
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.loading import _run_loader, account_for_keys
+from harness.stages.torch.float64 import TrueFloat64
 
 OWNERS = {
     "re-authored config": ("config",),

@@ -16,7 +16,7 @@ from harness.bench.fault import Fault
 from harness.bench.result import Report
 from harness.bench.run import run_clean, run_fault
 from harness.bench.workbench import FEW, Bench
-from harness.stages.report import Reporter
+from harness.jobs.reporter import Reporter
 
 # One position, a padded prefill with decode steps, a whole prefill, and several chunks.
 CLEAN_INPUTS = (("one", 1, 1), ("padded", 22, 2), ("exact", 32, 0), ("chunked", 45, 2))

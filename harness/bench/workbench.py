@@ -24,14 +24,15 @@ from harness.align.plan import PlanFacts
 from harness.audit.values import Expected
 from harness.bench.breaking import Change, ConfigChange, Load, Tensors, loading, unchanged, write_changed
 from harness.bench.reseed import Place, places, reseed
-from harness.cache import Cache, sha256_of
-from harness.compare import FLOAT32_RUNS, compare_traces
-from harness.conclude import not_finite_stages
-from harness.coverage import Absent
-from harness.first_layers import write_random_layers
-from harness.local import local_errors, with_local
-from harness.locate import locate, summarise_hop
-from harness.miniature import write_miniature
+from harness.compare.local import local_errors, with_local
+from harness.compare.traces import FLOAT32_RUNS, compare_traces
+from harness.jobs.job import Job, JobInput
+from harness.jobs.prepared import Prepared, Request
+from harness.jobs.reporter import Silent
+from harness.jobs.session import Given, trace_inputs
+from harness.judge.coverage import Absent
+from harness.judge.rules import load_rules
+from harness.locate.faults import locate, summarise_hop
 from harness.names.stages import (
     HF,
     ORACLE,
@@ -43,18 +44,19 @@ from harness.names.stages import (
     stage_named,
     standard_hops,
 )
-from harness.record import FirstFault, HopResult, taps_frame
-from harness.spec import GenerativeModel, find_spec, load_spec
-from harness.stages import flatbuffer as files
-from harness.stages import prepare
-from harness.stages.job import Job, JobInput
-from harness.stages.report import Silent
-from harness.stages.request import Prepared, Request
-from harness.stages.session import Given, trace_inputs
-from harness.taps import LOCAL_SUFFIX
-from harness.variant import VariantOptions, parse_variant
-from harness.verdict import load_rules
-from harness.weight_files import WEIGHTS_FILE
+from harness.names.taps import LOCAL_SUFFIX
+from harness.names.variant import VariantOptions, parse_variant
+from harness.pipeline import flatbuffers as files
+from harness.pipeline import prepare
+from harness.pipeline.conclude import not_finite_stages
+from harness.record.record import FirstFault, HopResult, taps_frame
+from harness.spec.find import find_spec
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel
+from harness.store.cache import Cache, sha256_of
+from harness.weights.files import WEIGHTS_FILE
+from harness.weights.first_layers import write_random_layers
+from harness.weights.miniature import write_miniature
 
 STAGES = float32_stages()
 FILE_STAGES = file_stages()

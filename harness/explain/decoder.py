@@ -15,7 +15,7 @@ import numpy as np
 from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Structure
 from harness.explain import functions as f
 from harness.explain.functions import Array
-from harness.taps import block_tap, split_tap
+from harness.names.taps import block_tap, split_tap
 
 TOKENS = "tokens"
 Step = Callable[["Walk", int], Array]

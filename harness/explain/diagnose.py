@@ -14,7 +14,7 @@ from harness.explain.decoder import NotCoveredError
 from harness.explain.evidence import CLAIMED, CLAIMED_TO_NOISE, FAULT, Evidence
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Hypothesis, Proposal, all_hypotheses
-from harness.record import Diagnosis
+from harness.record.record import Diagnosis
 
 AT_MOST = 3
 _DONE = 2.0  # an excess below which all that is left is noise

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from harness.compare import FLOAT32_RUNS
-from harness.excess import NoiseFloor, excess
+from harness.compare.metrics import position_stats
+from harness.compare.noise import NoiseFloor, excess
+from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import NORM_POINTS, TOKENS, WHOLE, Decoder, NotCoveredError, Walk
 from harness.explain.functions import Array
-from harness.inputs import schedule
-from harness.metrics import position_stats
+from harness.inputs.tokens import schedule
+from harness.jobs.job import JobInput
+from harness.jobs.prepared import Prepared
 from harness.names.stages import ORACLE, Hop
-from harness.stages.job import JobInput
-from harness.stages.request import Prepared
-from harness.taps import EMBED, LOGITS, block_tap, split_tap
-from harness.trace import Trace
+from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
+from harness.store.trace import Trace
 
 POSITIONS = 256  # of an input are looked at, or more where the worst one lies further on
 _LOGIT_NUMBERS = 500_000  # of logits, whose positions are thinned out to about so many

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.explain.functions import Array
 from harness.names.stages import Hop
 from harness.plain import one_line
-from harness.reading import read_json
+from harness.system.reading import read_json
 
 MODULE, CUT = "module.pt", "cut.tflite"  # the faulty piece, of PyTorch or of a flatbuffer
 

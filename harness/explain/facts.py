@@ -13,10 +13,10 @@ from pathlib import Path
 from harness.audit.audit import published_placement
 from harness.audit.published import build_published, published_structure
 from harness.audit.structure import Structure
-from harness.configs import hf_config
 from harness.explain.roles import module_paths
-from harness.miniature import shrunk_hf_config
-from harness.spec import GenerativeModel
+from harness.spec.model import GenerativeModel
+from harness.weights.configs import hf_config
+from harness.weights.miniature import shrunk_hf_config
 
 
 def checkpoint_structure(model: GenerativeModel, folder: Path) -> tuple[Structure, dict[str, str]]:

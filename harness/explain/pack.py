@@ -10,10 +10,10 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.explain.task import EVIDENCE, REPRO, RUN_FILE, repro_task
 from harness.names.stages import Hop, runs_file
-from harness.reading import TEXT, read_json
-from harness.record import Record
-from harness.stages.process import Watcher, run_tasks
-from harness.trust import check_trusted, spec_to_run
+from harness.processes.scheduler import Watcher, run_tasks
+from harness.record.record import Record
+from harness.store.trust import check_trusted, spec_to_run
+from harness.system.reading import TEXT, read_json
 
 _SECONDS = 120
 

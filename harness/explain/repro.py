@@ -15,12 +15,12 @@ import numpy as np
 from harness.errors import UsageError
 from harness.explain.evidence_file import Saved, load_evidence
 from harness.explain.task import RUN_FILE
+from harness.jobs.prepared import Prepared
+from harness.jobs.reporter import Reporter
+from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import runs_file
 from harness.plain import brief
-from harness.reading import TEXT, read_json
-from harness.stages.report import Reporter
-from harness.stages.request import Prepared
-from harness.stages.session import AS_NAMED, Given
+from harness.system.reading import TEXT, read_json
 
 SCRIPT, VALUES = "repro.py", "values.npz"
 _WORD = re.compile(r"[A-Za-z0-9._\[\]-]{1,100}")

@@ -20,10 +20,10 @@ from harness.explain.functions import Array
 from harness.flatbuffer.cut import Range, range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
-from harness.inputs import Step, schedule
-from harness.stages.job import Job, JobInput
-from harness.stages.request import Prepared
-from harness.stages.tflite import TAP_PREFIX, Runner, as_tap, read_plan
+from harness.inputs.tokens import Step, schedule
+from harness.jobs.job import Job, JobInput
+from harness.jobs.prepared import Prepared
+from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap, read_plan
 
 
 def cut_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path) -> dict[str, Array]:

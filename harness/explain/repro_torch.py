@@ -17,22 +17,23 @@ import numpy as np
 import torch
 
 from harness.align.modules import ModuleMap, own_modules
-from harness.convert import kv_layout
 from harness.errors import UsageError
 from harness.explain.evidence_file import MODULE, Saved, chosen
 from harness.explain.functions import Array
-from harness.reauthored_config import reauthored_config
-from harness.spec import SpecRef, load_spec
-from harness.stages.capture import Capture, module_taps
-from harness.stages.reauthored import attention_taps
-from harness.stages.request import Prepared
-from harness.stages.session import Given
-from harness.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
+from harness.jobs.prepared import Prepared
+from harness.jobs.session import Given
+from harness.names.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
+from harness.spec.load import load_spec
+from harness.spec.model import SpecRef
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.convert import kv_layout
+from harness.stages.litert_torch.stage import attention_taps
+from harness.stages.torch.capture import Capture, module_taps
 
 
 def trace_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path, given: Given) -> dict[str, Array]:
     """Write `module.pt`; returns the arrays of the script. Raises UsageError for what cannot be traced."""
-    from harness.weights import load_reauthored
+    from harness.stages.litert_torch.loading import load_reauthored
 
     model = load_spec(SpecRef.of(run["spec_file"], run["spec_variable"]))
     config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb)

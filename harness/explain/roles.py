@@ -16,8 +16,8 @@ from harness.audit.structure import Structure
 from harness.audit.values import read_values
 from harness.explain.decoder import NORM_POINTS
 from harness.explain.functions import Array
-from harness.stages.job import Dimensions
-from harness.weight_files import StoredTensor, stored_tensors
+from harness.jobs.job import Dimensions
+from harness.weights.files import StoredTensor, stored_tensors
 
 _ENTRIES = {
     "embedding": "embedding",

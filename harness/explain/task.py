@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.ownership import CHECKPOINT, SPEC
-from harness.record import Finding, Record
-from harness.stages.process import Task, TaskResult
-from harness.stages.request import Prepared
+from harness.jobs.prepared import Prepared
+from harness.locate.owners import CHECKPOINT, SPEC
+from harness.processes.scheduler import Task, TaskResult
+from harness.record.record import Finding, Record
 
 if TYPE_CHECKING:
     import pandas as pd

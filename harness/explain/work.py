@@ -18,10 +18,11 @@ from harness.explain.evidence import gather, save
 from harness.explain.facts import checkpoint_structure
 from harness.explain.roles import CheckpointWeights
 from harness.explain.task import RUN_FILE
-from harness.record import Diagnosis
-from harness.spec import GenerativeModel, SpecRef, load_spec
-from harness.stages.report import Reporter, costs_only_this_stage
-from harness.stages.request import Prepared
+from harness.jobs.prepared import Prepared
+from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.record.record import Diagnosis
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel, SpecRef
 
 
 class Fault(BaseModel):

@@ -18,7 +18,7 @@ from harness.explore.panes import View
 from harness.explore.server import Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view
 from harness.explore.web_app import find_web_app
-from harness.record import read_run
+from harness.record.record import read_run
 
 LEVELS = ("tap", "op")
 
@@ -64,9 +64,9 @@ def _view(options: ExploreOptions) -> View:
         return tap_view(record, frame, hop)
     if options.level != "op":
         raise UsageError(f"--level {options.level} is not a level; give one of {', '.join(LEVELS)}")
+    from harness.commands.progress import watcher
     from harness.explore.op_level import op_view
-    from harness.progress import watcher
-    from harness.temporary import use_own_temporary_folder
+    from harness.system.temporary import use_own_temporary_folder
 
     use_own_temporary_folder()
     with watcher() as progress:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from harness.align.flatbuffer import plan_signature
 from harness.align.naming import hf_naming
-from harness.align.tflite import plan_signature
 from harness.align.views import TapSource
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph, Tensor
-from harness.stages.request import Prepared
+from harness.jobs.prepared import Prepared
 
 _BLOCK = re.compile(r"_\d+$")  # the layer of a block, whatever its class: TransformerBlock_3
 _WRAPPERS = ("ExportableModule",)  # the model itself is called `..._module`

@@ -11,13 +11,13 @@ from harness.errors import UsageError
 from harness.explore.operators import OpSide, write_op_level
 from harness.explore.panes import Pane, View, as_json
 from harness.explore.tap_level import CANDIDATE, REFERENCE, first_overlay, view_words, where_to_open
-from harness.record import HopResult, Record
+from harness.record.record import HopResult, Record
 from harness.render.explorer import FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.stages.process import Watcher
+    from harness.processes.scheduler import Watcher
 
 
 def op_view(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from harness.taps import split_tap
+from harness.names.taps import split_tap
 
 INPUTS = "inputs"
 OUTSIDE = "outside the blocks"

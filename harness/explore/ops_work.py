@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.explore.models import RunModels
 from harness.explore.ops import OpGraph
-from harness.record import write_text
-from harness.spec import SpecRef, load_spec
-from harness.stages.report import Reporter
+from harness.jobs.reporter import Reporter
+from harness.jobs.run_models import RunModels
+from harness.record.record import write_text
+from harness.spec.load import load_spec
+from harness.spec.model import SpecRef
 
 HF, REAUTHORED, FLATBUFFER = "hf", "reauthored", "flatbuffer"
 

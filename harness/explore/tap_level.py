@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.explore.panes import Pane, View, as_json
-from harness.record import HopResult, Record
+from harness.names.taps import split_tap
+from harness.record.record import HopResult, Record
 from harness.render import clean, one_line, rows_of, share_of
 from harness.render.explorer import (
     EXCESS,
@@ -23,7 +24,6 @@ from harness.render.explorer import (
     worst_rows,
 )
 from harness.render.words import fault_of
-from harness.taps import split_tap
 
 if TYPE_CHECKING:
     import pandas as pd

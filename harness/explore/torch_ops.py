@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from harness.align.modules import hf_modules, own_modules
-from harness.convert import kv_layout
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, bypassed
-from harness.reauthored_config import reauthored_config
-from harness.spec import GenerativeModel
-from harness.stages.capture import Capture, module_taps
-from harness.stages.request import Prepared
-from harness.taps import LOGITS, block_tap, tap_order
+from harness.jobs.prepared import Prepared
+from harness.names.taps import LOGITS, block_tap, tap_order
+from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.convert import kv_layout
+from harness.stages.torch.capture import Capture, module_taps
 
 _NETWORK = "network"
 # They hand on what they are given: marks of a composite's border, dropout of a model that does not train, and
@@ -34,7 +34,7 @@ _KEPT = {"cache.k": ("attn.k_rope", "attn.k"), "cache.v": ("attn.v",)}
 
 def hf_ops(model: GenerativeModel, prepared: Prepared, length: int) -> OpGraph:
     """The Hugging Face model on `length` tokens, without a cache: what it would keep are its keys and values."""
-    from harness.stages import hf
+    from harness.stages.huggingface import stage as hf
 
     dims = prepared.dimensions
     network = hf.load(Path(prepared.checkpoint), torch.float32)
@@ -57,8 +57,8 @@ def reauthored_ops(model: GenerativeModel, prepared: Prepared, length: int) -> O
     """The re-authored model on `length` tokens and an empty KV cache, as it is converted."""
     from litert_torch.generative.layers import kv_cache
 
-    from harness.stages import reauthored
-    from harness.weights import load_reauthored
+    from harness.stages.litert_torch import stage as reauthored
+    from harness.stages.litert_torch.loading import load_reauthored
 
     dims = prepared.dimensions
     config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UsageError
-from harness.reading import check_file
+from harness.system.reading import check_file
 
 _IDENTIFIER = b"TFL3"
 

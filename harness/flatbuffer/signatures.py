@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Signature
-from harness.taps import LOGITS
+from harness.names.taps import LOGITS
 
 DECODE = "decode"
 PREFILL = "prefill_"
@@ -25,7 +25,7 @@ class DeviceShape:
     """prefill: lengths of the prefill signatures, ascending. kv_cache_len: positions of the KV cache.
 
     prefill_logits: whether prefill gives logits too, which a file that ships need not.
-    kv_layout, mask_as_input: as in `harness/variant.py`. composites: whether attention or a norm is one.
+    kv_layout, mask_as_input: as in `harness/names/variant.py`. composites: whether attention or a norm is one.
     """
 
     prefill: list[int]

@@ -16,22 +16,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.cache import Cache
-from harness.compare import FLOAT32_RUNS
+from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
 from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
-from harness.inputs import TokenInput, describe_schedule, schedule
+from harness.inputs.strategies import searched_inputs
+from harness.inputs.tokens import TokenInput, describe_schedule, schedule
+from harness.jobs.job import JobInput
+from harness.jobs.prepared import Prepared
+from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
-from harness.pipeline import Options, Work, check, check_seed, place_of, prepare
-from harness.stages.job import JobInput
-from harness.stages.process import Task, TaskResult, Watcher, run_tasks
-from harness.stages.request import Prepared
-from harness.stages.serving import Servers, StageEndedError, serving
-from harness.strategies import searched_inputs
-from harness.tasks import stage_tasks
-from harness.verdict import Rule, check_all_judged, load_rules
-from harness.working import check_target, working_folder
+from harness.pipeline.run import Options, Work, check, check_seed, place_of, prepare
+from harness.pipeline.tasks import stage_tasks
+from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
+from harness.processes.servers import Servers, StageEndedError, serving
+from harness.store.cache import Cache
+from harness.store.run_folder import check_target, working_folder
 
 TASK = "fuzz"
 _REFERENCE_STAGES = (ORACLE, HF)  # the noise floor rests on them, whatever the hop
@@ -151,7 +151,7 @@ def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop]) -> list
 
 def _served(task: Task, results: Mapping[str, TaskResult]) -> Task:
     payload = task.payload(results) if callable(task.payload) else task.payload
-    return replace(task, target="harness.stages.session:serve", payload={**payload, "inputs": []}, needs=())
+    return replace(task, target="harness.jobs.session:serve", payload={**payload, "inputs": []}, needs=())
 
 
 def _search(

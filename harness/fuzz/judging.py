@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.compare import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
-from harness.coverage import Absent
-from harness.excess import NoiseFloor
+from harness.compare.noise import NoiseFloor
+from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
+from harness.judge.coverage import Absent
+from harness.judge.rules import Rule
 from harness.names.stages import ORACLE, Hop
-from harness.verdict import Rule
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 FloorsAt = Callable[[Sequence[TapReader], str], list[NoiseFloor | None]]

@@ -23,9 +23,9 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 from hypothesis.strategies import SearchStrategy
 
-from harness.attributes import set_within
 from harness.fuzz.judging import Fault, Judged, Near
-from harness.inputs import TokenInput
+from harness.inputs.tokens import TokenInput
+from harness.system.attributes import set_within
 
 SHRINKS = 600  # inputs run to make one smaller; each seen before costs nothing
 

@@ -40,7 +40,7 @@ class Memory:
 class Stage:
     """One way of running a model.
 
-    words: what it is, for people. opens: "module:function" that loads its model, see `harness/stages/session.py`.
+    words: what it is, for people. opens: "module:function" that loads its model, see `harness/jobs/session.py`.
     version: which of a tap's names, in the record's `taps`, is its own. memory: of its process.
     reference: the stage it is compared with; empty for one that is compared with none.
     quantised_reference: the same where both run the same quantised file.
@@ -128,7 +128,7 @@ class Hop:
         return cls(reference, candidate, Floor.KERNELS if same_file else Floor.NOISE)
 
 
-_HF, _TFLITE = "harness.stages.hf:open_session", "harness.stages.tflite_session:open_session"
+_HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.litert.session:open_session"
 # Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
 # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
 # early: its memory fits beside few others, and every local pass waits for it.
@@ -149,7 +149,7 @@ _REGISTRY: dict[str, Stage] = {
         Stage(
             REAUTHORED,
             "the re-authored model",
-            "harness.stages.reauthored:open_session",
+            "harness.stages.litert_torch.stage:open_session",
             version=REAUTHORED,
             memory=Memory(1, 200),
             reference=HF,

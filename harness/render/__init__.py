@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.judge.rules import floor_alone
+from harness.locate.owners import is_given
 from harness.names.stages import known_stage, runs_file
-from harness.ownership import is_given
+from harness.names.taps import split_tap
 from harness.plain import clean as clean
 from harness.plain import one_line as one_line
-from harness.record import FirstFault, HopResult, KnownDefect, Record, Worst
+from harness.record.record import FirstFault, HopResult, KnownDefect, Record, Worst
 from harness.render.limits import LOCAL, NOISE_FLOOR, Figure, limit_of, nearest, share
-from harness.taps import split_tap
-from harness.verdict import floor_alone
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.audit.report import Audit
-from harness.record import Finding
+from harness.record.record import Finding
 from harness.render import one_line
 from harness.render.console import STYLES, cells, line, new_table, wrapped
 

@@ -7,8 +7,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.batch import Outcome
-from harness.record import Record
+from harness.commands.batch import Outcome
+from harness.record.record import Record
 from harness.render import one_line, percent, worst_excess
 from harness.render.console import cells, line, new_table, verdict_cell, wrapped
 from harness.render.html import REPORT_FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.defects import Defect, Place, load_defects
+from harness.judge.known_defects import Defect, Place, load_defects
 
 _STATUS = {
     "run": "`edge-parity run` shows it",
@@ -15,7 +15,7 @@ _STATUS = {
 }
 _INTRO = """\
 Defects of the packages that Edge Parity stands on, as they were measured. This page is generated from
-`harness/known_defects.toml` with `python -m harness.render.defects > docs/upstream-defects.md`.
+`harness/judge/known_defects.toml` with `python -m harness.render.defects > docs/upstream-defects.md`.
 
 The report of a run that shows one names the defect, its cause and the remedy. Such a run fails, unless the defect is
 listed as a warning. The gate expects exactly what is listed: a hop that passes, that fails first at another tap or

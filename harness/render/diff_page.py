@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.diff import Comparison, HopChange, TapChange
 from harness.errors import UsageError
-from harness.record import write_text
+from harness.record.diff import Comparison, HopChange, TapChange
+from harness.record.record import write_text
 from harness.render import figure_text, number, percent, worst_excess
 from harness.render.page import render_page
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.names.stages import Hop
-from harness.record import HopResult, Record, write_text
+from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
+from harness.record.record import HopResult, Record, write_text
 from harness.render import clean, is_nothing, module_of, number, rows_of, tap_figure, tap_value, worst_per_tap
 from harness.render.limits import limit_of, nearest
-from harness.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.record import Record
+from harness.record.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd

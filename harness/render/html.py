@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.details import read_details
 from harness.names.stages import ORACLE
-from harness.record import FirstFault, HopResult, Record, StageResult, write_text
+from harness.record.details import read_details
+from harness.record.record import FirstFault, HopResult, Record, StageResult, write_text
 from harness.render import (
     fault_words,
     floor_text,

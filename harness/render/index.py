@@ -16,11 +16,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.errors import UsageError
-from harness.record import Record, read_record, write_text
+from harness.record.record import Record, read_record, write_text
+from harness.record.runs import all_runs
 from harness.render import share_of, worst_excess, worst_of
 from harness.render.html import REPORT_FILE
 from harness.render.page import render_page
-from harness.runs import all_runs
 
 INDEX_FILE = "index.html"
 

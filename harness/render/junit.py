@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from harness.record import Case, HopResult, Record, write_text
+from harness.record.record import Case, HopResult, Record, write_text
 from harness.render import clean, headline, looser_words, number, one_line
 
 JUNIT_FILE = "junit.xml"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.verdict import floor_alone
+from harness.judge.rules import floor_alone
 
 LOCAL = ("local_excess", "local_position_excess")
 FIGURES = ("excess", "position_excess", *LOCAL)

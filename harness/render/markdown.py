@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.record import FirstFault, HopResult, Record, write_text
+from harness.record.record import FirstFault, HopResult, Record, write_text
 from harness.render import (
     compared,
     defect_words,

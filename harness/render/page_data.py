@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.details import Details
-from harness.record import Record
+from harness.record.details import Details
+from harness.record.record import Record
 from harness.render import clean, is_nothing, tap_value
 from harness.render.limits import FIGURES, LOCAL, limit_of, share
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record import FirstFault, HopResult, KnownDefect, Record, Worst
+from harness.record.record import FirstFault, HopResult, KnownDefect, Record, Worst
 from harness.render import (
     compared,
     defect_words,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.diff import Comparison, TapChange
+    from harness.record.diff import Comparison, TapChange
 
 WORST_TAPS = 3
 TAPS_BEFORE, TAPS_AFTER = 4, 4

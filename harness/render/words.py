@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.compare.value_range import short
+from harness.locate.owners import is_given
 from harness.names.stages import BUILTIN, XNNPACK, known_stage
-from harness.ownership import is_given
-from harness.record import Diagnosis, FirstFault, HopResult, KnownDefect, Record
+from harness.names.taps import split_tap
+from harness.record.record import Diagnosis, FirstFault, HopResult, KnownDefect, Record
 from harness.render import capital, clean, compared, looser_words, number, one_line
-from harness.taps import split_tap
-from harness.value_range import short
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from model_explorer.graph_builder import GraphCollection
 from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, ThresholdItem
 
 from harness.errors import UsageError
-from harness.record import RECORD_FILE, HopResult, Record, read_run
+from harness.record.record import RECORD_FILE, HopResult, Record, read_run
 from harness.render import rows_of
 from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
 

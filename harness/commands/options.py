@@ -1,0 +1,66 @@
+"""What an option is called, takes and means, for every command that has it.
+
+In: nothing. Out: annotated types for typer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.commands.exits import show_tracebacks
+
+
+def file_option(*names: str, metavar: str = "PATH", **more: Any) -> Any:
+    """An option that takes a path. An empty one, which Python would take for this folder, is refused."""
+    return typer.Option(*names, metavar=metavar, parser=_path, **more)
+
+
+def _path(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("it is empty; give a path, or leave the option out.")
+    return Path(text)
+
+
+REPORTS = Path("reports")
+
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")]
+OneModel = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'list', or file.py[:NAME].")]
+EveryModel = Annotated[bool, typer.Option("--all", help="The first model of every file in models/.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, 'latest' or 'MODEL@latest'.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+OutFolder = Annotated[Path, file_option("--out", help="Folder of the runs.")]
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=lambda wanted: show_tracebacks(wanted), help="Show the traceback of a fault."),
+]
+
+Spec = Annotated[
+    str | None,
+    typer.Option("--spec", metavar="MODEL", help="The model's declaration, where the run's was not run here."),
+]
+
+Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
+Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
+Layers = Annotated[
+    int | None, typer.Option(help="Only the first N layers, at full width; with --miniature, layers of the miniature.")
+]
+
+Hlfb = Annotated[
+    bool | None, typer.Option("--hlfb/--no-hlfb", help="Convert norms and attention as composites or as plain ops.")
+]
+KvLayout = Annotated[
+    str | None, typer.Option(metavar="NAME", help="KV cache layout to convert with: default or transposed.")
+]
+MaskAsInput = Annotated[
+    bool | None, typer.Option("--mask-as-input/--mask-inside", help="Attention mask made by runtime or graph.")
+]
+KvCacheLen = Annotated[
+    int | None, typer.Option("--kv-cache-len", help="Positions of the KV cache; else those declared.")
+]
+Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
+
+Tolerances = Annotated[Path | None, file_option(help="TOML with [[rule]] tables.")]

@@ -1,0 +1,90 @@
+"""The error that is introduced at a tap: its local trace against the reference whose values went into it.
+
+In: local traces and the traces they were computed from. Out: a local excess per input, hop and tap, put into the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.compare.noise import Excess, NoiseFloor, excess
+from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, common_spans, noise_floors, stats_over
+from harness.judge.rules import Rule, judge_local
+from harness.names.stages import ORACLE, Hop
+from harness.names.taps import LOCAL_SUFFIX
+
+Place = tuple[str, str, str]  # input, hop, tap
+
+
+def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps: Iterable[str]) -> dict[Place, Excess]:
+    """The local excess wherever both sides of it were traced.
+
+    The error of a hop's candidate, computed from the values of its reference, against that reference; on the first hop
+    against `oracle`. Its unit is what float32 costs between one tap and the next: the error of `hf`, computed from the
+    values of `oracle`.
+    """
+    runs = [run + LOCAL_SUFFIX for run in FLOAT32_RUNS]
+    pairs = {hop.name: (hop.judged_against, hop.candidate + LOCAL_SUFFIX) for hop in hops}
+    stages = {ORACLE, *runs, *(name for pair in pairs.values() for name in pair)}
+    opened = [TapReader.of(traces, stages, item) for item in inputs]
+    found: dict[Place, Excess] = {}
+    taps = list(taps)
+    whole = [{hop for hop, pair in pairs.items() if _is_cut(of_input, pair[1], taps)} for of_input in opened]
+    for tap in taps:
+        floors = noise_floors(opened, tap, runs)
+        for item, of_input, noise, cut in zip(inputs, opened, floors, whole, strict=True):
+            for hop in (hop for hop in pairs if hop in cut):
+                error = _error(of_input, *pairs[hop], tap, noise)
+                if error is not None:
+                    found[item, hop, tap] = error
+            of_input.let_go()
+    return found
+
+
+def _is_cut(taps: TapReader, candidate: str, wanted: Sequence[str]) -> bool:
+    """Whether a candidate has every tap, probabilities inside a kernel aside.
+
+    Where it lacks one, nothing of the reference takes that one's place, and the taps after it carry errors of others.
+    """
+    return all(taps.has(candidate, tap) or tap.endswith("attn.probs") for tap in wanted)
+
+
+def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: NoiseFloor | None) -> Excess | None:
+    if noise is None or not (taps.has(reference, tap) and taps.has(candidate, tap)):
+        return None
+    spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
+    pair = taps.values(reference, tap), taps.values(candidate, tap)
+    if not spans or pair[0].shape != pair[1].shape:
+        return None
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    return excess(stats_over(*pair, spans).squared_error, noise, positions)
+
+
+def with_local(rows: Iterable[Row], errors: Mapping[Place, Excess], rules: list[Rule]) -> list[Row]:
+    """The rows with what was introduced at each tap, judged once more by the rule that judged the tap.
+
+    A tap that passes, or is missing, may fail by it. A tap that is missing never passes by it.
+    """
+    return [_with_error(row, errors.get((row["input"], row["hop"], row["tap"])), rules) for row in rows]
+
+
+def _with_error(row: Row, error: Excess | None, rules: list[Rule]) -> Row:
+    if error is None or "positions" not in row or not math.isnan(row["local_excess"]):
+        return row  # no local pass, nothing compared, or judged before
+    # NaN says that no local pass ran: what is not a number counts as infinite.
+    figures = {
+        name: math.inf if math.isnan(value) else value
+        for name, value in (("local_excess", error.whole), ("local_position_excess", error.worst))
+    }
+    judgement = judge_local(rules, row["model"], row["hop"], row["tap"], row["positions"], figures)
+    limits = {f"{name}_limit": judgement.limits.get(name, math.nan) for name in figures}
+    row = {**row, **figures, **limits}
+    if judgement.verdict == "pass":  # says nothing for what is missing: a constant tap agrees locally as well
+        return row
+    if row["verdict"] == "missing":  # why it was no longer holds: something was compared, and differs
+        return {**row, "verdict": "fail", "rule": judgement.rule, "why": judgement.why}
+    return {**row, "verdict": "fail", "why": "; ".join(filter(None, (row["why"], judgement.why)))}

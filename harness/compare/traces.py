@@ -1,0 +1,377 @@
+"""Compare the traces of a run, hop by hop and tap by tap, one tap in memory at a time.
+
+In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, its logits figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.compare.constant_taps import without_constant_taps
+from harness.compare.metrics import (
+    LogitStats,
+    PositionStats,
+    concat,
+    logit_stats,
+    position_stats,
+    ranged_stats,
+    summarise,
+)
+from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
+from harness.compare.value_range import ValueRange, joined
+from harness.judge.coverage import Absent, checked
+from harness.judge.rules import Rule, judge
+from harness.names.stages import HF, ORACLE, Hop, standard_hops
+from harness.names.taps import LOGITS, split_tap
+from harness.record.record import Logits
+from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
+
+Row = dict[str, Any]
+Array = np.ndarray[Any, Any]
+_BLOCK_BYTES = 1 << 24
+FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPLES))
+
+
+@dataclass(frozen=True)
+class LogitPositions:
+    """What a hop's logits came to at each position of one input; arrays are `[len(positions)]`.
+
+    noise: the largest error of the float32 runs against `oracle`. flips: another token is the most likely one.
+    above_noise: flips where the reference's margin is more than twice the noise.
+    """
+
+    input: str
+    positions: Array
+    stats: LogitStats
+    noise: Array
+    flips: Array
+    above_noise: Array
+
+
+@dataclass(frozen=True)
+class Comparison:
+    rows: list[Row]
+    logits: dict[str, Logits]
+    hops: tuple[Hop, ...] = ()  # those whose stages ran
+    logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
+
+
+@dataclass
+class _LogitTally:
+    """Logits figures of one hop, gathered over inputs."""
+
+    kl: list[Array] = field(default_factory=list)
+    agree: list[Array] = field(default_factory=list)
+    above_noise: list[Array] = field(default_factory=list)
+    max_abs: list[Array] = field(default_factory=list)
+    each: list[LogitPositions] = field(default_factory=list)
+    error: float = 0.0
+    reference: float = 0.0
+
+    def add(self, item: str, positions: Array, stats: LogitStats, noise: Array) -> dict[str, float]:
+        """Take in one input, at the positions compared; returns its figures as the tolerance rules name them."""
+        agree = stats.top1_reference == stats.top1_candidate
+        # Both sides may be off by the noise, in opposite directions. Written so that a NaN margin counts.
+        above = ~agree & ~(stats.margin_reference <= 2 * noise)
+        self.each.append(LogitPositions(item, positions, stats, noise, ~agree, above))
+        self.kl.append(stats.kl)
+        self.agree.append(agree)
+        self.above_noise.append(above)
+        self.max_abs.append(stats.max_abs_err)
+        self.error += float(stats.squared_error.sum())
+        self.reference += float(stats.squared_reference.sum())
+        return {
+            "kl_max": float(stats.kl.max()),
+            "kl_mean": float(stats.kl.mean()),
+            "flips": float((~agree).sum()),
+            "flips_above_noise": float(above.sum()),
+            "top1_agreement": float(agree.mean()),
+        }
+
+    def result(self) -> Logits:
+        kl, agree, above = (np.concatenate(part) for part in (self.kl, self.agree, self.above_noise))
+        return Logits(
+            max_abs_err=float(np.concatenate(self.max_abs).max()),
+            rel_l2=float(np.sqrt(self.error / self.reference)) if self.reference else float("nan"),
+            kl_max=float(kl.max()),
+            kl_mean=float(kl.mean()),
+            top1_agreement=float(agree.mean()),
+            flips=int((~agree).sum()),
+            flips_above_noise=int(above.sum()),
+            positions=int(kl.size),
+        )
+
+
+def compare_traces(
+    traces: Path,
+    stages: set[str],
+    inputs: list[str],
+    taps: list[str],
+    model: str,
+    rules: list[Rule],
+    why_missing: Callable[[str, str], Absent],
+    hops: Sequence[Hop] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
+) -> Comparison:
+    """Every tap of every input on every hop whose stages ran.
+
+    traces: folder with `<stage>/<input>/`. why_missing: (stage, tap) -> why its trace lacks the tap or positions of it.
+    hops: the standard ones where none are given.
+    A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
+    tap on each input, where these inputs alone are not to say what is typical.
+    """
+    present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
+    tallies = {hop: _LogitTally() for hop in present}
+    rows: list[Row] = []
+    opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
+    for order, tap in enumerate(taps):
+        progress(order, len(taps))
+        floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
+        for item, of_input, noise in zip(inputs, opened, floors, strict=True):
+            tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
+            where = {"model": model, "input": item, "order": order}
+            rows.extend({**where, **row, **of_input.range_of(tap)} for row in tap_rows)
+            of_input.let_go()
+    rows = without_constant_taps(rows)
+    rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
+    logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
+    each = {hop.name: tally.each for hop, tally in tallies.items()}
+    return Comparison(rows, logits, tuple(present), each)
+
+
+class TapReader:
+    """The traces of all stages on one input, and the tap that is looked at just now, each mapped once."""
+
+    def __init__(self, traces: Mapping[str, Trace | None], item: str) -> None:
+        self.item = item
+        self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
+        self._tap = ""
+        self._values: dict[str, Array] = {}
+        self._ranges: dict[str, ValueRange] = {}
+
+    @classmethod
+    def of(cls, traces: Path, stages: Iterable[str], item: str) -> TapReader:
+        """Of the stages that finished the trace of this input."""
+        return cls({name: _open_trace(traces / name / item) for name in stages}, item)
+
+    def has(self, stage: str, tap: str) -> bool:
+        return stage in self._traces and tap in self._traces[stage]
+
+    def values(self, stage: str, tap: str) -> Array:
+        """`[1, time, ...]` of a tap; the tap before it is let go."""
+        if tap != self._tap:
+            self._tap, self._values = tap, {}
+        if stage not in self._values:
+            self._values[stage] = self._traces[stage].load(tap)
+        return self._values[stage]
+
+    def let_go(self) -> None:
+        for values in self._values.values():
+            let_go(values)
+        self._tap, self._values = "", {}
+
+    def note_range(self, tap: str, found: ValueRange) -> None:
+        self._ranges[tap] = found
+
+    def range_of(self, tap: str) -> dict[str, float]:
+        """How large the numbers of a tap get in the oracle, as a row holds it; nothing where no noise floor was."""
+        return self._ranges[tap].columns() if tap in self._ranges else {}
+
+    def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
+        return self._traces[stage].covered(tap)
+
+    def is_whole(self, stage: str, tap: str) -> bool:
+        """Whether a stage computed every position of the input."""
+        trace, stop = self._traces[stage], 0
+        for start, end in trace.covered(tap):
+            if start > stop:
+                return False
+            stop = max(stop, end)
+        return stop >= trace.length
+
+    def derived(self, tap: str, *stages: str) -> bool:
+        return any(self._traces[stage].how(tap) == "derived" for stage in stages)
+
+
+def _open_trace(folder: Path) -> Trace | None:
+    try:
+        return Trace.open(folder)
+    except FileNotFoundError:
+        return None
+
+
+def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> list[NoiseFloor | None]:
+    """The noise floor of a tap on each input; None where `oracle` or the first of the float32 runs lacks it."""
+    floors = {
+        number: NoiseFloor.of(*_samples(taps, tap, runs))
+        for number, taps in enumerate(opened)
+        if taps.has(ORACLE, tap) and taps.has(runs[0], tap)
+    }
+    for taps in opened:
+        taps.let_go()
+    known = dict(zip(floors, with_typical(list(floors.values())), strict=True)) if floors else {}
+    return [known.get(number) for number in range(len(opened))]
+
+
+def _compare_tap(
+    taps: TapReader,
+    noise: NoiseFloor | None,
+    hops: list[Hop],
+    tap: str,
+    model: str,
+    rules: list[Rule],
+    tallies: dict[Hop, _LogitTally],
+    why_missing: Callable[[str, str], Absent],
+) -> Iterator[Row]:
+    for hop in hops:
+        reference, candidate = hop.stages
+        base = {"hop": hop.name, "tap": tap, "block": _block(tap)}
+        lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, tap)), None)
+        if lacking is not None or noise is None:
+            yield {**base, **_missing(lacking or HF, tap, why_missing)}
+            continue
+        spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
+        partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, tap)), None)
+        if not spans:
+            yield {**base, **_missing(partly or candidate, tap, why_missing)}
+            continue
+        pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
+        if not pair[0].shape == pair[1].shape == oracle.shape:
+            yield {**base, "verdict": "fail", "rule": "", "why": _shapes(*pair, oracle)}
+            continue
+        row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
+        if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
+            row |= dict.fromkeys(("excess", "position_excess", "total_excess"), math.nan)
+        if tap == LOGITS:
+            figures |= _logit_figures(*pair, taps, spans, tallies[hop])
+        positions = sum(span.stop - span.start for span in spans)
+        judgement = judge(rules, model, hop.name, tap, positions, figures)
+        how = "derived" if taps.derived(tap, reference, candidate) else "read"
+        judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+        if partly is not None and judgement.verdict == "pass":
+            absent = _missing(partly, tap, why_missing)
+            if not absent["absence"]:
+                judged = {**absent, "why": f"compared at {positions} of {oracle.shape[1]} positions: {absent['why']}"}
+        yield {
+            **base,
+            **row,
+            "how": how,
+            "positions": positions,
+            **judged,
+            "excess_limit": judgement.limits.get("excess", math.nan),
+            "position_excess_limit": judgement.limits.get("position_excess", math.nan),
+            "local_excess_limit": math.nan,
+            "local_position_excess_limit": math.nan,
+        }
+
+
+def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absent]) -> Row:
+    absent = checked(why_missing(stage, tap), stage, tap)
+    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": ""}
+
+
+def _shapes(*values: Array) -> str:
+    return "shapes differ: {} against {}, oracle {}".format(*("x".join(map(str, array.shape)) for array in values))
+
+
+def _block(tap: str) -> int:
+    block = split_tap(tap)[0]
+    return -1 if block is None else block
+
+
+def common_spans(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> list[slice]:
+    """Stretches of positions that both sides cover."""
+    spans = ((max(a, c), min(b, d)) for a, b in one for c, d in other)
+    return [slice(start, stop) for start, stop in sorted(spans) if start < stop]
+
+
+def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
+    parts = [position_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
+    return parts[0] if len(parts) == 1 else concat(parts)
+
+
+def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionStats]:
+    """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
+    oracle = taps.values(ORACLE, tap)
+    first, *others = [stage for stage in names if taps.has(stage, tap)]
+    whole = [slice(0, oracle.shape[1])]
+    stats, found = _ranged_over(oracle, taps.values(first, tap), whole)
+    taps.note_range(tap, found)
+    return [stats, *(stats_over(oracle, taps.values(stage, tap), whole) for stage in others)]
+
+
+def _ranged_over(reference: Array, candidate: Array, spans: list[slice]) -> tuple[PositionStats, ValueRange]:
+    """`stats_over`, and the range of the reference's numbers."""
+    blocks = _blocks(spans, reference, candidate)
+    parts, ranges = zip(*(ranged_stats(reference[:, block], candidate[:, block]) for block in blocks), strict=True)
+    return concat(parts), joined(ranges)
+
+
+def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
+    """The spans in pieces of bounded size. After each piece the arrays leave memory again, so that
+    logits over a large vocabulary and a long input cost no more of it than a short one."""
+    row_bytes = max(array[:, :1].nbytes for array in values)
+    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for span in spans:
+        for start in range(span.start, span.stop, rows):
+            yield slice(start, min(start + rows, span.stop))
+            if rows < span.stop - span.start:
+                for array in values:
+                    let_go(array)
+
+
+def _figures(
+    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, against_oracle: bool
+) -> tuple[Row, dict[str, float]]:
+    """The row of a tap and its figures. against_oracle: whether the excess is that of the error against the oracle."""
+    stats = stats_over(reference, candidate, spans)
+    total = stats_over(oracle, candidate, spans)
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    overall: Excess = excess(total.squared_error, noise, positions)
+    over = overall if against_oracle else excess(stats.squared_error, noise, positions)
+    summary = summarise(stats)
+    figures = {
+        "max_abs_err": summary.max_abs_err,
+        "mean_abs_err": summary.mean_abs_err,
+        "rel_l2": summary.rel_l2,
+        "cosine": summary.cosine,
+        "snr_db": summary.snr_db,
+        "excess": over.whole,
+        "position_excess": over.worst,
+        "total_excess": overall.whole,
+        "noise_floor": noise.whole,
+        # NaN in the oracle would void the noise floor, so it counts as well.
+        "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
+        "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
+    }
+    scale = {"scale": math.sqrt(stats.squared_reference.sum() / summary.elements)}
+    row: Row = {
+        **figures,
+        "worst_position": int(positions[over.worst_position]),
+        "local_excess": float("nan"),
+        "local_position_excess": float("nan"),
+        "shape": "x".join(map(str, candidate.shape)),
+        "dtype": candidate.dtype.name,
+    }
+    return row, figures | scale
+
+
+def _logit_figures(
+    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally
+) -> dict[str, float]:
+    oracle = taps.values(ORACLE, LOGITS)
+    singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
+    parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
+    noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)
+    joined = LogitStats(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
+    )
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    return tally.add(taps.item, positions, joined, noise)

@@ -1,0 +1,379 @@
+"""Token inputs that every stage shares, and how a device runs each of them.
+
+In: a tokenizer and the sizes of the converted model, or a person's prompts or JSONL file. Out: `TokenInput`s,
+and for each the `Step`s of prefill and decode by which the device covers its positions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import UsageError
+from harness.names.allowed import NAME_RULE, is_name
+from harness.plain import brief, one_line
+from harness.system.reading import TEXT, DoubledKeyError, read_text, without_doubles
+
+DEFAULT_INPUT_IDS = ("one-token", "prompt", "padded", "prefill-exact", "chunked", "long")
+
+PROSE = """\
+A lighthouse stands at the end of the long stone pier, and every evening its lamp is lit before the last
+fishing boat comes home. The keeper, an old woman who once taught geography, climbs one hundred and twelve
+steps with a can of oil in one hand and a notebook in the other. She writes down the wind, the height of the
+tide and the colour of the sky, because her mother did so before her, and because a habit is easier to keep
+than to break. In spring the terns return from the south and nest among the rocks. In summer children count
+the ships on the horizon and argue about where each of them is going. When autumn comes, the fog rolls in so
+thickly that the bell has to be rung by hand, three strokes every minute, until the morning clears.
+
+The village behind the harbour has two bakeries, one school and a small museum of maps. Some of the maps are
+four centuries old and show islands that nobody has ever found. A visitor once asked why they were kept, since
+they were plainly wrong. The curator answered that an error drawn with care tells you what people hoped for,
+what they feared, and how far they had really travelled. He then pointed at a thin red line along the coast,
+drawn by a surveyor who had walked the whole of it in a single winter. Modern instruments had confirmed it to
+within the width of a cart track. "Measure twice," the surveyor had noted in the margin, "and write down what
+you saw, not what you expected to see."
+
+Trade has always followed the weather here. Wool, salt and dried fish went out; timber, copper and oranges
+came in. Today the ferry carries letters, bicycles and a great many tourists, but the timetable still depends
+on the tide. On market days the square smells of bread, wet rope and roasted almonds, and the clock on the
+town hall runs five minutes fast so that nobody misses the boat.
+"""
+
+_KEYS = ("text", "tokens", "id", "decode_tail")
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer; those of transformers have it. `encode` adds the BOS where there is one."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class TokenInput:
+    """One token sequence that every stage runs.
+
+    id: names it in the record and on disk.
+    tokens: token ids, at least one.
+    text: what they were made from; None for bare ids.
+    decode_tail: how many of the last tokens the device runs one by one through its decode signature. A real
+        runtime prefills all but the last token and decodes that one.
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    text: str | None = None
+    decode_tail: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decode_tail <= len(self.tokens) or not self.tokens:
+            raise ValueError(f"input {self.id}: a decode tail of {self.decode_tail} in {len(self.tokens)} tokens")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a signature: it writes cache positions [start, start+size), of which the first `valid` count."""
+
+    signature: str
+    size: int
+    start: int
+    valid: int
+
+
+def schedule(length: int, decode_tail: int, prefill: Sequence[int], kv_cache_len: int) -> list[Step]:
+    """How the device runs `length` tokens: each position exactly once, in order.
+
+    Chunks of the largest prefill that fits, then the smallest one that holds the rest, padded; what no prefill
+    can take without overrunning the cache, and the last `decode_tail` tokens, go through decode one by one.
+    A single token is one decode step. Every step keeps start + size <= kv_cache_len, because a write past the
+    cache does not fail on the device: it overwrites the cache's end.
+
+    Raises UsageError when the tokens do not fit the cache.
+    """
+    if length < 1 or not 0 <= decode_tail <= length or any(size < 1 for size in prefill):
+        raise ValueError(f"no schedule for {length} tokens, {decode_tail} of them decoded, prefill {tuple(prefill)}")
+    if length > kv_cache_len:
+        raise UsageError(f"{length} tokens {_too_long(kv_cache_len)}")
+    steps: list[Step] = []
+    start = 0
+    prefilled = length - decode_tail if length > 1 else 0
+    while start < prefilled:
+        rest = prefilled - start
+        fitting = sorted(size for size in prefill if start + size <= kv_cache_len)
+        if not fitting:
+            break
+        size = next((size for size in fitting if size >= rest), fitting[-1])
+        steps.append(Step(f"prefill_{size}", size, start, min(size, rest)))
+        start += steps[-1].valid
+    steps += [Step("decode", 1, position, 1) for position in range(start, length)]
+    return steps
+
+
+def describe_schedule(steps: Sequence[Step]) -> str:
+    """A schedule on one line, e.g. `prefill_32[0:32] prefill_32[32:47] decode[47]`; a run of decodes is joined."""
+    words: list[str] = []
+    index = 0
+    while index < len(steps):
+        step = steps[index]
+        index += 1
+        end = step.start + step.valid
+        while step.signature == "decode" and index < len(steps) and steps[index].signature == "decode":
+            end = steps[index].start + 1
+            index += 1
+        single = step.signature == "decode" and end == step.start + 1
+        words.append(f"{step.signature}[{step.start}]" if single else f"{step.signature}[{step.start}:{end}]")
+    return " ".join(words)
+
+
+def default_inputs(
+    *,
+    prefill: Sequence[int],
+    kv_cache_len: int,
+    vocab_size: int,
+    window: int | None,
+    tokenizer: Tokenizer | None,
+    prompt: str,
+    seed: int,
+    prefill_logits: bool = True,
+) -> list[TokenInput]:
+    """The inputs of a run that names none: `DEFAULT_INPUT_IDS`, in that order.
+
+    window: the model's sliding window in tokens; "long" then has at least 2 * window + 1, if the cache holds it.
+    prefill_logits: whether the prefill signatures give logits. Without them an input must end in a decode step, or
+        nothing after the last block's cache could be compared; "prefill-exact" then has one token more.
+    tokenizer: without one the tokens are drawn from `seed`, and the prompt stands for its length only.
+
+    Raises UsageError for sizes no input fits, and for a tokenizer that is not this model's.
+    """
+    if not prefill or min(prefill) < 1 or min(prefill) > kv_cache_len:
+        raise UsageError(
+            f"a prefill of {min(prefill, default=0)} does not fit the KV cache of {kv_cache_len} positions; "
+            "change --prefill or --kv-cache-len, or what the model's declaration says"
+        )
+    lengths = _default_lengths(prefill, kv_cache_len, window, prefill_logits)
+    if tokenizer is None:
+        draws = enumerate(lengths.items())
+        return [TokenInput(name, _drawn(n, vocab_size, (seed, i)), None, tail) for i, (name, (n, tail)) in draws]
+    prose = _encode_prose(tokenizer, max(length for length, _ in lengths.values()))
+    inputs = []
+    for name, (length, tail) in lengths.items():
+        tokens, text = prose[:length], None
+        if name == "prompt":
+            tokens, text = _encode(tokenizer, prompt, "the model's prompt"), prompt
+            tokens, text = (tokens, text) if len(tokens) <= kv_cache_len else (tokens[:kv_cache_len], None)
+        _check_vocabulary(tokens, vocab_size, f"input '{name}'")
+        inputs.append(TokenInput(name, tuple(tokens), tokenizer.decode(tokens) if text is None else text, tail))
+    return inputs
+
+
+def inputs_from_prompts(
+    prompts: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int, limit: int
+) -> list[TokenInput]:
+    """`--prompt TEXT`, any number of them, as inputs prompt-1, prompt-2, ...
+
+    limit: positions in the KV cache. Raises UsageError for a prompt that cannot be run.
+    """
+    if tokenizer is None and prompts:
+        raise UsageError(f"--prompt {_needs_tokenizer()}")
+    inputs = []
+    for number, prompt in enumerate(prompts, start=1):
+        where = f"prompt {number}"
+        inputs.append(_checked(f"prompt-{number}", {"text": prompt}, tokenizer, vocab_size, limit, where))
+    return inputs
+
+
+def inputs_from_jsonl(path: Path, tokenizer: Tokenizer | None, vocab_size: int, limit: int) -> list[TokenInput]:
+    """`--inputs FILE.jsonl`: one object per line with "text" or "tokens", and optionally "id" and "decode_tail".
+
+    A line without an id is called line-N after its number; empty lines are skipped.
+    limit: positions in the KV cache.
+    Raises UsageError that names the file, the line and the remedy.
+    """
+    return [_checked(name, entry, tokenizer, vocab_size, limit, where) for name, entry, where in _entries(path)]
+
+
+def check_jsonl(path: Path) -> None:
+    """What can be known of `--inputs FILE.jsonl` without the model. Raises UsageError as `inputs_from_jsonl` does."""
+    for _ in _entries(path):
+        pass
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(id, object, "file:line") of each line. Raises UsageError, also when there are none."""
+    seen: dict[str, tuple[int, str]] = {}
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        entry = _parse(line, where)
+        name = _name(entry, f"line-{number}", where)
+        # Ids become folders, and some file systems do not tell A from a.
+        first, other = seen.setdefault(name.casefold(), (number, name))
+        if first != number:
+            why = "" if other == name else f" ('{other}': upper and lower case count as the same)"
+            raise UsageError(f"{where}: id '{name}' is taken by line {first}{why}; give each line an id of its own")
+        yield name, entry, where
+    if not seen:
+        raise UsageError(f'{path} holds no inputs; write lines like {{"text": "The capital of France is"}}')
+
+
+def _default_lengths(
+    prefill: Sequence[int], cache: int, window: int | None, prefill_logits: bool
+) -> dict[str, tuple[int, int]]:
+    """(length, decode tail) of each default input, all within the cache."""
+    smallest = min(prefill)
+    part = max(1, smallest * 6 // 10)
+    padded_tail = min(3, cache - part)
+    chunked = max(1, _chunked_prefill(prefill, cache))
+    after = 0 if prefill_logits else min(1, cache - smallest)
+    long = max(cache * 3 // 4, 2 * window + 1 if window else 1)
+    lengths = {
+        "one-token": (1, 1),
+        "prompt": (max(1, min(6, smallest, cache)), 1),
+        "padded": (part + padded_tail, padded_tail),
+        "prefill-exact": (smallest + after, after),
+        "chunked": (min(chunked + 1, cache), 1),
+        "long": (min(long, cache), 1),
+    }
+    assert tuple(lengths) == DEFAULT_INPUT_IDS
+    return lengths
+
+
+def _chunked_prefill(prefill: Sequence[int], cache: int) -> int:
+    """Tokens to prefill in chunks: two and a half of the largest, or what the cache leaves room for."""
+    largest = max(size for size in prefill if size <= cache)
+    chunks = min(3, cache // largest)
+    if chunks == 1:
+        # The second chunk cannot fit: the device goes on by decoding, and a few such steps show it.
+        return min(largest + 2, cache - 1)
+    rest = max(1, largest // 2)
+    if rest in prefill and rest > 1:
+        # It would fill a smaller signature exactly; the last chunk is to be padded.
+        rest -= 1
+    return min((chunks - 1) * largest + rest, cache - 1)
+
+
+def _drawn(length: int, vocab_size: int, seed: tuple[int, ...]) -> tuple[int, ...]:
+    import numpy as np
+
+    # Ids 0 to 2 are control tokens in most vocabularies, and a pad or BOS inside a text is not what a model meets.
+    lowest = 3 if vocab_size > 3 else 0
+    return tuple(int(token) for token in np.random.default_rng(seed).integers(lowest, vocab_size, size=length))
+
+
+def _encode_prose(tokenizer: Tokenizer, length: int) -> list[int]:
+    """At least `length` tokens of prose, with the tokenizer's BOS if it adds one."""
+    text = PROSE
+    tokens = tokenizer.encode(text)
+    while 0 < len(tokens) < length:
+        text += "\n" + text
+        tokens = tokenizer.encode(text)
+    if not tokens:
+        raise UsageError("the tokenizer makes no tokens from English text; check that it is this model's")
+    return list(tokens)
+
+
+def _encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
+    if not text.strip():
+        raise UsageError(f"{where} is empty; give some text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{where} holds half a surrogate pair, which is not text; write the character whole") from None
+    tokens = list(tokenizer.encode(text))
+    if not tokens:
+        raise UsageError(f"{where} gives no tokens; give some text that the tokenizer knows")
+    return tokens
+
+
+def _checked(
+    name: str, entry: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int, limit: int, where: str
+) -> TokenInput:
+    text = entry.get("text")
+    if text is None:
+        tokens = entry["tokens"]
+    elif tokenizer is None:
+        raise UsageError(f'{where}: "text" {_needs_tokenizer()}')
+    else:
+        tokens = _encode(tokenizer, text, where)
+    _check_vocabulary(tokens, vocab_size, where)
+    if len(tokens) > limit:
+        raise UsageError(f"{where}: {len(tokens)} tokens {_too_long(limit)}")
+    tail = entry.get("decode_tail", 1)
+    if type(tail) is not int or not 0 <= tail <= len(tokens):
+        raise UsageError(
+            f'{where}: "decode_tail" is {brief(tail, 40, json.dumps)}; give a whole number from 0 to {len(tokens)}, '
+            "the number of tokens"
+        )
+    return TokenInput(name, tuple(tokens), text, tail)
+
+
+def _check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> None:
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise UsageError(
+                f"{where}: token {brief(token, 30, json.dumps)} is outside the model's vocabulary of {vocab_size}; "
+                f"ids go from 0 to {vocab_size - 1}, and text needs this model's own tokenizer"
+            )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    content = read_text(path, "--inputs takes a file of JSON lines", TEXT)
+    # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    example = '{"text": "..."} or {"tokens": [1, 2, 3]}'
+    try:
+        entry = json.loads(line, object_pairs_hook=without_doubles)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: no JSON ({error.msg} at column {error.colno}); write {example}") from None
+    except DoubledKeyError as error:
+        raise UsageError(f"{where}: key '{one_line(error.key, 40)}' stands there twice; keep one of them") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: no JSON that can be read ({error}); write {example}") from None
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where}: not an object; write {example}")
+    unknown = [key for key in entry if key not in _KEYS]
+    if unknown:
+        raise UsageError(f"{where}: unknown key '{unknown[0][:40]}'; the keys are {', '.join(_KEYS)}")
+    if ("text" in entry) == ("tokens" in entry):
+        both = "both" if "text" in entry else "neither"
+        raise UsageError(f'{where}: {both} of "text" and "tokens"; write {example}')
+    if "text" in entry and not isinstance(entry["text"], str):
+        raise UsageError(f'{where}: "text" is not a string; write {example}')
+    if "tokens" in entry:
+        _check_token_list(entry["tokens"], where)
+    return entry
+
+
+def _check_token_list(tokens: Any, where: str) -> None:
+    if not isinstance(tokens, list) or not tokens:
+        raise UsageError(f'{where}: "tokens" is not a list with something in it; write {{"tokens": [1, 2, 3]}}')
+    for token in tokens:
+        # bool is an int to Python: true would quietly become token 1.
+        if type(token) is not int:
+            raise UsageError(f'{where}: "tokens" holds {brief(token, 40, json.dumps)}; give whole numbers only')
+
+
+def _name(entry: Mapping[str, Any], default: str, where: str) -> str:
+    name = entry.get("id", default)
+    if not isinstance(name, str) or not is_name(name):
+        raise UsageError(f'{where}: "id" {brief(name, 80, json.dumps)} cannot name a folder; {NAME_RULE}')
+    return name
+
+
+def _too_long(limit: int) -> str:
+    return (
+        f"do not fit the KV cache of {limit} positions; shorten the input, "
+        "or give a longer cache: --kv-cache-len, or kv_cache_len in the model's declaration"
+    )
+
+
+def _needs_tokenizer() -> str:
+    return 'needs a tokenizer and there is none with these weights; give ids with --inputs: {"tokens": [1, 2, 3]}'

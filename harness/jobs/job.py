@@ -1,0 +1,93 @@
+"""What a stage is told: plain data that crosses a process boundary as JSON, never as a pickle of live objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from harness.align.layout import HeadLayout
+from harness.names.variant import Variant
+
+
+class Dimensions(BaseModel):
+    """Sizes of a model that stages and alignment share.
+
+    Those of the re-authored config; where the published one has others, hf_heads and hf_head_dim are its own, heads and
+    KV heads of each block, and hf_vocab its vocabulary: what the reference computes is read by them.
+    layer_heads: heads and KV heads of each block where they differ; `heads` and `kv_heads` are block 0's.
+    interleaved, hf_interleaved: how the fused q, k, v of the re-authored and of the HF model are laid out.
+    fused_gate: one projection holds the MLP's gate and up.
+    """
+
+    blocks: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocab: int
+    interleaved: bool = True
+    hf_interleaved: bool = False
+    fused_gate: bool = False
+    layer_heads: list[tuple[int, int]] = Field(default_factory=list)
+    window: int | None = None
+    hf_heads: list[tuple[int, int]] = Field(default_factory=list)
+    hf_head_dim: int | None = None
+    hf_vocab: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens every version knows."""
+        return min(self.vocab, self.hf_vocab or self.vocab)
+
+    @property
+    def layout(self) -> HeadLayout:
+        return HeadLayout(self.heads, self.kv_heads, self.head_dim, self.interleaved)
+
+    def layout_of(self, block: int) -> HeadLayout:
+        heads, kv_heads = self.layer_heads[block] if self.layer_heads else (self.heads, self.kv_heads)
+        return HeadLayout(heads, kv_heads, self.head_dim, self.interleaved)
+
+    def hf_layout_of(self, block: int) -> HeadLayout:
+        own = self.layout_of(block)
+        # The re-authored model may have more blocks than the published one.
+        heads, kv_heads = self.hf_heads[block] if block < len(self.hf_heads) else (own.heads, own.kv_heads)
+        return HeadLayout(heads, kv_heads, self.hf_head_dim or self.head_dim, self.hf_interleaved)
+
+
+class JobInput(BaseModel):
+    id: str
+    tokens: list[int]
+    decode_tail: int = 1
+    text: str | None = None
+
+
+class Job(BaseModel):
+    """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces.
+
+    opens: "module:function" that opens the stage, see `harness/jobs/session.py`.
+    reference: the folder of the traces whose values replace the stage's own, which makes it a local pass: it writes to
+    `local(traces)`.
+    """
+
+    stage: str
+    spec_file: str
+    spec_variable: str
+    checkpoint: Path
+    dimensions: Dimensions
+    points: list[str]
+    inputs: list[JobInput]
+    prefill: list[int]
+    kv_cache_len: int
+    variant: Variant = Variant()
+    traces: Path
+    opens: str = ""
+    reference: Path | None = None
+    miniature: bool = False
+    layers: int | None = None
+    flatbuffer: Path | None = None
+    tapped: Path | None = None
+    plan: Path | None = None
+    threads: int = 2
+    options: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""What a run is asked for and what the preparation makes of it: the contract between command line and stages.
+
+In: nothing. Out: `Request` and `Prepared`, which cross process borders as JSON. Imports no framework and no numpy,
+so that a refusal of bad input does not wait for them.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from harness.audit.parameters import ParameterSource
+from harness.jobs.job import Dimensions, JobInput
+from harness.names.variant import Variant, VariantOptions
+from harness.record.record import Finding, Source
+
+
+class Request(BaseModel):
+    """What the command line asked for. Paths are absolute."""
+
+    spec_file: str
+    spec_variable: str
+    checkpoint: str | None = None
+    miniature: bool = False
+    layers: int | None = None
+    seed: int = 0
+    tflite: str | None = None
+    prompts: list[str] = Field(default_factory=list)
+    inputs_file: str | None = None
+    variant: VariantOptions = VariantOptions()
+    quantize: list[str] = Field(default_factory=list)
+    cache_root: str = ""
+
+
+class Prepared(BaseModel):
+    """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
+    logits on prefill; one that ships need not. quantized_keys: the conversion key of each recipe. parameters, tables,
+    windows: what the audit of a flatbuffer's constants needs, see `harness/audit/`.
+    """
+
+    model: str
+    source: Source
+    checkpoint: str
+    miniature: bool
+    layers: int | None = None
+    dimensions: Dimensions
+    points: list[str]
+    own_blocks: bool = False
+    taps: list[str]
+    modules: dict[str, dict[str, str | None]]
+    inputs: list[JobInput]
+    schedules: dict[str, str]
+    prefill: list[int]
+    kv_cache_len: int
+    variant: Variant
+    undeclared: list[str] = Field(default_factory=list)
+    prefill_logits: bool = True
+    coverage: dict[str, float]
+    conversion_key: str
+    quantized_keys: dict[str, str] = Field(default_factory=dict)
+    findings: list[Finding]
+    rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
+    audited: bool = False  # whether those of the config audit are among the findings
+    parameters: list[ParameterSource] = Field(default_factory=list)
+    tables: list[list[float]] = Field(default_factory=list)
+    windows: list[int] = Field(default_factory=list)

@@ -1,0 +1,125 @@
+"""What every stage is to the engine: a model that is loaded once and traces the inputs it is given.
+
+In: nothing. Out: the contract (`Session`, `Facts`, `Given`) and what drives any stage by it: `run` for the inputs of a
+job, `serve` for one input after the other. Both are entered in a process of their own.
+
+A stage is a function `open_session(job, given)` that yields a `Session` and lets go of the model when it is left; its
+line in `harness/names/stages.py` names that function.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.jobs.job import Job, JobInput
+from harness.jobs.reporter import Asked, Reporter, costs_only_this_stage
+from harness.record.record import Finding
+from harness.spec.load import load_spec
+from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.patched import watching
+from harness.stages.litert.cache_end import CacheEnd, LastPosition
+from harness.store.trace import Trace
+
+
+class Facts(BaseModel):
+    """What a stage has to say besides its traces. Those named here the engine reads; a stage may add its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    findings: list[Finding] = Field(default_factory=list)  # what it found with the weights in hand
+    absent_modules: list[str] = Field(default_factory=list)  # that the model should have, and has not
+    steps_differing_from_untouched_file: list[str] = Field(default_factory=list)
+    past_the_cache: CacheEnd | None = None
+    last_position: LastPosition | None = None  # of its KV cache; None where it was not asked
+
+    def as_dict(self) -> dict[str, Any]:
+        """Those that the stage has, as JSON holds them."""
+        held = self.model_dump(mode="json")
+        return {name: held[name] for name in held if name in self.model_fields_set}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is run in place of what the job names, by those who break models on purpose.
+
+    model: the declaration. load: what loads a re-authored network, with the arguments of `load_reauthored`.
+    """
+
+    model: GenerativeModel | None = None
+    load: Callable[..., Any] | None = None
+
+    def declared(self, job: Job) -> GenerativeModel:
+        return self.model or load_spec(SpecRef.of(job.spec_file, job.spec_variable))
+
+    def published(self, job: Job) -> GenerativeModel:
+        """The declaration, for a stage that runs the published model: what its file replaces in torch is undone."""
+        if self.model is not None:
+            return self.model
+        with watching() as watched:
+            model = self.declared(job)
+        watched.undo()
+        return model
+
+
+AS_NAMED = Given()
+
+
+class Session(Protocol):
+    """A stage whose model is loaded."""
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        """What has to be looked at once, before the inputs are traced. Returns how many runs of an input it took."""
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        """Write the trace of one input. reference: the traces whose values replace the stage's own: a local pass."""
+
+    def facts(self) -> Facts:
+        """What is known by now."""
+
+
+Opener = Callable[[Job, Given], AbstractContextManager[Session]]
+
+
+def trace_inputs(job: Job, report: Reporter, given: Given = AS_NAMED) -> Facts:
+    """Trace every input of a job, as a run does; as a local pass where it names a reference."""
+    with _opener(job)(job, given) as session:
+        before = session.check(job.inputs, report)
+        for number, item in enumerate(job.inputs):
+            report.progress(before + number, before + len(job.inputs), item.id)
+            session.trace(item, None if job.reference is None else Trace.open(job.reference / item.id))
+        return session.facts()
+
+
+def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """A stage's process: payload is a `Job`. Returns the facts that the stage has, as JSON holds them."""
+    job = Job.model_validate(payload)
+    with costs_only_this_stage():
+        return trace_inputs(job, report).as_dict()
+
+
+def serve(payload: dict[str, Any], report: Asked) -> dict[str, Any]:
+    """A stage's process that keeps its model and traces whatever input it is asked for.
+
+    Nothing is checked before: that the tapped copy computes what the untouched file does is for a run to prove.
+    """
+    job = Job.model_validate(payload)
+    served = 0
+    with costs_only_this_stage(), _opener(job)(job, AS_NAMED) as session:
+        report.answer()
+        for request in report.requests():
+            session.trace(JobInput.model_validate(request))
+            report.answer()
+            served += 1
+    return {"inputs": served}
+
+
+def _opener(job: Job) -> Opener:
+    module, _, function = job.opens.partition(":")
+    opener: Opener = getattr(importlib.import_module(module), function)
+    return opener

@@ -1,0 +1,49 @@
+"""Whether a glob of a tolerance rule can match any hop or tap.
+
+In: a glob. Out: what is wrong with it, in words. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from harness.names.recipes import RECIPES
+from harness.names.stages import kernel_hops, standard_hops
+from harness.names.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, block_tap
+from harness.plain import brief
+
+_BLOCKS = 1000  # more than any model has
+
+
+def selects(pattern: str, text: str) -> bool:
+    """Whether a glob of a rule matches a model, hop or tap."""
+    # Hops hold brackets (`tflite-xnnpack[dynamic_int8]`) that a glob would read as a set of characters.
+    return pattern in ("*", text) or fnmatchcase(text, pattern)
+
+
+def no_such_hop(pattern: str) -> str:
+    """Why a glob matches no hop that a run can have, with the hops there are; empty where it matches one."""
+    if any(selects(pattern, hop.name) for hop in (*standard_hops(), *kernel_hops(RECIPES))):
+        return ""
+    kernels = (hop.name for hop in kernel_hops(["RECIPE"]))
+    standard = ", ".join(hop.name for hop in standard_hops())
+    return (
+        f"hop {brief(pattern)} matches no hop of any run; the hops are {standard}, "
+        f"and with --quantize {' and '.join(kernels)} (a bracket in a glob is written [[])"
+    )
+
+
+def no_such_tap(pattern: str) -> str:
+    """Why a glob matches no tap of any model, with the taps there are; empty where it matches one."""
+    if any(selects(pattern, tap) for tap in _every_tap()):
+        return ""
+    return (
+        f"tap {brief(pattern)} matches no tap of any model; the taps are {EMBED}, {FINAL_NORM}, {LOGITS} and "
+        f"block.N.POINT with one of the points {', '.join(BLOCK_POINTS)}"
+    )
+
+
+def _every_tap() -> Iterator[str]:
+    yield from (EMBED, FINAL_NORM, LOGITS)
+    yield from (block_tap(block, point) for block in range(_BLOCKS) for point in BLOCK_POINTS)

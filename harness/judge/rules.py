@@ -1,0 +1,215 @@
+"""Why a tap was judged as it was: ordered tolerance rules, applied to its figures.
+
+In: a tap's figures and the rules of a TOML file. Out: a `Judgement` that names the rule and what it found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.errors import UsageError
+from harness.judge.globs import no_such_hop, no_such_tap, selects
+from harness.judge.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
+from harness.names.stages import Hop
+from harness.plain import brief, one_line
+from harness.system.reading import read_toml
+
+DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
+
+_SELECTORS = frozenset({"name", "model", "hop", "tap"})
+_MAX_POSITIONS = "max_positions"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Globs that say what it judges, and a limit per figure.
+
+    max_positions: judges only inputs on which at most so many positions were compared.
+    """
+
+    name: str
+    limits: Mapping[str, float]
+    model: str = "*"
+    hop: str = "*"
+    tap: str = "*"
+    max_positions: float = math.inf
+
+    def matches(self, model: str, hop: str, tap: str, positions: int) -> bool:
+        patterns = ((self.tap, tap), (self.hop, hop), (self.model, model))
+        return positions <= self.max_positions and all(selects(pattern, text) for pattern, text in patterns)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    verdict: Literal["pass", "fail"]
+    rule: str
+    why: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+class Floor(NamedTuple):
+    """A noise floor, and the limit that it breaks."""
+
+    value: float
+    limit: float
+
+
+def load_rules(path: Path | None = None) -> list[Rule]:
+    """The rules of a TOML file, or the shipped defaults. Raises UsageError naming the rule and what is wrong."""
+    path = path or DEFAULT_RULES
+    content = read_toml(path, "tolerances", "give a TOML file with [[rule]] tables")
+    tables = content.get("rule")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise UsageError(f"tolerances {path} has no [[rule]]; harness/judge/tolerances.toml shows the defaults")
+    return [_rule(path, number, table) for number, table in enumerate(tables, start=1)]
+
+
+def _rule(path: Path, number: int, table: Mapping[str, object]) -> Rule:
+    where = f"tolerances {path}, rule {brief(table.get('name', number))}"
+    limits: dict[str, float] = {}
+    for key, value in table.items():
+        if key in _SELECTORS:
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: {key} must be text, not {brief(value)}")
+            continue
+        if key not in UPPER | LOWER and key != _MAX_POSITIONS:
+            raise UsageError(f"{where}: unknown metric '{one_line(key, 60)}'; {_hint(key)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_a_float(value):
+            raise UsageError(f"{where}: {key} must be a number, not {brief(value)}")
+        if key in LOGITS_ONLY and table.get("tap") != "logits":
+            raise UsageError(f'{where}: {key} is a figure of the logits alone; put it in a rule with tap = "logits"')
+        limits[key] = float(value)
+    max_positions = limits.pop(_MAX_POSITIONS, math.inf)
+    if not limits:
+        raise UsageError(f"{where} has no limit, so it would pass anything; give it one, e.g. excess = 4.0")
+    if said := useless(limits):
+        raise UsageError(f"{where}: {said}")
+    selectors = {key: str(table[key]) for key in ("model", "hop", "tap") if key in table}
+    rule = Rule(str(table.get("name", f"rule {number}")), limits, max_positions=max_positions, **selectors)
+    if said := no_such_hop(rule.hop) or no_such_tap(rule.tap):
+        raise UsageError(f"{where}: {said}")
+    return rule
+
+
+def _hint(key: str) -> str:
+    """What an unknown key of a rule may have meant."""
+    known = [*sorted(UPPER | LOWER), *sorted(_SELECTORS), _MAX_POSITIONS]
+    # Letter by letter `excess_position` is nearer to `max_positions` than to `position_excess`.
+    turned = [name for name in known if sorted(name.split("_")) == sorted(key.split("_"))]
+    near = turned or difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"the metrics are {', '.join(sorted(UPPER | LOWER))}"
+
+
+def _is_a_float(value: float) -> bool:
+    """Whether it is a number, and not a whole one beyond what floats hold."""
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
+
+
+def check_all_judged(
+    rules: list[Rule],
+    model: str,
+    hops: Iterable[Hop],
+    taps: Sequence[str],
+    positions: int,
+    path: Path | None = None,
+) -> None:
+    """Raises UsageError for the first tap of the first hop that no rule judges: it could only fail, at any error.
+
+    positions: of the longest input; a rule that judges it there judges every shorter one. path: of the rules' file.
+    """
+    for hop in (hop.name for hop in hops):
+        for tap in taps:
+            if _first(rules, model, hop, tap, positions) is None:
+                raise UsageError(
+                    f"tolerances {path or DEFAULT_RULES}: no rule matches hop {hop}, tap {tap} of {model} on an input "
+                    f'of {positions} positions; end the rules with one for tap = "*", without model, hop and '
+                    "max_positions"
+                )
+
+
+def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]) -> Judgement:
+    """The verdict of the first rule that matches a tap of which `positions` positions were compared.
+
+    A figure that is NaN fails: not-a-number is under no limit. So does a figure that the tap lacks.
+    NaN or infinity in the tap's values fails whatever the limits are, unless the rule allows a count of them. So does a
+    tap whose values, `scale` at root mean square, are smaller than the only limits on its error.
+    """
+    rule = _first(rules, model, hop, tap, positions)
+    if rule is None:
+        return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
+    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL}
+    found = _judged(rule, limits, figures)
+    nothing = blind(limits, figures.get("scale", math.inf)) if found.verdict == "pass" else ""
+    return replace(found, verdict="fail", why=nothing) if nothing else found
+
+
+def judge_local(
+    rules: list[Rule], model: str, hop: str, tap: str, positions: int, figures: Mapping[str, float]
+) -> Judgement:
+    """The verdict on what was introduced at a tap, by the same rule's limits on that."""
+    rule = _first(rules, model, hop, tap, positions)
+    if rule is None:
+        return Judgement("pass", "")
+    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL}, figures)
+
+
+def looser_than(
+    rules: list[Rule], shipped: list[Rule], places: Iterable[tuple[str, str, str, int]]
+) -> dict[tuple[str, str], list[str]]:
+    """(rule, shipped rule in its place) -> how it is looser, for the rules that judged something there.
+
+    places: model, hop, tap and positions of each judgement.
+    """
+    pairs = {
+        (id(a), id(b)): (a, b) for place in set(places) for a in _match(rules, place) for b in _match(shipped, place)
+    }
+    found: dict[tuple[str, str], list[str]] = {}
+    for mine, theirs in pairs.values():
+        if said := looser(mine.limits, theirs.limits):
+            found.setdefault((mine.name, theirs.name), []).extend(said)
+    return found
+
+
+def _match(rules: list[Rule], place: tuple[str, str, str, int]) -> list[Rule]:
+    """The rule that judges a place; none where no rule matches."""
+    return [rule for rule in rules if rule.matches(*place)][:1]
+
+
+def _first(rules: list[Rule], *place: Any) -> Rule | None:
+    return next(iter(_match(rules, place)), None)
+
+
+def _judged(rule: Rule, limits: Mapping[str, float], figures: Mapping[str, float]) -> Judgement:
+    broken = [text for name, limit in limits.items() if (text := _break(name, limit, figures.get(name, math.nan)))]
+    return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken), limits)
+
+
+def _break(name: str, limit: float, value: float) -> str:
+    """How a figure breaks its limit, in words; empty when it does not. Written so that NaN breaks every limit."""
+    if name in LOWER:
+        return "" if value >= limit else f"{name} {value:.3g} < {limit:g}"
+    return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"
+
+
+_FLOOR_ALONE = re.compile(r"noise_floor (inf|[\d.]+(?:e[+-]\d+)?) > ([\d.]+(?:e[+-]\d+)?)")
+
+
+def floor_alone(why: object) -> Floor | None:
+    """The noise floor, where a judgement's `why` says that its limit is the only one broken.
+
+    Then the candidate is within every limit that is on it: the floor is of `hf` against `oracle`.
+    """
+    found = _FLOOR_ALONE.fullmatch(why) if isinstance(why, str) else None
+    try:
+        return Floor(float(found[1]), float(found[2])) if found else None
+    except ValueError:  # "1.2.3", in a record that somebody else made
+        return None

@@ -1,0 +1,287 @@
+"""Where the first fault is, and what each hop and each input came to.
+
+In: judged rows. Out: hops, cases and the first failing tap. Pure.
+
+A fault is a tap whose local error exceeds its limit: computed from the reference's own values, it is not the
+reference's. Where no local pass ran, it is the first failing tap in execution order: taps before it agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from harness.judge.coverage import LISTED
+from harness.names.stages import Hop, runs_file
+from harness.names.taps import block_tap, reaching, split_tap
+from harness.record.record import Case, FirstFault, HopResult, Logits, LowestSnr, MissingTap, Worst
+
+
+def summarise_hop(
+    hop: Hop, frame: pd.DataFrame, taps: list[str], logits: Logits | None, required_coverage: float, blocked: str = ""
+) -> HopResult:
+    """A hop's line in the record. `blocked`: why it could not be compared at all, if so."""
+    kernels = hop.on_kernels
+    rows = frame[frame["hop"] == hop.name]
+    missing = _missing(rows, blocked, taps)
+    failing = rows[rows["verdict"] == "fail"]
+    coverage = (len(taps) - len(missing)) / len(taps)
+    reasons = []
+    if blocked:
+        reasons.append(blocked)
+    if len(failing):
+        first = first_row(failing)
+        failed = _taps_fail(failing["tap"].nunique())
+        reasons.append(f"{failed}, first {first['tap']} (input {first['input']}): {first['why']}")
+    if not blocked and (said := _unexplained(rows)):
+        reasons.append(said)
+    if coverage < required_coverage and not blocked:
+        reasons.append(f"coverage {coverage:.3f} is below the {required_coverage:g} that the model declares")
+    return HopResult(
+        from_=hop.reference,
+        to=hop.candidate,
+        verdict="fail" if reasons else "pass",
+        taps_compared=len(taps) - len(missing),
+        taps_missing=len(missing),
+        coverage=coverage,
+        coverage_required=required_coverage,
+        worst=None if kernels else _worst(rows, "excess"),
+        worst_position=None if kernels else _worst(rows, "position_excess"),
+        lowest_snr=_lowest_snr(rows) if kernels else None,
+        logits=logits,
+        first_failing_tap=str(first_row(failing)["tap"]) if len(failing) else None,
+        missing=missing,
+        reasons=reasons,
+    )
+
+
+def _taps_fail(number: int) -> str:
+    return "1 tap fails" if number == 1 else f"{number} taps fail"
+
+
+def _missing(rows: pd.DataFrame, blocked: str, taps: list[str]) -> list[MissingTap]:
+    """Taps that were not compared on every input."""
+    if blocked:
+        return [MissingTap(tap=tap, why=blocked) for tap in taps]
+    absent = _absent(rows).sort_values(["order", "listed"]).drop_duplicates("tap")
+    return [
+        MissingTap(tap=row["tap"], why=row["why"], reason=row["absence"] if row["listed"] else "")
+        for _, row in absent.iterrows()
+    ]
+
+
+def _absent(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of missing taps; `listed` says whether a listed reason holds.
+
+    A reason that must leave the tap to be compared on another input does not hold where it was compared on none.
+    """
+    absent = rows[rows["verdict"] == "missing"]
+    compared = set(rows[rows["verdict"] != "missing"]["tap"])
+    reasons = [LISTED.get(reason) for reason in absent["absence"].fillna("")]
+    held = [r is not None and (r.everywhere or tap in compared) for r, tap in zip(reasons, absent["tap"], strict=True)]
+    return absent.assign(absence=absent["absence"].fillna(""), listed=held)
+
+
+def _unexplained(rows: pd.DataFrame) -> str:
+    """What is missing for no listed reason, in words; empty where nothing is."""
+    absent = _absent(rows)
+    absent = absent[~absent["listed"].astype(bool)].sort_values("order")
+    if absent.empty:
+        return ""
+    first, count = absent.iloc[0], absent["tap"].nunique()
+    what = "1 tap is" if count == 1 else f"{count} taps are"
+    return f"{what} missing for no listed reason, first {first['tap']}: {first['why']}"
+
+
+def first_row(failing: pd.DataFrame) -> Any:
+    """The failing row that is first in execution order; on several inputs, the one that shows it most."""
+    earliest = failing[failing["order"] == failing["order"].min()]
+    severity = earliest["position_excess"].fillna(math.inf)
+    return earliest.loc[severity.idxmax()]
+
+
+def _worst(rows: pd.DataFrame, column: str) -> Worst | None:
+    """The row nearest to its limit: short inputs have wider limits, so the largest figure alone would mislead."""
+    compared = rows[rows["verdict"] != "missing"]
+    if compared.empty:
+        return None
+    limit = f"{column}_limit"
+    # NaN is worse than any number: it must not be lost in a maximum. A rule without this limit counts as limit 1.
+    used = (compared[column] / compared[limit].fillna(1.0)).where(compared[column].notna(), math.inf)
+    row: Any = compared.loc[cast("Any", used.idxmax())]
+    return Worst(
+        tap=row["tap"], input=row["input"], excess=row[column], max_abs_err=row["max_abs_err"], limit=row[limit]
+    )
+
+
+def _lowest_snr(rows: pd.DataFrame) -> LowestSnr | None:
+    compared = rows[rows["verdict"] != "missing"]
+    if compared.empty:
+        return None
+    row: Any = compared.loc[cast("Any", compared["snr_db"].fillna(-math.inf).idxmin())]
+    return LowestSnr(tap=row["tap"], input=row["input"], snr_db=row["snr_db"])
+
+
+def cases(hops: list[HopResult], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:
+    """One case per input and hop. An input fails when one of its taps does, or when the hop lacks coverage."""
+    found = []
+    for hop in hops:
+        for item in inputs:
+            rows = frame[(frame["hop"] == hop.name) & (frame["input"] == item)]
+            found.append(_case(hop, item, rows))
+    return found
+
+
+def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
+    compared = rows[rows["verdict"] != "missing"]
+    if compared.empty:
+        why = hop.reasons[0] if hop.reasons else "nothing was compared"
+        return Case(input=item, hop=hop.name, verdict="missing", message=f"{hop.name} on {item}: {why}")
+    worst, worst_position = None, None
+    if not Hop.parse(hop.name).on_kernels:
+        worst = float(compared["excess"].fillna(math.inf).max())
+        worst_position = float(compared["position_excess"].fillna(math.inf).max())
+    failing = rows[rows["verdict"] == "fail"]
+    if len(failing):
+        row = first_row(failing)
+        message = f"{hop.name} on {item}: first failing tap {row['tap']}, {row['why']} (rule {row['rule'] or 'none'})"
+        return Case(
+            input=item,
+            hop=hop.name,
+            verdict="fail",
+            first_failing_tap=row["tap"],
+            excess=row["excess"],
+            position_excess=row["position_excess"],
+            message=message,
+        )
+    lacking = [*_lacking(hop, rows), *(reason for reason in hop.reasons if reason.startswith("coverage"))]
+    verdict: Any = "fail" if lacking else "pass"
+    message = f"{hop.name} on {item}: {lacking[0]}" if lacking else ""
+    return Case(
+        input=item, hop=hop.name, verdict=verdict, excess=worst, position_excess=worst_position, message=message
+    )
+
+
+def _lacking(hop: HopResult, rows: pd.DataFrame) -> list[str]:
+    """What an input lacks for no listed reason, in words."""
+    unexplained = {missing.tap for missing in hop.missing if not missing.reason}
+    absent = rows[(rows["verdict"] == "missing") & rows["tap"].isin(unexplained)].sort_values("order")
+    return [f"{row['tap']} is missing: {row['why']}" for _, row in absent.head(1).iterrows()]
+
+
+def locate(
+    hops: list[HopResult], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
+) -> list[FirstFault]:
+    """The faults of a run, in the order of the pipeline: the first one is the first fault.
+
+    A tap is at fault when its local error exceeds a limit, and no faulty tap whose error the model went on with feeds
+    it. On a hop without local errors it is the first failing tap.
+
+    modules: tap -> module or tensor name per version. ops: tap -> kind of the flatbuffer operator that writes it.
+    """
+    found = []
+    for hop in hops:
+        rows = frame[frame["hop"] == hop.name]
+        if hop.verdict == "pass" or not (rows["verdict"] == "fail").any():
+            continue
+        for row in _faulty(rows):
+            block = int(row["block"])
+            found.append(
+                FirstFault(
+                    hop=hop.name,
+                    tap=row["tap"],
+                    block=None if block < 0 else block,
+                    input=row["input"],
+                    modules=dict(modules.get(row["tap"], {})),
+                    op=ops.get(row["tap"]) if runs_file(hop.to) else None,
+                    excess=row["excess"],
+                    position_excess=row["position_excess"],
+                    local_excess=_number(row["local_excess"]),
+                    local_position_excess=_number(row["local_position_excess"]),
+                    reason=row["why"],
+                )
+            )
+    return [fault.model_copy(update={"where": _where(fault, found)}) for fault in found]
+
+
+def _faulty(rows: pd.DataFrame) -> list[Any]:
+    """One row for each tap of a failing hop that is at fault, in execution order."""
+    failing = rows[rows["verdict"] == "fail"]
+    first = first_row(failing)
+    known = set(rows[rows["local_excess"].notna()]["tap"])
+    worst = rows.assign(share=_local_share(rows)).sort_values("share", ascending=False).drop_duplicates("tap")
+    over = {row["tap"]: row for _, row in worst[worst["share"] > 1].sort_values("order").iterrows()}
+    # What no local pass could look at may be at fault itself, if it fails before any tap that surely is.
+    blind = first["tap"] not in known and all(first["order"] < row["order"] for row in over.values())
+    faulty = {first["tap"]: first, **over} if blind else over
+    own = [row for tap, row in faulty.items() if not _fed_by(tap, set(faulty), known)]
+    return own or [first]
+
+
+def _local_share(rows: pd.DataFrame) -> pd.Series:
+    """How much of its local limits a row uses up; NaN where no local pass ran."""
+    shares = [rows[name] / rows[f"{name}_limit"] for name in ("local_excess", "local_position_excess")]
+    return pd.concat(shares, axis=1).max(axis=1)
+
+
+def _fed_by(tap: str, faulty: set[str], known: set[str]) -> bool:
+    """Whether a faulty tap feeds this one whose error the model went on with, so that this one need not be at fault."""
+    block, point = split_tap(tap)
+    if block is None:
+        return False
+    sources = reaching(point, lambda source: source in KEPT or block_tap(block, source) not in known)
+    return any(block_tap(block, source) in faulty for source in sources)
+
+
+def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
+    """What a tap is, in words."""
+    block, point = split_tap(fault.tap)
+    taps = {other.tap for other in faults if other.hop == fault.hop}
+    rotated = ("attn.q_rope", "attn.k_rope")
+    if block is not None and point in rotated and {block_tap(block, name) for name in rotated} <= taps:
+        return "the rotary embedding: its tables, or how they are applied"
+    return _WORDS.get(point, "")
+
+
+def hides_others(reference: Array, candidate: Array) -> bool:
+    """Whether probabilities of attention, `[1, time, heads, source]`, are zero at other positions: by another mask."""
+    mine, theirs = (np.asarray(values) for values in (reference, candidate))
+    return bool(((mine == 0) & (theirs > _SEEN)).any() or ((theirs == 0) & (mine > _SEEN)).any())
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+Array = np.ndarray[Any, Any]
+_SEEN = 1e-6  # a probability that no rounding makes of none
+ANOTHER_MASK = "the attention mask: it hides other positions"
+# Results that a local pass reads and does not replace: what follows them sees the model's own.
+KEPT = frozenset({"cache.k", "cache.v", "attn.probs"})
+_WORDS: Mapping[str, str] = {
+    "embed": "the embedding",
+    "attn.norm": "the norm before attention",
+    "attn.q": "the query projection",
+    "attn.k": "the key projection",
+    "attn.v": "the value projection",
+    "attn.q_rope": "the rotation of the queries",
+    "attn.k_rope": "the rotation of the keys",
+    "cache.k": "the KV cache: keys",
+    "cache.v": "the KV cache: values",
+    "attn.probs": "the attention scores: scale, mask or softcap",
+    "attn.context": "attention: scores, mask, or their product with the values",
+    "attn.out": "the output projection of attention",
+    "residual": "the sum after attention",
+    "mlp.norm": "the norm before the MLP",
+    "mlp.gate": "the gate projection",
+    "mlp.up": "the up projection",
+    "mlp.act": "the activation",
+    "mlp.out": "the down projection",
+    "out": "the sum after the MLP",
+    "final_norm": "the final norm",
+    "logits": "the lm_head",
+}

@@ -1,0 +1,230 @@
+"""Whose a fault is: which step of the pipeline made it, and on what evidence.
+
+In: the faults of all hops, the findings and what each stage said of itself. Out: an `Ownership`. Pure.
+
+What no stage could compute from the numbers that it was given is the checkpoint's, or the recipe's that made them.
+
+What the re-authored model computes otherwise is charged to its config or its weights where an audit found the same
+place, else to the re-authoring. What a flatbuffer computes otherwise is the converter's where both runtimes show it at
+the same tap, and a kernel's where one runtime shows it alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.names.stages import HF, ORACLE, Hop, runs_file, split, stage_named
+from harness.names.taps import block_tap, split_tap
+from harness.record.record import Finding, FirstFault
+
+CHECKPOINT, RECIPE, SPEC = "checkpoint", "recipe", "spec"
+
+_ATTENTION = ("attn.probs", "attn.context")
+# Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
+_ACTS_AT: Mapping[str, tuple[str, ...]] = {
+    "vocabulary": ("embed", "logits"),
+    "hidden_size": ("embed",),
+    "layers": ("final_norm",),
+    "embedding_scale": ("embed",),
+    "tied_embeddings": ("embed", "logits"),
+    "lm_head_bias": ("logits",),
+    "final_softcap": ("logits",),
+    "final_norm": ("final_norm",),
+    "rope_until": ("attn.q_rope", "attn.k_rope"),
+    "rope": ("attn.q_rope", "attn.k_rope"),
+    "query_norm": ("attn.q_rope", "attn.k_rope"),
+    "key_norm": ("attn.q_rope", "attn.k_rope"),
+    "heads": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "kv_heads": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "head_dim": ("attn.q", "attn.k", "attn.v", "attn.context"),
+    "qkv_bias": ("attn.q", "attn.k", "attn.v"),
+    "query_scale": ("attn.q_rope", "attn.probs", "attn.context"),
+    "softcap": ("attn.probs", "attn.context"),
+    "window": ("attn.probs", "attn.context"),
+    "alibi": ("attn.probs", "attn.context"),
+    "output_bias": ("attn.out",),
+    "pre_attention": ("attn.norm",),
+    "post_attention": ("residual",),
+    "pre_mlp": ("mlp.norm",),
+    "post_mlp": ("out",),
+    "parallel_residual": ("residual", "mlp.norm", "mlp.gate", "mlp.up", "out"),
+    "activation": ("mlp.act",),
+    "gated": ("mlp.gate", "mlp.up", "mlp.act"),
+    "intermediate_size": ("mlp.gate", "mlp.up", "mlp.act"),
+    "mlp_bias": ("mlp.gate", "mlp.up", "mlp.out"),
+}
+# Where the config has another size, weights that fit it cannot be the checkpoint's: the config is at fault, not they.
+_SIZES = ("vocabulary", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size")
+# Fields of the re-authored config by their own names, for those that a model's class ignores.
+_OWN_NAMES = {
+    "final_logit_softcap": "final_softcap",
+    "logit_softcap": "softcap",
+    "sliding_window_size": "window",
+    "attention_patterns": "window",
+    "rotary_base": "rope",
+    "rotary_percentage": "rope",
+}
+# Weights that act at taps whose module, as the record has it, is a larger part of the model.
+_WEIGHTS_AT = {
+    "embed": "tok_embedding",
+    "logits": "lm_head",
+    "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
+    "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
+}
+
+
+_BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written: {0-21}
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
+    kernels of <stage>` where one runtime alone was run; `checkpoint` or `recipe <recipe>` where the numbers that every
+    stage was given are not finite, `checkpoint` also where float32 cannot compute with them; `spec` where the spec file
+    replaces code of torch, with which stages compute. evidence: what says so, in words."""
+
+    owner: str
+    evidence: tuple[str, ...]
+
+
+def ownership(
+    fault: FirstFault,
+    faults: Sequence[FirstFault],
+    findings: Sequence[Finding],
+    observers: Mapping[str, Sequence[str]],
+    not_finite: Collection[str] = (),
+    beyond_float32: str = "",
+) -> Ownership:
+    """The owner of one fault.
+
+    faults: those of all hops. observers: TFLite stage that compared the place on this input -> the steps at which
+    its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
+    not_finite: stages whose own values of the tap are NaN or infinite, the candidate among them.
+    beyond_float32: why float32 cannot compute the tap, where the noise floor's limit is the only one broken there.
+    """
+    hop = Hop.parse(fault.hop)
+    source, candidate = hop.stages
+    replacing = [finding.what for finding in findings if finding.owner == SPEC]
+    if replacing:
+        return Ownership(SPEC, ("stages compute it with code that the spec file has put into torch", *replacing))
+    given = _given(hop, findings, not_finite)
+    if given is not None:
+        return given
+    if beyond_float32:
+        alone = f"the only limit broken there is the one on the noise floor, in which {candidate} has no part"
+        return Ownership(CHECKPOINT, (alone, beyond_float32))
+    if hop.on_kernels:
+        same = f"{source} runs the same quantised file, and computes something else there"
+        return Ownership(f"kernels of {candidate}", (same,))
+    if not runs_file(candidate):
+        return _of_model(fault, candidate, findings)
+    differing = observers.get(candidate, ())
+    if differing:
+        return Ownership(
+            "memory planner",
+            (f"{candidate} gives other outputs when its tensors are kept: at {', '.join(differing)}",),
+        )
+    spoiled = _about_weights(fault, findings, of_file=True)
+    if spoiled:
+        return Ownership("weights", (spoiled.what,))
+    return _of_device(fault, candidate, faults, observers)
+
+
+def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:
+    """Whose numbers are that are not finite and were given to the stages: no candidate could do better."""
+    hugging_face = [stage for stage in (ORACLE, HF) if stage in not_finite]
+    if hugging_face:
+        said = [finding.what for finding in findings if finding.owner == CHECKPOINT]
+        verb = "gives" if len(hugging_face) == 1 else "give"
+        also = f"{' and '.join(hugging_face)} {verb} NaN or infinity there too"
+        nothing = "the checkpoint holds none itself, so what Hugging Face makes of its numbers is"
+        return Ownership(CHECKPOINT, (also, *(said or [nothing])))
+    recipe = f"{RECIPE} {split(hop.reference)[1]}"
+    spoiled = [finding.what for finding in findings if finding.owner == recipe]
+    # One kernel may make the largest float32 of infinity, and look finite.
+    shown = [stage for stage in hop.stages if stage in not_finite]
+    if hop.on_kernels and shown and spoiled:
+        return Ownership(recipe, (f"NaN or infinity from {' and '.join(shown)}, out of a file that holds it", *spoiled))
+    return None
+
+
+def is_given(owner: str) -> bool:
+    """Whether a fault lies in what the stages were given, so that there is nothing to explain in any of them."""
+    return owner.split(" ")[0] in (CHECKPOINT, RECIPE, SPEC)
+
+
+def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) -> Ownership:
+    reference = stage_named(fault.between.reference).words
+    here = f"what goes into {fault.tap} is {reference}'s own, and what comes out is not"
+    if fault.local_excess is None:
+        here = f"{fault.tap} is the first tap that differs from {reference}"
+    stage = stage_named(candidate)
+    if not stage.owner:
+        return Ownership(candidate, (here,))
+    config = next((finding for finding in findings if _acts_at(finding, fault)), None)
+    weights = _about_weights(fault, findings, of_file=False)
+    if weights and (config is None or config.field not in _SIZES):
+        return Ownership("weights", (here, weights.what))
+    if config:
+        return Ownership("config", (here, config.what))
+    return Ownership(stage.owner, (here, "no difference of configs or weights was found that acts there"))
+
+
+def _of_device(
+    fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
+) -> Ownership:
+    also = [
+        Hop.parse(other.hop).candidate
+        for other in faults
+        if other.tap in taps_at(fault.tap) and Hop.parse(other.hop).candidate in set(observers) - {candidate}
+    ]
+    if also:
+        return Ownership("converter", (f"{candidate} and {also[0]} both differ there, and share the file alone",))
+    others = [stage for stage in observers if stage != candidate]
+    if others and len(taps_at(fault.tap)) > 1:
+        apart = f"{others[0]} agrees there, but runs attention as one kernel where {candidate} runs a graph of the file"
+        return Ownership(f"converter or kernels of {candidate}", (apart,))
+    if others:
+        return Ownership(
+            f"kernels of {candidate}", (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
+        )
+    return Ownership(f"converter or kernels of {candidate}", (f"no other runtime compared {fault.tap}",))
+
+
+def taps_at(tap: str) -> tuple[str, ...]:
+    """Where a fault of this tap shows: of attention as one kernel, the probabilities show at the output."""
+    block, point = split_tap(tap)
+    if block is None or point not in _ATTENTION:
+        return (tap,)
+    return tuple(block_tap(block, name) for name in _ATTENTION)
+
+
+def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
+    """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
+    block, point = split_tap(fault.tap)
+    module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get("reauthored")
+    if not module:
+        return None
+    for finding in findings:
+        about = finding.kind == "weights" and finding.severity == "error"
+        if about and f"{module}." in _in_block(finding, block) and ("of the flatbuffer" in finding.what) == of_file:
+            return finding
+    return None
+
+
+def _in_block(finding: Finding, block: int | None) -> str:
+    """What a finding about several blocks says of this one."""
+    if block is None or block not in finding.blocks:
+        return finding.what
+    return _BLOCKS.sub(str(block), finding.what)
+
+
+def _acts_at(finding: Finding, fault: FirstFault) -> bool:
+    if finding.kind != "config" or finding.severity != "error":
+        return False
+    block, point = split_tap(fault.tap)
+    names = [_OWN_NAMES.get(name, name) for name in finding.field.split(".")]
+    points = [at for name in names for at in _ACTS_AT.get(name, ())]
+    return point in points and (not finding.blocks or block is None or block in finding.blocks)

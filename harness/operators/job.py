@@ -1,0 +1,160 @@
+"""Descend into a flatbuffer from a tap that is wrong to the operator that makes it wrong.
+
+In: a TFLite stage's job and taps. Out: the operators, whose faults they are and why (`harness/operators/search.py`).
+The re-authored model runs once more, on an input without padding, so that every value there has its counterpart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.align.feeds import Feed
+from harness.align.views import TapSource
+from harness.flatbuffer.cut import range_between
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.inputs.tokens import Step, schedule
+from harness.jobs.job import Job, JobInput
+from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.session import AS_NAMED
+from harness.names.taps import block_tap, split_tap
+from harness.operators.evaluate import Evaluator
+from harness.operators.matching import Recorded
+from harness.operators.search import OpFault, Question, find_fault
+from harness.spec.model import GenerativeModel
+from harness.stages.litert.local import cache_before, fed_values
+from harness.stages.litert.ranges import RangeRunner
+from harness.stages.litert.stage import Array, device_mask, read_plan
+from harness.stages.litert_torch.recording import record
+from harness.store.trace import Trace
+
+# Two right float32 computations of one step differ by less, as a share of the tap's largest value.
+AGREED = 2e-5
+
+
+def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Find the operators that cause the taps in the options of a job, in a process of its own."""
+    job = Job.model_validate(payload)
+    with costs_only_this_stage():
+        return descend(job, AS_NAMED.declared(job), report)
+
+
+def descend(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+    """Find the operators that cause `job.options["taps"]`.
+
+    Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is
+    absent where the stage gives the reference's value of it on the reference's values of the taps before it.
+    """
+    taps = list(job.options["taps"])
+    faults = {}
+    for number, tap in enumerate(taps):
+        report.progress(number, len(taps), tap)
+        fault = _first_signature(job, model, tap)
+        if fault is not None:
+            faults[tap] = fault
+    return {"stage": job.stage, "faults": faults}
+
+
+def _first_signature(job: Job, model: GenerativeModel, tap: str) -> dict[str, Any] | None:
+    for item, step, reference, recorded in _places(job, model, split_tap(tap)[0]):
+        fault = _descend(job, tap, item, step, reference, recorded)
+        if fault is not None:
+            return {"signature": step.signature, **fault.as_dict()}
+    return None
+
+
+def _places(
+    job: Job, model: GenerativeModel, block: int | None
+) -> Iterator[tuple[JobInput, Step, Trace, Recorded | None]]:
+    """A step of each signature, without padding, with the reference's trace and what it computes on the way.
+
+    The reference is the re-authored model, or, where the job names a folder of traces, a stage that runs the same file.
+    """
+    if job.reference is not None:
+        seen: set[str] = set()
+        for item in job.inputs:
+            for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+                if step.valid == step.size and step.signature not in seen:
+                    seen.add(step.signature)
+                    yield item, step, Trace.open(job.reference / item.id), None
+        return
+    item = unpadded_input(job)
+    with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
+        recorded = record(job.model_copy(update={"inputs": [item], "traces": Path(folder)}), model, block)
+        reference = Trace.open(Path(folder) / item.id)
+        for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+            yield item, step, reference, Recorded.of(recorded[step.start])
+
+
+def unpadded_input(job: Job) -> JobInput:
+    """The tokens of the job's longest input, as many as fill the smallest prefill and one step of decode."""
+    tokens = max((item.tokens for item in job.inputs), key=len)
+    count = min(job.prefill) + 1
+    return JobInput(id="unpadded", tokens=list(itertools.islice(itertools.cycle(tokens), count)), decode_tail=1)
+
+
+def _descend(
+    job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: Recorded | None
+) -> OpFault | None:
+    assert job.flatbuffer
+    file = FlatbufferModel(job.flatbuffer)
+    question = question_of(job, file, tap, item, step, reference)
+    if question is None:
+        return None
+    return find_fault(Evaluator(file), question, RangeRunner(file, job.stage, job.threads), recorded, AGREED)
+
+
+def question_of(
+    job: Job, file: FlatbufferModel, tap: str, item: JobInput, step: Step, reference: Trace
+) -> Question | None:
+    """The operators between the taps before `tap` and it, with the reference's values of both.
+
+    None where this signature does not have the tap, or the reference does not hold all of its tensor. For the
+    probabilities, which lie within a composite, it is what is made of them.
+    """
+    assert job.plan
+    plan = read_plan(job.plan)[step.signature]
+    block, point = split_tap(tap)
+    if tap in plan and plan[tap].inner and block is not None and point == "attn.probs":
+        tap = block_tap(block, "attn.context")
+    if tap not in plan or plan[tap].inner:
+        return None
+    entries = json.loads(job.plan.read_text())["feeds"][step.signature]
+    feeds = {feed.tensor: feed for feed in map(Feed.from_dict, entries) if all(name in reference for name in feed.taps)}
+    tensor, signature = plan[tap].tensor, file.signatures[step.signature]
+    graph = file.subgraph(signature.subgraph)
+    own = feeds.get(tensor) or _own_feed(plan[tap], graph.tensors[tensor].shape)
+    if own is None or any(name not in reference for name in own.taps):
+        return None
+    cut = range_between(file, signature.subgraph, set(feeds) - {tensor}, [tensor])
+    given = _signature_inputs(job, item, step, reference, file)
+    inputs = {
+        index: fed_values(feeds[index], plan, reference, step, job) if index in feeds else given[index]
+        for index in cut.inputs
+    }
+    return Question(cut, inputs, tensor, fed_values(own, plan, reference, step, job))
+
+
+def _own_feed(source: TapSource, shape: tuple[int, ...]) -> Feed | None:
+    """For a tensor that nobody reads, such as the logits: made of its one tap, if it is one."""
+    return None if source.view.startswith("split_") else Feed(source.tensor, shape, (source.tap,))
+
+
+def _signature_inputs(
+    job: Job, item: JobInput, step: Step, reference: Trace, file: FlatbufferModel
+) -> Mapping[int, Array]:
+    signature = file.signatures[step.signature]
+    positions = np.arange(step.start, step.start + step.size, dtype=np.int32)
+    tokens = np.asarray([item.tokens[step.start : step.start + step.size]], np.int32)
+    values = {"tokens": tokens, "input_pos": positions}
+    if "mask" in signature.inputs:
+        values["mask"] = device_mask(positions, step.valid, job.kv_cache_len)
+    details = {name: {"dtype": np.float32} for name in signature.inputs}
+    values |= cache_before(reference, step, job, details)
+    return {index: values[name] for name, index in signature.inputs.items() if name in values}

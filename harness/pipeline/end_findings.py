@@ -1,0 +1,71 @@
+"""What a run says of the end of the KV cache, by what the stages left.
+
+In: task results. Out: findings of kind "runtime".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
+from harness.processes.scheduler import Results
+from harness.record.record import Finding
+from harness.stages.litert.cache_end import LastPosition
+
+LAST_POSITION = "last_position"
+
+
+def cache_findings(results: Results) -> list[Finding]:
+    """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
+    stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    for name in sorted(filter(runs_file, results), key=_device_order):
+        end = results[name].value.get("past_the_cache")
+        if end and not end["refusal"]:
+            stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
+    return [
+        Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
+        for done, names in stages.items()
+    ]
+
+
+def last_position_findings(results: Results, passing: Collection[str]) -> list[Finding]:
+    """The last position of the KV cache, which few inputs reach, where a file gives something else than the re-authored
+    model. One finding for stages that do the same.
+
+    passing: the stages whose hops pass. Where one fails, its taps say more. Files whose mask is an input hold nothing
+    that this could show.
+    """
+    known = results[REAUTHORED].value.get(LAST_POSITION) if REAUTHORED in results else None
+    if not known:
+        return []
+    reference = LastPosition.model_validate(known)
+    wrong: dict[str, list[str]] = {}
+    for name in sorted(set(file_stages()).intersection(results, passing), key=_device_order):
+        own = results[name].value.get(LAST_POSITION)
+        said = LastPosition.model_validate(own).wrong(reference) if own else ""
+        if said:
+            wrong.setdefault(said, []).append(name)
+    at = f"decode at position {reference.position}, the last one of the KV cache, with every slot full"
+    return [
+        Finding(
+            kind="runtime",
+            severity="error",
+            what=f"{' and '.join(names)}: {at}, {said}; the re-authored model does not",
+        )
+        for said, names in wrong.items()
+    ]
+
+
+def _device_order(stage: str) -> tuple[str, int]:
+    base, recipe = split(stage)
+    order = [known.name for known in every_stage()]
+    return "" if recipe == FLOAT else recipe, order.index(base)
+
+
+def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:
+    slots = ", ".join(map(str, overwritten))
+    does = f"overwrites slot {slots} and goes on with a damaged cache" if slots else "keeps nothing of the token"
+    return (
+        f"{' and '.join(stages)}: decode at position {position} of a KV cache of {position} does not fail but {does}; "
+        f"what drives this file must stop after {position} tokens"
+    )

@@ -1,0 +1,270 @@
+"""The two flatbuffers of a run: the converted one and its tapped copy, both from the cache where they are there.
+
+In: a `Prepared` model. Out: paths. These functions run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.align.feeds import plan_feeds
+from harness.align.flatbuffer import plan_signature
+from harness.align.naming import hf_naming
+from harness.audit.constants import audit_constants
+from harness.audit.finite import file_findings
+from harness.errors import UsageError
+from harness.flatbuffer.integrity import reading_failed
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.signatures import can_run
+from harness.flatbuffer.tap import write_tapped
+from harness.inputs.tokens import schedule
+from harness.jobs.prepared import Prepared
+from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.session import AS_NAMED, Given
+from harness.names.stages import FLOAT
+from harness.record.record import Finding
+from harness.spec.load import load_spec
+from harness.spec.model import SpecRef
+from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.conversion_reads import Reader
+from harness.stages.litert_torch.convert import CONVERSIONS, FLATBUFFER, convert
+from harness.store.cache import Cache, key_of, sha256_of, source_of
+from harness.system.numerics import settle
+
+TAPPED = "tapped"
+CONSTANTS = "constants"
+
+
+def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
+    """Convert, or find the conversion in the cache. Returns the flatbuffer's path and digest.
+
+    given: whoever hands in what loads the network keeps the conversion in a cache of its own.
+    """
+    prepared = Prepared.model_validate(payload["prepared"])
+    cache = Cache(Path(payload["cache_root"]), say=print)
+    report.progress(0, 1, "looking in the cache")
+
+    recipe = payload.get("recipe", FLOAT)
+    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
+    reader = Reader(Path(payload["spec_file"]), cache)
+    made = False
+
+    def build() -> Any:
+        nonlocal made
+        from harness.stages.litert_torch.loading import load_reauthored
+
+        made = True
+        report.progress(0, 1, "converting")
+        model = load_spec(SpecRef.of(payload["spec_file"], payload["spec_variable"]))
+        config = reauthored_config(
+            model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb
+        )
+        with costs_only_this_stage(), reader.watching():
+            load = given.load or load_reauthored
+            network = load(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+        settle()  # the spec's own functions have run since it was loaded
+        return network
+
+    path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe, reader)
+    return {
+        "flatbuffer": str(path),
+        "sha256": cache.checksums(CONVERSIONS, key)[FLATBUFFER],
+        "cached": not made,
+    }
+
+
+def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+    """Align a flatbuffer with the taps and write its tapped copy. Cached by the file's content and our own code."""
+    prepared = Prepared.model_validate(payload["prepared"])
+    source = Path(payload["flatbuffer"])
+    report.progress(0, 2, "reading")
+    digest = payload.get("sha256") or sha256_of(source)
+    cache = Cache(Path(payload["cache_root"]), say=print)
+    code = {name: sha256_of(source_of(name)) for name in _ALIGNMENT_CODE}
+    dims = prepared.dimensions.model_dump()
+    names = {tap: entry.get("hf") for tap, entry in prepared.modules.items()}
+    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks, "hf": names}
+    key = key_of({"flatbuffer": digest, "dimensions": dims, **wanted, "code": code})
+
+    def make(folder: Path) -> None:
+        report.progress(1, 2, "writing the tapped copy")
+        _write_tapped_and_plan(source, folder, prepared)
+
+    own = "sha256" not in payload
+    if own:
+        _open_in_runtime(source)
+    with _readable(source, own):
+        folder = cache.build(TAPPED, key, make)
+    # A quantised file holds no parameter bit by bit.
+    recipe = payload.get("recipe", FLOAT)
+    with _readable(source, own):
+        if recipe == FLOAT:
+            audited = _audit_constants(cache, prepared, source, digest)
+            audited["findings"] += [found.model_dump() for found in _not_run(FlatbufferModel(source), prepared)]
+        else:
+            audited = _not_finite(cache, recipe, source, digest)
+    return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
+
+
+def _open_in_runtime(source: Path) -> None:
+    """The runtime has a look of its own at the tables. Raises UsageError where it refuses them."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    try:  # no memory is planned yet
+        Interpreter(str(source), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    except ValueError as error:
+        words = " ".join(str(error).split())[:200]
+        raise UsageError(f"{source} is damaged: the runtime refuses it ({words}); convert it again") from None
+
+
+@contextmanager
+def _readable(source: Path, own: bool) -> Iterator[None]:
+    """A file that somebody else made may hold what no converter writes; what was converted here may not.
+
+    own: whether the user gave the file. Raises UsageError then.
+    """
+    try:
+        yield
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not own:
+            raise
+        traceback.print_exc()  # into the log
+        raise UsageError(f"{source} is damaged: {reading_failed(error)}; convert it again") from None
+
+
+def _not_run(file: FlatbufferModel, prepared: Prepared) -> list[Finding]:
+    """A warning for the signatures of the file that no input of the run takes: nothing else tells what they compute."""
+    used: set[str] = set()
+    for item in prepared.inputs:
+        steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+        used |= {step.signature for step in steps}
+    left = [name for name in file.signatures if name not in used]
+    usual, other = [name for name in left if can_run(name)], [name for name in left if not can_run(name)]
+    own = "Edge Parity runs decode and prefill_N alone"
+    unused = f"no input takes {'them' if len(usual) > 1 else 'it'}"
+    give = "; give inputs of as many tokens with --inputs"
+    return [
+        Finding(kind="runtime", severity="warning", what=f"{_subject(names)} not run: {why}, {_UNSEEN}{remedy}")
+        for names, why, remedy in ((other, own, ""), (usual, unused, give))
+        if names
+    ]
+
+
+_UNSEEN = "so nothing that comes of it is compared"
+
+
+def _subject(names: list[str]) -> str:
+    """The signatures of a sentence, with its verb."""
+    *rest, last = names
+    listed = f"{', '.join(rest)} and {last}" if rest else last
+    return f"signature{'s' if rest else ''} {listed} of the flatbuffer {'were' if rest else 'was'}"
+
+
+def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> dict[str, Any]:
+    """The flatbuffer's constants against the checkpoint, by value; cached by the content of both and our own code."""
+    code = {name: sha256_of(source_of(name)) for name in _CONSTANTS_CODE}
+    parameters = [parameter.model_dump() for parameter in prepared.parameters]
+    content = {"flatbuffer": digest, "weights": prepared.source.sha256, "parameters": parameters, "code": code}
+
+    def make(folder: Path) -> None:
+        found = audit_constants(
+            FlatbufferModel(source),
+            prepared.parameters,
+            Path(prepared.checkpoint),
+            prepared.tables,
+            prepared.windows,
+        )
+        facts = {"constants_matched": found.matched, "constants_computed": found.computed}
+        findings = [finding.model_dump() for finding in found.findings]
+        (folder / "constants.json").write_text(json.dumps({**facts, "findings": findings}))
+
+    folder = cache.build(CONSTANTS, key_of({**content, "tables": prepared.tables, "windows": prepared.windows}), make)
+    return dict(json.loads((folder / "constants.json").read_text()))
+
+
+def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> dict[str, Any]:
+    """Constants of a recipe's file that are not finite; cached by the content of the file and our own code."""
+    code = {name: sha256_of(source_of(name)) for name in _FINITE_CODE}
+
+    def make(folder: Path) -> None:
+        findings = [finding.model_dump() for finding in file_findings(FlatbufferModel(source), recipe)]
+        (folder / "constants.json").write_text(json.dumps({"findings": findings}))
+
+    folder = cache.build(CONSTANTS, key_of({"flatbuffer": digest, "recipe": recipe, "code": code}), make)
+    return dict(json.loads((folder / "constants.json").read_text()))
+
+
+_FINITE_CODE = ("harness.audit.finite", "harness.flatbuffer.reader")
+_CONSTANTS_CODE = (
+    "harness.audit.constants",
+    "harness.audit.computed",
+    "harness.audit.finite",
+    "harness.audit.folded",
+    "harness.audit.masks",
+    "harness.audit.named_constants",
+    "harness.audit.pieces",
+    "harness.audit.turned",
+    "harness.audit.values",
+    "harness.flatbuffer.reader",
+    "harness.flatbuffer.reads",
+    "harness.flatbuffer.signatures",
+    "harness.weights.files",
+)
+
+
+_ALIGNMENT_CODE = (
+    "harness.judge.coverage",
+    "harness.names.taps",
+    "harness.align.naming",
+    "harness.align.flatbuffer",
+    "harness.align.feeds",
+    "harness.align.layout",
+    "harness.align.views",
+    "harness.flatbuffer.reader",
+    "harness.flatbuffer.signatures",
+    "harness.flatbuffer.tap",
+    "harness.flatbuffer.writing",
+    "harness.stages.litert.stage",
+    "harness.stages.litert.local",
+)
+
+
+def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
+    from harness.stages.litert.local import SEVERED_HEAD, fed_inputs
+    from harness.stages.litert.stage import tapped_outputs
+
+    file = FlatbufferModel(source)
+    wanted = [name for name in file.signatures if can_run(name)]
+    dims = prepared.dimensions
+    points = tuple(prepared.points)
+    hf = hf_naming(prepared.modules, dims.hf_interleaved)
+    plans = {
+        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks, hf)
+        for name in wanted
+    }
+    sources = {name: plan.sources for name, plan in plans.items()}
+    feeds = {
+        name: plan_feeds(file.subgraph(file.signatures[name].subgraph), found, set(found))
+        for name, found in sources.items()
+    }
+    write_tapped(
+        source, folder / FLATBUFFER, tapped_outputs(sources), fed_inputs(feeds), severed_head=folder / SEVERED_HEAD
+    )
+    content = {
+        "sources": {name: {tap: item.as_dict() for tap, item in plan.sources.items()} for name, plan in plans.items()},
+        "feeds": {name: [feed.as_dict() for feed in entries] for name, entries in feeds.items()},
+        "missing": {name: plan.missing for name, plan in plans.items()},
+    }
+    (folder / "plan.json").write_text(json.dumps(content))
+    if not any(plan.sources for plan in plans.values()):
+        raise UsageError(
+            f"{source}: no tensor could be aligned; its tensor names carry no module paths, "
+            "convert it with litert-torch's Generative API or its export_hf"
+        )

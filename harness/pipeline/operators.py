@@ -1,0 +1,63 @@
+"""Which faults of a flatbuffer are descended into, and what the record says of the operators found.
+
+In: the record so far. Out: tasks, and the record with an operator at the first faults of each TFLite hop. Imports no
+framework. The descent itself is `harness/operators/job.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.jobs.prepared import Prepared
+from harness.locate.owners import is_given
+from harness.names.stages import Hop, runs_file
+from harness.pipeline.tasks import Place, descend_task
+from harness.processes.scheduler import Results, Task
+from harness.record.record import Finding, FirstFault, Record
+
+_FAULTS = 2  # of a hop are descended into at most
+_OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
+
+
+def descents(place: Place, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
+    """Hop -> the task that looks for the operators that cause its first faults."""
+    taps: dict[str, list[str]] = {}
+    for fault in record.faults:
+        if runs_file(Hop.parse(fault.hop).candidate) and not is_given(fault.owner):
+            taps.setdefault(fault.hop, []).append(fault.tap)
+    return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}
+
+
+def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
+    """The record with the operators that were found, or with a word about why they were not."""
+    findings, faults = list(record.findings), list(record.faults)
+    for hop, task in tasks.items():
+        result = ended[task.name]
+        if result.status != "ok":
+            what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
+            findings.append(Finding(kind="runtime", severity="warning", what=what))
+            continue
+        found = result.value["faults"]
+        faults = [
+            _with_operator(fault, found[fault.tap]) if fault.hop == hop and fault.tap in found else fault
+            for fault in faults
+        ]
+    return Record.model_validate(
+        {
+            **record.model_dump(by_alias=True),
+            "findings": [finding.model_dump() for finding in findings],
+            "faults": [fault.model_dump() for fault in faults],
+            "first_fault": faults[0].model_dump() if faults else None,
+        }
+    )
+
+
+def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
+    changes: dict[str, Any] = {"operator": found, "op": found["op"]}
+    if fault.owner.startswith(_OWNERS):
+        inside = f" of {found['composites'][-1]}" if found["composites"] else ""
+        said = f"{found['op']} {found['index']}{inside}: {found['why']}"
+        owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
+        changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
+    return FirstFault.model_validate({**fault.model_dump(), **changes})

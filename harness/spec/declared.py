@@ -1,0 +1,89 @@
+"""Declarations that only running a file shows: made by a function, imported, or derived of a model of another file.
+
+In: a spec file. Out: what it declares, as names and variables. The file runs in a process of its own, which has the
+frameworks, so that a crash or an endless loop costs nothing but that process.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import TaskFaultError, UsageError
+
+_SECONDS = 300.0
+_known: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+
+
+def run_for_declarations(file: Path) -> list[dict[str, Any]]:
+    """`{"variable", "name", "own"}` for each model that a file holds once it has run; in this process only once.
+
+    own: whether it was made in that file, and not imported from another. Raises UsageError where the file fails.
+    """
+    facts = file.stat()
+    key = (str(file.resolve()), facts.st_mtime_ns, facts.st_size)
+    if key not in _known:
+        _known[key] = _run(file)
+    return _known[key]
+
+
+def _run(file: Path) -> list[dict[str, Any]]:
+    from harness.processes.scheduler import Task, run_tasks
+
+    with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
+        log = Path(folder) / "declarations.log"
+        told = {"file": str(file.resolve())}
+        task = Task("declarations", "harness.spec.declared:held", told, torch=True, timeout=_SECONDS)
+        result = run_tasks([task], log, _Silent())["declarations"]
+    if result.status == "ok":
+        return list(result.value["models"])
+    said = result.detail.split(";")[0]
+    if result.status == "crashed" and not said.startswith("killed by"):
+        raise TaskFaultError(f"reading {file} broke off with {said}")
+    raise UsageError(f"{file} could not be run: {said}; fix the spec file")
+
+
+class _Silent:
+    """The file runs before anything is shown of a run."""
+
+    def started(self, name: str) -> None: ...
+    def progress(self, name: str, done: float, total: float, what: str) -> None: ...
+    def ended(self, result: object) -> None: ...
+
+
+def held(payload: dict[str, Any], report: object) -> dict[str, Any]:
+    """What a process of its own does: run the file and look at what it holds."""
+    from harness.spec.load import run_spec
+
+    file = Path(payload["file"])
+    return {"models": list(_models_of(run_spec(file), file))}
+
+
+def _models_of(module: ModuleType, file: Path) -> Iterator[dict[str, Any]]:
+    from harness.spec.model import GenerativeModel
+
+    imported = _imported(file)
+    others = [vars(other) for other in list(sys.modules.values()) if other is not module and hasattr(other, "__dict__")]
+    seen: set[int] = set()
+    for variable, value in list(vars(module).items()):
+        if not isinstance(value, GenerativeModel) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        own = variable not in imported and not any(_holds(names, variable, value) for names in others)
+        yield {"variable": variable, "name": value.name, "own": own}
+
+
+def _holds(names: Mapping[str, Any], variable: str, value: object) -> bool:
+    """Whether another module has the same object by the same name, as with `from models.tiny_llama import *`."""
+    return names.get(variable) is value
+
+
+def _imported(file: Path) -> set[str]:
+    """The names that a file takes from elsewhere."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in nodes for alias in node.names}

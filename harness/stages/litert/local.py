@@ -1,0 +1,202 @@
+"""The local pass of a TFLite stage: what each tap becomes in the flatbuffer when the taps before it are a reference's.
+
+In: a job with a flatbuffer, its plan and the folder of a reference's traces. Out: a local trace per input. The
+flatbuffer is cut through at every tap, so that one call of a signature computes all taps of all blocks, each from
+the reference's values, with the kernels that ship.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.align.feeds import Feed, plan_feeds
+from harness.align.layout import layout_cache
+from harness.align.views import TapSource, tensor_of
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.tap import write_severed
+from harness.flatbuffer.writing import graft
+from harness.inputs.tokens import Step, schedule
+from harness.jobs.job import Job, JobInput
+from harness.jobs.reporter import Reporter
+from harness.jobs.session import Facts
+from harness.names.stages import BUILTIN
+from harness.names.taps import block_tap, split_tap
+from harness.stages.litert.stage import (
+    CACHE,
+    TAP_PREFIX,
+    Array,
+    Runner,
+    as_tap,
+    is_cache,
+    read_plan,
+    runtime,
+    tapped_outputs,
+    write_step,
+)
+from harness.store.trace import Trace, TraceWriter, local
+
+FED_PREFIX = "edge_parity/fed/"
+SEVERED_HEAD = "severed.head"
+Feeds = Mapping[str, list[Feed]]
+
+
+@contextmanager
+def open_local(job: Job) -> Iterator[LocalTFLite]:
+    """The session of a local pass. See `harness/jobs/session.py`."""
+    assert job.flatbuffer and job.plan and job.reference
+    plan = read_plan(job.plan)
+    known = [set(Trace.open(job.reference / item.id).taps) for item in job.inputs]
+    present = set.intersection(*known) if known else set()
+    local(job.traces).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=local(job.traces), prefix=".cut-") as folder:
+        path = Path(folder) / "severed.tflite"
+        feeds = _severed(job, path, plan, present)
+        runner = Runner(job, path, preserve=job.stage == BUILTIN)
+        yield LocalTFLite(job, runner, plan, feeds, present)
+        del runner
+
+
+@dataclass(frozen=True)
+class LocalTFLite:
+    """A `Session` of the file that is cut through at every tap. present: the taps that the reference holds."""
+
+    job: Job
+    runner: Runner
+    plan: Mapping[str, dict[str, TapSource]]
+    feeds: Feeds
+    present: set[str]
+
+    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
+        return 0
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        assert reference is not None, "a local pass takes a reference"
+        _trace(self.runner, item, self.job, self.plan, self.feeds, reference)
+
+    def facts(self) -> Facts:
+        """The runtime, and the taps that no value of the reference replaces."""
+        taps = {tap for sources in self.plan.values() for tap in sources}
+        return Facts(runtime=runtime(), taps_not_held_by_reference=sorted(taps - self.present))
+
+
+def _severed(job: Job, path: Path, plan: Mapping[str, Mapping[str, TapSource]], present: set[str]) -> Feeds:
+    """Write the severed flatbuffer; returns what is to be fed.
+
+    The head that was written with the tapped copy serves if the reference holds every tap that it is cut at.
+    """
+    assert job.flatbuffer and job.tapped and job.plan
+    head = job.tapped.with_name(SEVERED_HEAD)
+    feeds = {
+        name: [Feed.from_dict(entry) for entry in entries]
+        for name, entries in json.loads(job.plan.read_text()).get("feeds", {}).items()
+    }
+    if head.exists() and all(set(feed.taps) <= present for entries in feeds.values() for feed in entries):
+        graft(head, job.tapped, path)
+        return feeds
+    file = FlatbufferModel(job.flatbuffer)
+    feeds = {
+        name: plan_feeds(file.subgraph(file.signatures[name].subgraph), sources, present)
+        for name, sources in plan.items()
+    }
+    write_severed(job.flatbuffer, path, tapped_outputs(plan), fed_inputs(feeds))
+    return feeds
+
+
+def fed_inputs(feeds: Feeds) -> dict[str, dict[str, int]]:
+    """Signature -> input name -> tensor, as `write_severed` takes them."""
+    return {name: {f"{FED_PREFIX}{feed.tensor}": feed.tensor for feed in entries} for name, entries in feeds.items()}
+
+
+def _trace(
+    runner: Runner,
+    item: JobInput,
+    job: Job,
+    plan: Mapping[str, dict[str, TapSource]],
+    feeds: Feeds,
+    reference: Trace,
+) -> None:
+    inner = job.stage == BUILTIN
+    caches: dict[str, Array] = {}
+    with TraceWriter(local(job.traces) / item.id, len(item.tokens)) as trace:
+        for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+            run_signature = runner.signature(step.signature)
+            details = run_signature.get_input_details()
+            before = cache_before(reference, step, job, details)
+            sources = plan[step.signature]
+            values = {
+                f"{FED_PREFIX}{feed.tensor}": fed_values(feed, sources, reference, step, job)
+                for feed in feeds[step.signature]
+            }
+            outputs = run_signature(**runner.arguments(step, item.tokens), **before, **values)
+            write_step(trace, sources, step, outputs, runner, job, inner)
+            keep_cache(caches, sources, outputs, reference, step, job)
+        for tap, rows in caches.items():
+            trace.put(tap, rows[:, : trace.length])
+
+
+def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
+    """The KV cache as the reference had written it before a step; zeros after that."""
+    found = {}
+    for name, entry in details.items():
+        if not name.startswith(CACHE):
+            continue
+        part, block = name.removeprefix(CACHE).split("_")
+        values = _rows(reference.load(block_tap(int(block), f"cache.{part}")), 0, step.start, job.kv_cache_len)
+        found[name] = np.ascontiguousarray(layout_cache(values, part, job.variant.kv_layout), entry["dtype"])
+    return found
+
+
+def fed_values(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step: Step, job: Job) -> Array:
+    """A tensor made of the reference's values at a step's positions; zeros in rows of padding."""
+    taps = {}
+    for source in (plan[tap] for tap in feed.taps):
+        values = reference.load(source.tap)
+        if source.view == "probs":
+            room = job.kv_cache_len - values.shape[-1]
+            values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, room)])
+        if is_cache(source.tap):
+            taps[source.view] = _rows(values, 0, step.start + step.valid, job.kv_cache_len)
+        else:
+            taps[source.view] = _rows(values, step.start, step.valid, step.size)
+    block, _ = split_tap(feed.taps[0])
+    layout = job.dimensions.layout_of(block or 0)
+    return tensor_of(taps, plan[feed.taps[0]], feed.shape, layout, job.variant.kv_layout)
+
+
+def _rows(values: Array, start: int, count: int, size: int) -> Array:
+    """`count` positions from `start` in an array of `size` positions, `[1, size, ...]`."""
+    rows = np.zeros((1, size, *values.shape[2:]), values.dtype)
+    rows[:, :count] = values[:, start : start + count]
+    return rows
+
+
+def keep_cache(
+    caches: dict[str, Array],
+    sources: Mapping[str, TapSource],
+    outputs: Mapping[str, Array],
+    reference: Trace,
+    step: Step,
+    job: Job,
+) -> None:
+    """Gather what each step made of the KV cache: the rows that it wrote, and earlier rows that it changed.
+
+    The next step is given the reference's cache again, so that a row which a step destroys would be lost otherwise.
+    """
+    for tap, source in sources.items():
+        if not is_cache(tap):
+            continue
+        after = as_tap(tap, outputs[f"{TAP_PREFIX}{source.tensor}"], source, job)
+        kept = caches.setdefault(tap, np.zeros_like(after))
+        stop = step.start + step.valid
+        kept[:, step.start : stop] = after[:, step.start : stop]
+        before = reference.load(tap)[:, : step.start]
+        changed = np.any(after[:, : step.start] != before, axis=(0, 2, 3))
+        kept[:, : step.start][:, changed] = after[:, : step.start][:, changed]
