@@ -32,7 +32,7 @@ _ELSEWHERE = tuple(f"transformers.{part}" for part in ("generation", "quantizers
 _WITH_TABLES = ("transformers", "torch.nn")
 # Hooks that torch calls for every module: an entry of these is a replacement though none was there before.
 _HOOKS = tuple(f"torch.nn.modules.module._global_forward_{kind}" for kind in ("hooks", "pre_hooks"))
-_OWN = str(Path(__file__).resolve().parent)
+_OWN = str(Path(__file__).resolve().parents[1])
 _NOTHING: Any = object()
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)
 _RAW = (property, staticmethod, classmethod)
