@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from harness.pipeline.background import ahead
+from harness.pipeline.background import in_background
 from harness.processes.scheduler import TaskResult
 
 
@@ -32,7 +32,7 @@ def test_work_begins_when_what_it_needs_has_ended_and_sees_what_ended_before():
         began.set()
         return {name: result.status for name, result in results.items()}
 
-    with ahead(watcher, ("hf", "oracle"), work) as under_way:
+    with in_background(watcher, ("hf", "oracle"), work) as under_way:
         under_way.started("hf")
         under_way.progress("hf", 1, 2, "chat")
         under_way.ended(TaskResult("tap", "ok"))
@@ -50,7 +50,7 @@ def test_what_the_work_raises_is_raised_where_its_result_is_asked_for():
     def work(results, still_wanted):
         raise OSError("no space left")
 
-    with ahead(Told(), ("hf",), work) as under_way:
+    with in_background(Told(), ("hf",), work) as under_way:
         under_way.ended(TaskResult("hf", "ok"))
         with pytest.raises(OSError, match="no space left"):
             under_way.result()
@@ -68,14 +68,14 @@ def test_work_that_nobody_waits_for_any_more_has_ended_behind_the_with():
             over.set()
             raise
 
-    with ahead(Told(), ("hf",), work) as under_way:
+    with in_background(Told(), ("hf",), work) as under_way:
         under_way.ended(TaskResult("hf", "ok"))
         assert began.wait(10)
     assert over.is_set()
 
 
 def test_a_result_before_its_tasks_have_ended_is_refused_and_not_waited_for():
-    with ahead(Told(), ("hf", "oracle"), lambda results, _: 1) as under_way:
+    with in_background(Told(), ("hf", "oracle"), lambda results, _: 1) as under_way:
         under_way.ended(TaskResult("hf", "ok"))
         with pytest.raises(RuntimeError, match="oracle did not end"):
             under_way.result()

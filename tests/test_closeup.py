@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.compare.closeup import TOP_TOKENS, chosen_taps, look_closely, positions_of_interest
+from harness.compare.closeup import TOP_TOKENS, chosen_taps, closeup_of, positions_of_interest
 from harness.compare.traces import Comparison, compare_traces
 from harness.errors import UsageError
 from harness.judge.coverage import Absent
@@ -52,7 +52,7 @@ def compared(tmp_path: Path) -> tuple[Path, Comparison]:
 
 def closely(compared: tuple[Path, Comparison], checkpoint: Path = Path("nowhere")) -> Details:
     traces, comparison = compared
-    return look_closely(traces, comparison, taps_frame(comparison.rows), [("a", range(LENGTH))], checkpoint)
+    return closeup_of(traces, comparison, taps_frame(comparison.rows), [("a", range(LENGTH))], checkpoint)
 
 
 def test_positions_have_the_excess_of_their_tap_and_its_worst_place(compared: tuple[Path, Comparison]) -> None:
@@ -69,7 +69,7 @@ def test_positions_have_the_excess_of_their_tap_and_its_worst_place(compared: tu
 def test_a_hop_without_an_excess_has_none_at_its_positions(compared: tuple[Path, Comparison]) -> None:
     traces, comparison = compared
     frame = taps_frame(comparison.rows).assign(excess=np.nan, position_excess=np.nan)
-    details = look_closely(traces, comparison, frame, [("a", range(LENGTH))], Path("nowhere"))
+    details = closeup_of(traces, comparison, frame, [("a", range(LENGTH))], Path("nowhere"))
     assert details.positions.empty
     assert len(details.logits) == LENGTH
 

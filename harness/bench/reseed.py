@@ -25,7 +25,7 @@ _HEAD = 256  # bytes that are looked for before the whole is compared
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredWeight:
     """offset: bytes from the file's beginning. form: which one of the parameter's forms the converter stored there."""
 
     offset: int
@@ -47,22 +47,22 @@ def patch(file: Path, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> N
     _write(file, positions_of(file, old), new)
 
 
-def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> list[Place]:
+def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> list[StoredWeight]:
     """Every place that holds a parameter. Raises AssertionError for a parameter that none holds."""
     expected = Expected(checkpoint)
-    found: dict[int, Place] = {}
+    found: dict[int, StoredWeight] = {}
     for source in sources:
         before = len(found)
         for number, form in enumerate(_forms(expected.of(source), source)):
             for offset in _positions(file, form):
                 # What two forms share, and what two tied parameters share, is written once.
-                found.setdefault(offset, Place(offset, source, number))
+                found.setdefault(offset, StoredWeight(offset, source, number))
         shared = source.parameter == "lm_head.weight"
         assert len(found) > before or shared, f"{file} does not hold {source.parameter}"
     return list(found.values())
 
 
-def reseed(file: Path, at: Sequence[Place], checkpoint: Path) -> None:
+def reseed(file: Path, at: Sequence[StoredWeight], checkpoint: Path) -> None:
     """Write a checkpoint's values over those that the file holds at these places."""
     expected = Expected(checkpoint)
     for place in at:

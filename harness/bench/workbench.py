@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from harness.align.plan import PlanFacts
 from harness.audit.values import Expected
 from harness.bench.breaking import Change, ConfigChange, Load, Tensors, loading, unchanged, write_changed
-from harness.bench.reseed import Place, places, reseed
+from harness.bench.reseed import StoredWeight, places, reseed
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import FLOAT32_RUNS, compare_traces
 from harness.jobs.job import Job, JobInput
@@ -175,7 +175,7 @@ class Bench:
         return other
 
     @functools.cached_property
-    def places(self) -> tuple[list[Place], list[Place]]:
+    def places(self) -> tuple[list[StoredWeight], list[StoredWeight]]:
         """Where the flatbuffer and its tapped copy hold the weights."""
         files = self.flatbuffer, self.tapped[0]
         one, other = (places(file, self.prepared.parameters, self.checkpoint) for file in files)

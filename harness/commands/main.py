@@ -101,7 +101,7 @@ def run(
 
     Several models run one after the other; what happens to one stops no other.
     """
-    from harness.commands.run import Shown, run_one, run_several
+    from harness.commands.run import OutputOptions, run_one, run_several
     from harness.names.recipes import parse_recipes
     from harness.names.stages import float32_stages
     from harness.names.variant import VariantOptions, parse_prefill
@@ -135,7 +135,7 @@ def run(
             timeout=timeout,
         )
 
-    shown = Shown(as_json, github)
+    shown = OutputOptions(as_json, github)
     if every or len(names) > 1:
         raise typer.Exit(run_several(names, options, out, shown, every))
     raise typer.Exit(run_one(names[0], options(names[0]), shown))

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shown:
+class OutputOptions:
     """What the user wants to see: JSON alone, annotations for GitHub Actions."""
 
     as_json: bool
     github: bool
 
 
-def run_one(name: str, options: pipeline.Options, shown: Shown) -> int:
+def run_one(name: str, options: pipeline.Options, shown: OutputOptions) -> int:
     """Run a model, show what came of it, and give the exit code."""
     from harness.commands.progress import watcher
     from harness.pipeline import run as pipeline
@@ -49,7 +49,7 @@ def run_one(name: str, options: pipeline.Options, shown: Shown) -> int:
 
 
 def run_several(
-    names: Sequence[str], options: Callable[[str], pipeline.Options], out: Path, shown: Shown, every: bool
+    names: Sequence[str], options: Callable[[str], pipeline.Options], out: Path, shown: OutputOptions, every: bool
 ) -> int:
     """Run the models one after the other, say what came of each, and give the worst exit code.
 

@@ -41,7 +41,7 @@ _PIECE = 1 << 22  # elements of a tap in memory at a time
 TOKENIZER_FILE = "tokenizer.json"
 
 
-def look_closely(
+def closeup_of(
     traces: Path, comparison: Comparison, frame: pd.DataFrame, inputs: Sequence[tuple[str, Sequence[int]]], folder: Path
 ) -> Details:
     """The details of a run.

@@ -17,10 +17,10 @@ from harness.judge.rules import Rule, judge_local
 from harness.names.stages import ORACLE, Hop
 from harness.names.taps import LOCAL_SUFFIX
 
-Place = tuple[str, str, str]  # input, hop, tap
+TapKey = tuple[str, str, str]  # input, hop, tap
 
 
-def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps: Iterable[str]) -> dict[Place, Excess]:
+def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps: Iterable[str]) -> dict[TapKey, Excess]:
     """The local excess wherever both sides of it were traced.
 
     The error of a hop's candidate, computed from the values of its reference, against that reference; on the first hop
@@ -31,7 +31,7 @@ def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps:
     pairs = {hop.name: (hop.judged_against, hop.candidate + LOCAL_SUFFIX) for hop in hops}
     stages = {ORACLE, *runs, *(name for pair in pairs.values() for name in pair)}
     opened = [TapReader.of(traces, stages, item) for item in inputs]
-    found: dict[Place, Excess] = {}
+    found: dict[TapKey, Excess] = {}
     taps = list(taps)
     whole = [{hop for hop, pair in pairs.items() if _is_cut(of_input, pair[1], taps)} for of_input in opened]
     for tap in taps:
@@ -64,7 +64,7 @@ def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: Noi
     return excess(stats_over(*pair, spans).squared_error, noise, positions)
 
 
-def with_local(rows: Iterable[Row], errors: Mapping[Place, Excess], rules: list[Rule]) -> list[Row]:
+def with_local(rows: Iterable[Row], errors: Mapping[TapKey, Excess], rules: list[Rule]) -> list[Row]:
     """The rows with what was introduced at each tap, judged once more by the rule that judged the tap.
 
     A tap that passes, or is missing, may fail by it. A tap that is missing never passes by it.

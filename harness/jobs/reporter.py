@@ -13,7 +13,7 @@ class Reporter(Protocol):
     def progress(self, done: float, total: float, what: str) -> None: ...
 
 
-class Asked(Reporter, Protocol):
+class ServingReporter(Reporter, Protocol):
     """What a stage that serves speaks to."""
 
     def requests(self) -> Iterator[dict[str, Any]]:

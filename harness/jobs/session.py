@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.jobs.job import Job, JobInput
-from harness.jobs.reporter import Asked, Reporter, costs_only_this_stage
+from harness.jobs.reporter import Reporter, ServingReporter, costs_only_this_stage
 from harness.record.record import Finding
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel, SpecRef
@@ -103,7 +103,7 @@ def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         return trace_inputs(job, report).as_dict()
 
 
-def serve(payload: dict[str, Any], report: Asked) -> dict[str, Any]:
+def serve(payload: dict[str, Any], report: ServingReporter) -> dict[str, Any]:
     """A stage's process that keeps its model and traces whatever input it is asked for.
 
     Nothing is checked before: that the tapped copy computes what the untouched file does is for a run to prove.

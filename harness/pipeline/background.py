@@ -14,17 +14,17 @@ from typing import Generic, TypeVar
 from harness.processes.scheduler import Results, TaskResult, Watcher
 
 T = TypeVar("T")
-Still = Callable[[], None]
+StillWanted = Callable[[], None]
 
 
-class Ahead(Generic[T]):
+class BackgroundWork(Generic[T]):
     """Watches tasks for another watcher too, and starts `work` in a thread when all that it `needs` have ended.
 
     work: given the results of the tasks so far and a function to call now and then, which raises CancelledError once
     nobody waits for the work any more.
     """
 
-    def __init__(self, watcher: Watcher, needs: Sequence[str], work: Callable[[Results, Still], T]) -> None:
+    def __init__(self, watcher: Watcher, needs: Sequence[str], work: Callable[[Results, StillWanted], T]) -> None:
         self._watcher = watcher
         self._missing = set(needs)
         self._results: dict[str, TaskResult] = {}
@@ -71,9 +71,11 @@ class Ahead(Generic[T]):
 
 
 @contextmanager
-def ahead(watcher: Watcher, needs: Sequence[str], work: Callable[[Results, Still], T]) -> Iterator[Ahead[T]]:
-    """See `Ahead`. After it the work has ended, whatever was raised within."""
-    under_way = Ahead(watcher, needs, work)
+def in_background(
+    watcher: Watcher, needs: Sequence[str], work: Callable[[Results, StillWanted], T]
+) -> Iterator[BackgroundWork[T]]:
+    """See `BackgroundWork`. After it the work has ended, whatever was raised within."""
+    under_way = BackgroundWork(watcher, needs, work)
     try:
         yield under_way
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 from harness.jobs.prepared import Prepared
 from harness.locate.owners import is_given
 from harness.names.stages import Hop, runs_file
-from harness.pipeline.tasks import Place, descend_task
+from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
 from harness.record.record import Finding, FirstFault, Record
 
@@ -20,7 +20,7 @@ _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
-def descents(place: Place, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
+def descents(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
     """Hop -> the task that looks for the operators that cause its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:

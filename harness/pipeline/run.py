@@ -39,9 +39,9 @@ from harness.names.stages import (
     standard_hops,
 )
 from harness.names.variant import VariantOptions
-from harness.pipeline.background import Still, ahead
+from harness.pipeline.background import StillWanted, in_background
 from harness.pipeline.prepared_cache import recall, recall_key, remember
-from harness.pipeline.tasks import AUDIT, Place, conversion_mb, inputs_for_local, local_tasks, stage_tasks
+from harness.pipeline.tasks import AUDIT, RunPaths, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.plain import brief
 from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.record.record import Finding, Record, write_record
@@ -140,7 +140,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             with state.timed("local"):
                 comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
             with state.timed("locate"):
-                closer = _look_closer(state, prepared, stages, results, in_question(comparison))
+                closer = _more_local_passes(state, prepared, stages, results, in_question(comparison))
                 results |= closer
                 if closer:
                     comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
@@ -157,7 +157,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             )
             _read_text(state, record, prepared)
             with state.timed("details"):
-                _look_closely(folder, comparison, frame, prepared)
+                _write_closeup(folder, comparison, frame, prepared)
             record = _explained(state, record, frame, prepared, results)
             save_models(folder, prepared, ref, results, options.tflite)
         record.timings = state.timings
@@ -307,9 +307,9 @@ def _not_prepared(state: Work, result: TaskResult) -> Exception:
     return UsageError(f"{state.ref.file}: could not be prepared: {said} ({place}); fix the spec file")
 
 
-def place_of(state: Work) -> Place:
+def place_of(state: Work) -> RunPaths:
     tflite = state.options.tflite
-    return Place(
+    return RunPaths(
         spec_file=str(state.ref.file.resolve()),
         spec_variable=state.ref.variable,
         cache_root=str(state.cache.root),
@@ -332,7 +332,7 @@ def _run_stages(
     tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
     threading.Thread(target=_import_what_computes, daemon=True).start()
 
-    def work(results: Results, still_wanted: Still) -> Comparison:
+    def work(results: Results, still_wanted: StillWanted) -> Comparison:
         from harness.pipeline.conclude import compare
 
         def progress(done: int, total: int) -> None:
@@ -342,7 +342,7 @@ def _run_stages(
         with state.timed("compare"):
             return compare(prepared, results, stages, rules, place.traces, progress)
 
-    with ahead(state.watcher, stages, work) as under_way:
+    with in_background(state.watcher, stages, work) as under_way:
         with state.timed("stages"):
             results = _processes(state, prepared, tasks, under_way)
         return results, under_way.result()
@@ -359,7 +359,7 @@ def _import_what_computes() -> None:
         importlib.import_module(name)
 
 
-def _look_closer(
+def _more_local_passes(
     state: Work, prepared: Prepared, stages: tuple[str, ...], results: Results, inputs: Sequence[str]
 ) -> dict[str, TaskResult]:
     """Local passes on the inputs that show a fault and that nobody has looked at yet."""
@@ -380,13 +380,13 @@ def _processes(
     return run_tasks(tasks, state.log, watcher or state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
 
 
-def _look_closely(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:
+def _write_closeup(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:
     """What single positions and tokens came to, while the traces are still there."""
-    from harness.compare.closeup import look_closely
+    from harness.compare.closeup import closeup_of
     from harness.record.details import write_details
 
     inputs = [(item.id, item.tokens) for item in prepared.inputs]
-    write_details(folder, look_closely(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
+    write_details(folder, closeup_of(folder / "traces", comparison, frame, inputs, Path(prepared.checkpoint)))
 
 
 def _read_text(state: Work, record: Record, prepared: Prepared) -> None:

@@ -30,7 +30,7 @@ _DESCEND_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPaths:
     """Where a run reads and writes; absolute paths. tflite: the user's own flatbuffer, if there is one."""
 
     spec_file: str
@@ -41,7 +41,7 @@ class Place:
     timeout: float
 
 
-def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
+def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
     """Stages in the order that keeps all cores busy: the slowest chain first."""
     weights = _weights_mb(prepared)
     common: Payload = {
@@ -83,7 +83,7 @@ def stage_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...]) -> li
     return tasks
 
 
-def local_tasks(place: Place, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:
+def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:
     """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
     return [
         Task(
@@ -104,7 +104,7 @@ def is_local_pass(task: str) -> bool:
     return task.endswith(LOCAL_SUFFIX)
 
 
-def descend_task(place: Place, prepared: Prepared, hop: Hop, taps: Sequence[str], results: Results) -> Task:
+def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[str], results: Results) -> Task:
     """Find the operators that make taps that are wrong in a hop's TFLite stage. results: those of the stages."""
     stage = stage_named(hop.candidate)
     payload = _job_maker(place, prepared, stage, hop.reference if runs_file(hop.reference) else "")(results)
@@ -152,7 +152,7 @@ def conversion_mb(prepared: Prepared) -> float:
     return 3.2 * _weights_mb(prepared) + 1600
 
 
-def _convert_task(place: Place, prepared: Prepared, common: Payload, recipe: str) -> Task:
+def _convert_task(place: RunPaths, prepared: Prepared, common: Payload, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
     key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
     entry, spec = Path(place.cache_root) / CONVERSIONS / key, Path(common["spec_file"])
@@ -167,7 +167,7 @@ def _convert_task(place: Place, prepared: Prepared, common: Payload, recipe: str
     )
 
 
-def _tap_task(place: Place, common: Payload, weights: float, timeout: float, recipe: str) -> Task:
+def _tap_task(place: RunPaths, common: Payload, weights: float, timeout: float, recipe: str) -> Task:
     own, convert = place.tflite, named("convert", recipe)
 
     def payload(results: Results) -> Payload:
@@ -186,7 +186,7 @@ def _tap_task(place: Place, common: Payload, weights: float, timeout: float, rec
 
 
 def _job_maker(
-    place: Place, prepared: Prepared, stage: Stage, reference: str = "", only: Sequence[str] = ()
+    place: RunPaths, prepared: Prepared, stage: Stage, reference: str = "", only: Sequence[str] = ()
 ) -> Callable[[Results], Payload]:
     """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
 

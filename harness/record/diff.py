@@ -1,4 +1,4 @@
-"""What got better or worse between two runs of one model. In: two records and their taps. Out: a `Comparison`."""
+"""What got better or worse between two runs of one model. In: two records and their taps. Out: a `RunDiff`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TapChange:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunDiff:
     """Run B against run A. Pairs are (A, B)."""
 
     model: str
@@ -72,7 +72,7 @@ class Comparison:
     only_b: tuple[tuple[str, str], ...]
 
 
-def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, frame_b: pd.DataFrame) -> Comparison:
+def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, frame_b: pd.DataFrame) -> RunDiff:
     """Compare run B with run A, tap by tap.
 
     Only inputs with the same name and the same tokens are compared, so that a longer prompt does
@@ -95,7 +95,7 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
         verdict: tuple(c for c in changes if c.verdict[1] == verdict and c.verdict[0] != verdict)
         for verdict in _SEVERITY
     }
-    return Comparison(
+    return RunDiff(
         model=record_a.model,
         run_ids=(record_a.run_id, record_b.run_id),
         variant=(record_a.variant, record_b.variant),

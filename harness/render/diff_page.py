@@ -1,4 +1,4 @@
-"""A diff of two runs as a page. In: a `Comparison`. Out: one HTML file that needs no network."""
+"""A diff of two runs as a page. In: a `RunDiff`. Out: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.record.diff import Comparison, HopChange, TapChange
+from harness.record.diff import HopChange, RunDiff, TapChange
 from harness.record.record import write_text
 from harness.render import figure_text, number, percent, worst_excess
 from harness.render.page import render_page
@@ -15,7 +15,7 @@ Pair = tuple[str, str]
 _WORSE = {"fail": 2, "missing": 1, "pass": 0}
 
 
-def write_diff(path: Path, comparison: Comparison) -> Path:
+def write_diff(path: Path, comparison: RunDiff) -> Path:
     """Write the page and return its path. Raises UsageError where it cannot be written."""
     groups = (
         ("Newly failing", comparison.newly_failing),
@@ -46,7 +46,7 @@ def direction(verdict: tuple[str | None, str | None]) -> str:
     return "worse" if after > before else "better" if after < before else ""
 
 
-def _same_verdict(comparison: Comparison) -> tuple[TapChange, ...]:
+def _same_verdict(comparison: RunDiff) -> tuple[TapChange, ...]:
     return tuple(change for change in comparison.changed if change.verdict[0] == change.verdict[1])
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.record.diff import Comparison, TapChange
+    from harness.record.diff import RunDiff, TapChange
 
 WORST_TAPS = 3
 TAPS_BEFORE, TAPS_AFTER = 4, 4
@@ -103,7 +103,7 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
     _known_defects(record, console)
 
 
-def print_diff(comparison: Comparison, console: Console) -> None:
+def print_diff(comparison: RunDiff, console: Console) -> None:
     """What got better or worse from run A to run B."""
     before, after = comparison.run_ids
     line(console, f"{comparison.model}: {before} (A) -> {after} (B)", style="bold")
@@ -368,7 +368,7 @@ def _change(before: object, after: object) -> str:
     return a if a == b else f"{a} -> {b}"
 
 
-def _diff_hops(comparison: Comparison) -> Table:
+def _diff_hops(comparison: RunDiff) -> Table:
     names = ("verdict", "worst excess", "coverage", "logits err", "KL max", "flips")
     table = new_table("hops, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
     for hop in comparison.hops:
