@@ -40,6 +40,10 @@ PAGES = [
             "run",
             "what-it-finds",
             "how-it-works",
+            "noise-floor",
+            "local-errors",
+            "alignment",
+            "blind-spots",
             "tolerances",
             "upstream-defects",
         )
