@@ -16,11 +16,12 @@ from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.operators import descents
 from harness.record.record import FirstFault, Record
-from harness.render import headline, nearest_figure
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.limits import share
 from harness.render.markdown import summary
+from harness.render.numbers import nearest_figure
+from harness.render.sentences import headline
 from harness.render.terminal import print_summary
 
 TAP, HOP, INPUT = "block.1.attn.out", "hf->reauthored", "long"

@@ -23,9 +23,9 @@ from harness.jobs.run_models import load_models
 from harness.names.taps import tap_order
 from harness.pipeline import run as pipeline
 from harness.record.record import FaultyOperator, read_record, read_taps
-from harness.render import rows_of
 from harness.render.explorer import graph_id, overlays, worst_rows
 from harness.render.limits import nearest
+from harness.render.numbers import rows_of
 from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow

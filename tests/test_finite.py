@@ -20,7 +20,7 @@ from harness.locate.owners import is_given, ownership
 from harness.pipeline.conclude import _owned
 from harness.pipeline.operators import descents
 from harness.record.record import Finding, FirstFault, taps_frame
-from harness.render import headline
+from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
 

@@ -20,9 +20,9 @@ from harness.judge.rules import Rule, check_all_judged, judge, load_rules, loose
 from harness.names.stages import Hop, standard_hops
 from harness.pipeline import run as pipeline
 from harness.record.record import LooserRule
-from harness.render import headline
 from harness.render.junit import write_junit
 from harness.render.markdown import summary
+from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
 

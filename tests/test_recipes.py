@@ -19,7 +19,7 @@ from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
 from harness.pipeline.run import Options, _stages, check, run
 from harness.record.record import taps_frame
-from harness.render import snr_words
+from harness.render.sentences import snr_words
 from harness.stages.litert_torch.convert import _check_quantised
 from harness.store.trace import TraceWriter
 

@@ -17,9 +17,9 @@ from panes import Panes, exploring
 from record_factory import FAULTY_TAP, HOSTILE, KINDS, NAN_TAP, make_details, make_run
 
 from harness.explore.command import LEVELS
+from harness.plain import clean
 from harness.record.details import write_details
 from harness.record.record import read_record, read_taps
-from harness.render import clean
 from harness.render.html import write_report
 
 pytestmark = [pytest.mark.slow, in_a_browser]

@@ -10,7 +10,6 @@ import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
 from harness.names.taps import BLOCK_POINTS, block_tap, tap_order
-from harness.render import rows_of
 from harness.render.explorer import (
     OVERLAYS,
     dataflow,
@@ -21,6 +20,7 @@ from harness.render.explorer import (
     worst_rows,
     write_explorer,
 )
+from harness.render.numbers import rows_of
 
 WRITTEN = ("fail", "hostile", "nan")
 

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from record_factory import CRASHED, FAULTY_TAP, HOSTILE, KINDS, make_run
 
+from harness.plain import one_line
 from harness.record.record import Finding, Record
-from harness.render import one_line
 from harness.render.junit import write_junit
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from harness.names.taps import tap_order
 from harness.record.diff import compare_runs
-from harness.render import missing_groups, number, percent, suspicion
+from harness.render.numbers import number, percent
+from harness.render.sentences import missing_groups, suspicion
 from harness.render.terminal import print_diff, print_explain, print_summary
 
 FOLDER = Path("reports/smollm2/20261114-093012-a1b2")

@@ -8,7 +8,7 @@ import pytest
 from record_factory import FAULTY_TAP, make_run
 
 from harness.record.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, HopResult, KnownDefect, Record
-from harness.render import headline
+from harness.render.sentences import headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
 FAITHFUL = "TFLite is faithful to the re-authored model"

@@ -17,10 +17,11 @@ from typing import Any
 from harness.explore.ops import INPUTS, Op, OpGraph, belonging, drawn, made_by
 from harness.names.stages import runs_file
 from harness.names.taps import split_tap
+from harness.plain import clean
 from harness.record.record import HopResult, Record
-from harness.render import clean, sort_key
 from harness.render.explorer import graph_id as tap_graph_id
 from harness.render.explorer import tap_attributes
+from harness.render.numbers import sort_key
 
 Rows = Mapping[str, Mapping[str, Any]]
 

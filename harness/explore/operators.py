@@ -22,8 +22,8 @@ from harness.jobs.run_models import RunModels, load_models
 from harness.names.stages import FLOAT, runs_file, split
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.record.record import FirstFault, HopResult, Record, write_text
-from harness.render import rows_of
 from harness.render.explorer import file_stem, graph_id, overlays, worst_rows
+from harness.render.numbers import rows_of
 from harness.render.words import fault_of, faults
 from harness.system.reading import TEXT, read_json
 

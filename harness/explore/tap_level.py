@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.explore.panes import Pane, View, as_json
 from harness.names.taps import split_tap
+from harness.plain import clean, one_line
 from harness.record.record import HopResult, Record
-from harness.render import clean, one_line, rows_of, share_of
 from harness.render.explorer import (
     EXCESS,
     LIMIT_USED,
@@ -23,6 +23,7 @@ from harness.render.explorer import (
     overlays,
     worst_rows,
 )
+from harness.render.numbers import rows_of, share_of
 from harness.render.words import fault_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.audit.report import Audit
+from harness.plain import one_line
 from harness.record.record import Finding
-from harness.render import one_line
 from harness.render.console import STYLES, cells, line, new_table, wrapped
 
 if TYPE_CHECKING:

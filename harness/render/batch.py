@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.batch import Outcome
+from harness.plain import one_line
 from harness.record.record import Record
-from harness.render import one_line, percent, worst_excess
 from harness.render.console import cells, line, new_table, verdict_cell, wrapped
 from harness.render.html import REPORT_FILE
 from harness.render.index import INDEX_FILE
+from harness.render.numbers import percent, worst_excess
 
 if TYPE_CHECKING:
     from rich.console import Console

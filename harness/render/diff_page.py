@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.record.diff import HopChange, RunDiff, TapChange
 from harness.record.record import write_text
-from harness.render import figure_text, number, percent, worst_excess
+from harness.render.numbers import figure_text, number, percent, worst_excess
 from harness.render.page import render_page
 
 Pair = tuple[str, str]

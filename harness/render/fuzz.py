@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.fuzz.command import Outcome
-from harness.render import one_line
+from harness.plain import one_line
 from harness.render.console import STYLES, line, wrapped
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.plain import clean
 from harness.record.record import Record
-from harness.render import clean, figure_text, floor_text
 from harness.render.limits import Figure
+from harness.render.numbers import figure_text, floor_text
 from harness.render.words import causes_of, fault_of, model_words, verdict_words, where
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"

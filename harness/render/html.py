@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any
 from harness.names.stages import ORACLE
 from harness.record.details import read_details
 from harness.record.record import FirstFault, HopResult, Record, StageResult, write_text
-from harness.render import (
-    fault_words,
-    floor_text,
-    missing_groups,
-    nearest_to_limit,
-    rows_of,
-    suspicion,
-    worst_of,
-)
+from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
+from harness.render.sentences import fault_words, missing_groups, nearest_to_limit, suspicion
 from harness.render.words import causes_of, fault_of, faults, reach_words, text_words, verdict_words, where
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from harness.errors import UsageError
 from harness.record.record import Record, read_record, write_text
 from harness.record.runs import all_runs
-from harness.render import share_of, worst_excess, worst_of
 from harness.render.html import REPORT_FILE
+from harness.render.numbers import share_of, worst_excess, worst_of
 from harness.render.page import render_page
 
 INDEX_FILE = "index.html"

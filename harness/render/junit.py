@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+from harness.plain import clean, one_line
 from harness.record.record import Case, HopResult, Record, write_text
-from harness.render import clean, headline, looser_words, number, one_line
+from harness.render.numbers import number
+from harness.render.sentences import headline, looser_words
 
 JUNIT_FILE = "junit.xml"
 

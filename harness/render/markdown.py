@@ -11,18 +11,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.plain import one_line
 from harness.record.record import FirstFault, HopResult, Record, write_text
-from harness.render import (
-    compared,
-    defect_words,
-    floor_text,
-    nearest_to_limit,
-    number,
-    one_line,
-    percent,
-    suspicion,
-    worst_excess,
-)
+from harness.render.numbers import compared, floor_text, number, percent, worst_excess
+from harness.render.sentences import defect_words, nearest_to_limit, suspicion
 from harness.render.words import causes_of, fault_of, faults, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"

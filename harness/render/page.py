@@ -15,18 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.render import (
-    clean,
-    compared,
-    defect_words,
-    is_nothing,
-    number,
-    percent,
-    snr_words,
-    tap_figure,
-    worst_excess,
-    worst_of,
-)
+from harness.plain import clean
+from harness.render.numbers import compared, is_nothing, number, percent, tap_figure, worst_excess, worst_of
+from harness.render.sentences import defect_words, snr_words
 from harness.render.words import tap_words
 
 if TYPE_CHECKING:

@@ -10,30 +10,32 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.plain import one_line
 from harness.record.record import FirstFault, HopResult, KnownDefect, Record, Worst
-from harness.render import (
+from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.numbers import (
     compared,
-    defect_words,
-    fault_words,
     figure_text,
     floor_text,
-    headline,
-    missing_groups,
     nearest_figure,
-    nearest_to_limit,
     number,
-    one_line,
     percent,
     rows_of,
-    snr_words,
     sort_key,
-    suspicion,
     tap_figure,
     tap_value,
     worst_excess,
     worst_per_tap,
 )
-from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.sentences import (
+    defect_words,
+    fault_words,
+    headline,
+    missing_groups,
+    nearest_to_limit,
+    snr_words,
+    suspicion,
+)
 from harness.render.words import reach_words, text_words
 
 if TYPE_CHECKING:

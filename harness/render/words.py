@@ -9,8 +9,10 @@ from harness.compare.value_range import short
 from harness.locate.owners import is_given
 from harness.names.stages import BUILTIN, XNNPACK, known_stage
 from harness.names.taps import split_tap
+from harness.plain import clean, one_line
 from harness.record.record import Diagnosis, FirstFault, HopResult, KnownDefect, Record
-from harness.render import capital, clean, compared, looser_words, number, one_line
+from harness.render.numbers import compared, number
+from harness.render.sentences import capital, looser_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,8 +25,8 @@ from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, Thre
 
 from harness.errors import UsageError
 from harness.record.record import RECORD_FILE, HopResult, Record, read_run
-from harness.render import rows_of
 from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
+from harness.render.numbers import rows_of
 
 ADAPTER = "edge_parity"
 PROVIDER = "edge_parity_overlays"

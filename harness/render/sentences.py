@@ -1,0 +1,194 @@
+"""What several renderers say in the same words: the verdict, how far a fault goes, groups of missing taps.
+
+In: the record. Out: sentences.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.locate.owners import is_given
+from harness.names.stages import known_stage, runs_file
+from harness.names.taps import split_tap
+from harness.plain import clean, one_line
+from harness.record.record import HopResult, KnownDefect, Record
+from harness.render.limits import LOCAL, NOISE_FLOOR, nearest
+from harness.render.numbers import number, worst_excess, worst_of
+
+_ENDED = {"crashed": "crashed", "timeout": "timed out"}
+# A word of a sentence, and not a name, which has underscores, dots or a colon.
+_PLAIN_WORD = re.compile(r"[a-z][a-z'-]*,?(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class MissingGroup:
+    """Taps that are missing for one reason. `patterns` are names with `*` for the block number."""
+
+    count: int
+    patterns: tuple[str, ...]
+    why: str
+
+
+def snr_words(hop: HopResult) -> str:
+    """How well two sets of kernels agree: `lowest SNR 38.3 dB (logits, input long)`; empty for any other hop."""
+    lowest = hop.lowest_snr
+    if lowest is None:
+        return ""
+    without = "inf" if hop.first_failing_tap is None else "NaN"  # JSON can hold neither
+    snr = without if lowest.snr_db is None or math.isnan(lowest.snr_db) else f"{lowest.snr_db:.1f}"
+    return clean(f"lowest SNR {snr} dB ({lowest.tap}, input {one_line(lowest.input, 40)})")
+
+
+def nearest_to_limit(record: Record) -> str:
+    """The worst figures of the whole run in one sentence; empty when nothing was compared."""
+    said = []
+    figures: tuple[tuple[str, Literal["worst", "worst_position"]], ...] = (
+        ("worst excess", "worst"),
+        ("worst at a single position", "worst_position"),
+    )
+    for name, attribute in figures:
+        found = worst_of(record, attribute)
+        if found is None:
+            continue
+        hop, worst = found
+        said.append(f"{name} {worst_excess(worst)} ({worst.tap}, {hop.name}, input {one_line(worst.input, 40)})")
+    sentence = "; ".join(said)
+    return clean(capital(sentence) + ".") if sentence else ""
+
+
+def missing_groups(hop: HopResult) -> list[MissingGroup]:
+    """A hop's missing taps by reason, the largest group first."""
+    by_why: dict[str, list[str]] = {}
+    for missing in hop.missing:
+        by_why.setdefault(missing.why, []).append(missing.tap)
+    everything = hop.taps_compared == 0 and len(by_why) == 1
+    groups = [
+        MissingGroup(len(taps), ("every tap",) if everything else _patterns(taps), why) for why, taps in by_why.items()
+    ]
+    unnamed = hop.taps_missing - len(hop.missing)
+    if unnamed > 0:
+        groups.append(MissingGroup(unnamed, (), "the record does not say why"))
+    return sorted(groups, key=lambda group: -group.count)
+
+
+def _patterns(taps: Sequence[str]) -> tuple[str, ...]:
+    found: dict[str, list[str]] = {}
+    for tap in taps:
+        block, point = split_tap(tap)
+        found.setdefault(tap if block is None else f"block.*.{point}", []).append(tap)
+    return tuple(pattern if len(names) > 1 else names[0] for pattern, names in found.items())
+
+
+def module_of(record: Record, tap: str, stage: str) -> str | None:
+    """What a tap is called in a stage: an HF module, a re-authored module or a flatbuffer tensor."""
+    return record.taps.get(tap, {}).get(_version(stage))
+
+
+def capital(sentence: str) -> str:
+    """A sentence with a capital, unless it begins with a name: a field (`tied_embeddings: ...`), a key or a hop."""
+    return sentence[:1].upper() + sentence[1:] if _PLAIN_WORD.match(sentence) else sentence
+
+
+def headline(record: Record) -> str:
+    """The verdict in one sentence, and one more where it rests on looser limits than the shipped ones."""
+    return " ".join(filter(None, (_headline(record), looser_words(record))))
+
+
+def looser_words(record: Record) -> str:
+    """The rules that are looser than the shipped ones, in one sentence; empty where none is."""
+    said = [f"{item.rule} ({', '.join(item.limits)})" for item in record.looser_rules]
+    if not said:
+        return ""
+    what = "rule that is" if len(said) == 1 else "rules that are"
+    return clean(f"Judged by {'a ' if len(said) == 1 else ''}{what} looser than the shipped one: {'; '.join(said)}.")
+
+
+def _headline(record: Record) -> str:
+    if record.verdict == "pass":
+        missing = sum(hop.taps_missing for hop in record.hops)
+        hops = f"{len(record.hops)} of {len(record.hops)} hops pass"
+        if missing:
+            return f"Parity holds on every compared tap: {hops}; {missing} taps could not be compared."
+        return f"Parity holds: {hops}, and every tap was compared."
+    parts = [f"stage {s.name} {_ENDED[s.status]}" for s in record.stages if s.status in _ENDED]
+    fault = record.first_fault
+    if fault is not None and is_given(fault.owner):
+        parts.insert(0, f"hop {fault.hop} cannot be judged from {fault.tap} on: {'; '.join(fault.evidence[1:2])}")
+    elif fault is not None:
+        parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
+    if not parts:
+        parts = [f"hop {hop.name} fails: {hop.reasons[0]}" for hop in record.hops if hop.verdict == "fail"][:1]
+    if not parts:
+        parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
+    sentence = "; ".join(parts)
+    return clean(capital(sentence) + ".")
+
+
+def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
+    """How far the first fault goes past its limit, in one sentence; empty where no figure does.
+
+    row: the tap row of the first fault.
+    """
+    fault, figure = record.first_fault, None if row is None else nearest(row)
+    if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
+        return ""
+    source, target = fault.between.stages
+    if figure.column == NOISE_FLOOR:
+        return clean(
+            f"{fault.tap} cannot be judged: hf in float32 is off from itself in float64 by {number(figure.value)} of "
+            f"the tap's size; the limit is {number(figure.limit)}."
+        )
+    module = fault.modules.get(_version(target))
+    where = f" ({module})" if module and not runs_file(target) else ""
+    if math.isnan(figure.value) or math.isinf(figure.value):
+        return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
+    at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
+    at = " at its worst token position" if figure.column == "local_position_excess" else at
+    alone = f", computed from what {source} has before it," if figure.column in LOCAL else ""
+    return clean(
+        f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
+        f"itself costs there{at}; the limit is {number(figure.limit)}."
+    )
+
+
+def defect_words(known: KnownDefect) -> str:
+    """What became of a known defect in this run."""
+    return {
+        "seen": "shows here as listed",
+        "gone": "does not show here, though it is listed",
+        "elsewhere": "is listed, but something else fails here",
+    }[known.state]
+
+
+def suspicion(record: Record) -> str:
+    """Whose the first fault is and what to look at, as far as the verdicts of the hops tell; empty without one."""
+    fault = record.first_fault
+    if fault is None:
+        return ""
+    source, target = fault.between.stages
+    names = [fault.modules.get(_version(stage)) for stage in (source, target)]
+    if not runs_file(target):
+        what = " with ".join(name for name in names if name) or fault.tap
+        return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
+    others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and runs_file(hop.to)]
+    twin = next((hop for hop in others if hop.taps_compared), None)
+    if fault.between.on_kernels:
+        return f"Suspect the kernels of {target}, or those of {source}: both run the same quantised flatbuffer."
+    if "[" in target or twin is None:
+        return f"Suspect what changes between {source} and {target}: nothing else was compared."
+    if twin.first_failing_tap is None:
+        return (
+            f"Suspect the kernels of {target}: {twin.to} runs the same flatbuffer, and every compared tap passes there."
+        )
+    if twin.first_failing_tap == fault.tap:
+        return f"Suspect the conversion: {twin.to} runs the same flatbuffer and first fails at the same tap."
+    return f"Suspect the kernels or the conversion: {twin.to} fails too, but first at {twin.first_failing_tap}."
+
+
+def _version(stage: str) -> str:
+    known = known_stage(stage)
+    return stage if known is None else known.version
