@@ -16,7 +16,7 @@ from harness.judge.rules import load_rules
 from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
 from harness.names.taps import LOCAL_SUFFIX
-from harness.pipeline.conclude import with_local_errors
+from harness.pipeline.comparison import with_local_errors
 from harness.record.record import HopResult, taps_frame
 from harness.store.trace import TraceWriter
 

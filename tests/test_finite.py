@@ -17,8 +17,8 @@ from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.writing import _packed
 from harness.locate.owners import is_given, ownership
-from harness.pipeline.conclude import _owned
 from harness.pipeline.operators import descents
+from harness.pipeline.owned_faults import owned
 from harness.record.record import Finding, FirstFault, taps_frame
 from harness.render.sentences import headline
 from harness.render.words import verdict_words
@@ -138,7 +138,7 @@ def test_the_owner_follows_from_the_traces_and_what_comes_after_is_no_fault_of_i
             trace.put("final_norm", spoiled)
     taps = ["block.0.out", TAP, "final_norm"]
     rows = [{"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "nan_count": 1, "inf_count": 0} for tap in taps]
-    found = _owned([fault(FIRST).model_copy(update={"tap": tap}) for tap in taps], taps_frame(rows), [], {}, tmp_path)
+    found = owned([fault(FIRST).model_copy(update={"tap": tap}) for tap in taps], taps_frame(rows), [], {}, tmp_path)
     assert [(one.tap, one.owner) for one in found] == [("block.0.out", "re-authoring"), (TAP, "checkpoint")]
 
 

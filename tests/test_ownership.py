@@ -5,7 +5,7 @@ import pytest
 from harness.judge.rules import judge, judge_local, load_rules
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
-from harness.pipeline.conclude import _owned
+from harness.pipeline.owned_faults import owned
 from harness.record.record import Finding, FirstFault, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
@@ -147,8 +147,8 @@ def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
         {"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "why": FLOOR, "value_max": 1e-59} for tap in taps
     ]
     faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
-    (owned,) = _owned(faults, taps_frame(rows), [], {}, tmp_path)
-    assert (owned.tap, owned.owner) == (taps[0], "checkpoint")
+    (found,) = owned(faults, taps_frame(rows), [], {}, tmp_path)
+    assert (found.tap, found.owner) == (taps[0], "checkpoint")
 
 
 def test_a_spec_that_replaces_code_of_torch_owns_every_fault_of_its_run():

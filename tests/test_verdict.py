@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.judge.rules import Rule, judge, load_rules
-from harness.pipeline.conclude import _crashed, _local_findings
+from harness.pipeline.findings import crashed, local_findings
 from harness.processes.scheduler import TaskResult
 
 CLEAN = {
@@ -129,9 +129,9 @@ def test_a_rule_file_that_is_wrong_says_what_to_write(tmp_path, text, says):
 def test_a_local_pass_that_does_not_end_is_no_pass(status: str) -> None:
     """Its limits may be all that sees a fault."""
     results = {name: TaskResult(name, "ok") for name in ("oracle", "reauthored")}
-    assert not _crashed(results)
+    assert not crashed(results)
     results["reauthored.local"] = TaskResult("reauthored.local", status, detail="OSError: no space")
-    assert _crashed(results)
-    (finding,) = _local_findings(results)
+    assert crashed(results)
+    (finding,) = local_findings(results)
     assert (finding.severity, finding.kind) == ("error", "runtime")
     assert "limits on local errors were not checked: OSError: no space" in finding.what

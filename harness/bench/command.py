@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.bench.result import Report
 from harness.errors import UsageError
-from harness.pipeline.conclude import environment
+from harness.pipeline.environment import environment
 from harness.plain import brief
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.spec.find import find_spec

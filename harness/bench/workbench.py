@@ -48,7 +48,7 @@ from harness.names.taps import LOCAL_SUFFIX
 from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
-from harness.pipeline.conclude import not_finite_stages
+from harness.pipeline.owned_faults import not_finite_stages
 from harness.record.record import FirstFault, HopResult, taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec

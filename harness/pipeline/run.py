@@ -134,7 +134,8 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
             if prepared.audited:
                 remember(state.cache, key, prepared, state.rests)
             # Here and not above: these import what computes, which a bad input should not wait for.
-            from harness.pipeline.conclude import conclude, in_question, with_local_errors
+            from harness.pipeline.comparison import in_question, with_local_errors
+            from harness.pipeline.conclude import conclude
             from harness.render.files import render_all
 
             with state.timed("local"):
@@ -333,7 +334,7 @@ def _run_stages(
     threading.Thread(target=_import_what_computes, daemon=True).start()
 
     def work(results: Results, still_wanted: StillWanted) -> Comparison:
-        from harness.pipeline.conclude import compare
+        from harness.pipeline.comparison import compare
 
         def progress(done: int, total: int) -> None:
             still_wanted()

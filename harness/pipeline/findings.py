@@ -1,0 +1,77 @@
+"""What a run found besides errors at taps.
+
+In: the preparation, task results and the rows of the taps. Out: findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.compare.overflow import overflow_findings
+from harness.compare.traces import Row
+from harness.jobs.prepared import Prepared
+from harness.names.recipes import unjudged
+from harness.names.stages import (
+    runs_file,
+)
+from harness.pipeline.end_findings import cache_findings, last_position_findings
+from harness.pipeline.tasks import is_local_pass
+from harness.processes.scheduler import TaskResult
+from harness.record.record import Finding, HopResult
+
+if TYPE_CHECKING:
+    pass
+
+DIFFERING = "steps_differing_from_untouched_file"
+_ENDED_BADLY = ("crashed", "timeout")
+
+
+def findings_of(
+    prepared: Prepared,
+    results: dict[str, TaskResult],
+    stages: tuple[str, ...],
+    hops: Sequence[HopResult],
+    rows: Sequence[Row],
+) -> list[Finding]:
+    """Everything that numbers at the taps do not say: of the preparation, of the stages, and of what they came to."""
+    found = [*prepared.findings, *stage_findings(results), *runtime_findings(results), *local_findings(results)]
+    passing = {hop.to for hop in hops if hop.verdict == "pass"}
+    found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
+    found += overflow_findings(rows, prepared.rms_norms)
+    if said := unjudged(stages):
+        found.append(Finding(kind="numeric", severity="warning", what=said))
+    return found
+
+
+def crashed(results: dict[str, TaskResult]) -> bool:
+    """Whether a stage, or what a stage's limits rest on, did not end. What was skipped for it follows from it."""
+    return any(result.status in _ENDED_BADLY for result in results.values())
+
+
+def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """A local pass that did not end: what its limits would have found went unseen, so the run does not pass."""
+    return [
+        Finding(
+            kind="runtime",
+            severity="error",
+            what=f"{name} {result.status}, so the limits on local errors were not checked: {result.detail}",
+        )
+        for name, result in results.items()
+        if is_local_pass(name) and result.status in _ENDED_BADLY
+    ]
+
+
+def stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """What tasks found while they had the weights in hand."""
+    return [Finding.model_validate(found) for result in results.values() for found in result.value.get("findings", [])]
+
+
+def runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    found = []
+    for name in filter(runs_file, results):
+        differing = results[name].value.get(DIFFERING, [])
+        if differing:
+            what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
+            found.append(Finding(kind="runtime", severity="error", what=what))
+    return found + cache_findings(results)

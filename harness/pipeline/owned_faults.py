@@ -1,0 +1,79 @@
+"""The faults of a run with whose they are, as far as its traces and findings tell.
+
+In: faults, the rows of the taps, findings, task results and traces. Out: the faults again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.locate.beyond_float32 import beyond_float32
+from harness.locate.faults import ANOTHER_MASK, hides_others
+from harness.locate.owners import is_given, ownership, taps_at
+from harness.names.stages import (
+    HF,
+    ORACLE,
+    Hop,
+    file_stages,
+)
+from harness.names.taps import split_tap
+from harness.processes.scheduler import TaskResult
+from harness.record.record import Finding, FirstFault
+from harness.store.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from harness.pipeline.findings import DIFFERING
+
+
+def with_mask(fault: FirstFault, traces: Path) -> FirstFault:
+    """A fault of attention's probabilities, with a word about the mask if that is what differs."""
+    if split_tap(fault.tap)[1] != "attn.probs":
+        return fault
+    hop = Hop.parse(fault.hop)
+    names = (hop.judged_against, hop.candidate)
+    pair = [Trace.open(traces / name / fault.input).load(fault.tap) for name in names]
+    masked = pair[0].shape == pair[1].shape and hides_others(pair[0], pair[1])
+    return fault.model_copy(update={"where": ANOTHER_MASK}) if masked else fault
+
+
+def owned(
+    faults: list[FirstFault],
+    frame: pd.DataFrame,
+    findings: list[Finding],
+    results: dict[str, TaskResult],
+    traces: Path,
+) -> list[FirstFault]:
+    """The faults with whose they are. Of those that no stage is to blame for, the first one of each hop."""
+    owned: list[FirstFault] = []
+    for fault in faults:
+        same_place = frame[frame["tap"].isin(taps_at(fault.tap)) & (frame["input"] == fault.input)]
+        compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
+        observers = {
+            name: results[name].value.get(DIFFERING, [])
+            for name in file_stages()
+            if name in results and any(hop.endswith(f"->{name}") for hop in compared)
+        }
+        not_finite = not_finite_stages(fault, frame, traces)
+        whose = ownership(fault, faults, findings, observers, not_finite, beyond_float32(fault, frame))
+        if is_given(whose.owner) and any(one.hop == fault.hop and one.owner == whose.owner for one in owned):
+            continue
+        owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))
+    return owned
+
+
+def not_finite_stages(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
+    """The stages whose values of a fault's tap are NaN or infinite."""
+    rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
+    if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():
+        return []
+    found = []
+    for stage in dict.fromkeys((ORACLE, HF, *Hop.parse(fault.hop).stages)):
+        trace = Trace.open(traces / stage / fault.input)
+        if fault.tap in trace and not np.isfinite(trace.load(fault.tap)).all():
+            found.append(stage)
+    return found
