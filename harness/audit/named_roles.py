@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from harness.spec.model import GenerativeModel
 from harness.stages.litert_torch.tiny import LENGTH
+from harness.stages.torch.intercept import Intercept
 from harness.weights.configs import quiet_transformers
 from harness.weights.miniature import shrunk_hf_config
 
@@ -72,7 +72,7 @@ def _swapped(model: GenerativeModel) -> list[str]:
     return texts
 
 
-class _Seen(TorchFunctionMode):
+class _Seen(Intercept):
     """ended: path -> when its module gave its result. given, made: what it took and gave. activated: what activation
     functions took. attention: queries, keys and values of the first attention, `[batch, heads, time, head_dim]`."""
 
@@ -84,18 +84,12 @@ class _Seen(TorchFunctionMode):
         self.activated: list[torch.Tensor] = []
         self.attention: tuple[torch.Tensor, ...] = ()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _ACTIVATIONS and args:
             self.activated.append(args[0].clone())
         if func is functional.scaled_dot_product_attention and not self.attention:
             self.attention = tuple(tensor.clone() for tensor in args[:3])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
     def listen(self, path: str) -> Callable[..., None]:
         def keep(_: Any, given: tuple[Any, ...], made: Any) -> None:

@@ -7,21 +7,21 @@ reference that computes them in plain functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from harness.audit.behaviour import describe_activation
+from harness.stages.torch.intercept import Intercept
 
 _MULTIPLIED = (torch.Tensor.__mul__, torch.Tensor.mul, torch.mul)
 _PRODUCTS = (torch.Tensor.__matmul__, torch.Tensor.matmul, torch.matmul)
 _ACTIVATIONS = (functional.silu, functional.gelu, functional.relu, torch.sigmoid)
 
 
-class Overheard(TorchFunctionMode):
+class Overheard(Intercept):
     """activations: by name, each once. queries: what attention was given first, `[batch, heads, time, head_dim]`.
 
     scale: the factor of the products, None where no attention of torch's own was called. scales: (factor, head_dim) of
@@ -36,14 +36,7 @@ class Overheard(TorchFunctionMode):
         self.scales: list[tuple[float, int]] = []
         self._scaled: tuple[Any, float] = (None, 1.0)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is functional.scaled_dot_product_attention:
             scale = kwargs.get("scale") or 1 / math.sqrt(args[0].shape[-1])
             self.scales.append((scale, args[0].shape[-1]))

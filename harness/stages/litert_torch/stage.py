@@ -8,13 +8,12 @@ With a reference it is a local pass: what the KV cache receives, and so what lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap, own_modules
@@ -30,6 +29,7 @@ from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
 from harness.stages.torch.attention import probabilities
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
+from harness.stages.torch.intercept import Intercept
 from harness.store.trace import Trace, TraceWriter, local
 from harness.system.numerics import settle
 
@@ -158,21 +158,14 @@ def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Captu
         block.remove()
 
 
-class _Probabilities(TorchFunctionMode):
+class _Probabilities(Intercept):
     def __init__(self, block: BlockCounter, capture: Capture, time: int) -> None:
         super().__init__()
         self.block = block
         self.capture = capture
         self.time = time
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention:
             self._put(probabilities(*args, **kwargs), "derived")

@@ -6,14 +6,14 @@ In: the arguments of that function. Out: its probabilities, or a whole model run
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from harness.names.taps import block_tap
 from harness.stages.torch.capture import BlockCounter, Capture
+from harness.stages.torch.intercept import Intercept
 
 
 def probabilities(
@@ -43,7 +43,7 @@ def rotated(capture: Capture, tap: str, values: torch.Tensor) -> torch.Tensor:
     return values if forced is None else forced.transpose(1, 2)
 
 
-class UnfusedAttention(TorchFunctionMode):
+class UnfusedAttention(Intercept):
     """Within it, fused attention is its definition, step by step, and its steps are written to the trace.
 
     The probabilities exist that way, as true float64 for the oracle and in other orders of summation as well: the
@@ -55,18 +55,12 @@ class UnfusedAttention(TorchFunctionMode):
         self.block = block
         self.capture = capture
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         query, key, value = args[:3]
         query = rotated(self.capture, block_tap(self.block.current, "attn.q_rope"), query)
         key = rotated(self.capture, block_tap(self.block.current, "attn.k_rope"), key)
-        weights = probabilities(query, key, *args[2:], **(kwargs or {}))
+        weights = probabilities(query, key, *args[2:], **kwargs)
         self.capture.put(block_tap(self.block.current, "attn.probs"), weights.transpose(1, 2))
         return weights @ value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)

@@ -15,16 +15,18 @@ counts those calls.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
+
+from harness.stages.torch.intercept import Intercept
 
 _HALF = frozenset({torch.float16, torch.bfloat16})
 
 
-class TrueFloat64(TorchFunctionMode):
+class TrueFloat64(Intercept):
     """Within it, `x.float()`, `dtype=torch.float32` and the default dtype all mean float64."""
 
     def __init__(self) -> None:
@@ -44,16 +46,10 @@ class TrueFloat64(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         torch.set_default_dtype(self._default)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is torch.Tensor.float:
             func = torch.Tensor.double
-        result = func(*_widen(args), **_widen(kwargs or {}))
+        result = func(*_widen(args), **_widen(kwargs))
         self.calls += 1
         # Arguments too: a tensor can come from where torch does not call us, `torch.from_numpy` say, and a sum
         # of it with a float64 one is float64.

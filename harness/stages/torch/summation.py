@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from harness.stages.torch.intercept import Intercept
 
 PIECES = 3  # the library's sums are added over so many pieces, last piece first
 PEAKED = 0.75  # share of a position's norm that one number must have for its sums to be taken term by term
 DEVICE = 2  # the order that adds as the kernels of a device do
 
 
-class OtherSummation(TorchFunctionMode):
+class OtherSummation(Intercept):
     """Within it, every reduction of a decoder adds its terms in another order.
 
     order 1: projections and products of attention in pieces, and projections term by term, from the last to the first,
@@ -37,14 +38,7 @@ class OtherSummation(TorchFunctionMode):
         super().__init__()
         self.device = order == DEVICE
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _is_float32(args):
             if func is functional.linear:
                 return self._linear(*args, **kwargs)
