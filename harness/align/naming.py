@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.names.stages import HF
 from harness.names.taps import block_tap
 
 # A block, whatever its class: TransformerBlock_3, Gemma2Block_3, LlamaDecoderLayer_3.
@@ -78,7 +79,7 @@ def hf_naming(modules: Mapping[str, Mapping[str, str | None]], interleaved: bool
     """
     tails: dict[str, tuple[str, ...]] = {}
     for point, role in LINEAR_ROLES.items():
-        _, found, tail = (modules.get(block_tap(0, point), {}).get("hf") or "").partition(".0.")
+        _, found, tail = (modules.get(block_tap(0, point), {}).get(HF) or "").partition(".0.")
         if found:
             tails[role] = tuple(tail.split("."))
     for whole, parts in _FUSED:

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from harness.audit.structure import Layer, Structure
+from harness.names.stages import HF, REAUTHORED
 from harness.record.record import Finding
 from harness.weights.key_names import number_text
 
@@ -82,7 +83,7 @@ def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules
     """A difference in one field, as a finding. A difference in declared length alone is a warning."""
     where = f" of {block_text(blocks)}" if blocks else ""
     one, other = _texts(*values)
-    named = f" ({modules['hf']} / {modules['reauthored']})" if modules else ""
+    named = f" ({modules[HF]} / {modules[REAUTHORED]})" if modules else ""
     return Finding(
         kind="config",
         severity="warning" if path == "max_length" else "error",
@@ -174,4 +175,4 @@ def _text(value: Any) -> str:
 def _modules(path: str, published: Structure, reauthored: Structure) -> dict[str, str]:
     name = path.split(".")[0]
     hf, own = published.modules.get(name), reauthored.modules.get(name)
-    return {"hf": hf, "reauthored": own} if hf and own else {}
+    return {HF: hf, REAUTHORED: own} if hf and own else {}

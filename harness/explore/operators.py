@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
-from harness.explore.ops_work import FLATBUFFER, HF
+from harness.explore.ops_work import FLATBUFFER
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
 from harness.jobs.run_models import RunModels, load_models
-from harness.names.stages import FLOAT, runs_file, split
+from harness.names.stages import FLOAT, HF, runs_file, split
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.record.record import FirstFault, HopResult, Record, write_text
 from harness.render.explorer import file_stem, graph_id, overlays, worst_rows

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.names.stages import HF, ORACLE, Hop, runs_file, split, stage_named
+from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Finding, FirstFault
 
@@ -204,7 +204,7 @@ def taps_at(tap: str) -> tuple[str, ...]:
 def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
     """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
-    module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get("reauthored")
+    module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get(REAUTHORED)
     if not module:
         return None
     for finding in findings:

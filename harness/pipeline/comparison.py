@@ -18,6 +18,7 @@ from harness.judge.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, 
 from harness.judge.rules import Rule
 from harness.locate.faults import first_row
 from harness.names.stages import (
+    REAUTHORED,
     hops_of,
     named,
     runs_file,
@@ -86,7 +87,7 @@ def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepar
         if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
             return Absent("the file gives no logits on prefill, and was converted to give them")
         return absent
-    if stage == "reauthored" and split_tap(tap)[1] in prepared.undeclared:
+    if stage == REAUTHORED and split_tap(tap)[1] in prepared.undeclared:
         return listed(UNDECLARED_POINT)
     modules = results[stage].value.get("absent_modules", []) if stage in results else []
     return Absent(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))

@@ -26,7 +26,7 @@ from harness.inputs.tokens import schedule
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.session import AS_NAMED, Given
-from harness.names.stages import FLOAT
+from harness.names.stages import FLOAT, HF
 from harness.record.record import Finding
 from harness.spec.load import load_spec
 from harness.spec.model import SpecRef
@@ -87,8 +87,8 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     cache = Cache(Path(payload["cache_root"]), say=print)
     code = {name: sha256_of(source_of(name)) for name in _ALIGNMENT_CODE}
     dims = prepared.dimensions.model_dump()
-    names = {tap: entry.get("hf") for tap, entry in prepared.modules.items()}
-    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks, "hf": names}
+    names = {tap: entry.get(HF) for tap, entry in prepared.modules.items()}
+    wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks, HF: names}
     key = key_of({"flatbuffer": digest, "dimensions": dims, **wanted, "code": code})
 
     def make(folder: Path) -> None:

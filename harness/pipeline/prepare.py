@@ -32,7 +32,7 @@ from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Reporter
 from harness.judge.coverage import coverage_of
 from harness.names.recipes import check_widths
-from harness.names.stages import FLOAT
+from harness.names.stages import FLOAT, HF, REAUTHORED
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.names.variant import Variant, parse_variant
 from harness.record.record import Finding, Source
@@ -138,8 +138,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         own_blocks=bool(model.alignment),
         taps=taps,
         modules={
-            tap: {"hf": hf_map.describe(*split_tap(tap)), "reauthored": own_map.describe(*split_tap(tap))}
-            for tap in taps
+            tap: {HF: hf_map.describe(*split_tap(tap)), REAUTHORED: own_map.describe(*split_tap(tap))} for tap in taps
         },
         inputs=[
             JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail, text=item.text)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERDICTS = ("pass", "fail", "missing")
-VERSIONS = ("hf", "reauthored", "tflite")
+VERSIONS = (HF, REAUTHORED, FLATBUFFER)
 # The numbers of a tap; the scripts know them by these names.
 NUMBERS = (
     "excess",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import one_line
 from harness.record.record import FirstFault, HopResult, KnownDefect, Record, Worst
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
@@ -246,9 +247,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         *_fault_figures(fault, rows),
         ("judged by", rows[0]["rule"] if rows else "-"),
         ("because", fault.reason or (rows[0]["why"] if rows else "")),
-        ("hf", fault.modules.get("hf")),
-        ("reauthored", fault.modules.get("reauthored")),
-        ("tflite", fault.modules.get("tflite")),
+        *((version, fault.modules.get(version)) for version in (HF, REAUTHORED, FLATBUFFER)),
         ("op", fault.op),
     ]
     for name, fact in facts:

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from harness.audit.differences import unaudited
+from harness.names.stages import REAUTHORED
 from harness.record.record import Finding
 from harness.stages.litert_torch.tiny import Tiny, probe_config
 
@@ -159,7 +160,7 @@ def _finding(model_class: Any, setting: _Setting, shown: str) -> Finding:
         field=setting.path,
         published="",
         reauthored=shown,
-        modules={"reauthored": model_class.__name__},
+        modules={REAUTHORED: model_class.__name__},
     )
 
 
