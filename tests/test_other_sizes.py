@@ -121,7 +121,8 @@ def test_of_every_model_here_the_reference_is_read_as_the_re_authored_model_is()
     from harness.pipeline.prepare import _dimensions
     from harness.spec.find import find_spec, main_models
     from harness.spec.load import load_spec
-    from harness.weights.configs import published_config, reauthored_config
+    from harness.stages.litert_torch.config import reauthored_config
+    from harness.weights.configs import published_config
 
     for name in main_models():
         model = load_spec(find_spec(name))

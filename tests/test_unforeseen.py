@@ -78,7 +78,7 @@ def test_what_nobody_foresaw_is_one_line_and_neither_pass_nor_fail(error: str, t
     ended = fresh(["explain", "latest"], tmp_path, BROKEN.replace("{error}", error))
     (said,) = ended.stderr.decode().splitlines()
     assert ended.returncode == exits.FAULT == 4
-    assert said.startswith(f"edge-parity: a fault of Edge Parity itself: {error.split('(')[0]} at <string>:5")
+    assert said.startswith(f"edge-parity: a fault of Edge Parity itself: {error.split('(')[0]} at <string>:6")
     assert said.endswith("--debug shows its traceback")
     assert ended.stdout == b""
 
