@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,27 @@ def test_it_prints_its_address_serves_and_ends_well(folder: Path, number: signal
     finally:
         running.kill()
     assert (running.returncode, rest, errors) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_two_at_once_on_one_run_have_an_address_each(folder: Path) -> None:
+    words = [sys.executable, "-m", "harness.commands.main", "explore", str(folder), "--no-browser"]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        addresses = [read_address(running) for running in both]
+        assert len({urlsplit(address).port for address in addresses}) == 2
+        for address in addresses:
+            with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(address, timeout=30) as page:
+                assert page.status == 200
+    finally:
+        for running in both:
+            running.terminate()
+            running.wait(timeout=30)
+
+
+def read_address(running: subprocess.Popen[str]) -> str:
+    assert running.stdout is not None
+    return next(line for line in running.stdout if line.startswith("http://")).split()[0]
 
 
 def opened_with(folder: Path, **environment: str) -> list[str]:
