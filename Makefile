@@ -34,7 +34,7 @@ check: $(STAMP) ## format, lint, types and the tests that need no framework: a m
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep' $(ARGS)
 
-sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 12 minutes and more
+sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 11 minutes and more
 	@$(BIN)/python -m pytest -q -n 2 -m sweep -rP tests $(ARGS)
 
 bench: $(STAMP) ## measure what benchmarks/ promises
@@ -43,7 +43,7 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 		echo "== $$file"; $(BIN)/python "$$file"; \
 	done
 
-detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 3 minutes and more
+detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 10 minutes and more
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
 pictures: $(STAMP) ## make the pictures in the README again, from a real run (1 minute, needs Chromium)

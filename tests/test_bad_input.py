@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
     "spec, several models": spec(SPEC + '\nB = GenerativeModel(name="b")\n', "spec.py:TINY_LLAMA", "spec.py:B"),
     "spec, no such name": ({"spec.py": SPEC}, run("./spec.py:NOPE"), ["spec.py", "NOPE"]),
     "unknown stage": words(*run("tiny_llama", "--stages", "hf,foo"), says=["'foo'", "tflite-xnnpack"]),
-    "no stage": words(*run("tiny_llama", "--stages", ""), says=["unknown stage ''", "reauthored"]),
+    "no stage": words(*run("tiny_llama", "--stages", ""), says=["--stages is empty", "reauthored"]),
     "stages without a hop": words(*run("tiny_llama", "--stages", "oracle,hf"), says=["compares nothing", "reauthored"]),
     "unknown option": words(*run("tiny_llama", "--no-cach"), says=["--no-cach", "--no-cache"]),
     "unknown command": words("rum", says=["'rum'", "--help"]),
@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
     ),
     "empty paths": words(*run("tiny_llama", "--inputs", ""), says=["--inputs", "it is empty", "leave the option out"]),
     "empty folder of runs": words("report", "latest", "--out", "", says=["--out", "it is empty"]),
-    "no recipe": words(*run("tiny_llama", "--quantize", ""), says=["''", "dynamic_int8"]),
+    "no recipe": words(*run("tiny_llama", "--quantize", ""), says=["--quantize is empty", "dynamic_int8"]),
     "spec, a name that leads out": spec(
         SPEC.replace('"tiny_llama"', '"../../outside"'), "'../../outside'", "give 1 to 64"
     ),

@@ -134,6 +134,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_links_into_a_page_lead_to_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            text = (page.parent / target if target else page).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            known = {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in known, f"{target}#{anchor}"
+
+
 def test_every_room_of_the_harness_has_its_place_in_the_map() -> None:
     table = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## The rooms of")[1]
     named = {name.rstrip("/") for name in INLINE.findall(table)}

@@ -68,7 +68,7 @@ def test_what_is_not_judged_is_said_of_quantised_runs_alone() -> None:
     ("text", "says"),
     [
         ("dynamic_int5", "did you mean 'dynamic_int8'"),
-        ("", "the recipes are"),
+        ("", "--quantize is empty; give some of dynamic_int8"),
         ("fp16,", "no recipe ''"),
         ("x y", "dynamic"),
     ],

@@ -111,6 +111,16 @@ REPLACED = {
     f"import {SPEED_UP} as L\nL.LlamaMLP.forward = lambda self, x: x": f"{SPEED_UP}.LlamaMLP.forward",
     f"import {SPEED_UP} as L\nL.LlamaMLP = L.LlamaAttention": f"{SPEED_UP}.LlamaMLP",
     f"import {SPEED_UP} as L\nL.apply_rotary_pos_emb = lambda q, k, *rest: (q, k)": f"{SPEED_UP}.apply_rotary_pos_emb",
+    "import torch\nclass Loud(torch.overrides.TorchFunctionMode):\n"
+    "    def __torch_function__(self, f, types, args=(), kwargs=None):\n"
+    "        made = f(*args, **(kwargs or {}))\n"
+    "        return made * 1.5 if getattr(f, '__name__', '') == 'silu' else made\n"
+    "LOUD = Loud(); LOUD.__enter__()": "torch.__torch_function__ (mode Loud)",
+    "import torch\nfrom torch.utils._python_dispatch import TorchDispatchMode\nclass Loud(TorchDispatchMode):\n"
+    "    def __torch_dispatch__(self, f, types, args=(), kwargs=None):\n"
+    "        made = f(*args, **(kwargs or {}))\n"
+    "        return made * 1.5 if 'silu' in str(f) else made\n"
+    "LOUD = Loud(); LOUD.__enter__()": "torch.__torch_dispatch__ (mode Loud)",
     "import torch\nfrom transformers.activations import ACT2FN\nACT2FN['silu'] = torch.nn.GELU": (
         "transformers.activations.ACT2FN.silu"
     ),

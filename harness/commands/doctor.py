@@ -1,7 +1,8 @@
 """What will and will not work on this machine, and how to fix it.
 
 In: the installed distributions, the machine and the caches. Out: one `Check` per question. Nothing heavy is
-imported: the versions come from metadata, so the answer is there at once even where a framework is broken.
+imported: the versions come from metadata, so the answer is there at once even where a framework is broken. Where a
+variable is set that they may refuse, a process of its own imports them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import json
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UsageError
-from harness.plain import shown
+from harness.plain import one_line, shown
+from harness.processes.refusals import variables_set
 from harness.system.memory import memory
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ DISTRIBUTION = "edge-parity"
 REINSTALL = "run 'make -B venv' in the checkout"
 
 GB = 1_000_000_000
+_IMPORT_SECONDS = 180
 # Measured on SmolLM2-135M: peak of its conversion; flatbuffer, tapped copy, weights and float64 traces in the cache.
 CONVERSION_BYTES = 4_700_000_000
 CACHE_BYTES = 3 * GB
@@ -58,7 +63,16 @@ class Check:
 
 def examine(reports: Path = Path("reports")) -> list[Check]:
     """Every check, in the order a person should read them. reports: where runs land."""
-    checks = [_python(), *_distributions(), *_torch_build(), *_weights(), *_extras(), _memory(), _cores()]
+    checks = [
+        _python(),
+        *_distributions(),
+        *_torch_build(),
+        *_variables(),
+        *_weights(),
+        *_extras(),
+        _memory(),
+        _cores(),
+    ]
     return [*checks, *_cache(), _disk("disk for runs", reports, REPORT_BYTES, "--out names another folder")]
 
 
@@ -139,6 +153,21 @@ def _distribution(requirement: Requirement) -> Check:
     if requirement.specifier.contains(version, prereleases=True):
         return Check(requirement.name, "ok", version)
     return Check(requirement.name, "warning", f"{version}, measured with {wanted}: numbers may differ", REINSTALL)
+
+
+def _variables() -> list[Check]:
+    """Variables that torch and transformers may refuse when they are imported; where none is set, nothing is run."""
+    given = ", ".join(variables_set())
+    if not given:
+        return []
+    command = [sys.executable, "-c", "import torch, transformers.modeling_utils"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
+    if ended.returncode == 0:
+        return [Check("variables", "ok", f"torch and transformers take {given}")]
+    said = one_line((ended.stderr.strip().splitlines() or ["no word"])[-1], 160)
+    return [
+        Check("variables", "missing", f"torch or transformers cannot be imported: {said}", f"unset some of {given}")
+    ]
 
 
 def _torch_build() -> list[Check]:

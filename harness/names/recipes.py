@@ -18,6 +18,8 @@ RECIPES = ("dynamic_int8", "weight_only_int8", "fp16", "dynamic_int4_block32", "
 def parse_recipes(text: str) -> tuple[str, ...]:
     """`--quantize A,B`, each once and in order. Raises UsageError."""
     names = [word.strip() for word in text.split(",")]
+    if not any(names):
+        raise UsageError(f"--quantize is empty; give some of {', '.join(RECIPES)}")
     for name in names:
         if name not in RECIPES:
             near = difflib.get_close_matches(name, RECIPES, n=1)

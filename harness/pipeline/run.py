@@ -188,6 +188,8 @@ def check(options: Options) -> SpecRef:
 
 def _stages(options: Options) -> tuple[str, ...]:
     known = [stage.name for stage in every_stage()]
+    if not any(options.stages):
+        raise UsageError(f"--stages is empty; give some of {', '.join(known)}")
     unknown = [name for name in options.stages if name not in known]
     if unknown:
         raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
@@ -213,7 +215,7 @@ def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
         if stage.reference and stage.name not in compared:
             given = ",".join(asked)
             raise UsageError(
-                f"--stages {given} compares nothing with {stage.name}: its hop needs '{stage.reference}'; add it"
+                f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{stage.reference}'; add it"
             )
     if not compared:
         hops = ", ".join(hop.name for hop in standard_hops())

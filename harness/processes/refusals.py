@@ -29,10 +29,15 @@ def note_failure(error: Exception) -> None:
     failure = words_of(error)
 
 
+def variables_set() -> list[str]:
+    """`NAME=value` of what the frameworks read, as it was when this process began."""
+    return [f"{name}={value[:_LONGEST]}" for name, value in sorted(STARTED_WITH.items()) if _is_read(name)]
+
+
 def words_of(error: BaseException) -> str:
     """What could not be imported, what it said, and what may be the reason."""
     package = _package(traceback.extract_tb(error.__traceback__)[-1].filename) or "a package"
-    given = [f"{name}={value[:_LONGEST]}" for name, value in sorted(STARTED_WITH.items()) if _is_read(name)]
+    given = variables_set()
     remedy = (
         f"unset what it may refuse of {', '.join(given)}" if given else "'edge-parity doctor' looks at the installation"
     )

@@ -124,6 +124,8 @@ def print_diff(comparison: RunDiff, console: Console) -> None:
     line(console, "")
     console.print(_diff_hops(comparison))
     line(console, "")
+    console.print(_diff_logits(comparison))
+    line(console, "")
     for title, style, changes in (
         ("newly failing", "bold red", comparison.newly_failing),
         ("newly missing", "yellow", comparison.newly_missing),
@@ -135,7 +137,9 @@ def print_diff(comparison: RunDiff, console: Console) -> None:
     _tap_changes([change for change in comparison.changed if change.verdict[0] == change.verdict[1]], console)
     for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
         if keys:
-            line(console, f"taps only in {name}: {_some([f'{hop} {tap}' for hop, tap in keys])}")
+            for hop in dict.fromkeys(hop for hop, _ in keys):
+                taps = [tap for of, tap in keys if of == hop]
+                line(console, f"taps only in {name}, {one_line(hop)}: {len(taps)} ({_some(taps)})")
     seconds = comparison.stage_seconds.items()
     line(console, "seconds: " + ", ".join(f"{stage} {_change(number(a), number(b))}" for stage, (a, b) in seconds))
 
@@ -162,7 +166,7 @@ def _stage_table(record: Record) -> Table:
 
 def _hop_name(hop: HopResult) -> str:
     """Broken where it can be: a recipe is as long as a column is wide."""
-    return f"{hop.from_}\n->{hop.to}".replace("[", "\n[")
+    return _in_lines(hop.name)
 
 
 def _where(worst: Worst | None) -> str:
@@ -370,23 +374,36 @@ def _change(before: object, after: object) -> str:
 
 
 def _diff_hops(comparison: RunDiff) -> Table:
-    names = ("verdict", "worst excess", "coverage", "logits err", "KL max", "flips")
+    names = ("verdict", "worst excess", "coverage")
     table = new_table("hops, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
     for hop in comparison.hops:
-        logits = [
-            [number(side and getattr(side, name)) for side in hop.logits]
-            for name in ("max_abs_err", "kl_max", "flips_above_noise")
-        ]
         pairs = [
             hop.verdict,
             [worst and worst_excess(worst) for worst in hop.worst],
             [percent(value) for value in hop.coverage],
-            *logits,
         ]
         changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in pairs]
         style = STYLES.get(hop.verdict[1] or "", "yellow")
-        table.add_row(*cells(hop.hop.replace("->", "\n->"), (changes[0], style), *changes[1:]))
+        table.add_row(*cells(_in_lines(hop.hop), (changes[0], style), *changes[1:]))
     return table
+
+
+def _diff_logits(comparison: RunDiff) -> Table:
+    names = ("max abs err", "KL max", "flips above noise")
+    table = new_table("logits, A -> B", [("hop", False), *((name, False) for name in names)], min_first=16)
+    for hop in comparison.hops:
+        pairs = [
+            [number(side and getattr(side, name)) for side in hop.logits]
+            for name in ("max_abs_err", "kl_max", "flips_above_noise")
+        ]
+        changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in pairs]
+        table.add_row(*cells(_in_lines(hop.hop), *changes))
+    return table
+
+
+def _in_lines(hop: str) -> str:
+    """A hop's name in pieces that fit into a column."""
+    return hop.replace("->", "\n->").replace("[", "\n[")
 
 
 def _tap_changes(changes: Sequence[TapChange], console: Console) -> None:

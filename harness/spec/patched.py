@@ -1,4 +1,5 @@
-"""What a spec replaces in torch and transformers while it is loaded: functions, methods, classes, entries of tables.
+"""What a spec replaces in torch and transformers while it is loaded: functions, methods, classes, entries of tables,
+and modes that it enters, which get every call of torch.
 
 In: what they held before, and what they hold now. Out: each replacement, the file that it comes from, and a way back.
 
@@ -65,17 +66,21 @@ class Replaced:
 
 @dataclass
 class _Held:
-    """values: what each place holds. codes: of each function, by its id. kernels: of torch's operators."""
+    """values: what each place holds. codes: of each function, by its id. kernels: of torch's operators.
+
+    modes: how many of each kind are entered.
+    """
 
     holders: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[Hashable, Any]] = field(default_factory=dict)
     codes: dict[int, CodeType] = field(default_factory=dict)
     kernels: frozenset[str] = frozenset()
+    modes: Mapping[str, int] = field(default_factory=dict)
     _tables: set[int] = field(default_factory=set)  # ids of those that are known by a name already
 
     @classmethod
     def now(cls) -> _Held:
-        held = cls(kernels=_kernels())
+        held = cls(kernels=_kernels(), modes={kind: len(entered()) for kind, (entered, _) in _modes().items()})
         held.note_all()
         return held
 
@@ -198,6 +203,10 @@ class _Noting:
 def _replaced_since(before: _Held) -> list[Replaced]:
     now = _Held.now()
     found = [Replaced("torch.library", kernel, _NOTHING, None) for kernel in now.kernels - before.kernels]
+    for kind, (entered, leave) in _modes().items():
+        # The last one that was entered is left first, whichever of them that is.
+        for mode in entered()[before.modes.get(kind, 0) :]:
+            found.append(Replaced(_TORCH, f"{kind} (mode {type(mode).__name__})", mode, leave))
     for place in before.holders.keys() & now.holders.keys():
         if before.holders[place] is not now.holders[place]:
             continue  # a class that was replaced as a whole
@@ -252,6 +261,17 @@ def _hides_inherited(holder: Any, name: Hashable, value: Any) -> bool:
     if not issubclass(type(holder), type) or not isinstance(value, (*_FUNCTIONS, *_RAW)):
         return False
     return any(name in vars(base) for base in holder.__mro__[1:] if base is not object)
+
+
+def _modes() -> dict[str, tuple[Callable[[], list[Any]], Callable[[], object]]]:
+    """What calls of torch are handed to: (the modes that are entered, what leaves the last one), by their method."""
+    overrides, dispatch = (sys.modules.get(name) for name in ("torch.overrides", "torch.utils._python_dispatch"))
+    if overrides is None or dispatch is None:
+        return {}
+    return {
+        "__torch_function__": (overrides._get_current_function_mode_stack, overrides._pop_mode),
+        "__torch_dispatch__": (dispatch._get_current_dispatch_mode_stack, dispatch._pop_mode),
+    }
 
 
 def _put(holder: Any, name: Any, value: Any) -> None:
