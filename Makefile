@@ -43,7 +43,7 @@ bench: $(STAMP) ## measure what benchmarks/ promises
 		echo "== $$file"; $(BIN)/python "$$file"; \
 	done
 
-detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 10 minutes and more
+detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: a quarter of an hour
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
 pictures: $(STAMP) ## make the pictures in the README again, from a real run (1 minute, needs Chromium)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import HOSTILE, ODD_VALUES, spoilt_bytes, spoilt_json, spoilt_table
 from record_factory import make_run
-from test_process import Watcher
+from watching import Watcher
 
 from harness.commands import exits
 from harness.commands.main import app

@@ -25,7 +25,7 @@ SHOWN = {
     "harness.fuzz.command",
 }
 FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
-# Where a framework may be imported besides the folders of stages.
+# Where else than in the folders of stages a framework may be imported.
 MAY_IMPORT = {
     "audit": {"litert_torch", "torch", "transformers"},
     "bench": {"ai_edge_litert", "litert_torch", "torch"},

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from watching import Watcher
 
 from harness.bench.workbench import Bench, bench
 from harness.jobs.job import Job
 from harness.jobs.reporter import Silent
 from harness.jobs.session import Facts, trace_inputs
 from harness.names.stages import Stage, every_stage
-from harness.processes.scheduler import Task, TaskResult, run_tasks
+from harness.processes.scheduler import Task, run_tasks
 from harness.store.trace import Trace, local
 
 pytestmark = pytest.mark.slow
@@ -52,17 +53,6 @@ def test_it_goes_on_with_the_values_of_its_reference(stage: Stage, tmp_path: Pat
         assert np.array_equal(own.load("block.1.cache.v").astype(np.float32), values)
 
 
-class Told:
-    def started(self, name: str) -> None:
-        pass
-
-    def progress(self, name: str, done: float, total: float, what: str) -> None:
-        pass
-
-    def ended(self, result: TaskResult) -> None:
-        pass
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_job_that_it_cannot_do_costs_the_stage_and_leaves_no_half_trace(stage: Stage, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
@@ -71,7 +61,7 @@ def test_a_job_that_it_cannot_do_costs_the_stage_and_leaves_no_half_trace(stage:
         update={"checkpoint": gone, **({"flatbuffer": gone, "tapped": gone} if stage.runs_file else {})}
     )
     task = Task(stage.name, "harness.jobs.session:run", job.model_dump(mode="json"), torch=not stage.runs_file)
-    result = run_tasks([task], tmp_path / "run.log", Told())[stage.name]
+    result = run_tasks([task], tmp_path / "run.log", Watcher())[stage.name]
     assert result.status == "crashed"
     assert len(result.detail.splitlines()) == 1
     assert not list((tmp_path / "traces").rglob("*.json"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from marks import sweep_but
 from record_factory import FAULTY_TAP, make_run
-from test_process import Watcher
+from watching import Watcher
 
 from harness.bench.workbench import bench
 from harness.errors import UsageError

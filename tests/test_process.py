@@ -6,26 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from watching import Watcher
 
 from harness.errors import UsageError, told
 from harness.processes import scheduler as process
 from harness.processes.scheduler import Task, TaskResult, run_tasks
 from harness.system.memory import Memory
-
-
-class Watcher:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.ends: list[str] = []
-
-    def started(self, name: str) -> None:
-        pass
-
-    def progress(self, name: str, done: float, total: float, what: str) -> None:
-        self.said.append(what)
-
-    def ended(self, result: TaskResult) -> None:
-        self.ends.append(result.name)
 
 
 def task(name: str, function: str, payload: dict | None = None, **more: object) -> Task:

@@ -14,8 +14,8 @@ from explaining import explain_flatbuffer, explain_reauthored
 from marks import further_but
 from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS
 from record_factory import make_run
-from test_process import Watcher
 from test_sees_faults import final_norm_left_at_ones, jiggle
+from watching import Watcher
 
 from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import bench

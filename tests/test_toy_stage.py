@@ -9,24 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 from toy_stage import FAULTY_TAP, toy
+from watching import Watcher
 
 from harness.names import stages
 from harness.pipeline.run import Options, run
-from harness.processes.scheduler import TaskResult
 from harness.record.record import Record, read_taps
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    def started(self, name: str) -> None:
-        pass
-
-    def progress(self, name: str, done: float, total: float, what: str) -> None:
-        pass
-
-    def ended(self, result: TaskResult) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", params=["faithful", "faulty", "crashing"])
@@ -37,7 +26,7 @@ def made(
     stages.register(toy(f"toy-{kind}", kind))
     try:
         options = Options("tiny_llama", miniature=True, stages=(f"toy-{kind}",), out=tmp_path_factory.mktemp("out"))
-        yield (kind, *run(options, Silent()))
+        yield (kind, *run(options, Watcher()))
     finally:
         stages.unregister(f"toy-{kind}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from record_factory import make_run
-from test_process import Watcher
+from watching import Watcher
 
 from harness.errors import UsageError
 from harness.explain.pack import pack

@@ -169,7 +169,7 @@ def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dic
 
 
 def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
-    weights = models.prepared.source.parameters * 4 / 1e6
+    weights = models.prepared.weights_mb
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}

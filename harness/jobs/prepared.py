@@ -63,3 +63,8 @@ class Prepared(BaseModel):
     parameters: list[ParameterSource] = Field(default_factory=list)
     tables: list[list[float]] = Field(default_factory=list)
     windows: list[int] = Field(default_factory=list)
+
+    @property
+    def weights_mb(self) -> float:
+        """The model's weights in float32."""
+        return self.source.parameters * 4 / 1e6

@@ -28,7 +28,7 @@ from harness.store.trace import Trace
 
 
 class Facts(BaseModel):
-    """What a stage has to say besides its traces. Those named here the engine reads; a stage may add its own."""
+    """What a stage has to say beside its traces. Those named here the engine reads; a stage may add its own."""
 
     model_config = ConfigDict(extra="allow")
 

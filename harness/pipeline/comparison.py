@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.align.plan import PlanFacts
 from harness.compare.local import local_errors, with_local
@@ -27,9 +26,6 @@ from harness.names.stages import (
 from harness.names.taps import split_tap
 from harness.processes.scheduler import Results
 from harness.record.record import taps_frame
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""What a run found besides errors at taps.
+"""What a run found that is not an error at a tap.
 
 In: the preparation, task results and the rows of the taps. Out: findings.
 """
@@ -6,22 +6,16 @@ In: the preparation, task results and the rows of the taps. Out: findings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from harness.compare.overflow import overflow_findings
 from harness.compare.traces import Row
 from harness.jobs.prepared import Prepared
 from harness.names.recipes import unjudged
-from harness.names.stages import (
-    runs_file,
-)
+from harness.names.stages import runs_file
 from harness.pipeline.end_findings import cache_findings, last_position_findings
 from harness.pipeline.tasks import is_local_pass
 from harness.processes.scheduler import TaskResult
 from harness.record.record import Finding, HopResult
-
-if TYPE_CHECKING:
-    pass
 
 DIFFERING = "steps_differing_from_untouched_file"
 _ENDED_BADLY = ("crashed", "timeout")

@@ -43,7 +43,7 @@ class RunPaths:
 
 def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
     """Stages in the order that keeps all cores busy: the slowest chain first."""
-    weights = _weights_mb(prepared)
+    weights = prepared.weights_mb
     common: Payload = {
         "prepared": prepared.model_dump(mode="json"),
         "cache_root": place.cache_root,
@@ -91,7 +91,7 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
             _RUN,
             _job_maker(place, prepared, stage, stage.local_reference, inputs),
             needs=(stage.local_reference, stage.name),
-            memory_mb=stage.memory.mb(_weights_mb(prepared)),
+            memory_mb=stage.memory.mb(prepared.weights_mb),
             torch=not stage.runs_file,
             timeout=place.timeout,
         )
@@ -112,7 +112,7 @@ def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[s
         f"{stage.name}.operator",
         "harness.operators.job:run",
         {**payload, "options": {"taps": list(taps)}},
-        memory_mb=2 * stage.memory.mb(_weights_mb(prepared)),
+        memory_mb=2 * stage.memory.mb(prepared.weights_mb),
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )
@@ -142,14 +142,9 @@ def inputs_for_local(prepared: Prepared) -> list[str]:
     return chosen
 
 
-def _weights_mb(prepared: Prepared) -> float:
-    """The model's weights in float32."""
-    return prepared.source.parameters * 4 / 1e6
-
-
 def conversion_mb(prepared: Prepared) -> float:
     """Peak memory of a conversion. Measured: 3.2 times the weights, and 1.6 GB of frameworks."""
-    return 3.2 * _weights_mb(prepared) + 1600
+    return 3.2 * prepared.weights_mb + 1600
 
 
 def _convert_task(place: RunPaths, prepared: Prepared, common: Payload, recipe: str) -> Task:
