@@ -239,7 +239,7 @@ CASES: dict[str, Case] = {
 SERVER = """
 import atexit, json, os, sys
 import harness.commands.main, harness.commands.run, harness.flatbuffer.reader, harness.fuzz.command
-import harness.record.diff, harness.record.runs
+import harness.compare.runs, harness.record.runs
 for line in sys.stdin:
     arguments, folder, *outputs = json.loads(line)
     pid = os.fork()

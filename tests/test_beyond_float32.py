@@ -12,13 +12,13 @@ from rich.console import Console
 
 from harness.explain.task import explain_task
 from harness.judge.rules import floor_alone
+from harness.judge.shares import share
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.operators import descents
 from harness.record.record import FirstFault, Record
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
-from harness.render.limits import share
 from harness.render.markdown import summary
 from harness.render.numbers import nearest_figure
 from harness.render.sentences import headline

@@ -136,7 +136,7 @@ def test_a_hash_is_read_once_and_again_when_the_file_changes_though_size_and_dat
     monkeypatch.setattr("harness.system.stamps._SETTLING", 0.0)
     first = run()
     with monkeypatch.context() as patched:
-        patched.setattr("harness.system.stamps.sha256_of", lambda file: pytest.fail("read again"))
+        patched.setattr("harness.store.digests.sha256_of", lambda file: pytest.fail("read again"))
         assert run() == first
     file = folder / "model.safetensors"
     before = file.stat()

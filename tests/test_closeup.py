@@ -10,8 +10,8 @@ import pytest
 from harness.compare.closeup import TOP_TOKENS, chosen_taps, closeup_of, positions_of_interest
 from harness.compare.traces import Comparison, compare_traces
 from harness.errors import UsageError
-from harness.judge.coverage import Absent
 from harness.judge.rules import load_rules
+from harness.names.coverage import Absent
 from harness.names.stages import Hop
 from harness.record.details import COLUMNS, Details, read_details, write_details
 from harness.record.record import taps_frame

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from harness.compare.traces import Comparison, compare_traces
-from harness.judge.coverage import NO_PREFILL_LOGITS, Absent, listed
 from harness.judge.rules import load_rules
+from harness.names.coverage import NO_PREFILL_LOGITS, Absent, listed
 from harness.names.stages import Hop
 from harness.store.trace import TraceWriter
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from harness.compare.traces import Comparison, compare_traces
-from harness.judge.coverage import Absent
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, summarise_hop
+from harness.names.coverage import Absent
 from harness.names.stages import Hop
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.comparison import with_local_errors

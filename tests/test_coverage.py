@@ -11,7 +11,8 @@ import pytest
 
 from harness.align.plan import PlanFacts
 from harness.errors import UsageError
-from harness.judge.coverage import (
+from harness.locate.faults import cases, summarise_hop
+from harness.names.coverage import (
     FOLDED_NORM,
     FUSED_ATTENTION,
     LISTED,
@@ -24,7 +25,6 @@ from harness.judge.coverage import (
     coverage_of,
     listed,
 )
-from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
 from harness.names.variant import Variant
 from harness.record.record import TAP_COLUMNS, HopResult

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
+from harness.compare.runs import compare_runs
 from harness.errors import UsageError
 from harness.names.taps import tap_order
-from harness.record.diff import compare_runs
 
 if TYPE_CHECKING:
     import pandas as pd

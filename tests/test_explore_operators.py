@@ -19,12 +19,12 @@ from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_
 from harness.explore.operators import OpLevel, OpSide, faults_in, write_op_level
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.jobs.run_models import load_models
+from harness.judge.shares import nearest
 from harness.names.taps import tap_order
 from harness.pipeline import run as pipeline
+from harness.pipeline.run_models import load_models
 from harness.record.record import FaultyOperator, read_record, read_taps
 from harness.render.explorer import graph_id, overlays, worst_rows
-from harness.render.limits import nearest
 from harness.render.numbers import rows_of
 from harness.spec.find import main_models
 

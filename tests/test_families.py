@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.bench.workbench import BUILTIN, FIRST, XNNPACK, Bench, bench
-from harness.judge.coverage import FOLDED_NORM
+from harness.names.coverage import FOLDED_NORM
 from harness.stages.litert.stage import Runner
 from harness.store.trace import Trace
 

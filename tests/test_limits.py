@@ -14,9 +14,9 @@ from record_factory import make_run
 
 from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.judge.coverage import Absent
 from harness.judge.limits import NOISE_FLOOR, OF_THE_ERROR
 from harness.judge.rules import Rule, check_all_judged, judge, load_rules, looser_than
+from harness.names.coverage import Absent
 from harness.names.stages import Hop, standard_hops
 from harness.pipeline import run as pipeline
 from harness.record.record import LooserRule

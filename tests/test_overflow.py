@@ -13,8 +13,8 @@ from harness.audit.parameters import ParameterSource
 from harness.audit.values import differing_parameters
 from harness.compare.overflow import overflow_findings
 from harness.compare.traces import compare_traces
-from harness.judge.coverage import Absent
 from harness.judge.rules import load_rules
+from harness.names.coverage import Absent
 from harness.record.record import TAP_COLUMNS, Finding, taps_frame
 from harness.store.trace import TraceWriter
 

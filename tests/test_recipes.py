@@ -11,10 +11,10 @@ import pytest
 from harness.commands.progress import PlainProgress
 from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.judge.coverage import Absent
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
+from harness.names.coverage import Absent
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
 from harness.pipeline.run import Options, _stages, check, run

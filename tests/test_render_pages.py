@@ -11,8 +11,8 @@ from browser import Opened, chromium, in_a_browser
 from record_factory import FAULTY_TAP, HOSTILE, make_run
 
 from harness.commands import main as cli
+from harness.compare.runs import compare_runs
 from harness.errors import UsageError
-from harness.record.diff import compare_runs
 from harness.record.record import write_record
 from harness.render.diff_page import direction, write_diff
 from harness.render.index import TREND_RUNS, Row, trends, write_index

@@ -14,8 +14,8 @@ import pytest
 from record_factory import BLOCKS, CRASHED, FAULTY_TAP, NAN_TAP, WHY_MISSING, make_run
 from rich.console import Console
 
+from harness.compare.runs import compare_runs
 from harness.names.taps import tap_order
-from harness.record.diff import compare_runs
 from harness.render.numbers import number, percent
 from harness.render.sentences import missing_groups, suspicion
 from harness.render.terminal import print_diff, print_explain, print_summary

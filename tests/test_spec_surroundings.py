@@ -15,11 +15,10 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - a spec that replaces something of it finds it there
 from torch.nn import functional
 
-from harness.spec import patched
+from harness.spec import numerics, patched
 from harness.spec.find import registered
 from harness.spec.key import KnownSpec
 from harness.spec.model import SpecRef
-from harness.system import numerics
 from tests.marks import further_but
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.store import digests
 from harness.store.cache import Cache
+from harness.store.digests import sha256_once
 from harness.system import stamps
-from harness.system.stamps import sha256_once, stamp_of
+from harness.system.stamps import stamp_of
 
 
 def digest(content: bytes) -> str:
@@ -60,7 +62,7 @@ def test_another_content_of_the_same_size_and_date_is_another_version(file: Path
 @pytest.mark.usefixtures("at_once")
 def test_an_unchanged_file_is_read_once(file: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256_once(file, cache)
-    monkeypatch.setattr(stamps, "sha256_of", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("read again"))
     assert sha256_once(file, cache) == digest(b"one")
 
 
@@ -74,7 +76,7 @@ def test_a_clock_that_was_set_back_costs_no_digest(file: Path, cache: Cache, mon
     an_hour_ago = time.time_ns() - 3600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
     assert sha256_once(file, cache) == digest(b"one")
-    assert [kind for kind, *_ in cache.size_report()] == [stamps.SHA256]
+    assert [kind for kind, *_ in cache.size_report()] == [digests.SHA256]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -86,6 +88,6 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
         path.write_bytes(b"two")
         return found
 
-    monkeypatch.setattr(stamps, "sha256_of", read_and_edit)
+    monkeypatch.setattr(digests, "sha256_of", read_and_edit)
     sha256_once(file, cache)
     assert cache.size_report() == []

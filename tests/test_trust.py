@@ -16,11 +16,11 @@ from harness.explain.pack import pack
 from harness.explain.repro import write_repro
 from harness.explore.op_level import op_view
 from harness.jobs.reporter import Silent
-from harness.jobs.run_models import RunModels, load_models
+from harness.pipeline.run_models import RunModels, load_models
 from harness.record.record import write_record
 from harness.spec.find import MODELS_FOLDER
+from harness.spec.trust import check_trusted, mark_run, spec_to_run
 from harness.store.cache import Cache
-from harness.store.trust import check_trusted, mark_run, spec_to_run
 
 TINY_LLAMA = MODELS_FOLDER / "tiny_llama.py"
 ATTACK = (

@@ -155,7 +155,7 @@ def test_under_a_limit_on_the_size_of_files_no_compiled_code_is_written(
     """A .pyc that is cut short there would break every later command."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(
-        [sys.executable, "-c", "import harness.record.diff"],
+        [sys.executable, "-c", "import harness.compare.runs"],
         check=True,
         env=environment | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

@@ -17,7 +17,7 @@ from harness.align.naming import GENERATIVE, Key, Naming, block_number, told_apa
 from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
 from harness.flatbuffer.signatures import DECODE
-from harness.judge.coverage import ANCHORED, FOLDED_NORM, LAST_BLOCK, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
+from harness.names.coverage import ANCHORED, FOLDED_NORM, LAST_BLOCK, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
 from harness.names.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_order
 
 _WRAPPED = re.compile(r"^[A-Za-z]\w*_module$")

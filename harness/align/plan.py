@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.judge.coverage import FUSED_ATTENTION, LISTED, Absent, listed
+from harness.names.coverage import FUSED_ATTENTION, LISTED, Absent, listed
 
 
 @dataclass(frozen=True)

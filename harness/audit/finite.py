@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.locate.owners import CHECKPOINT, RECIPE
+from harness.names.owners import CHECKPOINT, RECIPE
 from harness.record.record import Finding
 
 _SHOWN = 8

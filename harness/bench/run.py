@@ -36,7 +36,8 @@ from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.work import reference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.locate.beyond_float32 import beyond_float32
-from harness.locate.owners import CHECKPOINT, ownership
+from harness.locate.owners import ownership
+from harness.names.owners import CHECKPOINT
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel

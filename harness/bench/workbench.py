@@ -30,9 +30,9 @@ from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Silent
 from harness.jobs.session import Given, trace_inputs
-from harness.judge.coverage import Absent
 from harness.judge.rules import load_rules
 from harness.locate.faults import locate, summarise_hop
+from harness.names.coverage import Absent
 from harness.names.stages import (
     HF,
     ORACLE,

@@ -56,7 +56,8 @@ def _console() -> Any:
 @app.command("list")
 def list_models(as_json: JsonFlag = False, debug: Debug = False) -> None:
     """Models, where their weights come from, and whether those are here."""
-    from harness.spec.catalogue import entries, print_entries
+    from harness.render.catalogue import print_entries
+    from harness.spec.catalogue import entries
 
     found = entries()
     if as_json:
@@ -316,7 +317,7 @@ def explore(
         str | None, typer.Option(metavar="A->B", help="This hop; else that of the first fault. In quotes.")
     ] = None,
     level: Annotated[
-        str, typer.Option(metavar="tap|op", help="What a node is: a tap, or an operator. These take longer.")
+        str, typer.Option(metavar="tap|op", help="What a node is: a tap, or an operator; operators take longer.")
     ] = "tap",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; else a free one.")] = None,
     spec: Spec = None,
@@ -325,6 +326,7 @@ def explore(
     debug: Debug = False,
 ) -> None:
     """Open a hop in Model Explorer: both graphs side by side, overlays on, at the first fault."""
+    from harness.commands.progress import watcher
     from harness.explore.command import ExploreOptions
     from harness.explore.command import explore as serve
     from harness.record.runs import find_run
@@ -332,6 +334,7 @@ def explore(
     serve(
         ExploreOptions(find_run(run, out), hop, level, port, not no_browser, spec),
         lambda said: print(shown(said), flush=True),
+        watcher,
     )
 
 
@@ -344,7 +347,7 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """What got better or worse from RUN_A to RUN_B."""
-    from harness.record.diff import compare_runs
+    from harness.compare.runs import compare_runs
     from harness.record.record import read_run
     from harness.record.runs import find_run
     from harness.render.terminal import print_diff

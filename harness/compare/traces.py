@@ -25,8 +25,8 @@ from harness.compare.metrics import (
 )
 from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
 from harness.compare.value_range import ValueRange, joined
-from harness.judge.coverage import Absent, checked
 from harness.judge.rules import Rule, judge
+from harness.names.coverage import Absent, checked
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits

@@ -12,7 +12,7 @@ from harness.explain.task import EVIDENCE, REPRO, RUN_FILE, repro_task
 from harness.names.stages import Hop, runs_file
 from harness.processes.scheduler import Watcher, run_tasks
 from harness.record.record import Record
-from harness.store.trust import check_trusted, spec_to_run
+from harness.spec.trust import check_trusted, spec_to_run
 from harness.system.reading import TEXT, read_json
 
 _SECONDS = 120

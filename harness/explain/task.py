@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.jobs.prepared import Prepared
-from harness.locate.owners import CHECKPOINT, SPEC
+from harness.names.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
 

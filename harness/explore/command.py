@@ -10,6 +10,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from harness.explore.panes import View
 from harness.explore.server import Server, Site, open_server
 from harness.explore.tap_level import choose_hop, tap_view
 from harness.explore.web_app import find_web_app
+from harness.processes.scheduler import Watcher
 from harness.record.record import read_run
 
 LEVELS = ("tap", "op")
+Progress = AbstractContextManager[Watcher]
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class ExploreOptions:
     spec: str | None = None
 
 
-def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
-    """Serve until interrupted. say: shows a line to the person who waits.
+def explore(options: ExploreOptions, say: Callable[[str], None], progress: Callable[[], Progress]) -> None:
+    """Serve until interrupted. say: shows a line to the person who waits. progress: shows how far the graphs are.
 
     Raises UsageError for a run without that hop, a port that cannot be had, or Model Explorer missing.
     """
     find_web_app()  # what is missing is said before graphs are made, as is a port that is taken
     with open_server(options.port) as server:
-        view = _view(options)
+        view = _view(options, progress)
         site = Site(view)
         try:
             say(view.words)
@@ -57,20 +60,19 @@ def explore(options: ExploreOptions, say: Callable[[str], None]) -> None:
             pass  # the way this command ends
 
 
-def _view(options: ExploreOptions) -> View:
+def _view(options: ExploreOptions, progress: Callable[[], Progress]) -> View:
     record, frame = read_run(options.folder)
     hop = choose_hop(record, frame, options.hop)
     if options.level == "tap":
         return tap_view(record, frame, hop)
     if options.level != "op":
         raise UsageError(f"--level {options.level} is not a level; give one of {', '.join(LEVELS)}")
-    from harness.commands.progress import watcher
     from harness.explore.op_level import op_view
     from harness.system.temporary import use_own_temporary_folder
 
     use_own_temporary_folder()
-    with watcher() as progress:
-        return op_view(options.folder, record, frame, hop, progress, options.spec)
+    with progress() as watcher:
+        return op_view(options.folder, record, frame, hop, watcher, options.spec)
 
 
 def _open_browser(server: Server, say: Callable[[str], None]) -> None:

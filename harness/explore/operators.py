@@ -18,8 +18,8 @@ from harness.explore.ops import OpGraph
 from harness.explore.ops_work import FLATBUFFER
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
-from harness.jobs.run_models import RunModels, load_models
 from harness.names.stages import FLOAT, HF, runs_file, split
+from harness.pipeline.run_models import RunModels, load_models
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.record.record import FirstFault, HopResult, Record, write_text
 from harness.render.explorer import file_stem, graph_id, overlays, worst_rows

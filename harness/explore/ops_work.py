@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.explore.ops import OpGraph
 from harness.jobs.reporter import Reporter
-from harness.jobs.run_models import RunModels
 from harness.names.stages import HF
+from harness.pipeline.run_models import RunModels
 from harness.record.record import write_text
 from harness.spec.load import load_spec
 from harness.spec.model import SpecRef

@@ -24,12 +24,12 @@ from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, describe_schedule, schedule
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
+from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
 from harness.pipeline.run import Options, Work, check, check_seed, place_of, prepare
 from harness.pipeline.tasks import stage_tasks
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
-from harness.processes.servers import Servers, StageEndedError, serving
 from harness.store.cache import Cache
 from harness.store.run_folder import check_target, working_folder
 

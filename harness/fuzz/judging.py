@@ -15,8 +15,8 @@ import numpy as np
 
 from harness.compare.noise import NoiseFloor
 from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
-from harness.judge.coverage import Absent
 from harness.judge.rules import Rule
+from harness.names.coverage import Absent
 from harness.names.stages import ORACLE, Hop
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from harness.judge.coverage import LISTED
+from harness.names.coverage import LISTED
 from harness.names.stages import Hop, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.record.record import Case, FirstFault, HopResult, Logits, LowestSnr, MissingTap, Worst

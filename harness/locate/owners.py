@@ -15,11 +15,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.names.owners import CHECKPOINT, RECIPE, SPEC
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Finding, FirstFault
-
-CHECKPOINT, RECIPE, SPEC = "checkpoint", "recipe", "spec"
 
 _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.

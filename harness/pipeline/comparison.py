@@ -13,9 +13,9 @@ from harness.align.plan import PlanFacts
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import Comparison, compare_traces
 from harness.jobs.prepared import Prepared
-from harness.judge.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.judge.rules import Rule
 from harness.locate.faults import first_row
+from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
 from harness.names.stages import (
     REAUTHORED,
     hops_of,

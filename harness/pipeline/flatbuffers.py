@@ -30,11 +30,11 @@ from harness.names.stages import FLOAT, HF
 from harness.record.record import Finding
 from harness.spec.load import load_spec
 from harness.spec.model import SpecRef
+from harness.spec.numerics import settle
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.conversion_reads import Reader
 from harness.stages.litert_torch.convert import CONVERSIONS, FLATBUFFER, convert
 from harness.store.cache import Cache, key_of, sha256_of, source_of
-from harness.system.numerics import settle
 
 TAPPED = "tapped"
 CONSTANTS = "constants"
@@ -220,7 +220,7 @@ _CONSTANTS_CODE = (
 
 
 _ALIGNMENT_CODE = (
-    "harness.judge.coverage",
+    "harness.names.coverage",
     "harness.names.taps",
     "harness.align.naming",
     "harness.align.flatbuffer",

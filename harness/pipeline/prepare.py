@@ -30,7 +30,7 @@ from harness.inputs.tokens import (
 from harness.jobs.job import Dimensions, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Reporter
-from harness.judge.coverage import coverage_of
+from harness.names.coverage import coverage_of
 from harness.names.recipes import check_widths
 from harness.names.stages import FLOAT, HF, REAUTHORED
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order

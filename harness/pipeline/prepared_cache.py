@@ -19,10 +19,10 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.jobs.prepared import Prepared, Request
+from harness.spec.numerics import VARIABLES
 from harness.spec.replaced import flags
 from harness.spec.rests import Rests
 from harness.store.cache import Cache, key_of
-from harness.system.numerics import VARIABLES
 
 PREPARED = "prepared"
 _log = logging.getLogger(__name__)

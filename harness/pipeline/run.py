@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import TaskFaultError, UsageError
 from harness.inputs.tokens import check_jsonl
 from harness.jobs.prepared import Prepared, Request
-from harness.jobs.run_models import save_models
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import (
@@ -41,6 +40,7 @@ from harness.names.stages import (
 from harness.names.variant import VariantOptions
 from harness.pipeline.background import StillWanted, in_background
 from harness.pipeline.prepared_cache import recall, recall_key, remember
+from harness.pipeline.run_models import save_models
 from harness.pipeline.tasks import AUDIT, RunPaths, conversion_mb, inputs_for_local, local_tasks, stage_tasks
 from harness.plain import brief
 from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
@@ -49,9 +49,9 @@ from harness.record.runs import next_run_id
 from harness.spec.find import find_spec
 from harness.spec.model import SpecRef
 from harness.spec.rests import RESTS, Rests, heard
+from harness.spec.trust import mark_run
 from harness.store.cache import Cache
 from harness.store.run_folder import LOG_FILE, deleting, working_folder
-from harness.store.trust import mark_run
 from harness.system.memory import memory
 from harness.weights.sources import check_source
 

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import told
-from harness.spec.imports import STARTED_WITH
+from harness.system.started import STARTED_WITH
 
 # What torch, transformers, numpy, their libraries and Python itself read while they are imported.
 _VARIABLES = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")

@@ -284,7 +284,7 @@ def _torch_server(log: Path) -> Any:
     atexit.unregister(_end_server)
     atexit.register(_end_server)  # left alone, it takes seconds to tear the frameworks down
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.processes.preload"])
+    context.set_forkserver_preload(["harness.jobs.preload"])
     with _output_to(log), _signals_held():  # between its start and our knowing its process id, nobody could end it
         forkserver.ensure_running()
     return context

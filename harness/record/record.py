@@ -143,7 +143,7 @@ class Logits(_Part):
 
 
 class MissingTap(_Part):
-    """reason: the listed one, see `harness/judge/coverage.py`; empty where there is none, and the hop fails for it."""
+    """reason: the listed one, see `harness/names/coverage.py`; empty where there is none, and the hop fails for it."""
 
     tap: str
     why: str

@@ -7,7 +7,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands.batch import Outcome
 from harness.plain import one_line
 from harness.record.record import Record
 from harness.render.console import cells, line, new_table, verdict_cell, wrapped
@@ -17,6 +16,8 @@ from harness.render.numbers import percent, worst_excess
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from harness.commands.batch import Outcome
 
 _COLUMNS = (
     ("model", False),

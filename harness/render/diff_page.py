@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.record.diff import HopChange, RunDiff, TapChange
 from harness.record.record import write_text
 from harness.render.numbers import figure_text, number, percent, worst_excess
 from harness.render.page import render_page
+
+if TYPE_CHECKING:
+    from harness.compare.runs import HopChange, RunDiff, TapChange
 
 Pair = tuple[str, str]
 _WORSE = {"fail": 2, "missing": 1, "pass": 0}

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.judge.shares import limit_of, nearest
 from harness.names.stages import Hop
 from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 from harness.plain import clean
 from harness.record.record import HopResult, Record, write_text
-from harness.render.limits import limit_of, nearest
 from harness.render.numbers import is_nothing, number, rows_of, tap_figure, tap_value, worst_per_tap
 from harness.render.sentences import module_of
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.fuzz.command import Outcome
 from harness.plain import one_line
 from harness.render.console import STYLES, line, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from harness.fuzz.command import Outcome
 
 _SHOWN = 64  # token ids
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.judge.shares import Figure
 from harness.plain import clean
 from harness.record.record import Record
-from harness.render.limits import Figure
 from harness.render.numbers import figure_text, floor_text
 from harness.render.words import causes_of, fault_of, model_words, verdict_words, where
 

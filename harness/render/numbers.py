@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.judge.rules import floor_alone
+from harness.judge.shares import Figure, limit_of, nearest, share
 from harness.record.record import FirstFault, HopResult, Record, Worst
-from harness.render.limits import Figure, limit_of, nearest, share
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from harness.judge.shares import FIGURES, LOCAL, limit_of, share
 from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
-from harness.render.limits import FIGURES, LOCAL, limit_of, share
 from harness.render.numbers import is_nothing, tap_value
 
 if TYPE_CHECKING:

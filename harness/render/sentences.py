@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.judge.shares import LOCAL, NOISE_FLOOR, nearest
 from harness.locate.owners import is_given
 from harness.names.stages import known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
-from harness.render.limits import LOCAL, NOISE_FLOOR, nearest
 from harness.render.numbers import number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}

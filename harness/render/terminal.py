@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.record.diff import RunDiff, TapChange
+    from harness.compare.runs import RunDiff, TapChange
 
 WORST_TAPS = 3
 TAPS_BEFORE, TAPS_AFTER = 4, 4

@@ -63,24 +63,3 @@ def _first_argument(call: str) -> str:
     expression = ast.parse(call, mode="eval").body
     assert isinstance(expression, ast.Call)
     return str(ast.literal_eval(expression.args[0]))
-
-
-def print_entries(found: list[Entry], console: Any) -> None:
-    from rich.table import Table
-
-    from harness.render.console import cells
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("model", "published as", "size", "weights", "here"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
-    for entry in found:
-        here = "yes" if entry.here else f"no: {entry.remedy}"
-        table.add_row(*cells(entry.name, entry.hf_id, _size(entry.parameters), entry.weights, here))
-    console.print(table)
-    console.print("A seeded miniature is small and random; --checkpoint brings the real weights.", soft_wrap=True)
-
-
-def _size(parameters: int | None) -> str:
-    if parameters is None:
-        return "?"
-    return f"{parameters / 1e9:.2f} B" if parameters >= 999.5e6 else f"{parameters / 1e6:.0f} M"

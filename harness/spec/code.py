@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.spec.fingerprints import fingerprint, source_digest
 from harness.store.cache import Cache, sha256_of
-from harness.system.stamps import sha256_once
+from harness.store.digests import sha256_once
 
 # Distributions that conversions are made with, by their top-level package.
 CONVERTING = {

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-
-# When this process, or the server that it was forked from, began to import code: what was written later is not loaded.
-IMPORTED_AT = time.time_ns()
-STARTED_WITH = dict(os.environ)  # packages set variables while they are imported
 
 _SCHEMA = "tensorflow.lite.python.schema_py_generated"
 _HUGGING_FACE = ("transformers.modeling_utils", "transformers.models.auto.modeling_auto")

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.record.record import Finding
-from harness.spec import patched
+from harness.spec import numerics, patched
 from harness.spec.code import OWN, SpecCode, edited_between, package_content, spec_code
 from harness.spec.fingerprints import source_digest
-from harness.spec.imports import IMPORTED_AT
 from harness.spec.load import loaded_spec, module_name
 from harness.spec.model import GenerativeModel, SpecRef
 from harness.spec.replaced import changes, namespaces
 from harness.spec.witness import Seen
 from harness.store.cache import Cache
-from harness.system import numerics
-from harness.system.stamps import sha256_once
+from harness.store.digests import sha256_once
+from harness.system.started import IMPORTED_AT
 
 # Packages that read files in native code, where nobody hears which.
 _UNHEARD = frozenset({"cv2", "h5py", "lmdb", "polars", "pyarrow", "sentencepiece", "soundfile", "tokenizers"})

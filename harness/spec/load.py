@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.errors import UsageError
-from harness.judge.coverage import check_coverage
+from harness.names.coverage import check_coverage
 from harness.plain import brief
 from harness.spec.imports import import_litert_torch
 from harness.spec.model import GenerativeModel, SpecRef, check_name
-from harness.system.numerics import Changes, settle, threads_now
+from harness.spec.numerics import Changes, settle, threads_now
 from harness.system.reading import read_text
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.judge.coverage import STANDARD_COVERAGE
 from harness.names.allowed import NAME_RULE, is_name
+from harness.names.coverage import STANDARD_COVERAGE
 from harness.plain import brief
 
 
@@ -47,7 +47,7 @@ class GenerativeModel:
     prefill: lengths of the prefill signatures to convert.
     kv_cache_len: positions in the KV cache of the converted model.
     coverage: per hop, the share of taps that must be compared for the gate to hold; the standard for a hop left out.
-        No share lets a tap be absent without a reason that `harness/judge/coverage.py` lists.
+        No share lets a tap be absent without a reason that `harness/names/coverage.py` lists.
     prompt: the real prompt among the default inputs.
     variant: how to convert unless the command line says otherwise; `harness/names/variant.py` has the words.
     """

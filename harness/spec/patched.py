@@ -19,7 +19,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Any
 
-from harness.locate.owners import SPEC
+from harness.names.owners import SPEC
 from harness.record.record import Finding
 from harness.spec.imports import without_collecting
 

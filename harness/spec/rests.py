@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from harness.spec.code import SpecCode, converting_files, is_standard
-from harness.spec.imports import IMPORTED_AT, STARTED_WITH
 from harness.spec.witness import Seen
 from harness.system.stamps import stamp_of
+from harness.system.started import IMPORTED_AT, STARTED_WITH
 from harness.system.temporary import PREFIX
 
 RESTS = "rests"  # in what a process is asked for, and in what it answers

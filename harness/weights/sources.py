@@ -23,8 +23,8 @@ from harness.errors import UsageError
 from harness.record.record import SourceKind
 from harness.spec.model import GenerativeModel, WheelGGUF
 from harness.store.cache import Cache, key_of
+from harness.store.digests import sha256_once
 from harness.system.reading import TEXT, check_file
-from harness.system.stamps import sha256_once
 from harness.weights.configs import (
     CONFIG_FILE,
     distinct_tensors,

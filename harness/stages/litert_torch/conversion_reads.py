@@ -20,7 +20,7 @@ from harness.spec.code import OWN, edited_between
 from harness.spec.rests import given_variables, is_in, names_digest, source_of
 from harness.spec.witness import Seen, listen_to_native_code
 from harness.store.cache import Cache, sha256_of
-from harness.system.stamps import sha256_once
+from harness.store.digests import sha256_once
 
 READS = "reads.json"
 _SMALL = 1_000_000  # bytes; larger files are read once per version

@@ -24,6 +24,7 @@ from harness.jobs.session import AS_NAMED, Facts, Given
 from harness.names.taps import LOGITS, block_tap
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel
+from harness.spec.numerics import settle
 from harness.stages.litert.cache_end import LastPosition, last_position
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
@@ -31,7 +32,6 @@ from harness.stages.torch.attention import probabilities
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
 from harness.stages.torch.intercept import Intercept
 from harness.store.trace import Trace, TraceWriter, local
-from harness.system.numerics import settle
 
 
 @contextmanager

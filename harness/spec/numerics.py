@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.record.record import Finding
-from harness.spec.imports import STARTED_WITH
+from harness.system.started import STARTED_WITH
 
 # Libraries under torch read these when they compute for the first time, or when they are loaded.
 VARIABLES = (

@@ -13,7 +13,7 @@ from harness.processes.refusals import note_failure
 from harness.processes.worker import die_with_parent, let_warnings_be
 from harness.spec import patched
 from harness.spec.imports import import_frameworks
-from harness.system.numerics import VARIABLES
+from harness.spec.numerics import VARIABLES
 
 die_with_parent(os.getppid())  # while it imports, it would not notice by itself
 

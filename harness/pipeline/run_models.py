@@ -19,7 +19,7 @@ from harness.record.record import write_text
 from harness.render.explorer import FOLDER
 from harness.spec.find import find_spec
 from harness.spec.model import SpecRef
-from harness.store.trust import spec_to_run
+from harness.spec.trust import spec_to_run
 from harness.system.reading import read_bytes
 
 FILE = "models.json"

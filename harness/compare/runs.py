@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
+from harness.judge.shares import FIGURES, Figure, limit_of, nearest
 from harness.record.record import HopResult, Logits, Record, Worst
-from harness.render.limits import FIGURES, Figure, limit_of, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
