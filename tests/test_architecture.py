@@ -20,18 +20,8 @@ ROOMS = (
     *("compare", "locate", "jobs", "stages/torch", "audit", "stages/huggingface", "stages/litert_torch"),
     *("stages/litert", "operators", "explain", "render", "pipeline", "fuzz", "bench", "explore", "commands"),
 )
-# What is still to be turned: an audit that knows one framework's builder, and facts whose classes a stage keeps.
-BACK_UP = {
-    ("audit", "stages/litert_torch"),
-    ("jobs", "audit"),
-    ("jobs", "stages/litert"),
-    ("stages/litert_torch", "stages/litert"),
-}
-    ("audit", "stages/litert_torch"),
-    ("jobs", "audit"),
-    ("jobs", "stages/litert"),
-    ("stages/litert_torch", "stages/litert"),
-}
+# Still to be turned: the audit knows the builder of one framework.
+BACK_UP = {("audit", "stages/litert_torch")}
 # A page reads the record, and what says how things are called and how a number counts. It computes nothing.
 PAGES_READ = {"errors", "judge", "locate", "names", "plain", "record", "render", "store", "system"}
 # What a command shows that makes no record, and the form of a row's range.

@@ -15,7 +15,6 @@ from masks import causal
 from harness.audit.constants import audit_constants
 from harness.audit.folded import match_folded
 from harness.audit.named_constants import NamedConstant
-from harness.audit.parameters import Fused, ParameterSource
 from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
@@ -30,6 +29,7 @@ from harness.stages.litert_torch.loading import account_for_keys, load_reauthore
 from harness.stages.litert_torch.structure import position_tables, windows_of
 from harness.store.cache import Cache
 from harness.weights.miniature import shrink, write_miniature
+from harness.weights.parameters import Fused, ParameterSource
 
 pytestmark = pytest.mark.slow
 

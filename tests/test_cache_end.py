@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.jobs.cache_end import CacheEnd, past_the_cache
 from harness.jobs.reporter import Silent
 from harness.pipeline.end_findings import cache_findings
 from harness.processes.scheduler import TaskResult
-from harness.stages.litert.cache_end import CacheEnd, past_the_cache
 
 LENGTH, KV_HEADS, HEAD_DIM = 6, 2, 4
 SHAPES = {

@@ -11,7 +11,6 @@ from record_factory import make_run
 from safetensors.numpy import save_file
 
 from harness.audit.finite import file_findings, is_finite, not_finite_words
-from harness.audit.parameters import ParameterSource
 from harness.audit.values import differing_parameters
 from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
@@ -23,6 +22,7 @@ from harness.record.record import Finding, FirstFault, taps_frame
 from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
+from harness.weights.parameters import ParameterSource
 
 FIRST, XNNPACK = "hf->reauthored", "reauthored->tflite-xnnpack"
 KERNELS = "tflite-builtin[fp16]->tflite-xnnpack[fp16]"

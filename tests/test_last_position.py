@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from harness.align.layout import canonical_cache
+from harness.jobs.cache_end import LastPosition, last_position
 from harness.pipeline.end_findings import last_position_findings
 from harness.processes.scheduler import TaskResult
-from harness.stages.litert.cache_end import LastPosition, last_position
 
 LENGTH = 6
 EMPTY = {

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness.audit.parameters import ParameterSource
 from harness.audit.values import differing_parameters
 from harness.compare.overflow import overflow_findings
 from harness.compare.traces import compare_traces
@@ -17,6 +16,7 @@ from harness.judge.rules import load_rules
 from harness.names.coverage import Absent
 from harness.record.record import TAP_COLUMNS, Finding, taps_frame
 from harness.store.trace import TraceWriter
+from harness.weights.parameters import ParameterSource
 
 BLOCKS = 12
 

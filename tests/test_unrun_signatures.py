@@ -11,12 +11,12 @@ import pytest
 from test_integrity import graph, operator, packed, tensor
 
 from harness.audit.constants import audit_constants
-from harness.audit.parameters import ParameterSource
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run, prefill_length
 from harness.flatbuffer.writing import tensor_map
 from harness.jobs.job import JobInput
 from harness.pipeline.flatbuffers import _not_run
+from harness.weights.parameters import ParameterSource
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,6 @@ from harness.audit.computed import is_computed
 from harness.audit.folded import match_folded
 from harness.audit.masks import wrong_flags, wrong_mask
 from harness.audit.named_constants import NamedConstant
-from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import covers, find_pieces
 from harness.audit.turned import turned_round
 from harness.audit.values import Array, Expected, bits, describe_difference, summarised
@@ -30,6 +29,7 @@ from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
 from harness.record.record import Finding
 from harness.weights.files import shape_text
+from harness.weights.parameters import ParameterSource
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.audit.named_constants import NamedConstant
-from harness.audit.parameters import ParameterSource
 from harness.audit.values import Array, Expected, bits
+from harness.weights.parameters import ParameterSource
 
 Wide = npt.NDArray[np.float64]
 # Of what a float32 sum of these terms may be off by, term by term; in what order the converter adds is not known.

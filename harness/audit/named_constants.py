@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import Piece
 from harness.audit.values import Array
 from harness.flatbuffer.reads import ReadConstant
+from harness.weights.parameters import ParameterSource
 
 _BLOCK = re.compile(r"Block_(\d+)$")
 _LAYER = re.compile(r"^[A-Za-z]\w*_(\d+)$")  # a block of the Hugging Face model: LlamaDecoderLayer_3

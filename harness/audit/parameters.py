@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel
+from harness.weights.parameters import Fused, ParameterSource
 
 BLOCK = "transformer_blocks.{}"
 # Re-authored module -> entry of the tensor names. A weight each, and a bias where the checkpoint has one.
@@ -30,33 +30,6 @@ _NORM_CONFIGS = {
     "attn_query_norm": ("attn_config", "query_norm_config"),
     "attn_key_norm": ("attn_config", "key_norm_config"),
 }
-
-
-class Fused(BaseModel):
-    """How attention splits a fused projection; see `harness/align/layout.py`."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    interleaved: bool
-
-
-class ParameterSource(BaseModel):
-    """Where a parameter's values come from.
-
-    keys: one tensor of the checkpoint, or those of queries, keys and values, which are fused.
-    one_plus: the model multiplies by 1 + this, so a converter may store the sum. scale, divisor: it multiplies or
-    divides what this gives, so a converter may store the product. forms_known: that these are all; not so for a model
-    of its user's own blocks.
-    """
-
-    parameter: str
-    keys: list[str]
-    fused: Fused | None = None
-    one_plus: bool = False
-    scale: float | None = None
-    divisor: float | None = None
-    forms_known: bool = True
 
 
 def parameter_sources(names: Any, config: Any, stored: Any, own: Any) -> list[ParameterSource]:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from harness.audit.beyond_half import BeyondHalf
 from harness.audit.finite import checkpoint_findings, not_finite_words
-from harness.audit.parameters import Fused, ParameterSource
 from harness.record.record import Finding
 from harness.weights.files import StoredTensor, shape_text, stored_tensors
+from harness.weights.parameters import Fused, ParameterSource
 
 Array = npt.NDArray[np.float32]
 _SHOWN = 8

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from harness.audit.constants import _forms
-from harness.audit.parameters import ParameterSource
 from harness.audit.values import Expected
+from harness.weights.parameters import ParameterSource
 
 _HEAD = 256  # bytes that are looked for before the whole is compared
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from harness.audit.parameters import ParameterSource
 from harness.jobs.job import Dimensions, JobInput
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
+from harness.weights.parameters import ParameterSource
 
 
 class Request(BaseModel):

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.jobs.cache_end import CacheEnd, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, ServingReporter, costs_only_this_stage
 from harness.record.record import Finding
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel, SpecRef
 from harness.spec.patched import watching
-from harness.stages.litert.cache_end import CacheEnd, LastPosition
 from harness.store.trace import Trace
 
 

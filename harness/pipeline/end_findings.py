@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from harness.jobs.cache_end import LastPosition
 from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
-from harness.stages.litert.cache_end import LastPosition
 
 LAST_POSITION = "last_position"
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from harness.align.modules import ModuleMap, hf_modules, own_modules
 from harness.audit.honoured import published_windows
-from harness.audit.parameters import ParameterSource
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
@@ -47,6 +46,7 @@ from harness.store.cache import Cache
 from harness.weights.configs import built_model, hf_config, without_initial_weights
 from harness.weights.declared_sizes import refuse_other_sizes, refuse_sizes_that_cannot_load
 from harness.weights.families import interleaves_qkv, sizes_of
+from harness.weights.parameters import ParameterSource
 from harness.weights.sources import Checkpoint, is_miniature, resolve
 from harness.weights.tokenizer_files import load_tokenizer
 

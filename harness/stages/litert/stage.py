@@ -19,12 +19,12 @@ import numpy as np
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs.tokens import Step, schedule
+from harness.jobs.cache_end import CacheEnd, LastPosition, last_position, past_the_cache
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
 from harness.jobs.session import Facts
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
 from harness.names.taps import split_tap
-from harness.stages.litert.cache_end import CacheEnd, LastPosition, last_position, past_the_cache
 from harness.store.trace import Trace, TraceWriter
 
 Array = np.ndarray[Any, Any]

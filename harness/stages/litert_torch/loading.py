@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.audit.parameters import ParameterSource, parameter_sources
+from harness.audit.parameters import parameter_sources
 from harness.audit.values import read_values
 from harness.errors import UsageError
 from harness.record.record import Finding
@@ -20,6 +20,7 @@ from harness.weights.configs import built_model, raw_config, without_initial_wei
 from harness.weights.files import StoredTensor, shape_text, stored_tensors, weight_files
 from harness.weights.key_names import names_text, number_text
 from harness.weights.kinds import COMPUTED
+from harness.weights.parameters import ParameterSource
 from harness.weights.published_names import Reading
 
 if TYPE_CHECKING:

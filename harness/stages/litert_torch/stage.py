@@ -18,6 +18,7 @@ import torch
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap, own_modules
 from harness.inputs.tokens import schedule
+from harness.jobs.cache_end import LastPosition, last_position
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
 from harness.jobs.session import AS_NAMED, Facts, Given
@@ -25,7 +26,6 @@ from harness.names.taps import LOGITS, block_tap
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel
 from harness.spec.numerics import settle
-from harness.stages.litert.cache_end import LastPosition, last_position
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
 from harness.stages.torch.attention import probabilities
