@@ -47,7 +47,7 @@ detection: $(STAMP) ## make the catalogue's faults and write docs/detection.md: 
 	@$(BIN)/edge-parity bench --out docs/detection.md $(ARGS)
 
 pictures: $(STAMP) ## make the pictures in the README again, from a real run (1 minute, needs Chromium)
-	@$(BIN)/python tests/pictures.py
+	@$(BIN)/python tests/support/pictures.py
 
 clean: ## remove .venv, builds and tool caches; runs in reports/ and the cache of conversions stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

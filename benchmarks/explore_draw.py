@@ -18,7 +18,7 @@ from pathlib import Path
 
 from _smollm2 import BROKEN, ROOT, make_run
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from browser import NO_BROWSER, browser_path, chromium
 from panes import Panes, exploring

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from _smollm2 import ROOT, make_run
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from browser import NO_BROWSER, Opened, browser_path, chromium
 

@@ -46,8 +46,8 @@ def default_plan() -> list[Entry]:
 
     Conversion is what takes time and memory, so miniatures go through it only where it is known to matter. Beside the
     models stand the declarations that show what is wrong upstream. `make test` leaves to CI the miniatures without a
-    listed defect, whose PyTorch hop tests/test_models.py takes as well, what tests/test_families.py converts, the four
-    bits, and all but the widest at full width.
+    listed defect, whose PyTorch hop tests/stages/test_models.py takes as well, what tests/stages/test_families.py
+    converts, the four bits, and all but the widest at full width.
     """
     small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
     whole = [Entry(name, name) for name in TRAINED]

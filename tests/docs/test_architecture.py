@@ -1,0 +1,155 @@
+"""The structure that docs/architecture.md promises, read off the imports.
+
+Imports count wherever they stand, within functions too; those for type checkers alone do not.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+HARNESS = ROOT / "harness"
+MOST_LOOSE = 5
+ROOMS = (
+    *("names", "system", "processes", "store", "flatbuffer", "record", "judge", "inputs", "spec", "align", "weights"),
+    *("compare", "locate", "jobs", "stages/torch", "audit", "stages/huggingface", "stages/litert_torch"),
+    *("stages/litert", "operators", "explain", "render", "pipeline", "fuzz", "bench", "explore", "commands"),
+)
+# Still to be turned: the audit knows the builder of one framework.
+BACK_UP = {("audit", "stages/litert_torch")}
+# A page reads the record, and what says how things are called and how a number counts. It computes nothing.
+PAGES_READ = {"errors", "judge", "locate", "names", "plain", "record", "render", "store", "system"}
+# What a command shows that makes no record, and the form of a row's range.
+SHOWN = {
+    "harness.audit.differences",
+    "harness.audit.report",
+    "harness.commands.batch",
+    "harness.compare.value_range",
+    "harness.fuzz.command",
+}
+FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
+# Where else than in the folders of stages a framework may be imported.
+MAY_IMPORT = {
+    "audit": {"litert_torch", "torch", "transformers"},
+    "bench": {"ai_edge_litert", "litert_torch", "torch"},
+    "commands": FRAMEWORKS,
+    "explain": {"ai_edge_litert", "litert_torch", "torch"},
+    "explore": {"litert_torch", "torch"},
+    "flatbuffer": {"ai_edge_litert", "tensorflow"},
+    "weights": {"litert_torch", "torch", "transformers"},
+}
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(file): file for file in HARNESS.rglob("*.py") if "vendor" not in file.parts}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Modules that a file imports: `a.b` for `from a import b` where that is a module."""
+    for node in runs(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = [f"{node.module}.{name.name}" for name in node.names]
+            modules = [name for name in inner if name in FILES]
+            yield from modules or [node.module]
+
+
+def runs(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node below, but for what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from runs(child)
+
+
+GRAPH = {module: sorted({name for name in imported(file) if name in FILES}) for module, file in FILES.items()}
+
+
+def circles() -> list[list[str]]:
+    """Modules that import each other in a loop (Tarjan's algorithm)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in GRAPH[module]:
+            if other not in order:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], order[other])
+        if low[module] == order[module]:
+            ring = [stack.pop()]
+            while ring[-1] != module:
+                ring.append(stack.pop())
+            found.append(sorted(ring))
+
+    for module in GRAPH:
+        if module not in order:
+            visit(module)
+    return [ring for ring in found if len(ring) > 1]
+
+
+def room(module: str) -> str:
+    """The folder that a module stands in; each stage's is a room of its own."""
+    parts = module.split(".")[1:]
+    return "/".join(parts[: 2 if parts[:1] == ["stages"] else 1])
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles() == []
+
+
+def arrows_back_up() -> set[tuple[str, str]]:
+    """Rooms of which one imports another that stands below it in `ROOMS`."""
+    place = {name: number for number, name in enumerate(ROOMS)}
+    pairs = {(room(module), room(other)) for module in GRAPH for other in GRAPH[module]}
+    return {pair for pair in pairs if set(pair) <= set(place) and place[pair[0]] < place[pair[1]]}
+
+
+def test_rooms_import_from_those_above_them() -> None:
+    assert arrows_back_up() == BACK_UP
+
+
+def test_the_rooms_stand_in_this_order_in_the_documents() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"`([\w/]+)/`", page.split("| room |")[1]) if name in ROOMS] == list(ROOMS)
+
+
+def test_few_files_stand_outside_the_rooms() -> None:
+    assert len(list(HARNESS.glob("*.py"))) <= MOST_LOOSE
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if room(module) == "render"])
+def test_a_page_reads_the_record_and_computes_nothing(module: str) -> None:
+    assert {room(other) for other in set(GRAPH[module]) - SHOWN} <= PAGES_READ
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_framework_is_imported_where_a_stage_runs_it(module: str) -> None:
+    found = {name.split(".")[0] for name in imported(FILES[module])} & FRAMEWORKS
+    if not room(module).startswith("stages/") and room(module) not in ("processes", "pipeline", "operators", "spec"):
+        assert found <= MAY_IMPORT.get(room(module), set())
+
+
+def test_the_test_sees_imports_within_functions_and_none_for_type_checkers(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
+        "def run():\n    from harness.names import stages\n    import numpy.linalg\n"
+    )
+    assert list(imported(file)) == ["typing", "harness.names.stages", "numpy.linalg"]
