@@ -106,7 +106,7 @@ def run(
     from harness.names.recipes import parse_recipes
     from harness.names.stages import float32_stages
     from harness.names.variant import VariantOptions, parse_prefill
-    from harness.pipeline import run as pipeline
+    from harness.pipeline.options import Options
 
     names = _chosen(models or [], every)
     if len(names) > 1 and (checkpoint or tflite):
@@ -116,8 +116,8 @@ def run(
     recipes = parse_recipes(quantize) if quantize is not None else ()
     variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
 
-    def options(model: str) -> pipeline.Options:
-        return pipeline.Options(
+    def options(model: str) -> Options:
+        return Options(
             model=model,
             checkpoint=checkpoint,
             tflite=tflite,
@@ -275,7 +275,7 @@ def fuzz(
     from harness.commands.progress import watcher
     from harness.fuzz import command
     from harness.names.variant import VariantOptions, parse_prefill
-    from harness.pipeline.run import Options
+    from harness.pipeline.options import Options
     from harness.render.fuzz import print_outcome
     from harness.system.temporary import use_own_temporary_folder
 

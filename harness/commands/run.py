@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.plain import json_for_a_log
 
 if TYPE_CHECKING:
-    from harness.pipeline import run as pipeline
+    from harness.pipeline.options import Options
     from harness.record.record import Record
 
 
@@ -29,7 +29,7 @@ class OutputOptions:
     github: bool
 
 
-def run_one(name: str, options: pipeline.Options, shown: OutputOptions) -> int:
+def run_one(name: str, options: Options, shown: OutputOptions) -> int:
     """Run a model, show what came of it, and give the exit code."""
     from harness.commands.progress import watcher
     from harness.pipeline import run as pipeline
@@ -49,7 +49,7 @@ def run_one(name: str, options: pipeline.Options, shown: OutputOptions) -> int:
 
 
 def run_several(
-    names: Sequence[str], options: Callable[[str], pipeline.Options], out: Path, shown: OutputOptions, every: bool
+    names: Sequence[str], options: Callable[[str], Options], out: Path, shown: OutputOptions, every: bool
 ) -> int:
     """Run the models one after the other, say what came of each, and give the worst exit code.
 
@@ -58,10 +58,11 @@ def run_several(
     from harness.commands.batch import Outcome, run_each, worst_exit
     from harness.commands.progress import watcher
     from harness.pipeline import run as pipeline
+    from harness.pipeline.options import check
     from harness.system.temporary import use_own_temporary_folder
 
     for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
-        pipeline.check(options(name))
+        check(options(name))
     outcomes: list[Outcome] = []
 
     def run_next(model: str) -> tuple[Path, Record]:

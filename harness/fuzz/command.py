@@ -27,7 +27,8 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
-from harness.pipeline.run import Options, Work, check, check_seed, place_of, prepare
+from harness.pipeline.options import Options, check, check_seed
+from harness.pipeline.run import Work, place_of, prepare
 from harness.pipeline.tasks import stage_tasks
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
 from harness.store.cache import Cache

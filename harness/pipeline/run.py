@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,71 +18,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import TaskFaultError, UsageError
-from harness.inputs.tokens import check_jsonl
 from harness.jobs.prepared import Prepared, Request
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import (
-    BUILTIN,
-    HF,
-    ORACLE,
-    REAUTHORED,
-    REFERENCE,
-    XNNPACK,
-    every_stage,
-    float32_stages,
     hops_of,
-    named,
-    stage_named,
-    standard_hops,
 )
-from harness.names.variant import VariantOptions
 from harness.pipeline.background import StillWanted, in_background
+from harness.pipeline.options import Options, check, recorded, stages_of
 from harness.pipeline.prepared_cache import recall, recall_key, remember
 from harness.pipeline.run_models import save_models
 from harness.pipeline.tasks import AUDIT, RunPaths, conversion_mb, inputs_for_local, local_tasks, stage_tasks
-from harness.plain import brief
 from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
-from harness.spec.find import find_spec
 from harness.spec.model import SpecRef
 from harness.spec.rests import RESTS, Rests, heard
 from harness.spec.trust import mark_run
 from harness.store.cache import Cache
 from harness.store.run_folder import LOG_FILE, deleting, working_folder
 from harness.system.memory import memory
-from harness.weights.sources import check_source
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.compare.traces import Comparison
 
-_LONGEST_TIMEOUT = 1_000_000  # seconds
-_SEEDS = 2**64  # that torch takes
 _PREPARE = "harness.pipeline.prepare:prepare"
 _OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `edge-parity run` was told. Paths may be relative; they are resolved before anything starts."""
-
-    model: str
-    checkpoint: str | None = None
-    tflite: Path | None = None
-    miniature: bool = False
-    layers: int | None = None
-    stages: tuple[str, ...] = field(default_factory=float32_stages)
-    prompts: tuple[str, ...] = ()
-    inputs_file: Path | None = None
-    variant: VariantOptions = field(default_factory=VariantOptions)
-    quantize: tuple[str, ...] = ()
-    seed: int = 0
-    tolerances: Path | None = None
-    out: Path = Path("reports")
-    keep_traces: bool = False
-    no_cache: bool = False
-    timeout: float = 3600.0
 
 
 @dataclass
@@ -95,6 +57,7 @@ class Work:
     folder: Path
     cache: Cache
     watcher: Watcher
+    run_id: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     rests: list[Rests | None] = field(default_factory=list)  # what was found now rests on, for `remember`
 
@@ -116,145 +79,89 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     half-written run is left behind.
     """
     ref = check(options)
-    rules, defects = load_rules(options.tolerances), load_defects()
-    stages = _stages(options)
     run_id = next_run_id(options.out, datetime.datetime.now(datetime.UTC))
     parent = options.out / ref.name
     with working_folder(parent, run_id) as folder:
         cache = Cache.temporary(folder / "cache") if options.no_cache else Cache.standard()
         cache.sweep()
-        state = Work(options, ref, folder, cache, watcher)
+        state = Work(options, ref, folder, cache, watcher, run_id)
         with state.timed("total"):
-            prepared, key = prepare(state)
-            mark_run(state.cache, ref.file, *([options.tflite] if options.tflite else []))
-            results, comparison = _run_stages(state, prepared, stages, rules)
-            audit = results.pop(AUDIT, None)
-            state.rests += [heard(audit.value)] if audit is not None else []
-            prepared = _audited(prepared, audit)
-            if prepared.audited:
-                remember(state.cache, key, prepared, state.rests)
-            # Here and not above: these import what computes, which a bad input should not wait for.
-            from harness.pipeline.comparison import in_question, with_local_errors
-            from harness.pipeline.conclude import conclude
-            from harness.render.files import render_all
-
-            with state.timed("local"):
-                comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
-            with state.timed("locate"):
-                closer = _more_local_passes(state, prepared, stages, results, in_question(comparison))
-                results |= closer
-                if closer:
-                    comparison = with_local_errors(comparison, prepared, folder / "traces", rules)
-            record, frame = conclude(
-                run_id,
-                prepared,
-                results,
-                stages,
-                comparison,
-                folder / "traces",
-                _recorded(options),
-                defects,
-                rules if options.tolerances else None,
-            )
-            _read_text(state, record, prepared)
-            with state.timed("details"):
-                _write_closeup(folder, comparison, frame, prepared)
-            record = _explained(state, record, frame, prepared, results)
-            save_models(folder, prepared, ref, results, options.tflite)
+            record, frame = _record_of(state)
         record.timings = state.timings
-        if options.keep_traces:
-            from harness.store.trace import export_npy
-
-            export_npy(folder / "traces")
-        with deleting([folder / "cache", *([] if options.keep_traces else [folder / "traces"])]):
-            write_record(folder, record, frame)
-            render_all(folder, record, frame)
+        _write(state, record, frame)
         final = parent / run_id
         folder.rename(final)
     return final, record
 
 
-def check(options: Options) -> SpecRef:
-    """What can be told to be wrong without importing a framework. Returns the model's declaration.
+def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
+    """Every step of the run but the last, which writes what they found."""
+    options, traces = state.options, state.folder / "traces"
+    rules, stages = load_rules(options.tolerances), stages_of(options)
+    prepared, key = prepare(state)
+    mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
+    results, comparison = _run_stages(state, prepared, stages, rules)
+    audit = results.pop(AUDIT, None)
+    state.rests += [heard(audit.value)] if audit is not None else []
+    prepared = _audited(prepared, audit)
+    if prepared.audited:
+        remember(state.cache, key, prepared, state.rests)
+    # Here and not above: these import what computes, which a bad input should not wait for.
+    from harness.pipeline.conclude import conclude
 
-    Raises UsageError.
-    """
-    ref = find_spec(options.model)
-    load_rules(options.tolerances)
-    _stages(options)
-    _check_files(options)
-    return ref
-
-
-def _stages(options: Options) -> tuple[str, ...]:
-    known = [stage.name for stage in every_stage()]
-    if not any(options.stages):
-        raise UsageError(f"--stages is empty; give some of {', '.join(known)}")
-    unknown = [name for name in options.stages if name not in known]
-    if unknown:
-        raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
-    alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
-    if alone and not options.quantize:
-        raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
-    kernels = [stage.name for stage in every_stage() if stage.runs_file and stage.name in options.stages]
-    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in kernels)
-    if options.quantize and not any(hop.on_kernels for hop in hops_of(quantised)):
-        raise UsageError(
-            f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
-        )
-    # Without these two there is no noise floor, and without a noise floor no verdict.
-    float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
-    _check_compared(options.stages, float32)
-    return (*float32, *quantised)
-
-
-def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
-    """Raises UsageError where no hop has a stage that was asked for, or there is no hop at all."""
-    compared = {name for hop in hops_of(stages) for name in hop.stages}
-    for stage in map(stage_named, asked):
-        if stage.reference and stage.name not in compared:
-            given = ",".join(asked)
-            raise UsageError(
-                f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{stage.reference}'; add it"
-            )
-    if not compared:
-        hops = ", ".join(hop.name for hop in standard_hops())
-        raise UsageError(f"--stages {','.join(asked)} compares nothing: the hops are {hops}; add '{REAUTHORED}'")
+    results, comparison = _with_local_passes(state, prepared, stages, rules, results, comparison)
+    record, frame = conclude(
+        state.run_id,
+        prepared,
+        results,
+        stages,
+        comparison,
+        traces,
+        recorded(options),
+        load_defects(),
+        rules if options.tolerances else None,
+    )
+    _read_text(state, record, prepared)
+    with state.timed("details"):
+        _write_closeup(state.folder, comparison, frame, prepared)
+    record = _explained(state, record, frame, prepared, results)
+    save_models(state.folder, prepared, state.ref, results, options.tflite)
+    return record, frame
 
 
-def _check_files(options: Options) -> None:
-    """Cheap checks first, so that a typing error costs no import of a framework."""
-    if not 0 < options.timeout <= _LONGEST_TIMEOUT:  # NaN too
-        raise UsageError(
-            f"--timeout {options.timeout:g} must be positive and at most {_LONGEST_TIMEOUT:,}; give seconds, "
-            "e.g. --timeout 600"
-        )
-    if options.layers is not None and options.layers < 1:
-        raise UsageError(f"--layers {brief(options.layers)} leaves no model; give 1 or more")
-    check_seed(options.seed)
-    if any(not prompt.strip() for prompt in options.prompts):
-        raise UsageError("--prompt is empty; give some text")
-    if options.inputs_file is not None:
-        check_jsonl(options.inputs_file)
-    if options.checkpoint is not None:
-        check_source(options.checkpoint, options.miniature)
-    if options.tflite is not None and options.variant.given():
-        given = " and ".join(options.variant.given())
-        raise UsageError(f"--tflite converts nothing, and {given} says how to convert; leave one of them out")
-    if options.tflite is not None and options.quantize:
-        raise UsageError("--tflite converts nothing, and --quantize says how to convert; leave one of them out")
-    if options.tflite is not None:
-        from harness.flatbuffer.integrity import check_integrity
+def _with_local_passes(
+    state: Work,
+    prepared: Prepared,
+    stages: tuple[str, ...],
+    rules: list[Rule],
+    results: dict[str, TaskResult],
+    comparison: Comparison,
+) -> tuple[dict[str, TaskResult], Comparison]:
+    """What is introduced at each tap of the inputs that every run looks at, and of those that show a fault."""
+    from harness.pipeline.comparison import in_question, with_local_errors
 
-        check_integrity(options.tflite)
+    traces = state.folder / "traces"
+    with state.timed("local"):
+        comparison = with_local_errors(comparison, prepared, traces, rules)
+    with state.timed("locate"):
+        closer = _more_local_passes(state, prepared, stages, results, in_question(comparison))
+        if closer:
+            comparison = with_local_errors(comparison, prepared, traces, rules)
+    return results | closer, comparison
 
 
-def check_seed(seed: int) -> None:
-    """Raises UsageError for what the generators of random numbers do not take."""
-    if seed < 0:
-        raise UsageError(f"--seed {brief(seed)} is negative; give 0 or more")
-    if seed >= _SEEDS:
-        raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
+def _write(state: Work, record: Record, frame: pd.DataFrame) -> None:
+    """The record, every page that is made of it, and the traces where they were asked for."""
+    from harness.render.files import render_all
+
+    keep = state.options.keep_traces
+    if keep:
+        from harness.store.trace import export_npy
+
+        export_npy(state.folder / "traces")
+    with deleting([state.folder / "cache", *([] if keep else [state.folder / "traces"])]):
+        write_record(state.folder, record, frame)
+        render_all(state.folder, record, frame)
 
 
 def prepare(state: Work) -> tuple[Prepared, str | None]:
@@ -425,20 +332,3 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
         ended = _processes(state, prepared, [causes, *operators.values()])
     found = descended(record, operators, ended) if operators else record
     return explained(found, ended[EXPLAIN])
-
-
-def _recorded(options: Options) -> dict[str, Any]:
-    """What was asked for, as the record shows it."""
-    return {
-        "command": ["edge-parity", *sys.argv[1:]],
-        "checkpoint": options.checkpoint,
-        "miniature": options.miniature,
-        "layers": options.layers,
-        "tflite": str(options.tflite) if options.tflite else None,
-        "stages": list(options.stages),
-        "quantize": list(options.quantize),
-        "prompts": list(options.prompts),
-        "inputs": str(options.inputs_file) if options.inputs_file else None,
-        "seed": options.seed,
-        "tolerances": str(options.tolerances) if options.tolerances else "defaults",
-    }

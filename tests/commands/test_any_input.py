@@ -26,7 +26,7 @@ from harness.explore.tap_level import choose_hop, tap_view
 from harness.inputs.tokens import inputs_from_jsonl
 from harness.judge.rules import judge, load_rules
 from harness.pipeline import run as pipeline
-from harness.pipeline.run import Options
+from harness.pipeline.options import Options
 from harness.pipeline.run_models import load_models
 from harness.record.record import read_run, write_record
 from harness.render.explorer import dataflow

@@ -15,7 +15,9 @@ from rich.console import Console
 from harness.commands import main as cli
 from harness.commands.batch import Outcome, run_each, worst_exit
 from harness.errors import UsageError
+from harness.pipeline import options as pipeline_options
 from harness.pipeline import run as pipeline
+from harness.pipeline.options import Options
 from harness.record.record import Record, write_record
 from harness.render.batch import print_outcomes
 from harness.render.index import write_index
@@ -113,7 +115,7 @@ def test_a_crashed_stage_and_error_findings_stand_in_the_table() -> None:
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """`edge-parity run ...` over fake runs that are written to a folder. Returns the exit code."""
 
-    def run(options: pipeline.Options, _: object) -> tuple[Path, Record]:
+    def run(options: Options, _: object) -> tuple[Path, Record]:
         _, record = fake(options.model)
         folder = tmp_path / options.model / RUN_ID
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., i
 
     def call(*arguments: str) -> int:
         monkeypatch.setattr(pipeline, "run", run)
-        monkeypatch.setattr(pipeline, "check", lambda options: None)
+        monkeypatch.setattr(pipeline_options, "check", lambda options: None)
         monkeypatch.setattr("signal.signal", lambda *_: None)  # Ctrl-C stays pytest's
         monkeypatch.setattr("os._exit", sys.exit)
         monkeypatch.setattr(sys, "argv", ["edge-parity", "run", *arguments, "--out", str(tmp_path)])

@@ -21,7 +21,7 @@ from harness.fuzz.search import Searched, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, inputs_from_jsonl
 from harness.names.variant import VariantOptions
-from harness.pipeline.run import Options
+from harness.pipeline.options import Options
 
 pytestmark = pytest.mark.slow
 

@@ -22,6 +22,7 @@ from harness.flatbuffer.reader import FlatbufferModel
 from harness.judge.shares import nearest
 from harness.names.taps import tap_order
 from harness.pipeline import run as pipeline
+from harness.pipeline.options import Options
 from harness.pipeline.run_models import load_models
 from harness.record.record import FaultyOperator, read_record, read_taps
 from harness.render.explorer import graph_id, overlays, worst_rows
@@ -258,7 +259,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("broken")
     (folder / "wrong.py").write_text(WRONG)
     stages = ("oracle", "hf", "reauthored", "tflite-xnnpack")
-    options = pipeline.Options(model=str(folder / "wrong.py"), miniature=True, stages=stages, out=folder / "runs")
+    options = Options(model=str(folder / "wrong.py"), miniature=True, stages=stages, out=folder / "runs")
     return pipeline.run(options, Watcher())[0]
 
 

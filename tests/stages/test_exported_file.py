@@ -26,7 +26,8 @@ from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.names.variant import Variant
-from harness.pipeline.run import Options, run
+from harness.pipeline.options import Options
+from harness.pipeline.run import run
 from harness.stages.litert_torch.convert import conversion_key
 from harness.store.cache import Cache, key_of
 

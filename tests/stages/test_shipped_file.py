@@ -10,7 +10,8 @@ from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.names.variant import Variant
-from harness.pipeline.run import Options, run
+from harness.pipeline.options import Options
+from harness.pipeline.run import run
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.stages.litert_torch.convert import kv_layout

@@ -12,7 +12,8 @@ from toy_stage import FAULTY_TAP, toy
 from watching import Watcher
 
 from harness.names import stages
-from harness.pipeline.run import Options, run
+from harness.pipeline.options import Options
+from harness.pipeline.run import run
 from harness.record.record import Record, read_taps
 
 pytestmark = pytest.mark.slow

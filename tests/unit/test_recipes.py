@@ -17,7 +17,8 @@ from harness.locate.owners import ownership
 from harness.names.coverage import Absent
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
-from harness.pipeline.run import Options, _stages, check, run
+from harness.pipeline.options import Options, check, stages_of
+from harness.pipeline.run import run
 from harness.record.record import taps_frame
 from harness.render.sentences import snr_words
 from harness.stages.litert_torch.convert import _check_quantised
@@ -36,13 +37,13 @@ KERNEL_HOPS = (Hop.between(*AGREEING), Hop.between(*DIFFERING))
 
 
 def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones() -> None:
-    stages = _stages(Options(model="tiny_llama", quantize=(INT8, "fp16")))
+    stages = stages_of(Options(model="tiny_llama", quantize=(INT8, "fp16")))
     quantised = [stage for stage in stages if split(stage)[1] != "none"]
     assert quantised == [
         f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in ("tflite-xnnpack", "tflite-builtin")
     ]
     assert kernels_of(stages) == [f"tflite-builtin[{r}]->tflite-xnnpack[{r}]" for r in (INT8, "fp16")]
-    more = _stages(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
+    more = stages_of(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
     assert kernels_of(more) == ["->".join(AGREEING), "->".join(DIFFERING)]
     assert "tflite-reference" not in more
     assert kernels_of(("hf", "tflite-builtin", "tflite-xnnpack")) == []

@@ -1,0 +1,161 @@
+"""What a run is told: its options, what can be told to be wrong with them at once, and how the record shows them.
+
+In: what the command line asked for. Out: `Options`, a UsageError, or plain data. Imports no framework.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.inputs.tokens import check_jsonl
+from harness.judge.rules import load_rules
+from harness.names.stages import (
+    BUILTIN,
+    HF,
+    ORACLE,
+    REAUTHORED,
+    REFERENCE,
+    XNNPACK,
+    every_stage,
+    float32_stages,
+    hops_of,
+    named,
+    stage_named,
+    standard_hops,
+)
+from harness.names.variant import VariantOptions
+from harness.plain import brief
+from harness.spec.find import find_spec
+from harness.spec.model import SpecRef
+from harness.weights.sources import check_source
+
+_LONGEST_TIMEOUT = 1_000_000  # seconds
+_SEEDS = 2**64  # that torch takes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `edge-parity run` was told. Paths may be relative; they are resolved before anything starts."""
+
+    model: str
+    checkpoint: str | None = None
+    tflite: Path | None = None
+    miniature: bool = False
+    layers: int | None = None
+    stages: tuple[str, ...] = field(default_factory=float32_stages)
+    prompts: tuple[str, ...] = ()
+    inputs_file: Path | None = None
+    variant: VariantOptions = field(default_factory=VariantOptions)
+    quantize: tuple[str, ...] = ()
+    seed: int = 0
+    tolerances: Path | None = None
+    out: Path = Path("reports")
+    keep_traces: bool = False
+    no_cache: bool = False
+    timeout: float = 3600.0
+
+
+def check(options: Options) -> SpecRef:
+    """What can be told to be wrong without importing a framework. Returns the model's declaration.
+
+    Raises UsageError.
+    """
+    ref = find_spec(options.model)
+    load_rules(options.tolerances)
+    stages_of(options)
+    _check_files(options)
+    return ref
+
+
+def stages_of(options: Options) -> tuple[str, ...]:
+    """The stages that a run has, those of quantised files by recipe. Raises UsageError where they compare nothing."""
+    known = [stage.name for stage in every_stage()]
+    if not any(options.stages):
+        raise UsageError(f"--stages is empty; give some of {', '.join(known)}")
+    unknown = [name for name in options.stages if name not in known]
+    if unknown:
+        raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
+    alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
+    if alone and not options.quantize:
+        raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
+    kernels = [stage.name for stage in every_stage() if stage.runs_file and stage.name in options.stages]
+    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in kernels)
+    if options.quantize and not any(hop.on_kernels for hop in hops_of(quantised)):
+        raise UsageError(
+            f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
+        )
+    # Without these two there is no noise floor, and without a noise floor no verdict.
+    float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
+    _check_compared(options.stages, float32)
+    return (*float32, *quantised)
+
+
+def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
+    """Raises UsageError where no hop has a stage that was asked for, or there is no hop at all."""
+    compared = {name for hop in hops_of(stages) for name in hop.stages}
+    for stage in map(stage_named, asked):
+        if stage.reference and stage.name not in compared:
+            given = ",".join(asked)
+            raise UsageError(
+                f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{stage.reference}'; add it"
+            )
+    if not compared:
+        hops = ", ".join(hop.name for hop in standard_hops())
+        raise UsageError(f"--stages {','.join(asked)} compares nothing: the hops are {hops}; add '{REAUTHORED}'")
+
+
+def _check_files(options: Options) -> None:
+    """Cheap checks first, so that a typing error costs no import of a framework."""
+    if not 0 < options.timeout <= _LONGEST_TIMEOUT:  # NaN too
+        raise UsageError(
+            f"--timeout {options.timeout:g} must be positive and at most {_LONGEST_TIMEOUT:,}; give seconds, "
+            "e.g. --timeout 600"
+        )
+    if options.layers is not None and options.layers < 1:
+        raise UsageError(f"--layers {brief(options.layers)} leaves no model; give 1 or more")
+    check_seed(options.seed)
+    if any(not prompt.strip() for prompt in options.prompts):
+        raise UsageError("--prompt is empty; give some text")
+    if options.inputs_file is not None:
+        check_jsonl(options.inputs_file)
+    if options.checkpoint is not None:
+        check_source(options.checkpoint, options.miniature)
+    if options.tflite is not None and options.variant.given():
+        given = " and ".join(options.variant.given())
+        raise UsageError(f"--tflite converts nothing, and {given} says how to convert; leave one of them out")
+    if options.tflite is not None and options.quantize:
+        raise UsageError("--tflite converts nothing, and --quantize says how to convert; leave one of them out")
+    if options.tflite is not None:
+        from harness.flatbuffer.integrity import check_integrity
+
+        check_integrity(options.tflite)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UsageError for what the generators of random numbers do not take."""
+    if seed < 0:
+        raise UsageError(f"--seed {brief(seed)} is negative; give 0 or more")
+    if seed >= _SEEDS:
+        raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
+
+
+def recorded(options: Options) -> dict[str, Any]:
+    """What was asked for, as the record shows it."""
+    return {
+        "command": ["edge-parity", *sys.argv[1:]],
+        "checkpoint": options.checkpoint,
+        "miniature": options.miniature,
+        "layers": options.layers,
+        "tflite": str(options.tflite) if options.tflite else None,
+        "stages": list(options.stages),
+        "quantize": list(options.quantize),
+        "prompts": list(options.prompts),
+        "inputs": str(options.inputs_file) if options.inputs_file else None,
+        "seed": options.seed,
+        "tolerances": str(options.tolerances) if options.tolerances else "defaults",
+    }
