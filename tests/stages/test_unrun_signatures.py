@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_integrity import graph, operator, packed, tensor
+from small_file import graph, operator, packed, tensor
 
 from harness.audit.constants import audit_constants
 from harness.audit.parameters import ParameterSource
