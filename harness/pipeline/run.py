@@ -117,7 +117,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
     """
     ref = check(options)
     rules, defects = load_rules(options.tolerances), load_defects()
-    stages = _stages(options)
+    stages = stages_of(options)
     run_id = next_run_id(options.out, datetime.datetime.now(datetime.UTC))
     parent = options.out / ref.name
     with working_folder(parent, run_id) as folder:
@@ -127,7 +127,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
         with state.timed("total"):
             prepared, key = prepare(state)
             mark_run(state.cache, ref.file, *([options.tflite] if options.tflite else []))
-            results, comparison = _run_stages(state, prepared, stages, rules)
+            results, comparison = run_stages(state, prepared, stages, rules)
             audit = results.pop(AUDIT, None)
             state.rests += [heard(audit.value)] if audit is not None else []
             prepared = _audited(prepared, audit)
@@ -181,12 +181,13 @@ def check(options: Options) -> SpecRef:
     """
     ref = find_spec(options.model)
     load_rules(options.tolerances)
-    _stages(options)
+    stages_of(options)
     _check_files(options)
     return ref
 
 
-def _stages(options: Options) -> tuple[str, ...]:
+def stages_of(options: Options) -> tuple[str, ...]:
+    """The stages that a run has, in the order of the pipeline. Raises UsageError where they compare nothing."""
     known = [stage.name for stage in every_stage()]
     if not any(options.stages):
         raise UsageError(f"--stages is empty; give some of {', '.join(known)}")
@@ -322,7 +323,7 @@ def place_of(state: Work) -> RunPaths:
     )
 
 
-def _run_stages(
+def run_stages(
     state: Work, prepared: Prepared, stages: tuple[str, ...], rules: list[Rule]
 ) -> tuple[dict[str, TaskResult], Comparison]:
     """Every stage on all inputs, and its local pass on the few that are looked at in every run.

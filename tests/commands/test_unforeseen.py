@@ -115,7 +115,7 @@ def test_bad_input_leaves_no_log(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", sorted(exits._SYSTEM))
+@pytest.mark.parametrize("number", sorted(exits.REMEDIES))
 def test_what_the_system_refuses_names_the_file_and_a_remedy(number: int) -> None:
     said, code = exits.explained(OSError(number, "", "/a/b"))
     assert said.startswith(f"/a/b: {os.strerror(number)}; ")

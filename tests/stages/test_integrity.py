@@ -20,7 +20,7 @@ from harness.flatbuffer.integrity import check_integrity
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.flatbuffer.writing import Rewriting, tensor_map, text
-from harness.pipeline.flatbuffers import _readable
+from harness.pipeline.flatbuffers import readable
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +171,7 @@ def opened(path: Path) -> str:
 
 
 def unpacked(path: Path) -> None:
-    with _readable(path, own=True):
+    with readable(path, own=True):
         Rewriting(path)
 
 

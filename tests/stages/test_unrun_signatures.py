@@ -16,7 +16,7 @@ from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run, prefill_length
 from harness.flatbuffer.writing import tensor_map
 from harness.jobs.job import JobInput
-from harness.pipeline.flatbuffers import _not_run
+from harness.pipeline.flatbuffers import not_run_findings
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +133,7 @@ def not_run(names: list[str], *inputs: tuple[int, int]) -> list[str]:
     lengths = sorted(length for name in names if (length := prefill_length(name)) is not None)
     prepared: Any = SimpleNamespace(inputs=items, prefill=lengths, kv_cache_len=64)
     file: Any = SimpleNamespace(signatures=dict.fromkeys(names))
-    found = _not_run(file, prepared)
+    found = not_run_findings(file, prepared)
     assert {(finding.kind, finding.severity) for finding in found} <= {("runtime", "warning")}
     return [finding.what for finding in found]
 

@@ -17,10 +17,10 @@ from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
-from harness.pipeline.run import Options, _stages, check, run
+from harness.pipeline.run import Options, check, run, stages_of
 from harness.record.record import taps_frame
 from harness.render.sentences import snr_words
-from harness.stages.litert_torch.convert import _check_quantised
+from harness.stages.litert_torch.convert import check_quantised
 from harness.store.trace import TraceWriter
 
 INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"
@@ -36,13 +36,13 @@ KERNEL_HOPS = (Hop.between(*AGREEING), Hop.between(*DIFFERING))
 
 
 def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones() -> None:
-    stages = _stages(Options(model="tiny_llama", quantize=(INT8, "fp16")))
+    stages = stages_of(Options(model="tiny_llama", quantize=(INT8, "fp16")))
     quantised = [stage for stage in stages if split(stage)[1] != "none"]
     assert quantised == [
         f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in ("tflite-xnnpack", "tflite-builtin")
     ]
     assert kernels_of(stages) == [f"tflite-builtin[{r}]->tflite-xnnpack[{r}]" for r in (INT8, "fp16")]
-    more = _stages(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
+    more = stages_of(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
     assert kernels_of(more) == ["->".join(AGREEING), "->".join(DIFFERING)]
     assert "tflite-reference" not in more
     assert kernels_of(("hf", "tflite-builtin", "tflite-xnnpack")) == []
@@ -134,7 +134,7 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_file_that_a_recipe_left_as_it_was_is_refused(shipped: Path) -> None:
     with pytest.raises(ValueError, match="nothing is quantised"):
-        _check_quantised(shipped, INT8)
+        check_quantised(shipped, INT8)
 
 
 @pytest.mark.sweep  # the gate has int4, which is wrong
@@ -165,13 +165,13 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> 
 @pytest.mark.slow
 def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
     """SmolLM2's hidden size is 576, four and a half times 128; that of TinyLlama's miniature is 128."""
-    from harness.pipeline.prepare import _row_widths
+    from harness.pipeline.prepare import row_widths
     from harness.spec.find import find_spec
     from harness.spec.load import load_spec
     from harness.stages.litert_torch.config import reauthored_config
 
     model = load_spec(find_spec("smollm2"))
     with pytest.raises(UsageError, match="the hidden size of smollm2 is 576"):
-        check_widths(("dynamic_int4_block128",), _row_widths(reauthored_config(model, miniature=False)), "smollm2")
+        check_widths(("dynamic_int4_block128",), row_widths(reauthored_config(model, miniature=False)), "smollm2")
     small = reauthored_config(load_spec(find_spec("tiny_llama")), miniature=True)
-    check_widths(("dynamic_int4_block128",), _row_widths(small), "tiny_llama")
+    check_widths(("dynamic_int4_block128",), row_widths(small), "tiny_llama")
