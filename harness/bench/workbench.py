@@ -259,7 +259,7 @@ class Bench:
         folder = flatbuffer.with_suffix(".tapped")
         if not folder.exists():
             folder.mkdir()
-            files._write_tapped_and_plan(flatbuffer, folder, self.prepared)
+            files.write_tapped_and_plan(flatbuffer, folder, self.prepared)
         return folder / "model.tflite", folder / "plan.json"
 
     @functools.cached_property

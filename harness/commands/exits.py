@@ -27,7 +27,7 @@ _CLEANING_UP = 5.0  # seconds
 _LONGEST = 2000  # characters of the one line; a path may have 4,096, a name in a broken file any number
 
 # What the system refuses for a reason that the person can do something about.
-_SYSTEM = {
+REMEDIES = {
     errno.ENOSPC: "free some space or give another --out",
     errno.EDQUOT: "free some space or give another --out",
     errno.EROFS: "free some space or give another --out",
@@ -95,13 +95,13 @@ def explained(error: BaseException) -> tuple[str, int]:
     """One line that says what was raised and what to do about it, and the exit code."""
     if isinstance(error, UsageError):
         return str(error), WRONG
-    if isinstance(error, OSError) and error.errno in _SYSTEM:
+    if isinstance(error, OSError) and error.errno in REMEDIES:
         if (
             error.filename is None and error.errno == errno.ENOSPC
         ):  # what is printed goes to a file, without a name here
             return f"{os.strerror(errno.ENOSPC)} where the output goes; free some space there", WRONG
         what = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else "the system"
-        return f"{os.fsdecode(what)}: {os.strerror(error.errno)}; {_SYSTEM[error.errno]}", WRONG
+        return f"{os.fsdecode(what)}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}", WRONG
     if isinstance(error, MemoryError):
         return "memory ran out in the command itself; close other programs, or give a smaller model", WRONG
     # Typer carries click's exceptions, wherever it takes them from; they know their message and exit code.

@@ -37,7 +37,7 @@ TOKEN_POSITIONS = 400  # positions of a run whose likely tokens are kept
 BINS_PER_DECADE = 4
 _SMALLEST, _LARGEST = -12, 3  # decades of a histogram; what lies outside is counted at its ends
 _ROWS = 8  # positions of logits in memory at a time
-_PIECE = 1 << 22  # elements of a tap in memory at a time
+PIECE = 1 << 22  # elements of a tap in memory at a time
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -171,7 +171,7 @@ def _histogram(reader: TapReader, hop: Hop, tap: str) -> Iterator[tuple[float, i
 def _pieces(reader: TapReader, hop: Hop, tap: str) -> Iterator[tuple[Array, Array]]:
     """Both sides in float64, a few positions at a time: probabilities over long inputs do not fit into memory."""
     values = [reader.values(stage, tap) for stage in hop.stages]
-    step = max(1, _PIECE // max(1, math.prod(values[0].shape[2:])))
+    step = max(1, PIECE // max(1, math.prod(values[0].shape[2:])))
     for span in _spans(reader, hop, tap):
         for start in range(span.start, span.stop, step):
             here = slice(start, min(start + step, span.stop))

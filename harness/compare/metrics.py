@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # Elements copied at a time where an array has to be copied at all (strided, byte-swapped, other dtypes).
-_SLAB = 1 << 18
+SLAB = 1 << 18
 # Below this many elements starting threads costs more than they save.
 _THREADS_FROM = 1 << 19
 
@@ -284,7 +284,7 @@ def _rows(array: Array, shape: tuple[int, int]) -> Array:
 def _row_slabs(reference: Array, candidate: Array) -> Iterator[tuple[int, int, Array, Array]]:
     """Whole positions `start:stop`, as `[positions, elements]`: all at once in place, else a buffer's worth."""
     time, elements = reference.shape[1], math.prod(reference.shape[2:])
-    step = time if _in_place(reference) and _in_place(candidate) else max(1, _SLAB // max(1, elements))
+    step = time if _in_place(reference) and _in_place(candidate) else max(1, SLAB // max(1, elements))
     for start in range(0, time, max(1, step)):
         stop = min(time, start + step)
         shape = (stop - start, elements)
@@ -296,7 +296,7 @@ def _slabs(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Arr
     elements = math.prod(reference.shape[2:])
     if elements == 0:
         return
-    if elements <= _SLAB or (_in_place(reference) and _in_place(candidate)):
+    if elements <= SLAB or (_in_place(reference) and _in_place(candidate)):
         for start, _, r, c in _row_slabs(reference, candidate):
             yield start, r, c
         return
@@ -306,7 +306,7 @@ def _slabs(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Arr
             flags=["external_loop", "buffered"],
             op_flags=[["readonly"], ["readonly"]],
             order="C",
-            buffersize=_SLAB,
+            buffersize=SLAB,
         )
         for r, c in pieces:
             yield position, _ready(r, (1, r.size)), _ready(c, (1, c.size))

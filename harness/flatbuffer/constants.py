@@ -39,7 +39,7 @@ def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | Non
     if len(data) == 0:
         return None
     if tensor.dtype in ("INT4", "INT2"):
-        values = _unpacked(np.asarray(data), 4 if tensor.dtype == "INT4" else 2, int(np.prod(tensor.shape)))
+        values = unpacked(np.asarray(data), 4 if tensor.dtype == "INT4" else 2, int(np.prod(tensor.shape)))
     elif tensor.dtype in _PLAIN:
         values = np.frombuffer(data, _PLAIN[tensor.dtype])
     else:
@@ -48,7 +48,7 @@ def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | Non
     return _dequantised(model, graph, index, values) if tensor.dtype in NARROW else values
 
 
-def _unpacked(data: Array, bits: int, count: int) -> Array:
+def unpacked(data: Array, bits: int, count: int) -> Array:
     """Whole numbers of 2 or 4 bits, the lowest bits of a byte first, sign extended."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     fields = (data[:, None] >> shifts) & ((1 << bits) - 1)

@@ -73,7 +73,7 @@ def device_shape(
     for name, entry in run.items():
         _check_caches(file, name, entry, blocks)
     _check_logits(file, run, vocab)
-    length, layout = _cache(file, decode, kv_heads, head_dim, model)
+    length, layout = cache_of(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
     _check_float32(file)
     return DeviceShape(
@@ -120,7 +120,7 @@ def _check_caches(file: FlatbufferModel, name: str, entry: Signature, blocks: in
             )
 
 
-def _cache(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> tuple[int, str]:
+def cache_of(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: int, model: str) -> tuple[int, str]:
     """The KV cache's length and layout, told by V: its two layouts share no shape unless all three sizes are equal."""
     tensors = file.subgraph(decode.subgraph).tensors
     shape = tensors[decode.inputs["kv_cache_v_0"]].shape

@@ -54,11 +54,11 @@ class Rewriting:
         if self._outside is None:
             self._outside = _move_weights_out(self.model, self._map)
         # The tables have the same length whatever the offsets are, so pack once to learn it, once for real.
-        position = _aligned(len(_packed(self.model)))
+        position = _aligned(len(packed(self.model)))
         for buffer, data in self._outside:
             buffer.offset = position
             position = _aligned(position + len(data))
-        head = _packed(self.model)
+        head = packed(self.model)
         return head.ljust(_aligned(len(head)), b"\0")
 
 
@@ -93,7 +93,8 @@ def tensor_map(name: str, index: int) -> Any:
     return entry
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
+    """The bytes of a flatbuffer's object form, without weights that stand outside of it."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 20)

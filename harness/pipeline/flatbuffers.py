@@ -93,19 +93,19 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
 
     def make(folder: Path) -> None:
         report.progress(1, 2, "writing the tapped copy")
-        _write_tapped_and_plan(source, folder, prepared)
+        write_tapped_and_plan(source, folder, prepared)
 
     own = "sha256" not in payload
     if own:
         _open_in_runtime(source)
-    with _readable(source, own):
+    with readable(source, own):
         folder = cache.build(TAPPED, key, make)
     # A quantised file holds no parameter bit by bit.
     recipe = payload.get("recipe", FLOAT)
-    with _readable(source, own):
+    with readable(source, own):
         if recipe == FLOAT:
             audited = _audit_constants(cache, prepared, source, digest)
-            audited["findings"] += [found.model_dump() for found in _not_run(FlatbufferModel(source), prepared)]
+            audited["findings"] += [found.model_dump() for found in not_run_findings(FlatbufferModel(source), prepared)]
         else:
             audited = _not_finite(cache, recipe, source, digest)
     return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
@@ -123,7 +123,7 @@ def _open_in_runtime(source: Path) -> None:
 
 
 @contextmanager
-def _readable(source: Path, own: bool) -> Iterator[None]:
+def readable(source: Path, own: bool) -> Iterator[None]:
     """A file that somebody else made may hold what no converter writes; what was converted here may not.
 
     own: whether the user gave the file. Raises UsageError then.
@@ -139,7 +139,7 @@ def _readable(source: Path, own: bool) -> Iterator[None]:
         raise UsageError(f"{source} is damaged: {reading_failed(error)}; convert it again") from None
 
 
-def _not_run(file: FlatbufferModel, prepared: Prepared) -> list[Finding]:
+def not_run_findings(file: FlatbufferModel, prepared: Prepared) -> list[Finding]:
     """A warning for the signatures of the file that no input of the run takes: nothing else tells what they compute."""
     used: set[str] = set()
     for item in prepared.inputs:
@@ -236,7 +236,8 @@ _ALIGNMENT_CODE = (
 )
 
 
-def _write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
+def write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
+    """Write the tapped copy of a flatbuffer and the plan of its taps into a folder. Raises UsageError."""
     from harness.stages.litert.local import SEVERED_HEAD, fed_inputs
     from harness.stages.litert.stage import tapped_outputs
 

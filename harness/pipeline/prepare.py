@@ -89,8 +89,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         if not small and checkpoint.kind in ("folder", "hub"):
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = reauthored_config(model, miniature=small, layers=layers)
-    dims = _dimensions(model, plain, published)
-    check_widths(request.quantize, _row_widths(plain), model.name)
+    dims = dimensions_of(model, plain, published)
+    check_widths(request.quantize, row_widths(plain), model.name)
     shape, variant = _device_shape(request, model, dims, plain)
     with spec.reading():
         config = reauthored_config(model, miniature=small, layers=layers, hlfb=variant.hlfb)
@@ -107,7 +107,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     points = _points(config, hf_map, own_map)
     taps = tap_order(dims.blocks, points)
     with spec.reading():
-        parameters = _parameters(model, checkpoint, config)
+        parameters = parameters_of(model, checkpoint, config)
     with unheard():  # every package that is looked through for it, every variable
         key_for = partial(
             conversion_key,
@@ -181,7 +181,8 @@ def _points(config: Any, *maps: ModuleMap) -> list[str]:
     return [point for point in BLOCK_POINTS if point in present]
 
 
-def _dimensions(model: GenerativeModel, config: Any, published: Any) -> Dimensions:
+def dimensions_of(model: GenerativeModel, config: Any, published: Any) -> Dimensions:
+    """The sizes of both versions; config: of the re-authored model, published: as transformers reads it."""
     from litert_torch.generative.layers.model_config import ActivationType, FeedForwardType
 
     attention, feed_forward = config.block_config(0).attn_config, config.block_config(0).ff_config
@@ -206,7 +207,7 @@ def _dimensions(model: GenerativeModel, config: Any, published: Any) -> Dimensio
         hf_interleaved=interleaves_qkv(text),
         fused_gate=glu and feed_forward.type == FeedForwardType.SEQUENTIAL,
         layer_heads=layer_heads if len(set(layer_heads)) > 1 else [],
-        window=_window(model, published, config.max_seq_len),
+        window=window_of(model, published, config.max_seq_len),
     )
 
 
@@ -221,7 +222,7 @@ def _rms_norms(config: Any) -> bool:
     return all(norm.type == NormalizationType.RMS_NORM for norm in [*norms, config.final_norm_config])
 
 
-def _window(model: GenerativeModel, published: Any, reach: int) -> int | None:
+def window_of(model: GenerativeModel, published: Any, reach: int) -> int | None:
     """The published window, if its class has one and the re-authored model takes inputs that outgrow it."""
     text = published.get_text_config()
     window = sizes_of(text).window
@@ -234,7 +235,7 @@ def _window(model: GenerativeModel, published: Any, reach: int) -> int | None:
     return window if found is None or any(found) else None
 
 
-def _row_widths(config: Any) -> dict[str, int]:
+def row_widths(config: Any) -> dict[str, int]:
     """How long the rows of the re-authored model's weights are, by what they take."""
     widths = {"the hidden size": config.embedding_dim}
     for number in range(config.num_layers):
@@ -303,7 +304,8 @@ def _inputs(
     )
 
 
-def _parameters(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> list[ParameterSource]:
+def parameters_of(model: GenerativeModel, checkpoint: Checkpoint, config: Any) -> list[ParameterSource]:
+    """Which tensors of the checkpoint each parameter of the re-authored model is made of."""
     import torch
 
     from harness.stages.litert_torch.loading import sources_of

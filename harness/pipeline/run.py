@@ -100,7 +100,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     rules, stages = load_rules(options.tolerances), stages_of(options)
     prepared, key = prepare(state)
     mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
-    results, comparison = _run_stages(state, prepared, stages, rules)
+    results, comparison = run_stages(state, prepared, stages, rules)
     audit = results.pop(AUDIT, None)
     state.rests += [heard(audit.value)] if audit is not None else []
     prepared = _audited(prepared, audit)
@@ -229,7 +229,7 @@ def place_of(state: Work) -> RunPaths:
     )
 
 
-def _run_stages(
+def run_stages(
     state: Work, prepared: Prepared, stages: tuple[str, ...], rules: list[Rule]
 ) -> tuple[dict[str, TaskResult], Comparison]:
     """Every stage on all inputs, and its local pass on the few that are looked at in every run.

@@ -140,7 +140,7 @@ def run_tasks(
     except UsageError:
         raise  # the server is good for the next model
     except BaseException:
-        _end_server()
+        end_server()
         raise
     finally:
         for entry in running:
@@ -266,7 +266,7 @@ def _server_ended(patience: float = 0.0) -> bool:
 
 
 def _restart_server(log: Path) -> None:
-    _end_server()
+    end_server()
     warm_up(log)
 
 
@@ -281,8 +281,8 @@ def _went_with_the_server(entry: Running) -> bool:
 def _torch_server(log: Path) -> Any:
     from multiprocessing import forkserver
 
-    atexit.unregister(_end_server)
-    atexit.register(_end_server)  # left alone, it takes seconds to tear the frameworks down
+    atexit.unregister(end_server)
+    atexit.register(end_server)  # left alone, it takes seconds to tear the frameworks down
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.jobs.preload"])
     with _output_to(log), _signals_held():  # between its start and our knowing its process id, nobody could end it
@@ -309,7 +309,7 @@ def _signals_held() -> Any:
         signal.raise_signal(came[0])
 
 
-def _end_server() -> None:
+def end_server() -> None:
     """End the server that forks torch stages, at once: while it imports frameworks it does not notice that we left."""
     from multiprocessing import forkserver
 

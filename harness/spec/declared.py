@@ -28,11 +28,12 @@ def run_for_declarations(file: Path) -> list[dict[str, Any]]:
     facts = file.stat()
     key = (str(file.resolve()), facts.st_mtime_ns, facts.st_size)
     if key not in _known:
-        _known[key] = _run(file)
+        _known[key] = run_in_a_process(file)
     return _known[key]
 
 
-def _run(file: Path) -> list[dict[str, Any]]:
+def run_in_a_process(file: Path) -> list[dict[str, Any]]:
+    """What the file holds once it has run in a process of its own. Raises UsageError, TaskFaultError."""
     from harness.processes.scheduler import Task, run_tasks
 
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:

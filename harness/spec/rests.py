@@ -29,7 +29,7 @@ _CHANGING = frozenset(
     {"ctypes", "datetime", "http", "multiprocessing", "random", "secrets", "socket", "sqlite3", "ssl", "subprocess",
      "time", "urllib", "uuid"}
 )  # fmt: skip
-_MARGIN = 2_000_000_000  # ns; the clocks of some file systems tick every second or two
+MARGIN = 2_000_000_000  # ns; the clocks of some file systems tick every second or two
 
 
 class Rests(BaseModel):
@@ -71,7 +71,7 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
     root = str(cache_root.resolve())
     own = [str(path) for path in code.files.values()]
     read = [path for path in (*own, *seen.files, *map(source_of, seen.modules)) if not is_in(path, root)]
-    loaded = [path for path in _loaded_files() if path not in own]
+    loaded = [path for path in loaded_files() if path not in own]
     found = Rests(
         files={path: _stamp(path) for path in (*read, *loaded, *converting_files())},
         folders=[path for path in seen.folders if not is_in(path, root)],
@@ -81,7 +81,7 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
         directory=_directory() if seen.relative else None,
     )
     # What a module was loaded of may be older than what lies there now.
-    if _written_since(read, since_ns - _MARGIN, found) or _written_since(loaded, IMPORTED_AT, found):
+    if _written_since(read, since_ns - MARGIN, found) or _written_since(loaded, IMPORTED_AT, found):
         return None
     found.files |= {path: None for path in seen.absent if not is_in(path, root)}
     return found
@@ -112,7 +112,7 @@ def _written_since(paths: Iterable[str], since_ns: int, found: Rests) -> bool:
     return any(stamp is not None and since_ns <= stamp[-1] <= time.time_ns() for stamp in stamps)
 
 
-def _loaded_files() -> list[str]:
+def loaded_files() -> list[str]:
     """Files of all modules here but the standard library's."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     absolute = [file for file in files if isinstance(file, str) and os.path.isabs(file) and not is_standard(file)]

@@ -23,7 +23,7 @@ from harness.errors import UsageError
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOG_FILE = "run.log"
 _PARTIAL = ".partial"
-_NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
+NEWBORN = 5.0  # seconds in which a run has surely locked the folder it made
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _sweep(parent: Path) -> None:
     """Delete what killed runs left under `parent`: gigabytes of traces that nobody would ever look at."""
     for partial in parent.glob(f".*{_PARTIAL}"):
         with contextlib.suppress(OSError):
-            if abs(time.time() - partial.stat().st_mtime) < _NEWBORN:  # a clock that was set back makes it negative
+            if abs(time.time() - partial.stat().st_mtime) < NEWBORN:  # a clock that was set back makes it negative
                 continue
             lock = os.open(partial, os.O_RDONLY)
             try:

@@ -9,7 +9,7 @@ import os
 import time
 
 # A file system's clock ticks every few milliseconds, some only every second: two edits within one tick look like one.
-_SETTLING = 2.0  # seconds
+SETTLING = 2.0  # seconds
 
 
 def stamp_of(facts: os.stat_result) -> list[int]:
@@ -23,4 +23,4 @@ def stamp_of(facts: os.stat_result) -> list[int]:
 
 def settled(facts: os.stat_result) -> bool:
     """Whether the next edit must give another stamp. False for a file that was written just now."""
-    return abs(time.time_ns() - facts.st_ctime_ns) > _SETTLING * 1e9
+    return abs(time.time_ns() - facts.st_ctime_ns) > SETTLING * 1e9

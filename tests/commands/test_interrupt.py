@@ -176,11 +176,11 @@ def test_ending_the_server_while_it_is_asked_for_a_process_starts_no_other(
 
     from harness.processes import scheduler as process
 
-    process._end_server()
+    process.end_server()
     start = ForkServerProcess.start
     monkeypatch.setattr(ForkServerProcess, "start", lambda self: (time.sleep(0.3), start(self)))
     process.warm_up(tmp_path / "run.log")
-    process._end_server()
+    process.end_server()
     time.sleep(1)
     assert forkserver._forkserver._forkserver_pid is None  # type: ignore[attr-defined]
 

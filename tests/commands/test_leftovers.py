@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.store.run_folder import _NEWBORN, working_folder
+from harness.store.run_folder import NEWBORN, working_folder
 
 HOLD = """
 import sys, time
@@ -23,7 +23,7 @@ with working_folder(Path(sys.argv[1]), "first") as folder:
 
 def age(folder: Path) -> None:
     """Make a folder older than those that a run may not have locked yet."""
-    then = folder.stat().st_mtime - _NEWBORN - 1
+    then = folder.stat().st_mtime - NEWBORN - 1
     os.utime(folder, (then, then))
 
 

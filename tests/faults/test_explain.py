@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ import pytest
 import torch
 from explaining import Explained, explain_as_it_is, explain_checkpoint, explain_flatbuffer, explain_reauthored
 from marks import further_but, sweep_but
-from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, WEIGHTS, rms
+from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, PUBLISHED, WEIGHTS
 from paths import ROOT
-from test_sees_faults import block
 
 from harness.bench.breaking import other_config, typical_element, with_flip
 from harness.bench.reseed import patch
+from harness.bench.rewiring import block, rms
 from harness.bench.workbench import BUILTIN, STAGES, TORCH_STAGES, XNNPACK, Bench, bench
 from harness.explain.decoder import TOKENS, Decoder, Walk
 from harness.explain.diagnose import diagnose
@@ -202,20 +202,9 @@ def test_a_change_that_no_hypothesis_foresees_is_not_explained() -> None:
     assert explain_reauthored(bench("tiny_llama"), shaken).names == []
 
 
-def other_rope(config: dict[str, Any]) -> None:
-    config["rope_parameters"]["rope_theta"] = 500_000.0
-
-
-CHECKPOINT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "rope base": (other_rope, "rope_base"),
-    "norm eps": (lambda config: config.update(rms_norm_eps=1e-6), "norm_eps"),
-    "activation": (lambda config: config.update(hidden_act="gelu"), "activation"),
-}
-
-
-@pytest.mark.parametrize("what", CHECKPOINT)
+@pytest.mark.parametrize("what", [what for what in PUBLISHED if "10010" not in what])
 def test_a_wrong_number_in_the_checkpoint_is_named(what: str) -> None:
-    change, name = CHECKPOINT[what]
+    change, _, name = PUBLISHED[what]
     assert_first(what, explain_checkpoint(bench("tiny_llama"), config=change), name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bad_input import ENVIRONMENT, SPEC
+from command_line import ENVIRONMENT, SPEC
 
 from harness.compare.noise import NoiseFloor
 from harness.fuzz.command import run_command, save

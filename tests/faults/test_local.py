@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_sees_faults import MODULES, block, gelu_for_silu, jiggle
+from mistakes import around, gelu_for_silu, network
+from places import MODULES, jiggle
 
 from harness.bench.breaking import jiggled, other_config, set_weight
 from harness.bench.reseed import patch
@@ -76,23 +76,6 @@ def test_a_small_fault_behind_a_gross_one_is_found_as_well(llama: Bench) -> None
     assert found == ["block.0.mlp.act", "block.1.mlp.out"]
 
 
-def one_residual_less(network: Any) -> None:
-    def forward(self: Any, x: Any, rope: Any, mask: Any, input_pos: Any, kv_cache: Any, lora: Any = None) -> Any:
-        attention, kv = self.atten_func(self.pre_atten_norm(x), rope, mask, input_pos, kv_cache, lora)
-        return attention + self.ff(self.post_atten_norm(attention)), kv
-
-    block(network, 1).forward = types.MethodType(forward, block(network, 1))
-
-
-def no_causal_mask(network: Any) -> None:
-    forward = block(network, 1).atten_func.forward
-
-    def unmasked(x: Any, rope: Any, mask: Any, *rest: Any) -> Any:
-        return forward(x, rope, torch.zeros_like(mask), *rest)
-
-    block(network, 1).atten_func.forward = unmasked
-
-
 def final_norm_off(network: Any) -> None:
     set_weight(network.final_norm, network.final_norm.weight * 1.001)
 
@@ -104,8 +87,8 @@ def other_scale(network: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "tap", "where"),
     [
-        (one_residual_less, "block.1.residual", "sum after attention"),
-        (no_causal_mask, "block.1.attn.probs", "mask"),
+        (network("re-authored-code/residual-missing"), "block.1.residual", "sum after attention"),
+        (network("re-authored-code/one-block-unmasked"), "block.1.attn.probs", "mask"),
         (final_norm_off, "final_norm", "final norm"),
         (jiggle(MODULES["lm_head"][0]), "logits", "lm_head"),
         (other_scale, "embed", "embedding"),
@@ -120,14 +103,7 @@ def test_a_fault_is_charged_once_and_named(llama: Bench, change: Callable[[Any],
 
 
 def test_a_kv_cache_that_writes_to_the_wrong_slot_is_named(llama: Bench) -> None:
-    from litert_torch.generative.layers import kv_cache, sdpa_with_kv_update
-
-    update = kv_cache.update
-
-    def shifted(cache: Any, input_pos: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        return update(cache, (input_pos + 1).clamp(max=255), *rest, **more)
-
-    with mock.patch.object(sdpa_with_kv_update.kv_utils, "update", shifted):
+    with around("re-authored-code/cache-off-by-one")():
         outcome = llama.with_reauthored()
     taps = {fault.tap for fault in outcome.faults if fault.hop == FIRST}
     assert {split_tap(tap)[1] for tap in taps} == {"cache.k", "cache.v"}

@@ -7,12 +7,11 @@ Each test prints the largest excess it met, so that `docs/tolerances.md` can be 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from outcomes import passes, report
 
 from harness.bench.reseed import positions_of
 from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
@@ -29,25 +28,6 @@ EVERY_LENGTH = (
     ("one", 1, 1), ("two", 2, 1), ("three", 3, 1), ("prompt", 6, 1), ("padded", 22, 3),
     ("prefill-exact", 32, 0), ("chunked", 81, 1), ("long", 192, 1),
 )  # fmt: skip
-
-
-def passes(outcome: Outcome) -> bool:
-    return outcome.fault is None and set(outcome.verdicts.values()) == {"pass"}
-
-
-def report(what: str, outcomes: Iterable[Outcome], columns: Sequence[str] = ("excess", "position_excess")) -> None:
-    """One line a hop and kind of figure: the largest value, where it was, and the median of the runs' largest."""
-    outcomes = list(outcomes)
-    for hop in outcomes[0].hops:
-        for column in columns:
-            worst = []
-            for outcome in outcomes:
-                rows = outcome.frame[(outcome.frame["hop"] == hop) & (outcome.frame["verdict"] != "missing")]
-                row = rows.loc[rows[column].fillna(math.inf).idxmax()]
-                worst.append((float(row[column]), f"{row['tap']} of '{row['input']}'"))
-            worst.sort()
-            median = worst[len(worst) // 2][0]
-            print(f"clean: {what}, {hop}, {column}: {worst[-1][0]:.2f} at {worst[-1][1]}; median of runs {median:.2f}")
 
 
 @functools.cache

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from explaining import explain_flatbuffer, explain_reauthored
 from marks import further_but
-from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS
+from mistakes import CODE, CONSTANTS, FUNCTIONS, WEIGHTS, network
+from places import jiggle
 from record_factory import make_run
-from test_sees_faults import final_norm_left_at_ones, jiggle
 from watching import Watcher
 
 from harness.bench.breaking import Change, loading, unchanged
@@ -56,7 +56,7 @@ PIECES: dict[str, tuple[Change, Any, str]] = {
     "queries": (unchanged, FUNCTIONS["interleaved rope"][0], "block.0.attn.q_rope"),
     "probabilities": (unchanged, FUNCTIONS["attention scale"][0], "block.0.attn.probs"),
     "a context": (unchanged, FUNCTIONS["values alone"][0], "block.0.attn.context"),
-    "the last norm": (final_norm_left_at_ones, nullcontext, "final_norm"),
+    "the last norm": (network("weights/final-norm-ones"), nullcontext, "final_norm"),
     "the head": (jiggle(lambda n: n.lm_head), nullcontext, "logits"),
     "the embedding": (jiggle(lambda n: n.tok_embedding), nullcontext, "embed"),
 }

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_sees_faults import DOWN, MODULES, assert_first_fault, jiggle, jiggled
+from outcomes import assert_first_fault
+from places import DOWN, MODULES, jiggle
 from wide import wide_spec
 
+from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 

@@ -10,24 +10,19 @@ from pathlib import Path
 
 import pytest
 from litert_torch.generative.layers import attention_utils
-from paths import ROOT
-from test_models import EXAMPLES, LENGTHS, judged
-from test_no_false_alarms import passes, report
+from miniatures import EXAMPLES, LENGTHS, REMEDY, called, judged, lengthened, right
+from outcomes import passes, report
 
 from harness.audit.constants import audit_constants
 from harness.bench.workbench import FIRST, Bench
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.judge.known_defects import load_defects
 from harness.spec.find import registered
-from harness.store.cache import key_of
 
 pytestmark = pytest.mark.sweep
 
 SEEDS = range(1, 11)
 LOCAL_LENGTHS = (("short", 6, 1), ("middle", 22, 1), ("long", 81, 2))
-ROUNDED = str(ROOT / "suites" / "upstream" / "falcon_rounded.py")
-# What avoids the known defects: the listed remedies for Falcon's bias and for attention with one KV head.
-REMEDY = {"falcon": (ROUNDED, "default"), "gemma1": ("gemma1", "kv=transposed"), "gemma3": ("gemma3", "kv=transposed")}
 # Listed with their own hop and tap; tests of the known defects show them.
 WRONG = {place.model for defect in load_defects() for place in defect.place if place.hop == FIRST or place.stage}
 
@@ -35,16 +30,6 @@ WRONG = {place.model for defect in load_defects() for place in defect.place if p
 @pytest.fixture(autouse=True)
 def whatever_a_spec_replaces_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_utils, "build_alibi_bias", attention_utils.build_alibi_bias)
-
-
-def called(bench: Bench) -> str:
-    variant = bench.prepared.variant.name
-    return bench.ref.name + (f" {variant}" if variant != "default" else "")
-
-
-def right(name: str) -> Bench:
-    model, variant = REMEDY.get(name, (name, "default"))
-    return Bench(model, inputs=LENGTHS, variant=variant)
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -84,17 +69,6 @@ def test_excess_stays_below_4_at_1024_positions_on_any_hop(name: str) -> None:
     report(f"{called(bench)}, 1024 positions", [outcome])
     assert passes(outcome), outcome.fault
     assert all(outcome.worst(hop) < 4 for hop in outcome.hops)
-
-
-def lengthened(bench: Bench, positions: int, prefill: int) -> Bench:
-    """Converted for longer inputs than the model's declaration says, and given one."""
-    other = bench.reseeded(0, (("long", positions, 0),), flatbuffer=False)
-    prepared = other.prepared
-    prepared.kv_cache_len, prepared.prefill = positions, [prefill]
-    content = {"of": bench.prepared.conversion_key, "kv_cache_len": positions, "prefill": [prefill]}
-    prepared.conversion_key = key_of(content)
-    prepared.checkpoint = str(other.checkpoint)
-    return other
 
 
 @pytest.mark.parametrize("name", sorted(registered().keys() - WRONG))

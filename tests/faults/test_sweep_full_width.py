@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from litert_torch.generative.layers import attention_utils
-from test_models import EXAMPLES
-from test_no_false_alarms import passes, report
-from test_sweep import called, lengthened, right
+from miniatures import EXAMPLES, called, lengthened, right
+from outcomes import passes, report
 from wide import VARIANTS, wide_spec
 
 from harness.bench.workbench import Bench

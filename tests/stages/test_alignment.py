@@ -28,7 +28,7 @@ from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, bench
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.names.variant import Variant
-from harness.pipeline.flatbuffers import _write_tapped_and_plan
+from harness.pipeline.flatbuffers import write_tapped_and_plan
 from harness.stages.litert.stage import TAP_PREFIX
 
 pytestmark = pytest.mark.slow
@@ -276,7 +276,7 @@ def test_without_tensor_names_taps_are_missing_with_a_reason_and_none_is_taken_f
     assert {tensor.name for tensor in FlatbufferModel(stripped).subgraph(0).tensors} == {"t"}
     folder = tmp_path / "tapped"
     folder.mkdir()
-    _write_tapped_and_plan(stripped, folder, llama.prepared)
+    write_tapped_and_plan(stripped, folder, llama.prepared)
     found, named = json.loads((folder / "plan.json").read_text()), plan_of(llama)
     for signature in SIGNATURES:
         sources, missing = found["sources"][signature], found["missing"][signature]

@@ -19,7 +19,7 @@ from harness.audit.values import Expected, describe_difference, fuse, loaded_wro
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
 from harness.names.variant import Variant
-from harness.pipeline.prepare import _parameters
+from harness.pipeline.prepare import parameters_of
 from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
@@ -200,7 +200,7 @@ def _converted(name: str) -> tuple[GenerativeModel, Path, Path]:
 
 def constants(model: GenerativeModel, folder: Path, file: Path) -> Any:
     config = shrink(model)[1]
-    sources: list[ParameterSource] = _parameters(model, _At(folder), config)  # type: ignore[arg-type]
+    sources: list[ParameterSource] = parameters_of(model, _At(folder), config)  # type: ignore[arg-type]
     return audit_constants(FlatbufferModel(file), sources, folder, position_tables(config), windows_of(config)), sources
 
 

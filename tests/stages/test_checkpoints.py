@@ -133,7 +133,7 @@ def test_a_hash_is_read_once_and_again_when_the_file_changes_though_size_and_dat
     def run() -> str:
         return resolve(declared(), checkpoint=str(folder), miniature=False, seed=0, cache=cache).sha256
 
-    monkeypatch.setattr("harness.system.stamps._SETTLING", 0.0)
+    monkeypatch.setattr("harness.system.stamps.SETTLING", 0.0)
     first = run()
     with monkeypatch.context() as patched:
         patched.setattr("harness.store.digests.sha256_of", lambda file: pytest.fail("read again"))

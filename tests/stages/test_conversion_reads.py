@@ -37,7 +37,7 @@ class Conversion:
         self.folder, self.made = folder, 0
         self.spec = folder / "spec.py"
         self.cache = Cache(folder / "cache")
-        monkeypatch.setattr(conversion, "_to_flatbuffer", self._trace)
+        monkeypatch.setattr(conversion, "to_flatbuffer", self._trace)
 
     def _trace(self, network: Callable[[], object], folder: Path, *told: object) -> None:
         self.made += 1

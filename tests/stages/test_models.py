@@ -13,7 +13,8 @@ from unittest import mock
 import pytest
 import torch
 from litert_torch.generative.layers import attention_utils
-from test_no_false_alarms import passes
+from miniatures import EXAMPLES, LENGTHS, judged
+from outcomes import passes
 
 from harness.bench.workbench import FIRST, Bench, Outcome
 from harness.names.taps import block_tap
@@ -21,21 +22,8 @@ from harness.spec.find import main_models, registered
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("oracle", "hf", "reauthored")
-EXAMPLES = {
-    "amd_llama", "deepseek", "falcon", "gemma1", "gemma2", "gemma3", "hammer", "llama3_2", "openelm",
-    "phi2", "phi3", "phi4", "qwen2_5", "qwen3", "smollm", "smollm2", "tiny_llama",
-}  # fmt: skip
 # transformers rounds Falcon's ALiBi slopes to bfloat16 and the example does not: a known defect.
 RIGHT = sorted(EXAMPLES - {"falcon"})
-# Shorter than a window, twice as long, and six times; the last two end with single decode steps.
-LENGTHS = (("one", 1, 1), ("chunked", 33, 1), ("long", 96, 3))
-
-
-def judged(bench: Bench, folder: Path) -> Outcome:
-    for stage in STAGES:
-        bench.trace(stage, folder)
-    return bench._judge(folder, STAGES)
 
 
 def test_every_decoder_example_is_the_main_model_of_a_file() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_integrity import graph, operator, packed, tensor
+from small_file import graph, operator, packed, tensor
 
 from harness.audit.constants import audit_constants
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run, prefill_length
 from harness.flatbuffer.writing import tensor_map
 from harness.jobs.job import JobInput
-from harness.pipeline.flatbuffers import _not_run
+from harness.pipeline.flatbuffers import not_run_findings
 from harness.weights.parameters import ParameterSource
 
 pytestmark = pytest.mark.slow
@@ -133,7 +133,7 @@ def not_run(names: list[str], *inputs: tuple[int, int]) -> list[str]:
     lengths = sorted(length for name in names if (length := prefill_length(name)) is not None)
     prepared: Any = SimpleNamespace(inputs=items, prefill=lengths, kv_cache_len=64)
     file: Any = SimpleNamespace(signatures=dict.fromkeys(names))
-    found = _not_run(file, prepared)
+    found = not_run_findings(file, prepared)
     assert {(finding.kind, finding.severity) for finding in found} <= {("runtime", "warning")}
     return [finding.what for finding in found]
 

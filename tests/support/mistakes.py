@@ -1,190 +1,194 @@
 """Mistakes that people make, each with the hypothesis that names it: in code, weights, configs and constants.
 
 In: nothing. Out: tables of changes, for the tests that break a miniature with them.
+
+The catalogue of the bench is the list of mistakes, and the tables take from it what it has; a mistake is made in
+another model than the catalogue's where that model is converted anyway. Those of the `_OWN` tables are not in it: they
+are variants of its entries, or are made in the loaded network where the catalogue makes them in the declaration. They
+show that a hypothesis names them; in the catalogue, near copies would count twice in the share of faults found.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from test_sees_faults import LAYER, block, exchange_key_heads, jiggle, swap_gate_and_up
+from places import DOWN, jiggle
 
-from harness.bench.breaking import jiggled, set_weight, typical_element, with_flip
+from harness.bench.breaking import Change, set_weight
+from harness.bench.catalogue import all_faults
+from harness.bench.catalogue.config import attention as attention_config
+from harness.bench.catalogue.weights import edited, embedding, output, shuffled, w2
+from harness.bench.fault import Config, Constant, Exchange, Network
 from harness.bench.reseed import patch
-from harness.bench.rewiring import Changed, attention_called, first_norm, interleaved, mlp, patched, rms, tiled, wired
+from harness.bench.rewiring import after, attention_called, block, first_norm, mlp, patched, rms
 from harness.bench.workbench import Bench
-from harness.explain.functions import to_bfloat16, to_float16
 
-Change = Callable[[Any], Any]
-
-
-def attention(network: Any, number: int = 1) -> Any:
-    return block(network, number).atten_func
+_CATALOGUE = {fault.id: fault for fault in all_faults()}
+Around = Callable[[], AbstractContextManager[Any]]
 
 
-def feed_forward(network: Any, number: int = 1) -> Any:
-    return block(network, number).ff
+def cause(fault: str) -> str:
+    """The hypothesis that says best what a fault of the catalogue is."""
+    return _CATALOGUE[fault].causes[0]
 
 
-def row(weight: torch.Tensor) -> torch.Tensor:
-    return torch.arange(len(weight))[:, None]
+def network(fault: str) -> Change:
+    """What a fault of the catalogue does to the loaded network."""
+    site = _CATALOGUE[fault].site
+    assert isinstance(site, Network)
+    return site.change
 
 
-def edited(find: Callable[[Any], Any], edit: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-    return lambda network: set_weight(find(network), edit(find(network).weight))
+def around(fault: str) -> Around:
+    """Within what a fault of the catalogue has the network run."""
+    site = _CATALOGUE[fault].site
+    assert isinstance(site, Network)
+    return site.around
 
 
-CODE: dict[str, tuple[Change, str]] = {
-    "norm_kind": (first_norm(lambda x, w: torch.nn.functional.layer_norm(x, x.shape[-1:], w, None, 1e-5)), "norm_kind"),
-    "norm_zero_centred": (first_norm(lambda x, w: rms(x) * (1 + w)), "norm_zero_centred"),
-    "norm_missing": (first_norm(lambda x, w: x), "norm_missing"),
+def config(fault: str) -> Change:
+    """What a fault of the catalogue does to the re-authored config."""
+    site = _CATALOGUE[fault].site
+    assert isinstance(site, Config)
+    return site.change
+
+
+def constant(fault: str) -> Constant:
+    """Which weight of the flatbuffer a fault of the catalogue changes, and how."""
+    site = _CATALOGUE[fault].site
+    assert isinstance(site, Constant)
+    return site
+
+
+def exchange(fault: str) -> Exchange:
+    """Which two weights of the flatbuffer a fault of the catalogue puts in each other's place."""
+    site = _CATALOGUE[fault].site
+    assert isinstance(site, Exchange)
+    return site
+
+
+def _networks(kind: str, faults: dict[str, str]) -> dict[str, tuple[Change, str]]:
+    return {what: (network(f"{kind}/{name}"), cause(f"{kind}/{name}")) for what, name in faults.items()}
+
+
+# --- code of one block -----------------------------------------------------------------------------------------------
+
+_OWN_CODE: dict[str, tuple[Change, str]] = {
     "norm_weight_default": (first_norm(lambda x, w: rms(x)), "norm_weight_default"),
     "norm_eps": (first_norm(lambda x, w: rms(x, 1e-3) * w), "norm_eps"),
-    "activation gelu": (mlp(lambda act, g, u: torch.nn.functional.gelu(g) * u), "activation"),
     "activation tanh": (
         mlp(lambda act, g, u: torch.nn.functional.gelu(g, approximate="tanh") * u), "activation"),
-    "activation quick": (mlp(lambda act, g, u: g * torch.sigmoid(1.702 * g) * u), "activation"),
     "activation relu": (mlp(lambda act, g, u: torch.relu(g) * u), "activation"),
-    "activation_on_up": (mlp(lambda act, g, u: g * act(u)), "activation_on_up"),
     "zeroed": (mlp(lambda act, g, u: g * 0), "zeroed"),
-    "gate_missing": (mlp(lambda act, g, u: act(g)), "gate_missing"),
-    "residual_missing": (wired(lambda x, a, norm, ff: (r := x + a) * 0 + ff(norm(r))), "residual_missing"),
-    "branch_missing": (wired(lambda x, a, norm, ff: x + ff(norm(x))), "branch_missing"),
-    "residual_of_block_input": (wired(lambda x, a, norm, ff: x + ff(norm(x + a))), "residual_of_block_input"),
-    "bias_extra": (
-        lambda n: setattr(attention(n).output_projection, "bias", torch.nn.Parameter(0.1 * torch.ones(128).cumsum(0))),
-        "bias_extra",
-    ),
-    "constant_scale": (
-        lambda n: setattr(block(n, 1), "post_atten_norm", Changed(block(n, 1).post_atten_norm, lambda x: x * 1.25)),
-        "constant_scale",
-    ),
-    "constant_offset": (
-        lambda n: setattr(block(n, 1), "post_atten_norm", Changed(block(n, 1).post_atten_norm, lambda x: x + 0.01)),
-        "constant_offset",
-    ),
-    "clamped": (
-        lambda n: setattr(block(n, 1), "post_atten_norm", Changed(block(n, 1).post_atten_norm, torch.relu)),
-        "clamped",
-    ),
-    "value_rounded": (
-        lambda n: setattr(block(n, 1), "post_atten_norm", Changed(
-            block(n, 1).post_atten_norm, lambda x: x.bfloat16().float())),
-        "value_rounded",
-    ),
+    "clamped": (after(block, "post_atten_norm", torch.relu), "clamped"),
 }  # fmt: skip
 
-WEIGHTS: dict[str, tuple[Change, str]] = {
-    "gate_up_swapped": (swap_gate_and_up, "gate_up_swapped"),
-    "weight_transposed": (
-        edited(lambda n: attention(n).output_projection, lambda w: w.T.reshape(w.shape)), "weight_transposed"),
-    "weight_of_another_module": (lambda n: set_weight(n.lm_head, n.tok_embedding.weight), "weight_of_another_module"),
-    "embedding_token_offset": (edited(lambda n: n.tok_embedding, lambda w: w.roll(-1, 0)), "embedding_token_offset"),
-    "weight_zeroed": (edited(lambda n: feed_forward(n).w2, torch.zeros_like), "weight_zeroed"),
-    "weight_rounded bf16": (edited(lambda n: feed_forward(n).w2, lambda w: w.bfloat16().float()), "weight_rounded"),
-    "weight_rounded fp16": (edited(lambda n: feed_forward(n).w1, lambda w: w.half().float()), "weight_rounded"),
+CODE = _OWN_CODE | _networks(
+    "re-authored-code",
+    {
+        "norm_kind": "layer-norm",
+        "norm_zero_centred": "norm-one-plus",
+        "norm_missing": "norm-missing",
+        "activation gelu": "gelu",
+        "activation quick": "gelu-quick",
+        "activation_on_up": "activation-on-up",
+        "gate_missing": "gate-only",
+        "residual_missing": "second-residual-missing",
+        "branch_missing": "attention-missing",
+        "residual_of_block_input": "residual-of-input",
+        "bias_extra": "bias-extra",
+        "constant_scale": "scale-extra",
+        "constant_offset": "offset-extra",
+        "value_rounded": "rounded-activations",
+    },
+)
+
+
+def gelu_for_silu(network: Any) -> None:
+    """In block 0, so that another fault can stand behind it: the catalogue's is in block 1."""
+    block(network, 0).ff.act = torch.nn.functional.gelu
+
+
+# --- weights of the loaded network -----------------------------------------------------------------------------------
+
+
+def gate_and_up_exchanged(network: Any) -> None:
+    ff = block(network, 1).ff
+    ff.w1, ff.w3 = ff.w3, ff.w1
+
+
+def output_projection_of_another_block(network: Any) -> None:
+    set_weight(output(network), block(network, 0).atten_func.output_projection.weight)
+
+
+_OWN_WEIGHTS: dict[str, tuple[Change, str]] = {
+    # In the catalogue these are names or loaders of a declaration.
+    "gate_up_swapped": (gate_and_up_exchanged, "gate_up_swapped"),
+    "weight_transposed": (edited(output, lambda w: w.T.reshape(w.shape)).change, "weight_transposed"),
     "weight_of_another_block": (
-        lambda n: set_weight(feed_forward(n).w2, feed_forward(n, 0).w2.weight), "weight_of_another_block"),
+        lambda n: set_weight(block(n, 1).ff.w2, block(n, 0).ff.w2.weight), "weight_of_another_block"),
     "norm of another block": (
         lambda n: set_weight(block(n, 1).pre_atten_norm, block(n, 0).pre_atten_norm.weight), "weight_of_another_block"),
-    "channel_permutation": (
-        edited(lambda n: feed_forward(n).w2, lambda w: w[torch.randperm(len(w), generator=torch.manual_seed(1))]),
-        "channel_permutation",
-    ),
-    "channel_scale": (
-        edited(lambda n: feed_forward(n).w2, lambda w: w * (1 + 0.01 * torch.randn(len(w), 1,
-               generator=torch.manual_seed(1)))),
-        "channel_scale",
-    ),
-    "one channel's scale": (
-        edited(lambda n: feed_forward(n).w2, lambda w: w * (1 + 0.5 * (torch.arange(len(w)) == 5))[:, None]),
-        "channel_scale",
-    ),
-    "weight_column": (
-        edited(lambda n: feed_forward(n).w2, lambda w: torch.where(torch.arange(w.shape[1]) == 7, 0.0, w)),
-        "weight_column",
-    ),
-    "weight_rows": (
-        edited(lambda n: feed_forward(n).w2, lambda w: torch.where(row(w) == 7, w.roll(3, 1), w)),
-        "weight_rows",
-    ),
-    "weight_differs": (jiggle(lambda n: feed_forward(n).w2), "weight_differs"),
-    "head_permutation": (exchange_key_heads, "head_permutation"),
-    "bias_missing": (lambda n: attention(n).qkv_projection.bias.zero_(), "bias_missing"),
-    "not a number": (
-        edited(lambda n: feed_forward(n).w2, lambda w: torch.where(row(w) == 7, math.nan, w)),
-        "weight_rows",
-    ),
+    "channel_permutation": (edited(w2, shuffled).change, "channel_permutation"),
+    # These it does not have.
+    "weight_of_another_module": (lambda n: set_weight(n.lm_head, n.tok_embedding.weight), "weight_of_another_module"),
+    "embedding_token_offset": (edited(embedding, lambda w: w.roll(-1, 0)).change, "embedding_token_offset"),
+    "weight_differs": (jiggle(w2), "weight_differs"),
 }  # fmt: skip
 
+WEIGHTS = _OWN_WEIGHTS | _networks(
+    "weights",
+    {
+        "weight_zeroed": "zeroed",
+        "weight_rounded bf16": "bfloat16",
+        "weight_rounded fp16": "float16",
+        "channel_scale": "channel-scales",
+        "one channel's scale": "one-channel",
+        "weight_column": "column",
+        "weight_rows": "row",
+        "head_permutation": "key-heads",
+        "bias_missing": "bias-zeroed",
+        "not a number": "nan",
+    },
+)
 
-def every_attention(**changes: Any) -> Callable[[Any], None]:
-    """Fields of all blocks' attention in the re-authored config."""
+# --- the re-authored config ------------------------------------------------------------------------------------------
 
-    def change(config: Any) -> None:
-        blocks = config.block_configs if isinstance(config.block_configs, list) else [config.block_configs]
-        for one in blocks:
-            for name, value in changes.items():
-                setattr(one.attn_config, name, value)
+_IN_CONFIG = {
+    "rope base": ("tiny_llama", "rope-base"),
+    "rope base, slightly": ("tiny_llama", "rope-base-slightly"),
+    "rope scaling lost": ("llama3_2", "rope-scaling-lost"),
+    "rope scaling, linear": ("tiny_llama", "rope-scaling-linear"),
+    "rope percentage": ("tiny_llama", "rope-half"),
+    "rope percentage of phi2": ("phi2", "rope-whole"),
+    "position offset": ("tiny_llama", "position-offset"),
+    "rope missing": ("tiny_llama", "rope-missing"),
+    "attention softcap missing": ("gemma2", "attention-softcap-missing"),
+    "attention softcap wrong": ("gemma2", "attention-softcap-wrong"),
+    "attention softcap extra": ("tiny_llama", "attention-softcap-extra"),
+    "final softcap": ("gemma2", "final-softcap"),
+    "embedding scale lost": ("gemma2", "embedding-scale-lost"),
+    "embedding scale": ("gemma2", "embedding-scale"),
+    "window off by one": ("gemma2", "window-off-by-one"),
+    "window twice": ("gemma2", "window-twice"),
+    "window on the wrong layer": ("gemma2", "window-everywhere"),
+    "fused q, k, v": ("tiny_llama", "qkv-order"),
+    "norm eps of gemma2": ("gemma2", "norm-eps-gemma2"),
+    "query norm eps": ("qwen3", "query-norm-eps"),
+}
+CONFIG: dict[str, tuple[str, Change, str]] = {
+    "rope of the other layers": ("gemma3", attention_config(rotary_base=10_000), "rope_base_of_another_layer"),
+} | {
+    what: (model, config(f"re-authored-config/{name}"), cause(f"re-authored-config/{name}"))
+    for what, (model, name) in _IN_CONFIG.items()
+}
 
-    return change
-
-
-def other_positions(change: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """Rotary tables built for other positions."""
-
-    def with_positions(config: Any) -> None:
-        build = config.build_rope
-        config.build_rope = lambda positions, dims, base: build(change(positions), dims, base)
-
-    return with_positions
-
-
-def rope_without_scaling(config: Any) -> None:
-    from litert_torch.generative.layers.rotary_position_embedding import build_rope
-
-    config.build_rope = build_rope
-
-
-def field(**changes: Any) -> Callable[[Any], None]:
-    return lambda config: [setattr(config, name, value) for name, value in changes.items()]  # type: ignore[return-value]
-
-
-def all_local(config: Any) -> None:
-    config.block_configs[1].attn_config.attn_type = config.block_configs[0].attn_config.attn_type
-
-
-CONFIG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "rope base": ("tiny_llama", every_attention(rotary_base=500_000), "rope_base"),
-    "rope base, slightly": ("tiny_llama", every_attention(rotary_base=10_010), "rope_base"),
-    "rope scaling lost": ("llama3_2", rope_without_scaling, "rope_scaling"),
-    "rope scaling, linear": ("tiny_llama", other_positions(lambda p: p / 4), "rope_scaling"),
-    "rope percentage": ("tiny_llama", every_attention(rotary_percentage=0.5), "rope_percentage"),
-    "rope percentage of phi2": ("phi2", every_attention(rotary_percentage=1.0), "rope_percentage"),
-    "position offset": ("tiny_llama", other_positions(lambda p: p + 1), "position_offset"),
-    "rope of the other layers": ("gemma3", every_attention(rotary_base=10_000), "rope_base_of_another_layer"),
-    "rope missing": ("tiny_llama", other_positions(lambda p: p * 0), "rope_missing"),
-    "attention softcap missing": ("gemma2", every_attention(logit_softcap=None), "attention_softcap"),
-    "attention softcap wrong": ("gemma2", every_attention(logit_softcap=30.0), "attention_softcap"),
-    "attention softcap extra": ("tiny_llama", every_attention(logit_softcap=20.0), "attention_softcap"),
-    "final softcap": ("gemma2", field(final_logit_softcap=50.0), "final_softcap"),
-    "embedding scale lost": ("gemma2", field(embedding_scale=None), "embedding_scale"),
-    "embedding scale": ("gemma2", field(embedding_scale=10.0), "embedding_scale"),
-    # 4096 positions are 16 in the miniature.
-    "window off by one": ("gemma2", every_attention(sliding_window_size=4096 + 256), "window"),
-    "window twice": ("gemma2", every_attention(sliding_window_size=8192), "window"),
-    "window on the wrong layer": ("gemma2", all_local, "window"),
-    "fused q, k, v": ("tiny_llama", every_attention(qkv_fused_interleaved=False), "qkv_order"),
-    "norm eps of gemma2": (
-        "gemma2", lambda c: setattr(c.block_configs[0].pre_attention_norm_config, "epsilon", 1e-5), "norm_eps"),
-    "query norm eps": (
-        "qwen3", lambda c: setattr(c.block_config(0).attn_config.query_norm_config, "epsilon", 1e-3), "norm_eps"),
-}  # fmt: skip
+# --- what all blocks call --------------------------------------------------------------------------------------------
 
 
 def without_key(mask: torch.Tensor, key: int) -> torch.Tensor:
@@ -202,55 +206,69 @@ def across(original: Any) -> Any:
     return call
 
 
-FUNCTIONS: dict[str, tuple[Any, str]] = {
-    "attention scale": (attention_called(lambda q, k, v, mask: {"scale": 0.1}), "attention_scale"),
-    "causal mask": (attention_called(lambda q, k, v, mask: {"mask": torch.zeros_like(mask)}), "causal_mask"),
-    "repeated KV heads": (
-        attention_called(lambda q, k, v, mask: {"k": tiled(k, q), "v": tiled(v, q)}), "kv_head_order"),
-    "values alone": (attention_called(lambda q, k, v, mask: {"k": k.repeat_interleave(q.shape[2] // k.shape[2], 2),
-                                                 "v": tiled(v, q)}), "kv_head_order"),
+_OWN_FUNCTIONS: dict[str, tuple[Around, str]] = {
     "another mask": (attention_called(lambda q, k, v, mask: {"mask": without_key(mask, 3)}), "mask"),
     "heads across": (
         lambda: patched("scaled_dot_product_attention", "scaled_dot_product_attention_with_hlfb", across),
         "context_head_order",
     ),
-    "interleaved rope": (
-        lambda: patched("rotary_position_embedding", "apply_rope", interleaved), "rope_interleaved"),
-    "rope the other way": (
-        lambda: patched("rotary_position_embedding", "apply_rope", lambda f: lambda x, cos, sin: f(x, cos, -sin)),
-        "rope_direction",
-    ),
 }  # fmt: skip
+_CALLED = {
+    "attention scale": "attention-scale",
+    "causal mask": "mask-missing",
+    "repeated KV heads": "kv-heads-tiled",
+    "values alone": "value-heads-tiled",
+    "interleaved rope": "rope-interleaved",
+    "rope the other way": "rope-reversed",
+}
+FUNCTIONS: dict[str, tuple[Around, str]] = _OWN_FUNCTIONS | {
+    what: (around(f"re-authored-code/{name}"), cause(f"re-authored-code/{name}")) for what, name in _CALLED.items()
+}
+
+# --- constants of the flatbuffer -------------------------------------------------------------------------------------
+
+Edit = Callable[[Bench, Path], None]
 
 
-def of_constant(name: str, change: Callable[[np.ndarray[Any, Any]], Any]) -> Callable[[Bench, Path], None]:
+def edit_of(made: Constant) -> Edit:
     def edit(model: Bench, file: Path) -> None:
-        values = model.constant(name)
-        patch(file, values, np.asarray(change(values), np.float32))
+        values = model.constant(made.name)
+        patch(file, values, np.asarray(made.change(values), np.float32))
 
     return edit
 
 
-def one_bit(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return with_flip(values, typical_element(values))
+def _down_of_block_0(model: Bench, file: Path) -> None:
+    """The catalogue exchanges the two."""
+    patch(file, model.constant(DOWN.format(1)), model.constant(DOWN.format(0)))
 
 
-DOWN = LAYER.format(1) + "mlp.down_proj.weight"
-NORM = LAYER.format(1) + "input_layernorm.weight"
-CONSTANTS: dict[str, tuple[Callable[[Bench, Path], None], str]] = {
-    "a bit of a weight": (of_constant(DOWN, one_bit), "single_weight"),
-    "a bit of q, k, v": (of_constant("qkv.1", one_bit), "single_weight"),
-    "a bit of the head": (of_constant("lm_head.weight", one_bit), "single_weight"),
-    "a bit of a norm": (of_constant(NORM, one_bit), "channel_scale"),
-    "rounded to bfloat16": (of_constant(DOWN, to_bfloat16), "weight_rounded"),
-    "rounded to float16": (of_constant(DOWN, to_float16), "weight_rounded"),
-    "zeroed": (of_constant(DOWN, np.zeros_like), "weight_zeroed"),
-    "of block 0": (
-        lambda model, file: patch(file, model.constant(DOWN), model.constant(DOWN.replace(".1.", ".0."))),
-        "weight_of_another_block",
-    ),
-    "a wrong scale of one channel": (
-        of_constant(DOWN, lambda w: w * np.where(np.arange(len(w)) == 9, 2, 1)[:, None]), "channel_scale"),
-    "scaled": (of_constant(DOWN, lambda w: w * 1.01), "constant_scale"),
-    "all of it a little off": (of_constant(DOWN, lambda w: jiggled(torch.tensor(w)).numpy()), "weight_differs"),
+_OF_THE_FILE = {
+    "a bit of a weight": "flatbuffer-constants/bit-of-down",
+    "a bit of q, k, v": "flatbuffer-constants/bit-of-qkv",
+    "a bit of the head": "flatbuffer-constants/bit-of-head",
+    "a bit of a norm": "flatbuffer-constants/bit-of-norm",
+    "rounded to bfloat16": "flatbuffer-constants/bfloat16",
+    "rounded to float16": "runtime/half-precision-weights",
+    "zeroed": "flatbuffer-constants/zeroed",
+    "a wrong scale of one channel": "flatbuffer-constants/channel-scale",
+    "scaled": "flatbuffer-constants/scaled",
+    "all of it a little off": "flatbuffer-constants/matrix-1e-4",
+}
+CONSTANTS: dict[str, tuple[Edit, str]] = {"of block 0": (_down_of_block_0, "weight_of_another_block")} | {
+    what: (edit_of(constant(fault)), cause(fault)) for what, fault in _OF_THE_FILE.items()
+}
+
+# --- the config of the checkpoint that Hugging Face loads; the catalogue breaks none ---------------------------------
+
+
+def other_rope(factor: float) -> Change:
+    return lambda config: config["rope_parameters"].update(rope_theta=config["rope_parameters"]["rope_theta"] * factor)
+
+
+PUBLISHED: dict[str, tuple[Change, str, str]] = {
+    "rope base 10000 -> 500000": (other_rope(50), "block.0.attn.q_rope", "rope_base"),
+    "rope base 10000 -> 10010": (other_rope(1.001), "block.0.attn.q_rope", "rope_base"),
+    "norm eps 1e-5 -> 1e-6": (lambda config: config.update(rms_norm_eps=1e-6), "block.0.attn.norm", "norm_eps"),
+    "activation silu -> gelu": (lambda config: config.update(hidden_act="gelu"), "block.0.mlp.act", "activation"),
 }  # fmt: skip

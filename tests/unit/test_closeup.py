@@ -114,7 +114,7 @@ def test_a_tap_in_pieces_has_the_same_histogram(
     compared: tuple[Path, Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = closely(compared).histograms
-    monkeypatch.setattr("harness.compare.closeup._PIECE", 12)
+    monkeypatch.setattr("harness.compare.closeup.PIECE", 12)
     assert closely(compared).histograms.equals(whole)
 
 

@@ -113,7 +113,7 @@ def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path, 
         built.append(network)
         (folder / conversion.FLATBUFFER).write_bytes(b"flatbuffer" * 1000)
 
-    monkeypatch.setattr(conversion, "_to_flatbuffer", to_flatbuffer)
+    monkeypatch.setattr(conversion, "to_flatbuffer", to_flatbuffer)
     said: list[str] = []
     cache = Cache(tmp_path, said.append)
     first = convert(cache, "a" * 40, lambda: "network", [32], 256, Variant())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.flatbuffer.constants import _unpacked
+from harness.flatbuffer.constants import unpacked
 from harness.operators.definitions import Call, define, is_defined
 from harness.operators.matching import Recorded
 from harness.operators.repairs import repairs, rewired
@@ -68,7 +68,7 @@ def test_a_narrow_weight_allows_for_rounded_activations() -> None:
 
 
 def test_four_bits_are_read_lowest_first_and_with_their_sign() -> None:
-    assert _unpacked(np.array([0x1F, 0x87], np.uint8), 4, 3).tolist() == [-1, 1, 7]
+    assert unpacked(np.array([0x1F, 0x87], np.uint8), 4, 3).tolist() == [-1, 1, 7]
 
 
 def changes(made: Call, wanted: Any) -> list[str]:

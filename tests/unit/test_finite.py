@@ -14,7 +14,7 @@ from harness.audit.finite import file_findings, is_finite, not_finite_words
 from harness.audit.values import differing_parameters
 from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.flatbuffer.writing import _packed
+from harness.flatbuffer.writing import packed
 from harness.locate.owners import is_given, ownership
 from harness.pipeline.operators import descents
 from harness.pipeline.owned_faults import owned
@@ -184,7 +184,7 @@ def flatbuffer(path: Path, **constants: np.ndarray) -> FlatbufferModel:
         tensor.type = kinds.get(data.dtype.name, schema.TensorType.INT8)
         model.buffers.append(buffer)
         graph.tensors.append(tensor)
-    path.write_bytes(_packed(model))
+    path.write_bytes(packed(model))
     return FlatbufferModel(path)
 
 

@@ -200,7 +200,7 @@ def test_a_run_whose_rules_leave_a_tap_out_ends_before_its_stages(
     prepared: Any = SimpleNamespace(model="m", taps=FEW_TAPS, inputs=inputs)
     state: Any = SimpleNamespace(options=SimpleNamespace(tolerances=file))
     with pytest.raises(UsageError, match=r"no rule matches hop hf->reauthored, tap embed of m .* 6 positions"):
-        pipeline._run_stages(state, prepared, ("oracle", "hf", "reauthored"), rules)
+        pipeline.run_stages(state, prepared, ("oracle", "hf", "reauthored"), rules)
 
 
 def test_an_excess_without_a_limit_on_the_noise_floor_has_the_shipped_one(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ AGED = 0.05  # seconds after which a file does not count as written while it was
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the user's, left alone for long enough."""
-    monkeypatch.setattr(rests, "_MARGIN", 0)
-    monkeypatch.setattr(rests, "_loaded_files", list)
+    monkeypatch.setattr(rests, "MARGIN", 0)
+    monkeypatch.setattr(rests, "loaded_files", list)
     monkeypatch.setattr(rests, "converting_files", list)
     for name in ("config.json", "tokenizer.json", "shards/one.json"):
         path = tmp_path / "model" / name

@@ -120,7 +120,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         ran.append(file)
         return held({"file": str(file)}, None)["models"]
 
-    monkeypatch.setattr(declared, "_run", run)
+    monkeypatch.setattr(declared, "run_in_a_process", run)
     monkeypatch.syspath_prepend(str(ROOT))
     return ran
 

@@ -35,7 +35,7 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file counts as settled at once, so that no test has to wait until it does."""
-    monkeypatch.setattr(stamps, "_SETTLING", 0.0)
+    monkeypatch.setattr(stamps, "SETTLING", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.align.layout import HeadLayout, canonical_cache
 from harness.align.views import TapSource, view_tensor
 from harness.errors import UsageError
-from harness.flatbuffer.signatures import _cache
+from harness.flatbuffer.signatures import cache_of
 from harness.names.variant import KV_LAYOUTS, Variant, VariantOptions, parse_prefill, parse_variant
 from harness.stages.litert.stage import device_mask
 
@@ -132,14 +132,14 @@ def test_a_files_kv_layout_is_told_by_its_shapes(sizes: tuple[int, int, int]) ->
     time, heads, width = sizes
     shapes = {"default": (1, time, heads, width), "transposed": (1, heads, width, time)}
     for layout, shape in shapes.items():
-        found = _cache(file_with_v(shape), decode, heads, width, "m")  # type: ignore[arg-type]
+        found = cache_of(file_with_v(shape), decode, heads, width, "m")  # type: ignore[arg-type]
         # Where all three sizes are equal both shapes are the same, and only there.
         assert found == (time, "default" if time == heads == width else layout)
 
 
 def test_another_models_cache_is_refused() -> None:
     with pytest.raises(UsageError, match="KV cache of 1x64x3x128"):
-        _cache(file_with_v((1, 64, 3, 128)), decode, 4, 128, "m")  # type: ignore[arg-type]
+        cache_of(file_with_v((1, 64, 3, 128)), decode, 4, 128, "m")  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass

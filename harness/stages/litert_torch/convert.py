@@ -93,11 +93,11 @@ def convert(
     def make(folder: Path) -> None:
         network = build()
         with reader.watching() if reader is not None else nullcontext():
-            _to_flatbuffer(network, folder, prefill, kv_cache_len, variant, recipe)
+            to_flatbuffer(network, folder, prefill, kv_cache_len, variant, recipe)
         if reader is not None:
             reader.write(folder)
         if recipe != FLOAT:
-            _check_quantised(folder / FLATBUFFER, recipe)
+            check_quantised(folder / FLATBUFFER, recipe)
 
     found = cache.entry(CONVERSIONS, key) if reader is not None else None
     if reader is not None and found is not None and (why := changed_since(found, reader.spec, cache)):
@@ -106,9 +106,10 @@ def convert(
     return cache.build(CONVERSIONS, key, make) / FLATBUFFER
 
 
-def _to_flatbuffer(
+def to_flatbuffer(
     network: Any, folder: Path, prefill: list[int], kv_cache_len: int, variant: Variant, recipe: str
 ) -> None:
+    """Convert a loaded network; writes the flatbuffer into the folder."""
     from litert_torch.generative.utilities import converter
     from litert_torch.generative.utilities.export_config import ExportConfig
 
@@ -129,7 +130,8 @@ def _to_flatbuffer(
     shutil.move(produced, folder / FLATBUFFER)
 
 
-def _check_quantised(file: Path, recipe: str) -> None:
+def check_quantised(file: Path, recipe: str) -> None:
+    """Raises ValueError for a file in which the recipe left every operator as it was."""
     from harness.flatbuffer.reader import FlatbufferModel
     from harness.flatbuffer.signatures import narrow_operand
 

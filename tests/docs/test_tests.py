@@ -1,0 +1,94 @@
+"""Tests stand on their own: each in a folder of promises, none on another, none on private names of the package."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+TESTS = ROOT / "tests"
+FOLDERS = {"unit", "stages", "faults", "commands", "docs", "browser"}
+FILES = sorted(path for folder in (*FOLDERS, "support") for path in (TESTS / folder).glob("*.py"))
+ALLOWED = {
+    # Of other packages.
+    "test_upstream.py: config._attn_implementation",
+    "test_spec_key.py: decomp._pre_lower_decomp",
+    # Ours: what a test spoils or measures, and nobody else asks for.
+    "test_surroundings.py: temporary._own",  # a process has one temporary folder, and this one has its own already
+    "test_integrity.py: file._map",  # where in the file its constants lie
+}
+
+
+def file_ids(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix()
+
+
+def imports(tree: ast.Module) -> dict[str, str]:
+    """Every name that a module imports, with the module that it is of; wherever the import stands."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: node.module or "" for alias in node.names}
+    return found
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """`owner._name` for what is private to another module: imported, read, called, or set through its name.
+
+    Not what `self` has, and not what an import of another package has.
+    """
+    known = imports(tree)
+    owners = {name: module.split(".")[-1] for name, module in known.items() if module.startswith("harness")}
+    found = {f"{owner}.{name}" for name, owner in owners.items() if is_private(name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and isinstance(node.value, ast.Name):
+            owner = node.value.id
+            if owner not in ("self", "cls") and known.get(owner, "harness").startswith("harness"):
+                found.add(f"{owner}.{node.attr}")
+        elif isinstance(node, ast.Call) and len(node.args) > 1 and isinstance(node.args[0], ast.Name):
+            owner, given = node.args[0].id, node.args[1]
+            if owner in owners and isinstance(given, ast.Constant) and is_private(str(given.value)):
+                found.add(f"{owner}.{given.value}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("harness."):
+            owner, name = node.value.split(".")[-2:]
+            found |= {f"{owner}.{name}"} if is_private(name) else set()
+    return found
+
+
+def test_every_test_stands_in_a_folder_that_says_what_it_promises() -> None:
+    found = {path.parent for path in TESTS.rglob("test_*.py")}
+    assert found == {TESTS / folder for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_ids)
+def test_no_test_module_is_imported(path: Path) -> None:
+    modules = imports(ast.parse(path.read_text(encoding="utf-8"))).values()
+    assert [module for module in modules if module.split(".")[-1].startswith("test_")] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_ids)
+def test_no_private_name_of_the_package_is_used(path: Path) -> None:
+    found = private_names(ast.parse(path.read_text(encoding="utf-8")))
+    assert {f"{path.name}: {name}" for name in found} - ALLOWED == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from harness.names.taps import _x",
+        "from harness.names import taps\ntaps._x()",
+        "from harness.names import taps\nmonkeypatch.setattr(taps, '_x', 1)",
+        "monkeypatch.setattr('harness.names.taps._x', 1)",
+        "def test(taps):\n    taps._x()",
+    ],
+)
+def test_a_private_name_is_seen_however_it_is_reached(text: str) -> None:
+    assert private_names(ast.parse(text)) == {"taps._x"}
