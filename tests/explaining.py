@@ -17,13 +17,13 @@ from harness.bench.explaining import first_fault, joined, reference_of
 from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
 from harness.explain.work import ExplainRequest, explain_fault, reference, save_run
-from harness.record.record import Diagnosis, FirstFault
+from harness.record.record import Diagnosis, Fault
 from harness.spec.model import GenerativeModel
 
 
 @dataclass(frozen=True)
 class Explained:
-    fault: FirstFault
+    fault: Fault
     diagnosis: list[Diagnosis]
 
     @property

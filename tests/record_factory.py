@@ -18,8 +18,8 @@ from harness.names.taps import split_tap, tap_order
 from harness.record.details import Details, table
 from harness.record.record import (
     Diagnosis,
+    Fault,
     Finding,
-    FirstFault,
     HopResult,
     Input,
     Likelihood,
@@ -100,7 +100,7 @@ def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataF
         stages=_stages(kind),
         hops=hops,
         cases=cases(hops, frame, [name for name, _, _ in inputs]),
-        first_fault=_first_fault(kind, hops, frame, modules),
+        faults=_faults(kind, hops, frame, modules),
         diagnosis=_diagnosis(kind),
         findings=_findings(kind),
         likelihood=_likelihood([(name, n) for name, n, text in inputs if text and n > 1]),
@@ -305,12 +305,12 @@ def _stages(kind: str) -> list[StageResult]:
     return stages
 
 
-def _first_fault(
+def _faults(
     kind: str, hops: list[HopResult], frame: pd.DataFrame, modules: dict[str, dict[str, str | None]]
-) -> FirstFault | None:
+) -> list[Fault]:
     if kind == "hostile":
         modules = {tap: dict.fromkeys(names, HOSTILE) for tap, names in modules.items()}
-    return next(iter(locate(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})), None)
+    return locate(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})[:1]
 
 
 def _diagnosis(kind: str) -> list[Diagnosis]:

@@ -12,7 +12,7 @@ import pytest
 from marks import further_but
 
 from harness.bench.catalogue import CLEAN, all_faults, selected
-from harness.bench.fault import KINDS, Fault
+from harness.bench.mistake import KINDS, Mistake
 from harness.bench.page import detection_page
 from harness.bench.result import Clean, Report, Result
 from harness.bench.run import run_clean, run_fault
@@ -92,7 +92,7 @@ def test_a_catalogue_entry_that_breaks_nothing_counts_as_missed(llama: Bench) ->
     import dataclasses
 
     from harness.bench.breaking import unchanged
-    from harness.bench.fault import Constant, Network
+    from harness.bench.mistake import Constant, Network
 
     fault = FAULTS["weights/number-1e-5"]
     nothing = run_fault(llama, dataclasses.replace(fault, site=Network(unchanged)))
@@ -113,7 +113,7 @@ def test_a_clean_model_gives_no_alarm(llama: Bench) -> None:
     assert not clean.others["top1"]
 
 
-def result_of(fault: Fault, **found: object) -> Result:
+def result_of(fault: Mistake, **found: object) -> Result:
     expected = {
         "expected_hop": fault.hop,
         "expected_taps": list(fault.taps),

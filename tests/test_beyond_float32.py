@@ -15,7 +15,7 @@ from harness.judge.rules import floor_alone
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.operators import descents
-from harness.record.record import FirstFault, Record
+from harness.record.record import Fault, Record
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.limits import share
@@ -38,7 +38,7 @@ def run() -> tuple[Record, pd.DataFrame]:
     assert at.sum() == 1
     frame.loc[at, ["verdict", "why"]] = ["fail", WHY]
     frame.loc[at, ["noise_floor", "excess", "position_excess"]] = [0.5, 1.0, 1.0]
-    fault = FirstFault(
+    fault = Fault(
         hop=HOP,
         tap=TAP,
         block=1,
@@ -51,7 +51,7 @@ def run() -> tuple[Record, pd.DataFrame]:
     )
     whose = ownership(fault, [fault], [], {}, beyond_float32=beyond_float32(fault, frame))
     fault = fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)})
-    changed = {"first_fault": fault, "faults": [fault], "diagnosis": [], "findings": []}
+    changed = {"faults": [fault], "diagnosis": [], "findings": []}
     return record.model_copy(update=changed), frame
 
 

@@ -13,7 +13,7 @@ from record_factory import make_run
 
 from harness.pipeline.operators import descended
 from harness.processes.scheduler import Task, TaskResult
-from harness.record.record import FirstFault, Record
+from harness.record.record import Fault, Record
 
 HOP = "reauthored->tflite-builtin"
 FOUND = {
@@ -24,8 +24,8 @@ FOUND = {
 
 def record_with(owner: str) -> Record:
     record, _ = make_run("fail")
-    fault = FirstFault(hop=HOP, tap="block.0.attn.probs", block=0, modules={}, owner=owner, evidence=["one alone"])
-    return record.model_copy(update={"first_fault": fault, "faults": [fault]})
+    fault = Fault(hop=HOP, tap="block.0.attn.probs", block=0, modules={}, owner=owner, evidence=["one alone"])
+    return record.model_copy(update={"faults": [fault]})
 
 
 def found(operator: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from test_bad_input import ENVIRONMENT, SPEC
 
 from harness.compare.noise import NoiseFloor
 from harness.fuzz.command import run_command, save
-from harness.fuzz.judging import Fault, Judged, Near, raised
+from harness.fuzz.judging import Failure, Judged, Near, raised
 from harness.fuzz.search import Searched, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, inputs_from_jsonl
@@ -36,7 +36,7 @@ def hunt(breaks: Callable[[TokenInput], str], max_examples: int = 200, seed: int
     def judge(item: TokenInput) -> Judged:
         asked.append((item.tokens, item.decode_tail))
         tap = breaks(item)
-        return Judged((Fault(HOP, tap, "too much"),) if tap else (), Near(2.0 if tap else 0.5, "excess"))
+        return Judged((Failure(HOP, tap, "too much"),) if tap else (), Near(2.0 if tap else 0.5, "excess"))
 
     inputs = searched_inputs(VOCAB, CACHE, (32, WINDOW))
     return search(inputs, judge, max_examples=max_examples, seed=seed), asked

@@ -13,7 +13,7 @@ import pytest
 
 from harness.jobs.job import Dimensions
 from harness.locate.owners import ownership
-from harness.record.record import Finding, FirstFault
+from harness.record.record import Fault, Finding
 
 ROOT = Path(__file__).parent.parent
 TINY_LLAMA = (ROOT / "models" / "tiny_llama.py").read_text(encoding="utf-8")
@@ -106,7 +106,7 @@ def test_the_reference_is_read_by_its_own_heads_and_the_candidate_by_its_own() -
 
 def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
     module = "transformer_blocks.0.atten_func.qkv_projection"
-    fault = FirstFault(
+    fault = Fault(
         hop="hf->reauthored", tap="block.0.attn.k", block=0, input="long", excess=9.0, modules={"reauthored": module}
     )
     weights = Finding(kind="weights", severity="error", what=f"{module}.weight of the re-authored model is not k")

@@ -6,7 +6,7 @@ from harness.judge.rules import judge, judge_local, load_rules
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Finding, FirstFault, taps_frame
+from harness.record.record import Fault, Finding, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -14,7 +14,7 @@ BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
 
 def fault(hop: str = FIRST, tap: str = "block.1.attn.norm", module: str = "transformer_blocks.1.pre_atten_norm"):
     block = int(tap.split(".")[1]) if tap.startswith("block") else None
-    return FirstFault(hop=hop, tap=tap, block=block, modules={"reauthored": module}, local_excess=90.0)
+    return Fault(hop=hop, tap=tap, block=block, modules={"reauthored": module}, local_excess=90.0)
 
 
 def config(field: str, blocks: list[int], severity: str = "error") -> Finding:
@@ -146,7 +146,7 @@ def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
     rows = [
         {"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "why": FLOOR, "value_max": 1e-59} for tap in taps
     ]
-    faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
+    faults = [Fault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
     (found,) = owned(faults, taps_frame(rows), [], {}, tmp_path)
     assert (found.tap, found.owner) == (taps[0], "checkpoint")
 

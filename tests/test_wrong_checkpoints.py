@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.locate.owners import ownership
-from harness.record.record import Finding, FirstFault
+from harness.record.record import Fault, Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
@@ -167,7 +167,7 @@ def test_a_complaint_about_several_blocks_is_about_each_of_them() -> None:
     )
 
     def owner(block: int) -> str:
-        fault = FirstFault(
+        fault = Fault(
             hop="hf->reauthored", tap=f"block.{block}.attn.norm", block=block, input="long", excess=9.0,
             modules={"reauthored": f"transformer_blocks.{block}.pre_atten_norm"}, local_excess=9.0,
         )  # fmt: skip

@@ -26,8 +26,19 @@ from harness.audit.constants import audit_constants
 from harness.bench.breaking import Change, other_config, swap, unchanged, write_changed
 from harness.bench.exact import largest_effect
 from harness.bench.explaining import explain
-from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators, Stored
 from harness.bench.graph import rewrite
+from harness.bench.mistake import (
+    AsShipped,
+    Config,
+    Constant,
+    Exchange,
+    Loader,
+    Mistake,
+    Names,
+    Network,
+    Operators,
+    Stored,
+)
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
@@ -65,7 +76,7 @@ class _Broken:
     decoder: Decoder | None = None  # where the published model is read by other names
 
 
-def run_fault(bench: Bench, fault: Fault) -> Result:
+def run_fault(bench: Bench, fault: Mistake) -> Result:
     """What is said of a fault. One that cannot be made is on record as that, and counts as missed."""
     result = Result(
         id=fault.id,
@@ -98,7 +109,7 @@ def run_fault(bench: Bench, fault: Fault) -> Result:
     return result
 
 
-def _owners(fault: Fault) -> list[str]:
+def _owners(fault: Mistake) -> list[str]:
     if isinstance(fault.site, Stored):
         return [CHECKPOINT]
     if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
@@ -125,7 +136,7 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
         result.diagnosis = []
 
 
-def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
+def _make(bench: Bench, fault: Mistake, folder: Path) -> _Broken:
     """Run what the fault changes into `folder`."""
     site = fault.site
     if isinstance(site, AsShipped):
@@ -210,7 +221,7 @@ def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folde
     return _Broken(folder, stages, {"constants": findings})
 
 
-def _effect(bench: Bench, fault: Fault) -> float | None:
+def _effect(bench: Bench, fault: Mistake) -> float | None:
     """The fault in float64 over the noise floor; none where it has no other form than the one that was run."""
     site = fault.site
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:

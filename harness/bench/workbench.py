@@ -49,7 +49,7 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import FirstFault, HopResult, taps_frame
+from harness.record.record import Fault, HopResult, taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
@@ -74,8 +74,8 @@ class Outcome:
 
     frame: pd.DataFrame
     hops: dict[str, HopResult]
-    fault: FirstFault | None
-    faults: list[FirstFault]
+    fault: Fault | None
+    faults: list[Fault]
     not_finite: list[str]
 
     @property

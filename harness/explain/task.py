@@ -76,7 +76,7 @@ def explained(record: Record, result: TaskResult) -> Record:
 def _places(record: Record) -> list[tuple[str, str]]:
     """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
     places: dict[str, tuple[str, str]] = {}
-    for fault in record.faults or ([record.first_fault] if record.first_fault else []):
+    for fault in record.faults:
         if fault.owner in (
             CHECKPOINT,
             SPEC,

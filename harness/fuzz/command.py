@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
-from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
+from harness.fuzz.judging import Failure, Judged, Near, judge_input, typical_noise, with_typical_of
 from harness.fuzz.search import SHRINKS, Searched, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, describe_schedule, schedule
@@ -65,7 +65,7 @@ class Outcome:
     seconds: float
     first: TokenInput | None = None
     smallest: TokenInput | None = None
-    fault: Fault | None = None
+    fault: Failure | None = None
     crash: TaskResult | None = None
     file: Path | None = None
     command: str = ""

@@ -25,7 +25,7 @@ _LIMITED = ("excess", "position_excess")
 
 
 @dataclass(frozen=True)
-class Fault:
+class Failure:
     """The first failing tap of a hop on one input. position: where its error is worst; -1 where shapes differ."""
 
     hop: str
@@ -34,7 +34,7 @@ class Fault:
     rule: str = ""
     position: int = -1
 
-    def same_as(self, other: Fault) -> bool:
+    def same_as(self, other: Failure) -> bool:
         """Whether two inputs show the same fault: it begins at the same tap of the same hop."""
         return (self.hop, self.tap) == (other.hop, other.tap)
 
@@ -51,7 +51,7 @@ class Near:
 class Judged:
     """faults: of each failing hop, in the order of the pipeline."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[Failure, ...]
     nearest: Near
 
 
@@ -72,7 +72,7 @@ def judge_input(
     rows = [row for row in compared.rows if row["verdict"] != "missing"]
     firsts = (_first(row for row in rows if row["hop"] == hop.name and row["verdict"] == "fail") for hop in hops)
     faults = tuple(
-        Fault(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
+        Failure(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
     )
     nearest = max(map(_nearest, rows), key=lambda near: near.share, default=Near())
     return Judged(faults, nearest)

@@ -23,7 +23,7 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 from hypothesis.strategies import SearchStrategy
 
-from harness.fuzz.judging import Fault, Judged, Near
+from harness.fuzz.judging import Failure, Judged, Near
 from harness.inputs.tokens import TokenInput
 from harness.system.attributes import set_within
 
@@ -49,7 +49,7 @@ class Searched:
     shrinking: int = 0
     first: TokenInput | None = None
     smallest: TokenInput | None = None
-    fault: Fault | None = None
+    fault: Failure | None = None
     nearest: Near = field(default_factory=Near)
 
 

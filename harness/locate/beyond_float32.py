@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.compare.value_range import short
 from harness.judge.rules import floor_alone
-from harness.record.record import FirstFault
+from harness.record.record import Fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SMALLEST_NORMAL, _SMALLEST = 2.0**-126, 2.0**-149
 
 
-def beyond_float32(fault: FirstFault, frame: pd.DataFrame) -> str:
+def beyond_float32(fault: Fault, frame: pd.DataFrame) -> str:
     """Why nothing can be judged at a fault's tap; empty where it breaks another limit than the noise floor's."""
     floor = floor_alone(fault.reason)
     if floor is None:
@@ -31,7 +31,7 @@ def beyond_float32(fault: FirstFault, frame: pd.DataFrame) -> str:
     return said + _denormals(fault, frame)
 
 
-def _denormals(fault: FirstFault, frame: pd.DataFrame) -> str:
+def _denormals(fault: Fault, frame: pd.DataFrame) -> str:
     """`subnormal_share` is of float16, and says nothing of float32: the ends of the values do."""
     rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
     reach = max((abs(float(end)) for end in rows[["value_min", "value_max"]].to_numpy().flat), default=math.nan)

@@ -18,7 +18,7 @@ import pandas as pd
 from harness.judge.coverage import LISTED
 from harness.names.stages import Hop, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
-from harness.record.record import Case, FirstFault, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
 
 
 def summarise_hop(
@@ -175,7 +175,7 @@ def _lacking(hop: HopResult, rows: pd.DataFrame) -> list[str]:
 
 def locate(
     hops: list[HopResult], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
-) -> list[FirstFault]:
+) -> list[Fault]:
     """The faults of a run, in the order of the pipeline: the first one is the first fault.
 
     A tap is at fault when its local error exceeds a limit, and no faulty tap whose error the model went on with feeds
@@ -191,7 +191,7 @@ def locate(
         for row in _faulty(rows):
             block = int(row["block"])
             found.append(
-                FirstFault(
+                Fault(
                     hop=hop.name,
                     tap=row["tap"],
                     block=None if block < 0 else block,
@@ -237,7 +237,7 @@ def _fed_by(tap: str, faulty: set[str], known: set[str]) -> bool:
     return any(block_tap(block, source) in faulty for source in sources)
 
 
-def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
+def _where(fault: Fault, faults: list[Fault]) -> str:
     """What a tap is, in words."""
     block, point = split_tap(fault.tap)
     taps = {other.tap for other in faults if other.hop == fault.hop}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
-from harness.record.record import Finding, FirstFault
+from harness.record.record import Fault, Finding
 
 CHECKPOINT, RECIPE, SPEC = "checkpoint", "recipe", "spec"
 
@@ -90,8 +90,8 @@ class Ownership:
 
 
 def ownership(
-    fault: FirstFault,
-    faults: Sequence[FirstFault],
+    fault: Fault,
+    faults: Sequence[Fault],
     findings: Sequence[Finding],
     observers: Mapping[str, Sequence[str]],
     not_finite: Collection[str] = (),
@@ -155,7 +155,7 @@ def is_given(owner: str) -> bool:
     return owner.split(" ")[0] in (CHECKPOINT, RECIPE, SPEC)
 
 
-def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) -> Ownership:
+def _of_model(fault: Fault, candidate: str, findings: Sequence[Finding]) -> Ownership:
     reference = stage_named(fault.between.reference).words
     here = f"what goes into {fault.tap} is {reference}'s own, and what comes out is not"
     if fault.local_excess is None:
@@ -173,7 +173,7 @@ def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) ->
 
 
 def _of_device(
-    fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
+    fault: Fault, candidate: str, faults: Sequence[Fault], observers: Mapping[str, Sequence[str]]
 ) -> Ownership:
     also = [
         Hop.parse(other.hop).candidate
@@ -201,7 +201,7 @@ def taps_at(tap: str) -> tuple[str, ...]:
     return tuple(block_tap(block, name) for name in _ATTENTION)
 
 
-def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
+def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
     """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
     module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get(REAUTHORED)
@@ -221,7 +221,7 @@ def _in_block(finding: Finding, block: int | None) -> str:
     return _BLOCKS.sub(str(block), finding.what)
 
 
-def _acts_at(finding: Finding, fault: FirstFault) -> bool:
+def _acts_at(finding: Finding, fault: Fault) -> bool:
     if finding.kind != "config" or finding.severity != "error":
         return False
     block, point = split_tap(fault.tap)

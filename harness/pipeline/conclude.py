@@ -87,7 +87,6 @@ def conclude(
         stages=[_stage(results[name]) for name in (*_preparing(stages), *stages) if name in results],
         hops=hops,
         cases=cases(hops, frame, [item.id for item in prepared.inputs]),
-        first_fault=faults[0] if faults else None,
         faults=faults,
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],

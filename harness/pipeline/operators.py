@@ -14,7 +14,7 @@ from harness.locate.owners import is_given
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
-from harness.record.record import Finding, FirstFault, Record
+from harness.record.record import Fault, Finding, Record
 
 _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
@@ -48,16 +48,15 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
             **record.model_dump(by_alias=True),
             "findings": [finding.model_dump() for finding in findings],
             "faults": [fault.model_dump() for fault in faults],
-            "first_fault": faults[0].model_dump() if faults else None,
         }
     )
 
 
-def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
+def _with_operator(fault: Fault, found: dict[str, Any]) -> Fault:
     changes: dict[str, Any] = {"operator": found, "op": found["op"]}
     if fault.owner.startswith(_OWNERS):
         inside = f" of {found['composites'][-1]}" if found["composites"] else ""
         said = f"{found['op']} {found['index']}{inside}: {found['why']}"
         owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
-    return FirstFault.model_validate({**fault.model_dump(), **changes})
+    return Fault.model_validate({**fault.model_dump(), **changes})
