@@ -25,6 +25,7 @@ from harness.judge.coverage import (
     listed,
 )
 from harness.locate.faults import cases, summarise_hop
+from harness.names.codes import ReasonCode
 from harness.names.stages import Hop
 from harness.names.variant import Variant
 from harness.record.record import TAP_COLUMNS, HopResult
@@ -64,6 +65,7 @@ def on_both(tap: str, reason: str) -> dict[tuple[str, str], str]:
 def test_no_share_lets_a_tap_be_absent_without_a_listed_reason(tap: str) -> None:
     hop = hop_of({("b", tap): ""})
     assert hop.verdict == "fail"
+    assert hop.reason_codes == [ReasonCode.TAPS_MISSING]
     assert hop.reasons == [f"1 tap is missing for no listed reason, first {tap}: the reason in words"]
     one, other = cases([hop], frame_of({("b", tap): ""}), ["a", "b"])
     assert (one.verdict, other.verdict) == ("pass", "fail")
@@ -79,6 +81,7 @@ def test_a_listed_reason_lets_a_tap_be_absent_and_the_share_still_holds() -> Non
     hop = hop_of(missing, 0.8)
     assert (hop.verdict, hop.coverage, hop.missing[0].reason) == ("pass", 0.8, FUSED_ATTENTION)
     stricter = hop_of(missing, 0.81)
+    assert stricter.reason_codes == [ReasonCode.COVERAGE_LOW]
     assert stricter.reasons == ["coverage 0.800 is below the 0.81 that the model declares"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from harness.jobs.job import Dimensions
 from harness.locate.owners import ownership
+from harness.names.codes import FindingCode
 from harness.record.record import Fault, Finding
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +110,13 @@ def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
     fault = Fault(
         hop="hf->reauthored", tap="block.0.attn.k", block=0, input="long", excess=9.0, modules={"reauthored": module}
     )
-    weights = Finding(kind="weights", severity="error", what=f"{module}.weight of the re-authored model is not k")
+    weights = Finding(
+        kind="weights",
+        code=FindingCode.PARAMETER_DIFFERS,
+        severity="error",
+        what="in words",
+        parameter=f"{module}.weight",
+    )
     size = Finding(kind="config", severity="error", what="kv_heads: published 4, re-authored 2", field="kv_heads")
     bias = Finding(kind="config", severity="error", what="qkv_bias: published no, re-authored yes", field="qkv_bias")
     assert ownership(fault, [fault], [weights, size], {}).owner == "config"

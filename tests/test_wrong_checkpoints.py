@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.locate.owners import ownership
+from harness.names.codes import FindingCode
 from harness.record.record import Fault, Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
@@ -161,8 +162,10 @@ def test_a_window_that_is_never_reached_acts_in_no_miniature(
 def test_a_complaint_about_several_blocks_is_about_each_of_them() -> None:
     complaint = Finding(
         kind="weights",
+        code=FindingCode.PARAMETER_NOT_LOADED,
         severity="error",
         what="transformer_blocks.{1-3}.pre_atten_norm.weight of the re-authored model receives no value",
+        parameter="transformer_blocks.{}.pre_atten_norm.weight",
         blocks=[1, 2, 3],
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from harness.audit.beyond_half import BeyondHalf
 from harness.audit.finite import checkpoint_findings, not_finite_words
 from harness.audit.parameters import Fused, ParameterSource
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.weights.files import StoredTensor, shape_text, stored_tensors
 
@@ -99,7 +100,7 @@ def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Pat
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         what = f"{len(unknown)} parameters of the re-authored model are not audited by value: {shown}"
-        findings.append(Finding(kind="weights", severity="warning", what=what))
+        findings.append(weights_finding(FindingCode.PARAMETERS_NOT_AUDITED, what, severity="warning"))
     return findings
 
 
@@ -118,8 +119,8 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
         except ValueError as error:
             difference = str(error)
         if difference:
-            made_of = " and ".join(source.keys)
-            findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
+            what = f"{source.parameter} of the re-authored model is not {' and '.join(source.keys)}: {difference}"
+            findings.append(weights_finding(FindingCode.PARAMETER_DIFFERS, what, source.parameter))
     wrong = summarised(findings, len(sources), "parameters of the re-authored model")
     return [*expected.not_finite(), *wrong, *beyond.findings()]
 
@@ -132,7 +133,7 @@ def summarised(findings: list[Finding], whole: int, what: str) -> list[Finding]:
     if len(findings) <= _SHOWN:
         return findings
     more = f"{len(findings)} of {whole} {what} are wrong, of which {_SHOWN} are listed: are these weights of one model?"
-    return [_error(more), *findings[:_SHOWN]]
+    return [weights_finding(FindingCode.WEIGHTS_WRONG, more), *findings[:_SHOWN]]
 
 
 def describe_difference(one: Any, other: Any) -> str:
@@ -155,5 +156,8 @@ def bits(values: Array) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(values).view(np.uint32)
 
 
-def _error(what: str) -> Finding:
-    return Finding(kind="weights", severity="error", what=what)
+def weights_finding(
+    code: FindingCode, what: str, parameter: str = "", severity: Literal["error", "warning"] = "error"
+) -> Finding:
+    """parameter: the re-authored model's that it is about."""
+    return Finding(kind="weights", code=code, severity=severity, what=what, parameter=parameter)

@@ -27,6 +27,7 @@ from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
 from harness.compare.value_range import ValueRange, joined
 from harness.judge.coverage import Absent, checked
 from harness.judge.rules import Rule, judge
+from harness.names.codes import TapCode
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
@@ -244,7 +245,8 @@ def _compare_tap(
             continue
         pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
         if not pair[0].shape == pair[1].shape == oracle.shape:
-            yield {**base, "verdict": "fail", "rule": "", "why": _shapes(*pair, oracle)}
+            shapes = _shapes(*pair, oracle)
+            yield {**base, "verdict": "fail", "rule": "", "broken": TapCode.SHAPES_DIFFER.value, "why": shapes}
             continue
         row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
         if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
@@ -254,7 +256,12 @@ def _compare_tap(
         positions = sum(span.stop - span.start for span in spans)
         judgement = judge(rules, model, hop.name, tap, positions, figures)
         how = "derived" if taps.derived(tap, reference, candidate) else "read"
-        judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+        judged = {
+            "verdict": judgement.verdict,
+            "rule": judgement.rule,
+            "broken": judgement.codes,
+            "why": judgement.why,
+        }
         if partly is not None and judgement.verdict == "pass":
             absent = _missing(partly, tap, why_missing)
             if not absent["absence"]:
@@ -265,6 +272,7 @@ def _compare_tap(
             "how": how,
             "positions": positions,
             **judged,
+            "noise_floor_limit": judgement.limits.get("noise_floor", math.nan),
             "excess_limit": judgement.limits.get("excess", math.nan),
             "position_excess_limit": judgement.limits.get("position_excess", math.nan),
             "local_excess_limit": math.nan,
@@ -274,7 +282,7 @@ def _compare_tap(
 
 def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absent]) -> Row:
     absent = checked(why_missing(stage, tap), stage, tap)
-    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": ""}
+    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": "", "broken": ""}
 
 
 def _shapes(*values: Array) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.jobs.prepared import Prepared
 from harness.locate.owners import CHECKPOINT, SPEC
+from harness.names.codes import FindingCode
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
 
@@ -62,7 +63,8 @@ def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
 def explained(record: Record, result: TaskResult) -> Record:
     """The record with what the task found, or with a word about why it found nothing."""
     if result.status != "ok":
-        lost = Finding(kind="runtime", severity="warning", what=f"the fault is not explained: {result.detail}")
+        what = f"the fault is not explained: {result.detail}"
+        lost = Finding(kind="runtime", code=FindingCode.FAULT_NOT_EXPLAINED, severity="warning", what=what)
         return record.model_copy(update={"findings": [*record.findings, lost]})
     return Record.model_validate(
         {

@@ -17,6 +17,7 @@ LOCAL = frozenset({"local_excess", "local_position_excess"})
 # In units of the noise floor, so a limit on them is one on the error only where the floor has a limit too.
 OVER_FLOOR = LOCAL | {"excess", "position_excess", "total_excess"}
 ABSOLUTE = frozenset({"max_abs_err", "mean_abs_err"})
+FLOOR = "noise_floor"
 COUNTS = frozenset({"nan_count", "inf_count"})
 # What says how large a tap's error is, at every input and position. Figures of the logits are blind to much of it.
 OF_THE_ERROR = (OVER_FLOOR - LOCAL) | ABSOLUTE | {"rel_l2", "cosine", "snr_db"}

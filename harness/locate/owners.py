@@ -11,10 +11,10 @@ the same tap, and a kernel's where one runtime shows it alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.names.codes import FindingCode
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Fault, Finding
@@ -75,7 +75,17 @@ _WEIGHTS_AT = {
 }
 
 
-_BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written: {0-21}
+# Errors in weights of a flatbuffer, whichever signature is run, and in those of the re-authored model.
+_OF_FILE = (FindingCode.CONSTANT_DIFFERS, FindingCode.CONSTANT_LACKING)
+_OF_MODEL = (
+    FindingCode.HEAD_DROPPED,
+    FindingCode.KEY_NOT_LOADED,
+    FindingCode.KEY_WITHOUT_PLACE,
+    FindingCode.KEYS_CLASH,
+    FindingCode.PARAMETER_DIFFERS,
+    FindingCode.PARAMETER_NOT_LOADED,
+    FindingCode.SHAPE_DIFFERS,
+)
 
 
 @dataclass(frozen=True)
@@ -202,23 +212,20 @@ def taps_at(tap: str) -> tuple[str, ...]:
 
 
 def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
-    """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
+    """An error in weights by value of the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
     module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get(REAUTHORED)
-    if not module:
-        return None
-    for finding in findings:
-        about = finding.kind == "weights" and finding.severity == "error"
-        if about and f"{module}." in _in_block(finding, block) and ("of the flatbuffer" in finding.what) == of_file:
-            return finding
-    return None
+    codes = _OF_FILE if of_file else _OF_MODEL
+    errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
+    return next((finding for finding in errors if module and _is_of(finding, module, block)), None)
 
 
-def _in_block(finding: Finding, block: int | None) -> str:
-    """What a finding about several blocks says of this one."""
-    if block is None or block not in finding.blocks:
-        return finding.what
-    return _BLOCKS.sub(str(block), finding.what)
+def _is_of(finding: Finding, module: str, block: int | None) -> bool:
+    """Whether a finding is of a parameter of a module; of several blocks, of the one that the module is in."""
+    parameter = finding.parameter
+    if block is not None and block in finding.blocks:
+        parameter = parameter.replace("{}", str(block))
+    return parameter.startswith(f"{module}.")
 
 
 def _acts_at(finding: Finding, fault: Fault) -> bool:

@@ -15,7 +15,7 @@ from harness.compare.traces import Comparison
 from harness.jobs.prepared import Prepared
 from harness.judge.known_defects import Defect, match, on_record
 from harness.judge.rules import Rule, load_rules, looser_than
-from harness.locate.faults import cases, locate, summarise_hop
+from harness.locate.faults import Blocked, cases, locate, summarise_hop
 from harness.names.stages import (
     FLATBUFFER,
     HF,
@@ -140,11 +140,11 @@ def _preparing(stages: tuple[str, ...]) -> list[str]:
     return [named(task, recipe) for recipe in recipes for task in ("convert", "tap")]
 
 
-def _blocked(hop: Hop, results: dict[str, TaskResult]) -> str:
+def _blocked(hop: Hop, results: dict[str, TaskResult]) -> Blocked | None:
     for name in (*hop.stages, ORACLE, HF):
         if results[name].status != "ok":
-            return f"stage {name} {results[name].status}: {results[name].detail}"
-    return ""
+            return Blocked(name, f"stage {name} {results[name].status}: {results[name].detail}")
+    return None
 
 
 def _stage(result: TaskResult) -> StageResult:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.jobs.prepared import Prepared
 from harness.locate.owners import is_given
+from harness.names.codes import FindingCode
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
@@ -36,7 +37,7 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
         result = ended[task.name]
         if result.status != "ok":
             what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
-            findings.append(Finding(kind="runtime", severity="warning", what=what))
+            findings.append(Finding(kind="runtime", code=FindingCode.OPERATOR_NOT_FOUND, severity="warning", what=what))
             continue
         found = result.value["faults"]
         faults = [

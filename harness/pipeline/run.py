@@ -24,6 +24,7 @@ from harness.jobs.prepared import Prepared, Request
 from harness.jobs.run_models import save_models
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
+from harness.names.codes import FindingCode
 from harness.names.stages import (
     BUILTIN,
     HF,
@@ -292,7 +293,8 @@ def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
     if audit is None:
         return prepared
     if audit.status != "ok":
-        lost = Finding(kind="config", severity="warning", what=f"the configs are not audited: {audit.detail}")
+        what = f"the configs are not audited: {audit.detail}"
+        lost = Finding(kind="config", code=FindingCode.CONFIGS_NOT_AUDITED, severity="warning", what=what)
         return prepared.model_copy(update={"findings": [lost, *prepared.findings]})
     found = [Finding.model_validate(finding) for finding in audit.value["findings"]]
     return prepared.model_copy(update={"findings": [*found, *prepared.findings], "audited": True})

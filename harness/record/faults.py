@@ -32,6 +32,14 @@ class FaultyOperator(Part):
     """The first one in which it shows."""
 
 
+class BrokenFloor(Part):
+    """The noise floor of a tap that breaks no limit but the one on that: the reference cannot be trusted there."""
+
+    value: float | None
+    """None in JSON where it is infinite."""
+    limit: float
+
+
 class Fault(Part):
     """A tap whose error was introduced there."""
 
@@ -56,6 +64,10 @@ class Fault(Part):
     """The same at the worst single position."""
     reason: str = ""
     """The limits that it breaks, in words."""
+    broken: list[str] = Field(default_factory=list)
+    """The figures whose limits it breaks, or one of `harness/names/codes.py`."""
+    floor: BrokenFloor | None = None
+    """The noise floor, where its limit is the only one broken."""
     owner: str = ""
     """Whose it is; `harness/locate/owners.py` lists them."""
     evidence: list[str] = Field(default_factory=list)

@@ -13,6 +13,8 @@ class Finding(Part):
     """What numbers at the taps do not say."""
 
     kind: Literal["config", "weights", "numeric", "runtime"]
+    code: str = ""
+    """What it is about, one of `harness/names/codes.py`; empty in records of older versions."""
     severity: Literal["error", "warning"]
     what: str
     """One sentence."""
@@ -20,6 +22,10 @@ class Finding(Part):
     """Whose the faults are that it makes, where it tells that by itself: `checkpoint`, `spec`, or a recipe."""
     field: str = ""
     """Of a difference of configs: the field, as `rope.base`."""
+    key: str = ""
+    """The tensor of the checkpoint that it is about; `{}` stands for the number of a block."""
+    parameter: str = ""
+    """The parameter of the re-authored model that it is about; `{}` stands for the number of a block."""
     blocks: list[int] = Field(default_factory=list)
     """The blocks that it is about; none where it is of the whole model."""
     published: str = ""
@@ -80,6 +86,8 @@ class KnownDefect(Part):
     title: str
     state: Literal["seen", "gone", "elsewhere"]
     """`seen`: it shows as listed. `gone`: it does not. `elsewhere`: that hop or stage fails otherwise."""
+    hop: str = ""
+    """The hop that it is listed for; empty where it is of a stage or a finding."""
     place: str
     """Where it is listed, in words."""
     measured: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from harness.names.codes import ReasonCode
 from harness.names.stages import Hop
 from harness.record.part import Part, TapVerdict, Verdict
 
@@ -79,10 +80,18 @@ class HopResult(Part):
     missing: list[MissingTap] = Field(default_factory=list)
     reasons: list[str] = Field(default_factory=list)
     """Why it failed, in words; empty when it passed."""
+    reason_codes: list[str] = Field(default_factory=list)
+    """The code of each reason, one of `harness/names/codes.py`; empty in records of older versions."""
+    blocked_by: str = ""
+    """The stage for want of which nothing could be compared."""
 
     @property
     def name(self) -> str:
         return f"{self.from_}->{self.to}"
+
+    def reasons_of(self, code: ReasonCode) -> list[str]:
+        """Those of the reasons, in words, that have a code."""
+        return [said for known, said in zip(self.reason_codes, self.reasons, strict=False) if known == code]
 
     @property
     def hop(self) -> Hop:
@@ -95,6 +104,8 @@ class HopResult(Part):
             raise ValueError(f"hop {self.name}: coverage {self.coverage} is not {self.taps_compared}/{total}")
         if self.verdict == "fail" and not self.reasons:
             raise ValueError(f"hop {self.name} fails without a reason")
+        if self.reason_codes and len(self.reason_codes) != len(self.reasons):
+            raise ValueError(f"hop {self.name} has {len(self.reasons)} reasons and {len(self.reason_codes)} codes")
         if self.verdict == "pass" and (self.reasons or self.first_failing_tap):
             raise ValueError(f"hop {self.name} passes although {self.reasons or self.first_failing_tap}")
         return self

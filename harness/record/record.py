@@ -79,6 +79,7 @@ FIRST_FAULT = "first_fault"  # a key of `parity.json` that is made of another on
 # `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
 # `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
 # `absence` is the listed reason of a missing tap; a missing tap without one fails its hop.
+# `broken` names the figures whose limits a failing tap breaks; `why` says the same in words.
 # The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
@@ -111,6 +112,8 @@ TAP_COLUMNS: tuple[str, ...] = (
     "verdict",
     "absence",
     "rule",
+    "broken",
+    "noise_floor_limit",
     "excess_limit",
     "position_excess_limit",
     "local_excess_limit",

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.judge.limits import FLOOR
 from harness.judge.rules import floor_alone
 
 LOCAL = ("local_excess", "local_position_excess")
 FIGURES = ("excess", "position_excess", *LOCAL)
-NOISE_FLOOR = "noise_floor"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def nearest(row: Mapping[Any, Any]) -> Figure | None:
     """
     if row["verdict"] == "missing":
         return None
-    floor = floor_alone(row.get("why")) if row["verdict"] == "fail" else None
+    floor = floor_alone(row) if row["verdict"] == "fail" else None
     if floor is not None:
-        return Figure(NOISE_FLOOR, floor.value, floor.limit)
+        return Figure(FLOOR, math.inf if floor.value is None else floor.value, floor.limit)
     known = [column for column in FIGURES if column not in LOCAL or not math.isnan(_value(row.get(column)))]
     limited = [(column, limit_of(row, column)) for column in known]
     limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.judge.limits import FLOOR
 from harness.locate.owners import is_given
 from harness.names.stages import known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
-from harness.render.limits import LOCAL, NOISE_FLOOR, nearest
+from harness.render.limits import LOCAL, nearest
 from harness.render.numbers import number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
@@ -137,7 +138,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
         return ""
     source, target = fault.between.stages
-    if figure.column == NOISE_FLOOR:
+    if figure.column == FLOOR:
         return clean(
             f"{fault.tap} cannot be judged: hf in float32 is off from itself in float64 by {number(figure.value)} of "
             f"the tap's size; the limit is {number(figure.limit)}."

@@ -153,7 +153,7 @@ def _divergence(record: Record, hop: HopResult) -> str:
 
 def _known(record: Record, hop: HopResult) -> KnownDefect | None:
     """The known defect that a hop shows as it is listed."""
-    return next((known for known in record.known_defects if known.state == "seen" and hop.name in known.place), None)
+    return next((known for known in record.known_defects if known.state == "seen" and hop.name == known.hop), None)
 
 
 def _audited(record: Record) -> Iterator[str]:

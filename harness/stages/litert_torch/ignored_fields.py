@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from harness.audit.differences import unaudited
+from harness.names.codes import FindingCode
 from harness.names.stages import REAUTHORED
 from harness.record.record import Finding
 from harness.stages.litert_torch.tiny import Tiny, probe_config
@@ -155,6 +156,7 @@ def _finding(model_class: Any, setting: _Setting, shown: str) -> Finding:
     )
     return Finding(
         kind="config",
+        code=FindingCode.FIELD_IGNORED,
         severity="error",
         what=what,
         field=setting.path,
