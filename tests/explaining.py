@@ -16,7 +16,7 @@ from harness.bench.breaking import Tensors, write_changed
 from harness.bench.explaining import first_fault, joined, reference_of
 from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
-from harness.explain.work import ExplainRequest, explain_fault, reference, save_run
+from harness.explain.job import ExplainRequest, explain_fault, reference, save_run
 from harness.record.record import Diagnosis, Fault
 from harness.spec.model import GenerativeModel
 

@@ -12,7 +12,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from harness.judge.rules import judge, load_rules
-from harness.locate.faults import Blocked, cases, locate, summarise_hop
+from harness.locate.faults import LostStage, cases, locate, summarise_hop
 from harness.names.stages import Hop
 from harness.names.taps import split_tap, tap_order
 from harness.record.details import Details, table
@@ -287,7 +287,7 @@ def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) 
         flips_above_noise=2 if failing else 0,
         positions=sum(tokens for _, tokens, _ in _INPUTS),
     )
-    blocked = Blocked(CRASHED, f"stage {CRASHED} crashed: {_DEATH}") if _lost(kind, hop) else None
+    blocked = LostStage(CRASHED, f"stage {CRASHED} crashed: {_DEATH}") if _lost(kind, hop) else None
     return summarise_hop(Hop.parse(name), frame, taps, None if last.empty else logits, _COVERAGE[hop[1]], blocked)
 
 

@@ -12,12 +12,12 @@ import pytest
 from marks import further_but
 
 from harness.bench.catalogue import CLEAN, all_faults, selected
+from harness.bench.job import BenchRequest, bench_model
 from harness.bench.mistake import KINDS, Mistake
 from harness.bench.page import detection_page
 from harness.bench.result import Clean, Report, Result
 from harness.bench.run import run_clean, run_fault
 from harness.bench.summary import false_alarms, summary
-from harness.bench.work import BenchRequest, bench_model
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 from harness.explain.hypotheses import all_hypotheses
 from harness.jobs.reporter import Silent

@@ -14,7 +14,7 @@ from harness.explain.task import explain_task
 from harness.judge.rules import floor_alone
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
-from harness.pipeline.operators import descents
+from harness.pipeline.operators import descent_tasks
 from harness.record.faults import BrokenFloor
 from harness.record.record import Fault, Record
 from harness.render.github import workflow_commands
@@ -111,4 +111,4 @@ def test_an_annotation_gives_the_noise_floor(run: tuple[Record, pd.DataFrame]) -
 def test_nothing_is_searched_for_behind_it(run: tuple[Record, pd.DataFrame]) -> None:
     record, frame = run
     assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
-    assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]

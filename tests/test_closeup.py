@@ -10,7 +10,7 @@ import pytest
 from harness.compare.closeup import TOP_TOKENS, chosen_taps, closeup_of, positions_of_interest
 from harness.compare.traces import Comparison, compare_traces
 from harness.errors import UsageError
-from harness.judge.coverage import Absent
+from harness.judge.coverage import Absence
 from harness.judge.rules import load_rules
 from harness.names.stages import Hop
 from harness.record.details import COLUMNS, Details, read_details, write_details
@@ -40,7 +40,7 @@ def traces_of(tmp_path: Path, fault: float) -> tuple[Path, Comparison]:
         write(sample(tmp_path / "hf", order), 1e-7)
     write(tmp_path / "reauthored", 1e-7, fault)
     stages = {"oracle", "hf", "reauthored"}
-    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), HOPS)
+    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), HOPS)
     return tmp_path, found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.compare.traces import Comparison, compare_traces
-from harness.judge.coverage import Absent
+from harness.judge.coverage import Absence
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
@@ -45,7 +45,7 @@ def compared(folder: Path, inputs: dict[str, dict[str, np.ndarray]], **candidate
         taps,
         "m",
         load_rules(),
-        lambda stage, tap: Absent("?"),
+        lambda stage, tap: Absence("?"),
         (Hop("hf", "reauthored"),),
     )
 

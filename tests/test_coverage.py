@@ -18,7 +18,7 @@ from harness.judge.coverage import (
     NO_PREFILL_LOGITS,
     STANDARD_COVERAGE,
     UNDECLARED_POINT,
-    Absent,
+    Absence,
     check_coverage,
     checked,
     coverage_of,
@@ -112,7 +112,7 @@ def test_logits_that_only_decode_gives_must_be_compared_on_some_input() -> None:
     ],
 )
 def test_a_listed_reason_holds_at_its_own_place_alone(reason: str, stage: str, tap: str, holds: bool) -> None:
-    assert checked(Absent("why", reason), stage, tap) == Absent("why", reason if holds else "")
+    assert checked(Absence("why", reason), stage, tap) == Absence("why", reason if holds else "")
 
 
 def test_no_reason_excuses_logits_everywhere() -> None:
@@ -125,7 +125,7 @@ def test_of_a_tap_that_several_signatures_lack_a_reason_that_is_not_listed_count
         plan = tmp_path / f"{number}.json"
         missing = f'{{"one": {{"logits": {first}}}, "two": {{"logits": {second}}}}}'.replace("'", '"')
         plan.write_text(f'{{"sources": {{}}, "missing": {missing}}}')
-        assert PlanFacts.read(plan).why_missing("tflite-builtin", "logits") == Absent(*bad)
+        assert PlanFacts.read(plan).why_missing("tflite-builtin", "logits") == Absence(*bad)
 
 
 @pytest.mark.parametrize(

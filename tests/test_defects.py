@@ -9,7 +9,7 @@ import pytest
 from record_factory import CRASHED, FAULTY_TAP, HOSTILE, make_run
 from rich.console import Console
 
-from harness.commands.batch import Outcome
+from harness.commands.batch import ModelOutcome
 from harness.errors import UsageError
 from harness.judge.known_defects import (
     Defect,
@@ -246,7 +246,7 @@ def test_what_is_known_is_in_every_view_with_cause_and_remedy(tmp_path: Path) ->
             assert said in text
     assert shown.count("known upstream defect rounded-weight") == 2
     table = Console(file=io.StringIO(), width=80)
-    print_outcomes([Outcome("smollm2", 1.0, record, tmp_path)], tmp_path, 0, table)
+    print_outcomes([ModelOutcome("smollm2", 1.0, record, tmp_path)], tmp_path, 0, table)
     assert "rounded-weight" in table.file.getvalue()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from record_factory import make_run
 
-from harness.pipeline.operators import descended
+from harness.pipeline.operators import with_operators
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Fault, Record
 
@@ -35,7 +35,7 @@ def found(operator: dict[str, Any]) -> dict[str, Any]:
 def described(owner: str, **result: Any) -> Record:
     task = Task("tflite-builtin.operator", "", {})
     ended = TaskResult(**{"name": task.name, "status": "ok", "value": found(FOUND), **result})
-    return descended(record_with(owner), {HOP: task}, {task.name: ended})
+    return with_operators(record_with(owner), {HOP: task}, {task.name: ended})
 
 
 def test_an_operator_tells_converter_and_kernels_apart() -> None:

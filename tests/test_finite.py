@@ -17,7 +17,7 @@ from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.writing import _packed
 from harness.locate.owners import is_given, ownership
-from harness.pipeline.operators import descents
+from harness.pipeline.operators import descent_tasks
 from harness.pipeline.owned_faults import owned
 from harness.record.record import Fault, Finding, taps_frame
 from harness.render.sentences import headline
@@ -148,9 +148,9 @@ def test_what_no_stage_did_is_neither_explained_nor_searched_in_its_operators() 
     record, frame = make_run("fail")
     record = record.model_copy(update={"faults": given})
     assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
-    assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]
     recipes = fault(KERNELS).model_copy(update={"owner": "recipe fp16"})
-    assert descents(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]
     assert not is_given("converter")
     assert not is_given("")
 

@@ -11,7 +11,7 @@ import pytest
 from harness.commands.progress import PlainProgress
 from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.judge.coverage import Absent
+from harness.judge.coverage import Absence
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
@@ -110,7 +110,7 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
             for tap, values in taps.items():
                 trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
     found = compare_traces(
-        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), KERNEL_HOPS
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), KERNEL_HOPS
     )
     assert {row["rule"] for row in found.rows} == {"kernels"}
     assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))

@@ -24,7 +24,7 @@ from harness.audit.named_constants import NamedConstant
 from harness.audit.parameters import ParameterSource
 from harness.audit.pieces import covers, find_pieces
 from harness.audit.turned import turned_round
-from harness.audit.values import Array, Expected, bits, describe_difference, summarised, weights_finding
+from harness.audit.values import Array, ExpectedValues, bits, describe_difference, summarised, weights_finding
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
@@ -55,7 +55,7 @@ class _Audit:
     """
 
     sources: Sequence[ParameterSource]
-    expected: Expected
+    expected: ExpectedValues
     constants: Sequence[NamedConstant]
     flags: Sequence[NamedConstant]
     signatures: dict[str, bool]
@@ -107,7 +107,7 @@ def audit_constants(
         if name == DECODE or name.startswith(PREFILL)
     }
     flags = [NamedConstant(read) for read in read_constants(file, "BOOL")]
-    audit = _Audit(sources, Expected(folder), constants, flags, signatures)
+    audit = _Audit(sources, ExpectedValues(folder), constants, flags, signatures)
     findings = [*_match(audit)]
     _match_pieces(audit, tables)
     match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)

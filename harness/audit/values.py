@@ -25,7 +25,7 @@ _SHOWN = 8
 _STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
-class Expected:
+class ExpectedValues:
     """What parameters should hold, by a checkpoint's files. seen: is given each tensor that is read, with its name."""
 
     def __init__(self, folder: Path, seen: Callable[[str, Array], None] = lambda name, values: None) -> None:
@@ -111,7 +111,7 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
     own: name -> array of float32 values.
     """
     beyond = BeyondHalf()
-    expected = Expected(folder, beyond)
+    expected = ExpectedValues(folder, beyond)
     findings = []
     for source in sources:
         try:

@@ -14,8 +14,8 @@ from pathlib import Path
 from harness.bench.workbench import Bench, Outcome
 from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
+from harness.explain.job import FaultPlace, explain_fault, reference
 from harness.explain.task import fault_of
-from harness.explain.work import FaultPlace, explain_fault, reference
 from harness.record.record import Diagnosis
 
 

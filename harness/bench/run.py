@@ -42,9 +42,9 @@ from harness.bench.mistake import (
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
-from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
+from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL_STAGES, TORCH_STAGES, Bench, Outcome
 from harness.explain.decoder import Decoder, NotCoveredError
-from harness.explain.work import reference
+from harness.explain.job import reference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import CHECKPOINT, ownership
@@ -197,7 +197,7 @@ def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
     other.checkpoint = folder / "checkpoint"
     write_changed(bench.checkpoint, other.checkpoint, site.change, unchanged)
     facts = [other.trace(stage, folder) for stage in TORCH_STAGES][-1]
-    for stage in LOCAL:
+    for stage in LOCAL_STAGES:
         other.trace(stage, folder, reference=folder / ORACLE)
     findings = {"weights by value": _errors(Finding.model_validate(found) for found in facts["findings"])}
     return _Broken(folder, (REAUTHORED,), findings, verifier_complains(other))

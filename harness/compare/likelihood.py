@@ -118,7 +118,7 @@ def likelihood_findings(found: Likelihood | None, trained: bool) -> list[Finding
     return [Finding(kind="numeric", code=code, severity="warning", what=what)]
 
 
-class _Seen(BaseModel):
+class _EarlierRun(BaseModel):
     """What of an earlier record is looked at."""
 
     run_id: str
@@ -126,14 +126,14 @@ class _Seen(BaseModel):
     likelihood: Likelihood | None = None
 
 
-def _earlier_runs(out: Path, model: str) -> Iterator[_Seen]:
+def _earlier_runs(out: Path, model: str) -> Iterator[_EarlierRun]:
     """The latest runs of a model that say how likely their text was. One that cannot be read has nothing to say."""
     for folder in reversed(all_runs(out, model)[-EARLIER_RUNS:]):
         path = folder / RECORD_FILE
         try:
             if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
                 continue
-            seen = _Seen.model_validate_json(path.read_bytes())
+            seen = _EarlierRun.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue
         if seen.likelihood is not None:
@@ -141,7 +141,7 @@ def _earlier_runs(out: Path, model: str) -> Iterator[_Seen]:
 
 
 def _same_text(
-    seen: _Seen, now: Mapping[str, TextLikelihood], tokens: Mapping[str, Sequence[int]]
+    seen: _EarlierRun, now: Mapping[str, TextLikelihood], tokens: Mapping[str, Sequence[int]]
 ) -> EarlierLikelihood | None:
     """Both runs over the inputs that have the same tokens in both; None where these are too few."""
     theirs = {item.id: item.token_ids for item in seen.inputs}

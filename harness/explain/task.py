@@ -48,7 +48,7 @@ def explain_task(
         "faults": faults,
         **files,
     }
-    return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
+    return Task(EXPLAIN, "harness.explain.job:explain_run", payload, torch=True, timeout=_SECONDS)
 
 
 def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
-from harness.explore.ops_work import FLATBUFFER
+from harness.explore.ops_job import FLATBUFFER
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
 from harness.jobs.run_models import RunModels, load_models
@@ -173,7 +173,7 @@ def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}
-    return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
+    return Task(f"operators of {stage}", "harness.explore.ops_job:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 
 def faults_in(graph: OpGraph, record: Record, hop: HopResult) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.judge.globs import no_such_hop, no_such_tap, selects
-from harness.judge.limits import FLOOR, LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
+from harness.judge.limits import FLOOR, LOCAL_FIGURES, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
 from harness.names.codes import TapCode
 from harness.names.stages import Hop
 from harness.plain import brief, one_line
@@ -149,7 +149,7 @@ def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, fig
     if rule is None:
         why = f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'"
         return Judgement("fail", "", (TapCode.NO_RULE,), why)
-    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL}
+    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL_FIGURES}
     found = _judged(rule, limits, figures)
     nothing = blind(limits, figures.get("scale", math.inf)) if found.verdict == "pass" else ""
     return replace(found, verdict="fail", broken=(TapCode.LIMITS_NOTHING,), why=nothing) if nothing else found
@@ -162,7 +162,7 @@ def judge_local(
     rule = _first(rules, model, hop, tap, positions)
     if rule is None:
         return Judgement("pass", "")
-    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL}, figures)
+    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL_FIGURES}, figures)
 
 
 def looser_than(

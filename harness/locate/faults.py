@@ -23,7 +23,7 @@ from harness.names.taps import block_tap, reaching, split_tap
 from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
 
 
-class Blocked(NamedTuple):
+class LostStage(NamedTuple):
     """The stage for want of which a hop could not be compared at all, and what became of it, in words."""
 
     stage: str
@@ -36,7 +36,7 @@ def summarise_hop(
     taps: list[str],
     logits: Logits | None,
     required_coverage: float,
-    blocked: Blocked | None = None,
+    blocked: LostStage | None = None,
 ) -> HopResult:
     """A hop's line in the record."""
     kernels = hop.on_kernels
@@ -65,7 +65,7 @@ def summarise_hop(
     )
 
 
-def _reasons(rows: pd.DataFrame, coverage: float, required: float, blocked: Blocked | None) -> dict[ReasonCode, str]:
+def _reasons(rows: pd.DataFrame, coverage: float, required: float, blocked: LostStage | None) -> dict[ReasonCode, str]:
     """Why a hop fails: code -> in words."""
     reasons = {ReasonCode.STAGE_LOST: blocked.why} if blocked else {}
     failing = rows[rows["verdict"] == "fail"]
@@ -85,7 +85,7 @@ def _taps_fail(number: int) -> str:
     return "1 tap fails" if number == 1 else f"{number} taps fail"
 
 
-def _missing(rows: pd.DataFrame, blocked: Blocked | None, taps: list[str]) -> list[MissingTap]:
+def _missing(rows: pd.DataFrame, blocked: LostStage | None, taps: list[str]) -> list[MissingTap]:
     """Taps that were not compared on every input."""
     if blocked:
         return [MissingTap(tap=tap, why=blocked.why) for tap in taps]

@@ -21,7 +21,7 @@ _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
-def descents(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
+def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
     """Hop -> the task that looks for the operators that cause its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:
@@ -30,7 +30,7 @@ def descents(place: RunPaths, prepared: Prepared, record: Record, results: Resul
     return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}
 
 
-def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
+def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
     """The record with the operators that were found, or with a word about why they were not."""
     findings, faults = list(record.findings), list(record.faults)
     for hop, task in tasks.items():

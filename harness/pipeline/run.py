@@ -407,7 +407,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the causes of its faults and the operators that cause them, while the traces are still there."""
     from harness.explain.task import EXPLAIN, explain_task, explained
-    from harness.pipeline.operators import descended, descents
+    from harness.pipeline.operators import descent_tasks, with_operators
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
     files: dict[str, str] = {
@@ -422,10 +422,10 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     causes = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
     if causes is None:
         return record
-    operators = descents(place_of(state), prepared, record, results)
+    operators = descent_tasks(place_of(state), prepared, record, results)
     with state.timed("explain"):  # neither reads what the other finds
         ended = _processes(state, prepared, [causes, *operators.values()])
-    found = descended(record, operators, ended) if operators else record
+    found = with_operators(record, operators, ended) if operators else record
     return explained(found, ended[EXPLAIN])
 
 

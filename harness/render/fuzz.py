@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.fuzz.command import Outcome
+from harness.fuzz.command import FuzzOutcome
 from harness.plain import one_line
 from harness.render.console import STYLES, line, wrapped
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SHOWN = 64  # token ids
 
 
-def print_outcome(outcome: Outcome, console: Console) -> None:
+def print_outcome(outcome: FuzzOutcome, console: Console) -> None:
     """What was found, how to see it again, and how many inputs that took; or what came nearest to a limit."""
     model = one_line(outcome.model)
     if outcome.crash is not None:

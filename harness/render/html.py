@@ -28,12 +28,12 @@ SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "table.js", "star
 
 
 @dataclass(frozen=True)
-class Node:
+class StageNode:
     """A stage in the drawing of the pipeline, with the hops that leave it."""
 
     name: str
     stage: StageResult | None
-    hops: tuple[tuple[HopResult, Node], ...]
+    hops: tuple[tuple[HopResult, StageNode], ...]
 
 
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
@@ -113,7 +113,7 @@ def _other_causes(record: Record) -> list[tuple[Fault, list[Any]]]:
     return [(fault, causes) for fault, causes in found if causes]
 
 
-def chain(record: Record) -> list[Node]:
+def chain(record: Record) -> list[StageNode]:
     """The hops as trees that start at the stages no hop leads to."""
     stages = {stage.name: stage for stage in record.stages}
     targets = {hop.to for hop in record.hops}
@@ -121,10 +121,10 @@ def chain(record: Record) -> list[Node]:
     return [_node(name, record, stages, frozenset()) for name in roots]
 
 
-def _node(name: str, record: Record, stages: dict[str, StageResult], above: frozenset[str]) -> Node:
+def _node(name: str, record: Record, stages: dict[str, StageResult], above: frozenset[str]) -> StageNode:
     above = above | {name}
     leaving = [hop for hop in record.hops if hop.from_ == name and hop.to not in above]
-    return Node(name, stages.get(name), tuple((hop, _node(hop.to, record, stages, above)) for hop in leaving))
+    return StageNode(name, stages.get(name), tuple((hop, _node(hop.to, record, stages, above)) for hop in leaving))
 
 
 def _lone_stages(record: Record) -> list[StageResult]:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.judge.limits import FLOOR
+from harness.judge.limits import FLOOR, LOCAL_FIGURES
 from harness.locate.owners import is_given
 from harness.names.stages import known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
-from harness.render.limits import LOCAL, nearest
+from harness.render.limits import nearest
 from harness.render.numbers import number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
@@ -149,7 +149,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
     at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
     at = " at its worst token position" if figure.column == "local_position_excess" else at
-    alone = f", computed from what {source} has before it," if figure.column in LOCAL else ""
+    alone = f", computed from what {source} has before it," if figure.column in LOCAL_FIGURES else ""
     return clean(
         f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
         f"itself costs there{at}; the limit is {number(figure.limit)}."
