@@ -17,7 +17,7 @@ from harness.align.naming import GENERATIVE, Key, Naming, block_number, told_apa
 from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
 from harness.flatbuffer.signatures import DECODE
-from harness.names.coverage import ANCHORED, FOLDED_NORM, LAST_BLOCK, NO_PREFILL_LOGITS, OWN_BLOCKS, Absent, listed
+from harness.names.coverage import ANCHORED, FOLDED_NORM, LAST_BLOCK, NO_PREFILL_LOGITS, OWN_BLOCKS, Absence, listed
 from harness.names.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap, tap_order
 
 _WRAPPED = re.compile(r"^[A-Za-z]\w*_module$")
@@ -32,7 +32,7 @@ _TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
 class SignaturePlan:
     signature: str
     sources: dict[str, TapSource]
-    missing: dict[str, Absent]
+    missing: dict[str, Absence]
 
 
 def plan_signature(
@@ -57,7 +57,7 @@ def plan_signature(
     if LOGITS not in signature.outputs and signature.name != DECODE:
         unread = {block_tap(blocks - 1, point): listed(NO_PREFILL_LOGITS) for point in LAST_BLOCK}
         finder.why = unread | finder.why
-    nowhere = Absent(f"no such tensor in signature {signature.name}")
+    nowhere = Absence(f"no such tensor in signature {signature.name}")
     missing = {tap: finder.why.get(tap, nowhere) for tap in wanted if tap not in sources}
     return SignaturePlan(signature.name, {tap: sources[tap] for tap in wanted if tap in sources}, missing)
 
@@ -76,7 +76,7 @@ class _Finder:
         if not self.dense and hf is not None and not self._is_generative():
             self.naming = hf
             self.dense = self._dense_by_weight()
-        self.why: dict[str, Absent] = {}
+        self.why: dict[str, Absence] = {}
 
     def _is_generative(self) -> bool:
         """Whether the Generative API converted it: it wraps the model as its attribute `module`."""
@@ -153,7 +153,7 @@ class _Finder:
         scores = self._upwards(softmax.inputs[0], "BATCH_MATMUL", _TO_SCORES) if softmax is not None else None
         if softmax is None or scores is None:
             for point in ("attn.q_rope", "attn.probs"):
-                self.why[block_tap(block, point)] = Absent(
+                self.why[block_tap(block, point)] = Absence(
                     f"the attention is neither {SDPA} nor SOFTMAX between two matmuls"
                 )
             return
@@ -193,7 +193,7 @@ class _Finder:
         inside = self.model.subgraph(attention.decomposition)
         softmax = [op for op in inside.operators if op.kind == "SOFTMAX"]
         if len(softmax) != 1:
-            self.why[block_tap(block, "attn.probs")] = Absent(f"{len(softmax)} SOFTMAX operators inside {SDPA}")
+            self.why[block_tap(block, "attn.probs")] = Absence(f"{len(softmax)} SOFTMAX operators inside {SDPA}")
             return
         tensor = inside.tensors[softmax[0].outputs[0]]
         yield TapSource(
@@ -262,7 +262,7 @@ class _Finder:
         logits = self.signature.outputs.get("logits")
         if logits is None:
             prefill = self.signature.name != DECODE
-            absent = listed(NO_PREFILL_LOGITS) if prefill else Absent("decode gives no logits")
+            absent = listed(NO_PREFILL_LOGITS) if prefill else Absence("decode gives no logits")
             self.why[LOGITS] = self.why[FINAL_NORM] = absent
             return
         yield self._source(LOGITS, logits)

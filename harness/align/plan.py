@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.names.coverage import FUSED_ATTENTION, LISTED, Absent, listed
+from harness.names.coverage import FUSED_ATTENTION, LISTED, Absence, listed
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class PlanFacts:
     names: dict[str, str] = field(default_factory=dict)
     ops: dict[str, str] = field(default_factory=dict)
     inner: frozenset[str] = frozenset()
-    missing: dict[str, Absent] = field(default_factory=dict)
+    missing: dict[str, Absence] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> PlanFacts:
         content = json.loads(path.read_text())
         sources = [item for taps in content["sources"].values() for item in taps.items()]
-        missing: dict[str, Absent] = {}
+        missing: dict[str, Absence] = {}
         for name, said in (item for taps in content["missing"].values() for item in taps.items()):
             # Of a tap that several signatures lack, a reason that is not listed counts.
             if name not in missing or missing[name].reason:
-                missing[name] = Absent(*said)
+                missing[name] = Absence(*said)
         return cls(
             names={tap: source["name"] for tap, source in reversed(sources)},
             ops={tap: source["op"] for tap, source in reversed(sources)},
@@ -40,8 +40,8 @@ class PlanFacts:
             missing=missing,
         )
 
-    def why_missing(self, stage: str, tap: str) -> Absent:
+    def why_missing(self, stage: str, tap: str) -> Absence:
         """Why a stage that runs the file lacks a tap, or positions of it."""
         if tap in self.inner and LISTED[FUSED_ATTENTION].holds(stage, tap):
             return listed(FUSED_ATTENTION)
-        return self.missing.get(tap, Absent("no such tensor in the flatbuffer"))
+        return self.missing.get(tap, Absence("no such tensor in the flatbuffer"))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.value_range import FLOAT16_OVERFLOWS, short
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 
 
@@ -38,4 +39,6 @@ class BeyondHalf:
         more = f"; {count} numbers of {tensors} are that large" if count > 1 else ""
         place = ",".join(map(str, at))
         what = f"{name}[{place}] is {short(value)}: a float16 file would hold infinity there{more}"
-        return [Finding(kind="weights", severity="warning", what=what)]
+        return [
+            Finding(kind="weights", code=FindingCode.WEIGHT_BEYOND_FLOAT16, severity="warning", what=what, key=name)
+        ]

@@ -23,10 +23,11 @@ from harness.audit.masks import wrong_flags, wrong_mask
 from harness.audit.named_constants import NamedConstant
 from harness.audit.pieces import covers, find_pieces
 from harness.audit.turned import turned_round
-from harness.audit.values import Array, Expected, bits, describe_difference, summarised
+from harness.audit.values import Array, ExpectedValues, bits, describe_difference, summarised, weights_finding
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE, PREFILL, can_run
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.weights.files import shape_text
 from harness.weights.parameters import ParameterSource
@@ -54,7 +55,7 @@ class _Audit:
     """
 
     sources: Sequence[ParameterSource]
-    expected: Expected
+    expected: ExpectedValues
     constants: Sequence[NamedConstant]
     flags: Sequence[NamedConstant]
     signatures: dict[str, bool]
@@ -77,11 +78,14 @@ class _Audit:
         pieces = [piece for c in read for piece in c.pieces]
         return bool(pieces) and all(covers(pieces, key, self.expected.shape(key)[0]) for key in source.keys)
 
+    def all_read(self, constant: NamedConstant) -> bool:
+        return set(constant.read.signatures) >= set(self.signatures)
+
     def readers(self, constant: NamedConstant) -> str:
         """Which signatures read a constant, in words for a sentence; of one that all read: of the flatbuffer."""
-        names = constant.read.signatures
-        if set(names) >= set(self.signatures):
+        if self.all_read(constant):
             return " of the flatbuffer"
+        names = constant.read.signatures
         return f", which {' and '.join(names)} alone read{'s' if len(names) == 1 else ''},"
 
 
@@ -103,12 +107,14 @@ def audit_constants(
         if name == DECODE or name.startswith(PREFILL)
     }
     flags = [NamedConstant(read) for read in read_constants(file, "BOOL")]
-    audit = _Audit(sources, Expected(folder), constants, flags, signatures)
+    audit = _Audit(sources, ExpectedValues(folder), constants, flags, signatures)
     findings = [*_match(audit)]
     _match_pieces(audit, tables)
     match_folded([c for c in constants if not c.found and c.values.size > 1], sources, audit.expected)
     findings += _wrong_masks(audit, windows)
-    findings += [_error(what) for what in turned_round(constants)]
+    findings += [
+        weights_finding(FindingCode.CONSTANT_TURNED, what, parameter) for parameter, what in turned_round(constants)
+    ]
     strangers = [c for c in constants if not (c.found or c.claimed or _is_known(c, audit, tables))]
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
@@ -130,8 +136,9 @@ def _match(audit: _Audit) -> Iterator[Finding]:
     for source in audit.sources:
         try:
             values = audit.expected.of(source)
-        except ValueError as error:
-            yield _error(f"{source.parameter} cannot be compared with the flatbuffer: {error}")
+        except ValueError as unfit:
+            what = f"{source.parameter} cannot be compared with the flatbuffer: {unfit}"
+            yield weights_finding(FindingCode.CONSTANT_NOT_COMPARED, what, source.parameter)
             continue
         for constant in by_size.get(values.size, []):
             forms = enumerate(_forms(values, source))
@@ -193,7 +200,8 @@ def _wrong_masks(audit: _Audit, windows: Sequence[int]) -> Iterator[Finding]:
 
 
 def _wrong_mask(audit: _Audit, constant: NamedConstant, wrong: str) -> Finding:
-    return _error(f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}")
+    what = f"constant {constant}{audit.readers(constant)} is a mask that is wrong: {wrong}"
+    return weights_finding(FindingCode.MASK_WRONG, what)
 
 
 def _is_known(constant: NamedConstant, audit: _Audit, tables: Sequence[Sequence[float]]) -> bool:
@@ -248,17 +256,17 @@ def _lost(
     best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
     if best is not None and (best[0][0] >= _RELATED or named):
         best[1].claimed = True
-        return _not(audit, best[1], source, best[2])
+        return _not(audit, best[1], source, _difference(best[1], best[2]))
     everywhere = len(missing) == len(audit.signatures)
     whose = "of the flatbuffer" if everywhere else f"that {' and '.join(missing)} reads"
     what = f"no constant {whose} holds {source.parameter}: its values are not in {'the file' if everywhere else 'one'}"
+    code = FindingCode.CONSTANT_LACKING if everywhere else FindingCode.CONSTANT_LACKING_IN_PART
     if not source.forms_known:
-        return Finding(kind="weights", severity="warning", what=f"{what}, or in a form that is not known here")
+        return weights_finding(code, f"{what}, or in a form that is not known here", source.parameter, "warning")
     if best is not None:
         best[1].claimed = True
-        difference = describe_difference(best[1].values.reshape(best[2].shape), best[2])
-        what += f"; the nearest constant is {best[1]}: {difference}"
-    return _error(what)
+        what += f"; the nearest constant is {best[1]}: {_difference(best[1], best[2])}"
+    return weights_finding(code, what, source.parameter)
 
 
 def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Finding]:
@@ -274,7 +282,7 @@ def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Findin
     if unknown:
         shown = "; ".join(f"{c} {shape_text(c.values.shape)}" for c in unknown[:3])
         what = f"{len(unknown)} float constants of the flatbuffer could not be matched with a parameter: {shown}"
-        findings.append(Finding(kind="weights", severity="warning", what=what))
+        findings.append(weights_finding(FindingCode.CONSTANTS_UNKNOWN, what, severity="warning"))
     return findings
 
 
@@ -289,11 +297,11 @@ def _meant(audit: _Audit, constant: NamedConstant) -> Finding | None:
             if source.forms_known and (best is None or likeness > best[0]):
                 best = likeness, source, form
     if best is not None:
-        return _not(audit, constant, best[1], best[2])
+        return _not(audit, constant, best[1], _difference(constant, best[2]))
     if named and named[0].forms_known:
         shape = shape_text(constant.values.shape)
         of = f"shape {shape}, where it has {shape_text(audit.expected.shape_of(named[0]))}"
-        return _error(f"constant {constant}{audit.readers(constant)} is not {named[0].parameter}: {of}")
+        return _not(audit, constant, named[0], of)
     return None
 
 
@@ -315,14 +323,15 @@ def _likeness(one: Array, other: Array) -> tuple[float, float]:
     return same, -error if np.isfinite(error) else -np.inf
 
 
-def _not(audit: _Audit, constant: NamedConstant, source: ParameterSource, form: Array) -> Finding:
-    difference = describe_difference(constant.values.reshape(form.shape), form)
-    return _error(f"constant {constant}{audit.readers(constant)} is not {source.parameter}: {difference}")
+def _difference(constant: NamedConstant, form: Array) -> str:
+    return describe_difference(constant.values.reshape(form.shape), form)
+
+
+def _not(audit: _Audit, constant: NamedConstant, source: ParameterSource, difference: str) -> Finding:
+    code = FindingCode.CONSTANT_DIFFERS if audit.all_read(constant) else FindingCode.CONSTANT_DIFFERS_IN_PART
+    what = f"constant {constant}{audit.readers(constant)} is not {source.parameter}: {difference}"
+    return weights_finding(code, what, source.parameter)
 
 
 def _in_block(source: ParameterSource) -> bool:
     return source.parameter.startswith("transformer_blocks.")
-
-
-def _error(what: str) -> Finding:
-    return Finding(kind="weights", severity="error", what=what)

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from harness.audit.structure import Layer, Structure
+from harness.names.codes import FindingCode
 from harness.names.stages import HF, REAUTHORED
 from harness.record.record import Finding
 from harness.weights.key_names import number_text
@@ -70,6 +71,7 @@ def roundings(exact: Structure, rounded: Structure, dtype: str) -> list[Finding]
     return [
         Finding(
             kind="config",
+            code=FindingCode.FIELD_ROUNDED,
             severity="warning",
             what=f"{path}{where}: {_texts(*values)[0]} in float32, in which every stage runs; in {dtype}, which the "
             f"checkpoint's config.json names, transformers rounds it to {_texts(*values)[1]}",
@@ -86,6 +88,7 @@ def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules
     named = f" ({modules[HF]} / {modules[REAUTHORED]})" if modules else ""
     return Finding(
         kind="config",
+        code=FindingCode.CONFIG_DIFFERS,
         severity="warning" if path == "max_length" else "error",
         what=f"{path}{where}: published {one}, re-authored {other}{named}",
         field=path,
@@ -98,7 +101,8 @@ def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules
 
 def unaudited(path: str, why: str) -> Finding:
     """A field that could not be compared: said, so that silence always means agreement."""
-    return Finding(kind="config", severity="warning", what=f"{path} is not audited: {why}", field=path)
+    what = f"{path} is not audited: {why}"
+    return Finding(kind="config", code=FindingCode.FIELD_NOT_AUDITED, severity="warning", what=what, field=path)
 
 
 def block_text(blocks: tuple[int, ...]) -> str:

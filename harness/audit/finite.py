@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE
 from harness.record.record import Finding
 
@@ -47,10 +48,22 @@ def not_finite_words(values: npt.NDArray[np.floating[Any]]) -> str:
 
 def checkpoint_findings(not_finite: Mapping[str, str], severity: Literal["error", "warning"]) -> list[Finding]:
     """not_finite: name of a tensor -> `not_finite_words`. The first few, and how many more tensors there are."""
-    said = [f"{name}{words} in the checkpoint" for name, words in not_finite.items() if words]
+    wrong = {name: f"{name}{words} in the checkpoint" for name, words in not_finite.items() if words}
+    said = list(wrong.items())
     if len(said) > _SHOWN:
-        said[_SHOWN:] = [f"{len(said) - _SHOWN} more tensors of the checkpoint hold numbers that are not finite"]
-    return [Finding(kind="weights", severity=severity, what=what, owner=CHECKPOINT) for what in said]
+        more = f"{len(said) - _SHOWN} more tensors of the checkpoint hold numbers that are not finite"
+        said[_SHOWN:] = [("", more)]
+    return [
+        Finding(
+            kind="weights",
+            code=FindingCode.CHECKPOINT_NOT_FINITE,
+            severity=severity,
+            what=what,
+            owner=CHECKPOINT,
+            key=key,
+        )
+        for key, what in said
+    ]
 
 
 def file_findings(file: FlatbufferModel, recipe: str) -> list[Finding]:
@@ -63,11 +76,16 @@ def file_findings(file: FlatbufferModel, recipe: str) -> list[Finding]:
         counts = " and ".join(f"{count} {what}" for count, what in ((infinite, "Inf"), (nan, "NaN")) if count)
         why = ": float16 ends at 65,504" if values.dtype == np.float16 and infinite else ""
         what = f"constant {name} of the {recipe} flatbuffer holds {counts} among its {values.size} numbers{why}"
-        found.append(Finding(kind="weights", severity="error", what=what, owner=f"{RECIPE} {recipe}"))
+        found.append(_of_file(recipe, what))
     if len(found) > _SHOWN:
         what = f"{len(found) - _SHOWN} more constants of the {recipe} flatbuffer hold numbers that are not finite"
-        found[_SHOWN:] = [Finding(kind="weights", severity="error", what=what, owner=f"{RECIPE} {recipe}")]
+        found[_SHOWN:] = [_of_file(recipe, what)]
     return found
+
+
+def _of_file(recipe: str, what: str) -> Finding:
+    owner = f"{RECIPE} {recipe}"
+    return Finding(kind="weights", code=FindingCode.FILE_NOT_FINITE, severity="error", what=what, owner=owner)
 
 
 def _short(name: str) -> str:

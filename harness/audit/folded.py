@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.audit.named_constants import NamedConstant
-from harness.audit.values import Array, Expected, bits
+from harness.audit.values import Array, ExpectedValues, bits
 from harness.weights.parameters import ParameterSource
 
 Wide = npt.NDArray[np.float64]
@@ -20,7 +20,9 @@ Wide = npt.NDArray[np.float64]
 _ROUNDINGS = 16 * 2.0**-24
 
 
-def match_folded(constants: Sequence[NamedConstant], sources: Sequence[ParameterSource], expected: Expected) -> None:
+def match_folded(
+    constants: Sequence[NamedConstant], sources: Sequence[ParameterSource], expected: ExpectedValues
+) -> None:
     """Fill in what each constant holds that carries the names of a linear layer and of the norm before it."""
     known = {source.parameter: source for source in sources if expected.is_float(source)}
     pairs = {
@@ -48,7 +50,7 @@ def _named_pairs(constant: NamedConstant, known: dict[str, ParameterSource]) -> 
     yield from ((linear, norm) for linear in modules for norm in modules if linear != norm)
 
 
-def _is_product(constant: NamedConstant, weight: Array, norm: ParameterSource, expected: Expected) -> bool:
+def _is_product(constant: NamedConstant, weight: Array, norm: ParameterSource, expected: ExpectedValues) -> bool:
     gain = expected.of(norm)
     values = np.squeeze(constant.values)
     if weight.ndim != 2 or gain.shape != weight.shape[1:] or values.shape != weight.shape:
@@ -58,7 +60,7 @@ def _is_product(constant: NamedConstant, weight: Array, norm: ParameterSource, e
 
 
 def _shifted(
-    weight: Array, bias: ParameterSource | None, shift: ParameterSource | None, expected: Expected
+    weight: Array, bias: ParameterSource | None, shift: ParameterSource | None, expected: ExpectedValues
 ) -> tuple[Wide, Wide]:
     """The bias of a folded layer in float64, and how far a float32 sum may be from it."""
     own = expected.of(bias).astype(np.float64) if bias is not None else np.zeros(len(weight))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.audit.values import Array, Expected, bits
+from harness.audit.values import Array, ExpectedValues, bits
 
 _HEAD = 32  # numbers that are compared before the whole is
 _SHORTEST = 8  # rows of a slice; fewer are found by accident
@@ -27,7 +27,7 @@ class Piece:
     at: int = 0
 
 
-def find_pieces(constants: Sequence[Array], expected: Expected, keys: Sequence[str]) -> list[list[Piece]]:
+def find_pieces(constants: Sequence[Array], expected: ExpectedValues, keys: Sequence[str]) -> list[list[Piece]]:
     """Per constant: the tensors that it is a stretch of, or those that it holds whole, one after the other.
 
     Empty for a constant that is neither. Each tensor is read once, and only if some constant is as wide.

@@ -16,8 +16,8 @@ from harness.flatbuffer.reads import Use
 from harness.flatbuffer.signatures import can_run
 
 
-def turned_round(constants: Sequence[NamedConstant]) -> Iterator[str]:
-    """One sentence for each constant that a signature takes the other way round than those that are run.
+def turned_round(constants: Sequence[NamedConstant]) -> Iterator[tuple[str, str]]:
+    """(parameter, a sentence) for each constant that a signature takes the other way round than those that are run.
 
     A parameter that no operator known here reads in a signature that is run is left alone.
     """
@@ -33,8 +33,9 @@ def turned_round(constants: Sequence[NamedConstant]) -> Iterator[str]:
                 if known and not can_run(use.signature) and _as_stored(constant, parameter, use) not in known:
                     held = "transposed" if parameter in constant.turned else "as it is"
                     yield (
+                        parameter,
                         f"constant {constant} holds {parameter} {held}, and {use.kind} of signature {use.signature} "
-                        "takes it the other way round"
+                        "takes it the other way round",
                     )
                     break
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.audit.beyond_half import BeyondHalf
 from harness.audit.finite import checkpoint_findings, not_finite_words
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.weights.files import StoredTensor, shape_text, stored_tensors
 from harness.weights.parameters import Fused, ParameterSource
@@ -24,7 +25,7 @@ _SHOWN = 8
 _STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
-class Expected:
+class ExpectedValues:
     """What parameters should hold, by a checkpoint's files. seen: is given each tensor that is read, with its name."""
 
     def __init__(self, folder: Path, seen: Callable[[str, Array], None] = lambda name, values: None) -> None:
@@ -99,7 +100,7 @@ def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Pat
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         what = f"{len(unknown)} parameters of the re-authored model are not audited by value: {shown}"
-        findings.append(Finding(kind="weights", severity="warning", what=what))
+        findings.append(weights_finding(FindingCode.PARAMETERS_NOT_AUDITED, what, severity="warning"))
     return findings
 
 
@@ -110,7 +111,7 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
     own: name -> array of float32 values.
     """
     beyond = BeyondHalf()
-    expected = Expected(folder, beyond)
+    expected = ExpectedValues(folder, beyond)
     findings = []
     for source in sources:
         try:
@@ -118,8 +119,8 @@ def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSour
         except ValueError as error:
             difference = str(error)
         if difference:
-            made_of = " and ".join(source.keys)
-            findings.append(_error(f"{source.parameter} of the re-authored model is not {made_of}: {difference}"))
+            what = f"{source.parameter} of the re-authored model is not {' and '.join(source.keys)}: {difference}"
+            findings.append(weights_finding(FindingCode.PARAMETER_DIFFERS, what, source.parameter))
     wrong = summarised(findings, len(sources), "parameters of the re-authored model")
     return [*expected.not_finite(), *wrong, *beyond.findings()]
 
@@ -132,7 +133,7 @@ def summarised(findings: list[Finding], whole: int, what: str) -> list[Finding]:
     if len(findings) <= _SHOWN:
         return findings
     more = f"{len(findings)} of {whole} {what} are wrong, of which {_SHOWN} are listed: are these weights of one model?"
-    return [_error(more), *findings[:_SHOWN]]
+    return [weights_finding(FindingCode.WEIGHTS_WRONG, more), *findings[:_SHOWN]]
 
 
 def describe_difference(one: Any, other: Any) -> str:
@@ -155,5 +156,8 @@ def bits(values: Array) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(values).view(np.uint32)
 
 
-def _error(what: str) -> Finding:
-    return Finding(kind="weights", severity="error", what=what)
+def weights_finding(
+    code: FindingCode, what: str, parameter: str = "", severity: Literal["error", "warning"] = "error"
+) -> Finding:
+    """parameter: the re-authored model's that it is about."""
+    return Finding(kind="weights", code=code, severity=severity, what=what, parameter=parameter)

@@ -48,7 +48,7 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
     tasks = [
         Task(
             model,
-            "harness.bench.work:bench_model",
+            "harness.bench.job:bench_model",
             {"model": model, "faults": ids, "seeds": list(range(1, seeds + 1)) if model in clean else []},
             memory_mb=_MB,
             torch=True,
@@ -68,7 +68,7 @@ def _wide(model: str, seeds: int) -> Task:
     chosen = list(range(1, min(seeds, WIDE_SEEDS) + 1))
     payload = {"model": model, "faults": [], "seeds": chosen, "layers": WIDE_LAYERS}
     name = f"{model}, full width"
-    return Task(name, "harness.bench.work:bench_model", payload, memory_mb=_WIDE_MB, torch=True, timeout=_SECONDS)
+    return Task(name, "harness.bench.job:bench_model", payload, memory_mb=_WIDE_MB, torch=True, timeout=_SECONDS)
 
 
 def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:

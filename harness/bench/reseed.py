@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.audit.constants import _forms
-from harness.audit.values import Expected
+from harness.audit.values import ExpectedValues
 from harness.weights.parameters import ParameterSource
 
 _HEAD = 256  # bytes that are looked for before the whole is compared
@@ -49,7 +49,7 @@ def patch(file: Path, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> N
 
 def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> list[StoredWeight]:
     """Every place that holds a parameter. Raises AssertionError for a parameter that none holds."""
-    expected = Expected(checkpoint)
+    expected = ExpectedValues(checkpoint)
     found: dict[int, StoredWeight] = {}
     for source in sources:
         before = len(found)
@@ -64,7 +64,7 @@ def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> 
 
 def reseed(file: Path, at: Sequence[StoredWeight], checkpoint: Path) -> None:
     """Write a checkpoint's values over those that the file holds at these places."""
-    expected = Expected(checkpoint)
+    expected = ExpectedValues(checkpoint)
     for place in at:
         forms = list(_forms(expected.of(place.source), place.source))
         _write(file, [place.offset], forms[place.form])

@@ -26,14 +26,25 @@ from harness.audit.constants import audit_constants
 from harness.bench.breaking import Change, other_config, swap, unchanged, write_changed
 from harness.bench.exact import largest_effect
 from harness.bench.explaining import explain
-from harness.bench.fault import AsShipped, Config, Constant, Exchange, Fault, Loader, Names, Network, Operators, Stored
 from harness.bench.graph import rewrite
+from harness.bench.mistake import (
+    AsShipped,
+    Config,
+    Constant,
+    Exchange,
+    Loader,
+    Mistake,
+    Names,
+    Network,
+    Operators,
+    Stored,
+)
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
-from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL, TORCH_STAGES, Bench, Outcome
+from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL_STAGES, TORCH_STAGES, Bench, Outcome
 from harness.explain.decoder import Decoder, NotCoveredError
-from harness.explain.work import reference
+from harness.explain.job import reference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
@@ -66,7 +77,7 @@ class _Broken:
     decoder: Decoder | None = None  # where the published model is read by other names
 
 
-def run_fault(bench: Bench, fault: Fault) -> Result:
+def run_fault(bench: Bench, fault: Mistake) -> Result:
     """What is said of a fault. One that cannot be made is on record as that, and counts as missed."""
     result = Result(
         id=fault.id,
@@ -99,7 +110,7 @@ def run_fault(bench: Bench, fault: Fault) -> Result:
     return result
 
 
-def _owners(fault: Fault) -> list[str]:
+def _owners(fault: Mistake) -> list[str]:
     if isinstance(fault.site, Stored):
         return [CHECKPOINT]
     if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
@@ -126,7 +137,7 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
         result.diagnosis = []
 
 
-def _make(bench: Bench, fault: Fault, folder: Path) -> _Broken:
+def _make(bench: Bench, fault: Mistake, folder: Path) -> _Broken:
     """Run what the fault changes into `folder`."""
     site = fault.site
     if isinstance(site, AsShipped):
@@ -187,7 +198,7 @@ def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
     other.checkpoint = folder / "checkpoint"
     write_changed(bench.checkpoint, other.checkpoint, site.change, unchanged)
     facts = [other.trace(stage, folder) for stage in TORCH_STAGES][-1]
-    for stage in LOCAL:
+    for stage in LOCAL_STAGES:
         other.trace(stage, folder, reference=folder / ORACLE)
     findings = {"weights by value": _errors(Finding.model_validate(found) for found in facts["findings"])}
     return _Broken(folder, (REAUTHORED,), findings, verifier_complains(other))
@@ -211,7 +222,7 @@ def _break_flatbuffer(bench: Bench, site: Constant | Exchange | Operators, folde
     return _Broken(folder, stages, {"constants": findings})
 
 
-def _effect(bench: Bench, fault: Fault) -> float | None:
+def _effect(bench: Bench, fault: Mistake) -> float | None:
     """The fault in float64 over the noise floor; none where it has no other form than the one that was run."""
     site = fault.site
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.bench.fault import KINDS
+from harness.bench.mistake import KINDS
 from harness.bench.result import OTHERS, Report, Result
 
 NAMED = 3  # hypotheses that a diagnosis may name

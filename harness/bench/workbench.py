@@ -21,7 +21,7 @@ import pandas as pd
 from safetensors.torch import load_file
 
 from harness.align.plan import PlanFacts
-from harness.audit.values import Expected
+from harness.audit.values import ExpectedValues
 from harness.bench.breaking import Change, ConfigChange, Load, Tensors, loading, unchanged, write_changed
 from harness.bench.reseed import StoredWeight, places, reseed
 from harness.compare.local import local_errors, with_local
@@ -32,7 +32,7 @@ from harness.jobs.reporter import Silent
 from harness.jobs.session import Given, trace_inputs
 from harness.judge.rules import load_rules
 from harness.locate.faults import locate, summarise_hop
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.names.stages import (
     HF,
     ORACLE,
@@ -49,7 +49,7 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import FirstFault, HopResult, taps_frame
+from harness.record.record import Fault, HopResult, taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
@@ -61,7 +61,7 @@ from harness.weights.miniature import write_miniature
 STAGES = float32_stages()
 FILE_STAGES = file_stages()
 TORCH_STAGES = tuple(stage for stage in STAGES if stage not in FILE_STAGES)
-LOCAL = tuple(stage for stage in TORCH_STAGES if stage_named(stage).local_reference)
+LOCAL_STAGES = tuple(stage for stage in TORCH_STAGES if stage_named(stage).local_reference)
 FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
@@ -74,8 +74,8 @@ class Outcome:
 
     frame: pd.DataFrame
     hops: dict[str, HopResult]
-    fault: FirstFault | None
-    faults: list[FirstFault]
+    fault: Fault | None
+    faults: list[Fault]
     not_finite: list[str]
 
     @property
@@ -269,7 +269,7 @@ class Bench:
         for stage in self.stages:
             facts = self.trace(stage, folder)
             assert not facts.get("steps_differing_from_untouched_file")
-        for stage in LOCAL:
+        for stage in LOCAL_STAGES:
             self.trace(stage, folder, reference=folder / ORACLE)
         for stage in FILE_STAGES if self.device_local else ():
             self.trace(stage, folder, reference=folder / REAUTHORED)
@@ -323,10 +323,10 @@ class Bench:
         not_finite = not_finite_stages(faults[0], frame, traces) if faults else []
         return Outcome(frame, hops, faults[0] if faults else None, faults, not_finite)
 
-    def _why_missing(self, stage: str, tap: str) -> Absent:
+    def _why_missing(self, stage: str, tap: str) -> Absence:
         """As in a run of the unbroken file: what a broken one lacks as well is missing for no reason."""
         device = stage in FILE_STAGES
-        return PlanFacts.read(self.tapped[1]).why_missing(stage, tap) if device else Absent(f"not in {stage}")
+        return PlanFacts.read(self.tapped[1]).why_missing(stage, tap) if device else Absence(f"not in {stage}")
 
     def with_checkpoint(
         self,
@@ -342,7 +342,7 @@ class Bench:
             for stage in stages:
                 self.trace(stage, folder, checkpoint=checkpoint)
             oracle = (folder if ORACLE in stages else self.sound) / ORACLE
-            for stage in LOCAL:
+            for stage in LOCAL_STAGES:
                 broken = checkpoint if stage in stages else None
                 self.trace(stage, folder, checkpoint=broken, reference=oracle)
             return self.judge(folder)
@@ -404,7 +404,7 @@ class Bench:
             return self.tensors[name].numpy()
         parameter = f"transformer_blocks.{name.removeprefix('qkv.')}.atten_func.qkv_projection.weight"
         source = next(source for source in self.prepared.parameters if source.parameter == parameter)
-        return Expected(self.checkpoint).of(source)
+        return ExpectedValues(self.checkpoint).of(source)
 
 
 def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list[JobInput]:

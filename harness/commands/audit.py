@@ -36,7 +36,7 @@ def audit(models: list[str], checkpoint: str | None, watcher: Watcher, timeout: 
     tasks = [
         Task(
             f"audit {share + 1}" if shares > 1 else "audit",
-            "harness.audit.work:audit_models",
+            "harness.audit.job:audit_models",
             AuditRequest(specs=specs[share::shares], checkpoint=folder).model_dump(),
             torch=True,
             timeout=timeout,

@@ -1,6 +1,6 @@
 """Several models in one go: one after the other, and no failure of one stops the rest.
 
-In: names, and what runs one of them. Out: an `Outcome` per model, in order. Knows no option and no framework.
+In: names, and what runs one of them. Out: an `ModelOutcome` per model, in order. Knows no option and no framework.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SEVERITY = (0, 1, 3, WRONG, FAULT)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelOutcome:
     """What came of one model: its record and folder, or the one line it ended with. seconds: wall time.
 
     not_run: the exit code of a model without a record.
@@ -36,7 +36,7 @@ class Outcome:
         return self.not_run if self.record is None else self.record.exit_code
 
 
-def run_each(models: Iterable[str], run: Callable[[str], tuple[Path, Record]]) -> Iterator[Outcome]:
+def run_each(models: Iterable[str], run: Callable[[str], tuple[Path, Record]]) -> Iterator[ModelOutcome]:
     """Run the models one after the other, never two at once, and yield what came of each.
 
     Whatever a model raises is its outcome, as one line: bad input in its own words, a mistake of ours with the place
@@ -49,10 +49,10 @@ def run_each(models: Iterable[str], run: Callable[[str], tuple[Path, Record]]) -
             folder, record = run(model)
         except Exception as broken:
             error, code = explained(broken)
-        yield Outcome(model, time.monotonic() - began, record, folder, error, code)
+        yield ModelOutcome(model, time.monotonic() - began, record, folder, error, code)
 
 
-def worst_exit(outcomes: Sequence[Outcome]) -> int:
+def worst_exit(outcomes: Sequence[ModelOutcome]) -> int:
     """The worst of all: 4 if Edge Parity broke off, else 2 if a model could not be run, else 3 if a stage
     crashed, else 1 if parity does not hold, else 0."""
     return max((outcome.exit_code for outcome in outcomes), key=_SEVERITY.index)

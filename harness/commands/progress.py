@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from harness.commands.batch import Outcome
+from harness.commands.batch import ModelOutcome
 from harness.plain import shown
 from harness.processes.scheduler import TaskResult
 
@@ -36,7 +36,7 @@ class PlainProgress:
         """The next of several models begins."""
         _say(f"model {number} of {total}: {name}")
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: ModelOutcome) -> None:
         """A model of several is done."""
         _say(outcome_line(outcome))
 
@@ -93,7 +93,7 @@ class BarProgress:
             self._models = self._bars.add_task("", name="all models", total=total)
         self._bars.update(self._models, completed=number - 1, description=shown(f"{number} of {total}: {name}"))
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: ModelOutcome) -> None:
         """A model of several is done: a line that stays, above the bars."""
         from rich.text import Text
 
@@ -126,7 +126,7 @@ def _ending(result: TaskResult) -> str:
     return f"{result.name}: {result.status}: {result.detail}"
 
 
-def outcome_line(outcome: Outcome) -> str:
+def outcome_line(outcome: ModelOutcome) -> str:
     """What came of one model of several, in one line."""
     if outcome.record is None:
         return f"{outcome.model}: not run: {outcome.error}"

@@ -55,7 +55,7 @@ def run_several(
 
     every: whether they are all there are, so that it is said what is left out.
     """
-    from harness.commands.batch import Outcome, run_each, worst_exit
+    from harness.commands.batch import ModelOutcome, run_each, worst_exit
     from harness.commands.progress import watcher
     from harness.pipeline import run as pipeline
     from harness.pipeline.options import check
@@ -63,7 +63,7 @@ def run_several(
 
     for name in names:  # what is wrong with all of them is said once, before the first one runs for minutes
         check(options(name))
-    outcomes: list[Outcome] = []
+    outcomes: list[ModelOutcome] = []
 
     def run_next(model: str) -> tuple[Path, Record]:
         progress.model(model, len(outcomes) + 1, len(names))

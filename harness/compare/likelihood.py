@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from harness.names.codes import FindingCode
 from harness.names.stages import ORACLE
 from harness.names.taps import LOGITS
 from harness.record.record import (
@@ -98,23 +99,26 @@ def likelihood_findings(found: Likelihood | None, trained: bool) -> list[Finding
     if found is None or not trained or found.tokens < FEWEST_TOKENS or not _finite(found.nll):
         return []
     nll, earlier = _finite(found.nll), found.earlier
-    says = []
     if nll >= NEAR_CHANCE * found.chance:
-        says.append(
+        code, what = (
+            FindingCode.TEXT_NEAR_CHANCE,
             f"the reference's NLL on the text inputs is {nll:.2f} nats per token, near the {found.chance:.2f} of "
             "guessing: the versions may agree and all be wrong; check that the weights are trained and in the order "
-            "that the model expects, and that the tokenizer is this model's"
+            "that the model expects, and that the tokenizer is this model's",
         )
     elif earlier is not None and _above(earlier) > FAR_ABOVE:
-        says.append(
+        code, what = (
+            FindingCode.TEXT_WORSE,
             f"the reference's NLL on the same text was {earlier.nll:.2f} nats per token in run {earlier.run_id} "
             f"and is {earlier.nll_now:.2f} now: the versions may agree and all be wrong; "
-            "check what changed in the weights"
+            "check what changed in the weights",
         )
-    return [Finding(kind="numeric", severity="warning", what=what) for what in says]
+    else:
+        return []
+    return [Finding(kind="numeric", code=code, severity="warning", what=what)]
 
 
-class _Seen(BaseModel):
+class _EarlierRun(BaseModel):
     """What of an earlier record is looked at."""
 
     run_id: str
@@ -122,14 +126,14 @@ class _Seen(BaseModel):
     likelihood: Likelihood | None = None
 
 
-def _earlier_runs(out: Path, model: str) -> Iterator[_Seen]:
+def _earlier_runs(out: Path, model: str) -> Iterator[_EarlierRun]:
     """The latest runs of a model that say how likely their text was. One that cannot be read has nothing to say."""
     for folder in reversed(all_runs(out, model)[-EARLIER_RUNS:]):
         path = folder / RECORD_FILE
         try:
             if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
                 continue
-            seen = _Seen.model_validate_json(path.read_bytes())
+            seen = _EarlierRun.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue
         if seen.likelihood is not None:
@@ -137,7 +141,7 @@ def _earlier_runs(out: Path, model: str) -> Iterator[_Seen]:
 
 
 def _same_text(
-    seen: _Seen, now: Mapping[str, TextLikelihood], tokens: Mapping[str, Sequence[int]]
+    seen: _EarlierRun, now: Mapping[str, TextLikelihood], tokens: Mapping[str, Sequence[int]]
 ) -> EarlierLikelihood | None:
     """Both runs over the inputs that have the same tokens in both; None where these are too few."""
     theirs = {item.id: item.token_ids for item in seen.inputs}

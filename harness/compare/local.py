@@ -86,5 +86,6 @@ def _with_error(row: Row, error: Excess | None, rules: list[Rule]) -> Row:
     if judgement.verdict == "pass":  # says nothing for what is missing: a constant tap agrees locally as well
         return row
     if row["verdict"] == "missing":  # why it was no longer holds: something was compared, and differs
-        return {**row, "verdict": "fail", "rule": judgement.rule, "why": judgement.why}
-    return {**row, "verdict": "fail", "why": "; ".join(filter(None, (row["why"], judgement.why)))}
+        return {**row, "verdict": "fail", "rule": judgement.rule, "broken": judgement.codes, "why": judgement.why}
+    broken = ", ".join(filter(None, (row["broken"], judgement.codes)))
+    return {**row, "verdict": "fail", "broken": broken, "why": "; ".join(filter(None, (row["why"], judgement.why)))}

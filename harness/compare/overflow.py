@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.compare.value_range import FLOAT16_OVERFLOWS, short
+from harness.names.codes import FindingCode
 from harness.names.taps import split_tap
 from harness.record.record import Finding
 
@@ -36,8 +37,9 @@ def overflow_findings(rows: Iterable[Mapping[str, Any]], rms_norms: bool) -> lis
     reached = _reached(rows)
     beyond = [one for one in reached if one.magnitude >= FLOAT16_OVERFLOWS]
     squares = [one for one in reached if split_tap(one.tap)[1] in _NORMED and one.magnitude**2 >= FLOAT16_OVERFLOWS]
-    said = [(beyond, _overflows)] + ([(squares, _squares)] if rms_norms else [])
-    return [_finding(found, words) for found, words in said if found]
+    said = [(FindingCode.VALUE_BEYOND_FLOAT16, beyond, _overflows)]
+    said += [(FindingCode.SQUARE_BEYOND_FLOAT16, squares, _squares)] if rms_norms else []
+    return [_finding(code, found, words) for code, found, words in said if found]
 
 
 def _reached(rows: Iterable[Mapping[str, Any]]) -> list[_Reach]:
@@ -51,13 +53,13 @@ def _reached(rows: Iterable[Mapping[str, Any]]) -> list[_Reach]:
     return sorted(most.values(), key=lambda one: -one.magnitude)
 
 
-def _finding(found: list[_Reach], words: Any) -> Finding:
+def _finding(code: FindingCode, found: list[_Reach], words: Any) -> Finding:
     first = found[0]
     others = _grouped([one.tap for one in found[1:]])
     also = f"; also {others}" if others else ""
     blocks = sorted({block for one in found if (block := split_tap(one.tap)[0]) is not None})
     what = f"{words(first)}{also}"
-    return Finding(kind="numeric", severity="warning", what=what, blocks=blocks)
+    return Finding(kind="numeric", code=code, severity="warning", what=what, blocks=blocks)
 
 
 def _overflows(one: _Reach) -> str:

@@ -26,7 +26,8 @@ from harness.compare.metrics import (
 from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
 from harness.compare.value_range import ValueRange, joined
 from harness.judge.rules import Rule, judge
-from harness.names.coverage import Absent, checked
+from harness.names.codes import TapCode
+from harness.names.coverage import Absence, checked
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
@@ -35,6 +36,8 @@ from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
+# Figures whose limits a row holds; those of local passes come later.
+_LIMITED = ("noise_floor", "excess", "position_excess", "local_excess", "local_position_excess")
 FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPLES))
 
 
@@ -115,7 +118,7 @@ def compare_traces(
     taps: list[str],
     model: str,
     rules: list[Rule],
-    why_missing: Callable[[str, str], Absent],
+    why_missing: Callable[[str, str], Absence],
     hops: Sequence[Hop] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
@@ -228,7 +231,7 @@ def _compare_tap(
     model: str,
     rules: list[Rule],
     tallies: dict[Hop, _LogitTally],
-    why_missing: Callable[[str, str], Absent],
+    why_missing: Callable[[str, str], Absence],
 ) -> Iterator[Row]:
     for hop in hops:
         reference, candidate = hop.stages
@@ -244,7 +247,8 @@ def _compare_tap(
             continue
         pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
         if not pair[0].shape == pair[1].shape == oracle.shape:
-            yield {**base, "verdict": "fail", "rule": "", "why": _shapes(*pair, oracle)}
+            shapes = _shapes(*pair, oracle)
+            yield {**base, "verdict": "fail", "rule": "", "broken": TapCode.SHAPES_DIFFER.value, "why": shapes}
             continue
         row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
         if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
@@ -254,27 +258,19 @@ def _compare_tap(
         positions = sum(span.stop - span.start for span in spans)
         judgement = judge(rules, model, hop.name, tap, positions, figures)
         how = "derived" if taps.derived(tap, reference, candidate) else "read"
-        judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+        judged = {"verdict": judgement.verdict, "rule": judgement.rule}
+        judged |= {"broken": judgement.codes, "why": judgement.why}
         if partly is not None and judgement.verdict == "pass":
             absent = _missing(partly, tap, why_missing)
             if not absent["absence"]:
                 judged = {**absent, "why": f"compared at {positions} of {oracle.shape[1]} positions: {absent['why']}"}
-        yield {
-            **base,
-            **row,
-            "how": how,
-            "positions": positions,
-            **judged,
-            "excess_limit": judgement.limits.get("excess", math.nan),
-            "position_excess_limit": judgement.limits.get("position_excess", math.nan),
-            "local_excess_limit": math.nan,
-            "local_position_excess_limit": math.nan,
-        }
+        limits = {f"{name}_limit": judgement.limits.get(name, math.nan) for name in _LIMITED}
+        yield {**base, **row, "how": how, "positions": positions, **judged, **limits}
 
 
-def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absent]) -> Row:
+def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absence]) -> Row:
     absent = checked(why_missing(stage, tap), stage, tap)
-    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": ""}
+    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": "", "broken": ""}
 
 
 def _shapes(*values: Array) -> str:

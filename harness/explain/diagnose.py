@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from harness.explain.decoder import NotCoveredError
-from harness.explain.evidence import CLAIMED, CLAIMED_TO_NOISE, FAULT, Evidence
+from harness.explain.evidence import CLAIMED, CLAIMED_TO_NOISE, FAITHFUL_EXCESS, Evidence
 from harness.explain.functions import Array
 from harness.explain.hypotheses import Hypothesis, Proposal, all_hypotheses
 from harness.record.record import Diagnosis
@@ -28,7 +28,7 @@ def diagnose(evidence: Evidence) -> list[Diagnosis]:
     """The hypotheses that explain a fault, best first."""
     before = evidence.excess(evidence.expected)
     errors = evidence.errors(evidence.expected)
-    if before <= FAULT and float(errors.max(initial=0.0)) <= FAULT**2:
+    if before <= FAITHFUL_EXCESS and float(errors.max(initial=0.0)) <= FAITHFUL_EXCESS**2:
         return []
     found: list[tuple[Rank, Diagnosis]] = []
     for hypothesis in sorted(all_hypotheses(), key=lambda hypothesis: hypothesis.simplicity):
@@ -88,7 +88,7 @@ def _is_claimed(proposal: Proposal, share: float, after: float) -> bool:
         return False
     if proposal.held_out is not None:
         return share >= _CLAIMED_HELD_OUT
-    return share >= (CLAIMED_TO_NOISE if after <= FAULT else CLAIMED)
+    return share >= (CLAIMED_TO_NOISE if after <= FAITHFUL_EXCESS else CLAIMED)
 
 
 def _measured(proposal: Proposal, evidence: Evidence, total: float, before: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,13 +33,13 @@ from harness.store.trace import Trace
 
 POSITIONS = 256  # of an input are looked at, or more where the worst one lies further on
 _LOGIT_NUMBERS = 500_000  # of logits, whose positions are thinned out to about so many
-FAULT = 3.0  # a faithful step adds an excess of 1 to 3
+FAITHFUL_EXCESS = 3.0  # a faithful step adds an excess of 1 to 3
 # Share of the error that a hypothesis must explain: less where what it leaves is noise.
 CLAIMED, CLAIMED_TO_NOISE = 0.9, 0.5
 _COVERED = 1e-6  # relative error of the reference against the oracle: float32's own is up to 1e-5
 
 
-class Known(Mapping[str, Array]):
+class KnownTaps(Mapping[str, Array]):
     """Taps of a trace in float64 without the batch, at some positions, read when they are asked for.
 
     only: the taps that count as known. A tap that its stage did not compute at every position is not.
@@ -101,7 +101,7 @@ class Evidence:
     tap: str
     input: str
     decoder: Decoder
-    known: Known
+    known: KnownTaps
     rows: Array
     expected: Array
     observed: Array
@@ -153,7 +153,8 @@ class Evidence:
     def useful(self) -> float:
         """No hypothesis whose `loss` is larger can be claimed."""
         before, floor = self.loss(self.expected), self.floor.floor
-        to_noise = FAULT * len(floor) * float(floor.mean() / floor.min())  # if all that is left is at one position
+        # If all that is left is at one position.
+        to_noise = FAITHFUL_EXCESS * len(floor) * float(floor.mean() / floor.min())
         return max(math.sqrt(1 - CLAIMED) * before, min(math.sqrt(1 - CLAIMED_TO_NOISE) * before, to_noise))
 
     def norm_slots(self) -> list[str]:
@@ -207,27 +208,20 @@ def gather(
     keep, rows = _positions(candidate, tap, len(tokens), worst)
     ids = np.asarray(tokens)
 
-    def known(trace: Trace) -> Known:
-        return Known(trace, ids, keep, before)
+    def known(trace: Trace) -> KnownTaps:
+        return KnownTaps(trace, ids, keep, before)
 
     oracle = Trace.open(traces / ORACLE / item.id)
     _check(known(oracle), oracle, tap, keep, decoder)
     own = known(candidate)
     walk = Walk(decoder, own)
-    try:
-        expected = walk.compute(tap)[rows]
-    except ValueError:  # of arrays that do not fit together
-        _refuse_other_sizes(own, oracle)
-        raise
-    _refuse_other_sizes(own, oracle)
+    expected = _computed(walk, own, oracle, tap)[rows]
     read = tuple(known_tap for known_tap in own.touched() if known_tap != TOKENS)
     observed = _values(candidate, tap, keep)[rows]
     if expected.shape != observed.shape:
         raise NotCoveredError(f"{tap} has shape {observed.shape[1:]} and not {expected.shape[1:]}")
     runs = [Trace.open(traces / run / item.id) for run in FLOAT32_RUNS if (traces / run / item.id).is_dir()]
     noise = [(Walk(decoder, known(run)).compute(tap)[rows], _values(run, tap, keep)[rows]) for run in runs]
-    floor = NoiseFloor.of(*(position_stats(made[None], given[None]) for made, given in noise))
-    floor = NoiseFloor(floor.relative, floor.norms, float(np.median(floor.relative)))
     written, padded = _written(item, prepared)
     return Evidence(
         hop=hop,
@@ -238,7 +232,7 @@ def gather(
         rows=rows,
         expected=expected,
         observed=observed,
-        floor=floor,
+        floor=_floor(noise),
         computed=tuple(walk.made),
         written=written[keep],
         padded=padded[keep],
@@ -250,7 +244,24 @@ def gather(
     )
 
 
-def _refuse_other_sizes(known: Known, oracle: Trace) -> None:
+def _computed(walk: Walk, known: KnownTaps, oracle: Trace, tap: str) -> Array:
+    """What the reference makes of what the candidate had. Raises NotCoveredError where that has other sizes."""
+    try:
+        made = walk.compute(tap)
+    except ValueError:  # of arrays that do not fit together
+        _refuse_other_sizes(known, oracle)
+        raise
+    _refuse_other_sizes(known, oracle)
+    return made
+
+
+def _floor(noise: Sequence[tuple[Array, Array]]) -> NoiseFloor:
+    """What float32 costs in between, of (made by the reference, given by the run) for each float32 run."""
+    floor = NoiseFloor.of(*(position_stats(made[None], given[None]) for made, given in noise))
+    return NoiseFloor(floor.relative, floor.norms, float(np.median(floor.relative)))
+
+
+def _refuse_other_sizes(known: KnownTaps, oracle: Trace) -> None:
     """Raises NotCoveredError where the candidate's own values have other sizes than the published model's."""
     for tap, values in known.touched().items():
         if tap not in oracle or tap.endswith("attn.probs"):
@@ -291,7 +302,7 @@ def _values(trace: Trace, tap: str, keep: Array) -> Array:
     return np.asarray(values[..., : len(keep)] if tap.endswith("attn.probs") else values)
 
 
-def _check(known: Known, oracle: Trace, tap: str, keep: Array, decoder: Decoder) -> None:
+def _check(known: KnownTaps, oracle: Trace, tap: str, keep: Array, decoder: Decoder) -> None:
     made, given = Walk(decoder, known).compute(tap), _values(oracle, tap, keep)
     if made.shape != given.shape:
         raise NotCoveredError(f"the published model has another shape at {tap} than is known here")

@@ -1,6 +1,6 @@
 """The evidence of a fault as a run folder keeps it, read back, and the part of it that a script compares with.
 
-In: `evidence/` of a run. Out: `Saved`.
+In: `evidence/` of a run. Out: `SavedEvidence`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODULE, CUT = "module.pt", "cut.tflite"  # the faulty piece, of PyTorch or of a 
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedEvidence:
     """Evidence as it was saved, see `Evidence`. positions: of `expected`, in the input. noise: of the tap alone."""
 
     hop: str
@@ -43,7 +43,7 @@ class Saved:
         return Hop.parse(self.hop).candidate
 
 
-def load_evidence(folder: Path, number: int = 0) -> Saved:
+def load_evidence(folder: Path, number: int = 0) -> SavedEvidence:
     """Raises UsageError when the run has none."""
     try:
         about = read_json(folder / f"{number}.json", "run the model again")
@@ -57,14 +57,14 @@ def load_evidence(folder: Path, number: int = 0) -> Saved:
             f"{folder} holds no evidence of a fault ({one_line(error, 200)}); run the model again"
         ) from None
     known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
-    return Saved(known=known, **words, **values)
+    return SavedEvidence(known=known, **words, **values)
 
 
 def _wide(values: Array) -> Array:
     return values.astype(np.float64) if values.dtype == np.float32 else values
 
 
-def chosen(saved: Saved, start: int, stop: int, near: bool = True) -> dict[str, Array]:
+def chosen(saved: SavedEvidence, start: int, stop: int, near: bool = True) -> dict[str, Array]:
     """What the script compares with, at the positions of the evidence between two positions of the input.
 
     near: whether the piece starts right before the tap, so that the noise is that of the tap alone.

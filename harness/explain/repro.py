@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UsageError
-from harness.explain.evidence_file import Saved, load_evidence
+from harness.explain.evidence_file import SavedEvidence, load_evidence
 from harness.explain.task import RUN_FILE
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter
@@ -97,7 +97,7 @@ def _read_run(folder: Path, replaced: dict[str, str]) -> tuple[dict[str, Any], P
         raise UsageError(f"{folder / RUN_FILE} is damaged; run the model again") from None
 
 
-def _check_words(saved: Saved, prepared: Prepared) -> None:
+def _check_words(saved: SavedEvidence, prepared: Prepared) -> None:
     """These become part of a script that is then run, and come out of a run folder."""
     for word in (saved.tap, saved.candidate, prepared.model):
         if not isinstance(word, str) or not _WORD.fullmatch(word):

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.align.views import TapSource
 from harness.errors import UsageError
-from harness.explain.evidence_file import CUT, Saved, chosen
+from harness.explain.evidence_file import CUT, SavedEvidence, chosen
 from harness.explain.functions import Array
 from harness.flatbuffer.cut import Range, range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
@@ -26,7 +26,7 @@ from harness.jobs.prepared import Prepared
 from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap, read_plan
 
 
-def cut_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path) -> dict[str, Array]:
+def cut_out(saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], target: Path) -> dict[str, Array]:
     """Write `cut.tflite`; returns the arrays of the script. Raises UsageError when the flatbuffer is gone."""
     flatbuffer, plan_file = Path(run["flatbuffer"]), Path(run["plan"])
     for path in (flatbuffer, plan_file):
@@ -71,7 +71,7 @@ def _range(
     return cut, {index: outside[index] for index in cut.inputs}
 
 
-def _job(saved: Saved, prepared: Prepared, flatbuffer: Path, plan: Path) -> Job:
+def _job(saved: SavedEvidence, prepared: Prepared, flatbuffer: Path, plan: Path) -> Job:
     return Job(
         stage=saved.candidate,
         spec_file="",

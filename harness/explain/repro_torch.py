@@ -18,7 +18,7 @@ import torch
 
 from harness.align.modules import ModuleMap, own_modules
 from harness.errors import UsageError
-from harness.explain.evidence_file import MODULE, Saved, chosen
+from harness.explain.evidence_file import MODULE, SavedEvidence, chosen
 from harness.explain.functions import Array
 from harness.jobs.prepared import Prepared
 from harness.jobs.session import Given
@@ -31,7 +31,9 @@ from harness.stages.litert_torch.stage import attention_taps
 from harness.stages.torch.capture import Capture, module_taps
 
 
-def trace_out(saved: Saved, prepared: Prepared, run: Mapping[str, Any], target: Path, given: Given) -> dict[str, Array]:
+def trace_out(
+    saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], target: Path, given: Given
+) -> dict[str, Array]:
     """Write `module.pt`; returns the arrays of the script. Raises UsageError for what cannot be traced."""
     from harness.stages.litert_torch.loading import load_reauthored
 
@@ -96,7 +98,7 @@ class _Place:
     near: bool = True
 
 
-def _place(saved: Saved, modules: ModuleMap) -> _Place:
+def _place(saved: SavedEvidence, modules: ModuleMap) -> _Place:
     """As near to the fault as one known tap allows."""
     block, point = split_tap(saved.tap)
     if saved.tap == EMBED:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.jobs.prepared import Prepared
+from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
@@ -47,7 +48,7 @@ def explain_task(
         "faults": faults,
         **files,
     }
-    return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
+    return Task(EXPLAIN, "harness.explain.job:explain_run", payload, torch=True, timeout=_SECONDS)
 
 
 def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
@@ -62,7 +63,8 @@ def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
 def explained(record: Record, result: TaskResult) -> Record:
     """The record with what the task found, or with a word about why it found nothing."""
     if result.status != "ok":
-        lost = Finding(kind="runtime", severity="warning", what=f"the fault is not explained: {result.detail}")
+        what = f"the fault is not explained: {result.detail}"
+        lost = Finding(kind="runtime", code=FindingCode.FAULT_NOT_EXPLAINED, severity="warning", what=what)
         return record.model_copy(update={"findings": [*record.findings, lost]})
     return Record.model_validate(
         {
@@ -76,7 +78,7 @@ def explained(record: Record, result: TaskResult) -> Record:
 def _places(record: Record) -> list[tuple[str, str]]:
     """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
     places: dict[str, tuple[str, str]] = {}
-    for fault in record.faults or ([record.first_fault] if record.first_fault else []):
+    for fault in record.faults:
         if fault.owner in (
             CHECKPOINT,
             SPEC,

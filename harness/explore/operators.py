@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
-from harness.explore.ops_work import FLATBUFFER
+from harness.explore.ops_job import FLATBUFFER
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
 from harness.names.stages import FLOAT, HF, runs_file, split
 from harness.pipeline.run_models import RunModels, load_models
 from harness.processes.scheduler import Task, Watcher, run_tasks
-from harness.record.record import FirstFault, HopResult, Record, write_text
+from harness.record.record import Fault, HopResult, Record, write_text
 from harness.render.explorer import file_stem, graph_id, overlays, worst_rows
 from harness.render.numbers import rows_of
-from harness.render.words import fault_of, faults
+from harness.render.words import fault_of
 from harness.system.reading import TEXT, read_json
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _written(side: Side, target: Path, stem: str) -> dict[str, Any]:
     return {"graph": paths.pop("graph"), "overlays": paths}
 
 
-def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame) -> str:
+def _signature(models: RunModels, fault: Fault | None, frame: pd.DataFrame) -> str:
     """The signature in which the fault shows; without one, the longest prefill."""
     prepared = models.prepared
     usual = f"prefill_{max(prepared.prefill)}"
@@ -173,13 +173,13 @@ def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
     told = {**payload, "models": models.model_dump(mode="json")}
-    return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
+    return Task(f"operators of {stage}", "harness.explore.ops_job:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 
 def faults_in(graph: OpGraph, record: Record, hop: HopResult) -> dict[str, str]:
     """Operator -> what is wrong there: for each fault of a hop its own operator where it is known, else the tap's."""
     found: dict[str, str] = {}
-    for fault in (fault for fault in faults(record) if fault.hop == hop.name):
+    for fault in (fault for fault in record.faults if fault.hop == hop.name):
         known = fault.operator
         place = graph.places.get(f"{known.subgraph}/{known.index}") if known is not None else None
         op = place or graph.taps.get(fault.tap)

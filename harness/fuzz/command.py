@@ -1,7 +1,7 @@
 """`edge-parity fuzz`: an input that breaks a tolerance, made as small as it gets, as a file that `run --inputs` takes.
 
-In: what the command line asked for. Out: `Outcome`, and the file if there is something to put in it. Stages load their
-models once and trace one input after the other; nothing else is left behind.
+In: what the command line asked for. Out: `FuzzOutcome`, and the file if there is something to put in it. Stages load
+their models once and trace one input after the other; nothing else is left behind.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
-from harness.fuzz.judging import Fault, Judged, Near, judge_input, typical_noise, with_typical_of
-from harness.fuzz.search import SHRINKS, Searched, search
+from harness.fuzz.judging import Failure, InputJudgement, Nearest, judge_input, typical_noise, with_typical_of
+from harness.fuzz.search import SHRINKS, FuzzSearch, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, describe_schedule, schedule
 from harness.jobs.job import JobInput
@@ -53,7 +53,7 @@ class FuzzOptions:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FuzzOutcome:
     """crash: what became of a stage that ended over an input; that input is then in the file, as it was.
 
     file, command, schedule: None and empty where no input breaks a tolerance.
@@ -62,11 +62,11 @@ class Outcome:
     model: str
     tried: int
     shrinking: int
-    nearest: Near
+    nearest: Nearest
     seconds: float
     first: TokenInput | None = None
     smallest: TokenInput | None = None
-    fault: Fault | None = None
+    fault: Failure | None = None
     crash: TaskResult | None = None
     file: Path | None = None
     command: str = ""
@@ -84,7 +84,7 @@ class _CrashError(Exception):
         self.result = ended.result
 
 
-def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
+def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
     """Search, shrink and save. Raises UsageError for bad input, before anything is written."""
     hops = check_options(options)
     ref, rules = check(options.run), load_rules(options.run.tolerances)
@@ -96,7 +96,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
         state = Work(options.run, ref, folder, cache, watcher)
         prepared, _ = prepare(state)
         check_all_judged(rules, prepared.model, hops, prepared.taps, prepared.kv_cache_len, options.run.tolerances)
-        crash, searched = None, Searched()
+        crash, searched = None, FuzzSearch()
         try:
             with serving(_serving_tasks(state, prepared, hops), state.log, watcher) as servers:
                 searched = _search(options, prepared, hops, rules, folder / "traces", servers, watcher)
@@ -107,7 +107,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> Outcome:
         found = searched.smallest
         if found is not None:
             save(file, found, options.seed)
-    return Outcome(
+    return FuzzOutcome(
         ref.name,
         searched.tried,
         searched.shrinking,
@@ -163,14 +163,14 @@ def _search(
     traces: Path,
     servers: Servers,
     watcher: Watcher,
-) -> Searched:
+) -> FuzzSearch:
     watcher.started(TASK)
     began = time.monotonic()
     judge = _judge(prepared, hops, rules, traces, servers)
     dims = prepared.dimensions
     edges = [*prepared.prefill, *([dims.window] if dims.window else [])]
 
-    def listener(tried: int, shrinking: int, nearest: Near, smallest: TokenInput | None) -> None:
+    def listener(tried: int, shrinking: int, nearest: Nearest, smallest: TokenInput | None) -> None:
         if smallest is None:
             watcher.progress(TASK, tried, options.max_examples, f"nearest: {nearest.what}")
         else:
@@ -189,7 +189,7 @@ def _search(
 
 def _judge(
     prepared: Prepared, hops: Sequence[Hop], rules: list[Rule], traces: Path, servers: Servers
-) -> Callable[[TokenInput], Judged]:
+) -> Callable[[TokenInput], InputJudgement]:
     """What traces an input and judges it, with the noise of the model's default inputs in mind."""
     for item in prepared.inputs:
         servers.trace(item, _REFERENCE_STAGES)
@@ -197,7 +197,7 @@ def _judge(
     shutil.rmtree(traces, ignore_errors=True)
     written = {*FLOAT32_RUNS, ORACLE, *(stage for hop in hops for stage in hop.stages)}
 
-    def judge(item: TokenInput) -> Judged:
+    def judge(item: TokenInput) -> InputJudgement:
         try:
             servers.trace(JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail))
         except StageEndedError as ended:

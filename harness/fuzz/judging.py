@@ -1,6 +1,6 @@
 """What one input shows, by the rules of a run and by what is typical of the model as well.
 
-In: the traces of one input. Out: `Judged`. What a run of that input alone lets pass, passes here too.
+In: the traces of one input. Out: `InputJudgement`. What a run of that input alone lets pass, passes here too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from harness.compare.noise import NoiseFloor
 from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
 from harness.judge.rules import Rule
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.names.stages import ORACLE, Hop
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -25,7 +25,7 @@ _LIMITED = ("excess", "position_excess")
 
 
 @dataclass(frozen=True)
-class Fault:
+class Failure:
     """The first failing tap of a hop on one input. position: where its error is worst; -1 where shapes differ."""
 
     hop: str
@@ -34,13 +34,13 @@ class Fault:
     rule: str = ""
     position: int = -1
 
-    def same_as(self, other: Fault) -> bool:
+    def same_as(self, other: Failure) -> bool:
         """Whether two inputs show the same fault: it begins at the same tap of the same hop."""
         return (self.hop, self.tap) == (other.hop, other.tap)
 
 
 @dataclass(frozen=True)
-class Near:
+class Nearest:
     """The figure that is nearest to its limit. share: of that limit."""
 
     share: float = 0.0
@@ -48,11 +48,11 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Judged:
+class InputJudgement:
     """faults: of each failing hop, in the order of the pipeline."""
 
-    faults: tuple[Fault, ...]
-    nearest: Near
+    faults: tuple[Failure, ...]
+    nearest: Nearest
 
 
 def judge_input(
@@ -63,19 +63,20 @@ def judge_input(
     model: str,
     rules: list[Rule],
     floors_at: FloorsAt,
-) -> Judged:
+) -> InputJudgement:
     """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here."""
     stages = {ORACLE, *(stage for hop in hops for stage in hop.stages)}
+    missing = Absence("")  # nobody asks why
     compared = compare_traces(
-        traces, stages, [item], taps, model, rules, lambda stage, tap: Absent(""), hops=tuple(hops), floors_at=floors_at
+        traces, stages, [item], taps, model, rules, lambda stage, tap: missing, hops=tuple(hops), floors_at=floors_at
     )
     rows = [row for row in compared.rows if row["verdict"] != "missing"]
     firsts = (_first(row for row in rows if row["hop"] == hop.name and row["verdict"] == "fail") for hop in hops)
     faults = tuple(
-        Fault(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
+        Failure(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
     )
-    nearest = max(map(_nearest, rows), key=lambda near: near.share, default=Near())
-    return Judged(faults, nearest)
+    nearest = max(map(_nearest, rows), key=lambda near: near.share, default=Nearest())
+    return InputJudgement(faults, nearest)
 
 
 def typical_noise(traces: Path, inputs: Iterable[str], taps: Iterable[str]) -> dict[str, Floats]:
@@ -110,13 +111,13 @@ def _first(rows: Iterable[Row]) -> Row | None:
     return min(rows, key=lambda row: int(row["order"]), default=None)
 
 
-def _nearest(row: Row) -> Near:
+def _nearest(row: Row) -> Nearest:
     shares = {name: _share(row[name], row[f"{name}_limit"]) for name in _LIMITED if name in row}
     name = max(shares, key=lambda key: shares[key], default="")
     if not name:
-        return Near(math.inf, f"{row['why']} at {row['tap']} of {row['hop']}")
+        return Nearest(math.inf, f"{row['why']} at {row['tap']} of {row['hop']}")
     what = f"{name} {row[name]:.3g} of {row[f'{name}_limit']:g} at {row['tap']} of {row['hop']}"
-    return Near(shares[name], what)
+    return Nearest(shares[name], what)
 
 
 def _share(value: float, limit: float) -> float:

@@ -23,7 +23,7 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 from hypothesis.strategies import SearchStrategy
 
-from harness.fuzz.judging import Fault, Judged, Near
+from harness.fuzz.judging import Failure, InputJudgement, Nearest
 from harness.inputs.tokens import TokenInput
 from harness.system.attributes import set_within
 
@@ -33,11 +33,11 @@ SHRINKS = 600  # inputs run to make one smaller; each seen before costs nothing
 class Listener(Protocol):
     """Is told of each input that was run. found: what broke a tolerance first, once something has."""
 
-    def __call__(self, tried: int, shrinking: int, nearest: Near, smallest: TokenInput | None) -> None: ...
+    def __call__(self, tried: int, shrinking: int, nearest: Nearest, smallest: TokenInput | None) -> None: ...
 
 
 @dataclass
-class Searched:
+class FuzzSearch:
     """What a search came to.
 
     tried: inputs run until one broke a tolerance, or all. shrinking: inputs run after that. first: the one that broke
@@ -49,18 +49,18 @@ class Searched:
     shrinking: int = 0
     first: TokenInput | None = None
     smallest: TokenInput | None = None
-    fault: Fault | None = None
-    nearest: Near = field(default_factory=Near)
+    fault: Failure | None = None
+    nearest: Nearest = field(default_factory=Nearest)
 
 
 def search(
     inputs: SearchStrategy[TokenInput],
-    judge: Callable[[TokenInput], Judged],
+    judge: Callable[[TokenInput], InputJudgement],
     *,
     max_examples: int,
     seed: int,
     listener: Listener = lambda tried, shrinking, nearest, smallest: None,
-) -> Searched:
+) -> FuzzSearch:
     """Look for an input that breaks a tolerance and make it as small as it gets: fewer tokens, then lower ids.
 
     The same seed gives the same inputs in the same order. What `judge` raises ends the search and is raised again.
@@ -87,11 +87,11 @@ class _FailedError(BaseException):
 class _Hunt:
     """What is known while Hypothesis asks for one input after the other."""
 
-    def __init__(self, judge: Callable[[TokenInput], Judged], listener: Listener) -> None:
+    def __init__(self, judge: Callable[[TokenInput], InputJudgement], listener: Listener) -> None:
         self.judge = judge
         self.listener = listener
-        self.done = Searched()
-        self._known: dict[tuple[tuple[int, ...], int], Judged] = {}
+        self.done = FuzzSearch()
+        self._known: dict[tuple[tuple[int, ...], int], InputJudgement] = {}
 
     def shows_it(self, item: TokenInput) -> bool:
         """Whether an input breaks a tolerance; once one has, whether this one shows the same fault."""
@@ -115,7 +115,7 @@ class _Hunt:
             len(best.tokens), best.tokens, best.decode_tail
         )  # fmt: skip
 
-    def _judged(self, item: TokenInput) -> Judged | None:
+    def _judged(self, item: TokenInput) -> InputJudgement | None:
         """None for an input that is not run any more."""
         key = (item.tokens, item.decode_tail)
         if key in self._known:

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError
-from harness.record.record import Case, HopResult, KnownDefect, Record
+from harness.names.codes import FindingCode
+from harness.record.record import Case, Finding, HopResult, KnownDefect, Record
 
 DEFECTS_FILE = Path(__file__).parent / "known_defects.toml"
 DEFAULT_VARIANT = "default"
@@ -32,6 +33,23 @@ class _Strict(BaseModel):
 _KINDS = {"error": "finding", "warning": "warning"}
 
 
+class FindingPattern(_Strict):
+    """Which findings a defect makes: those of a code, and of a field, key or parameter where one is given."""
+
+    code: FindingCode
+    field: str = ""
+    key: str = ""
+    parameter: str = ""
+
+    def __str__(self) -> str:
+        about = ", ".join(filter(None, (self.field, self.key, self.parameter)))
+        return f"{self.code} ({about})" if about else str(self.code)
+
+    def means(self, finding: Finding) -> bool:
+        pairs = ((self.field, finding.field), (self.key, finding.key), (self.parameter, finding.parameter))
+        return finding.code == self.code and all(wanted in ("", found) for wanted, found in pairs)
+
+
 class Place(_Strict):
     """Where a run of one model shows a defect: a hop with its first failing tap, a stage that ends, or a finding.
 
@@ -39,9 +57,9 @@ class Place(_Strict):
         bound to show it; one that a pattern means may.
     hop, tap: the hop that fails, and its first failing tap.
     taps: the first failing tap of single inputs, where it is another. unaffected: inputs that pass all the same.
-    stage, finding: the stage that crashes, or the kind of the findings. severity: of the findings.
+    stage: the stage that crashes. says: parts of what its end says. That is another program's text, and has no code.
+    finding: the kind of the findings. shows: which findings; there is one of each. severity: of the findings.
     made_by: the stages that make the finding. A run in which none of them ended is not bound to show it.
-    says: parts of what they say: each stands in the stage's end, or in a finding of its own.
     measured: what was measured there, in words and numbers.
     """
 
@@ -56,14 +74,18 @@ class Place(_Strict):
     severity: Literal["error", "warning"] = "error"
     made_by: tuple[str, ...] = ()
     says: tuple[str, ...] = ()
+    shows: tuple[FindingPattern, ...] = ()
     measured: str
 
     @model_validator(mode="after")
     def _is_one_place(self) -> Place:
         if sum(bool(kind) for kind in (self.hop, self.stage, self.finding)) != 1:
             raise ValueError(f"a place of {self.model} needs one of hop, stage and finding")
-        if bool(self.hop) != bool(self.tap) or bool(self.stage or self.finding) != bool(self.says):
-            raise ValueError(f"a place of {self.model} needs a tap with its hop, or says with its stage or finding")
+        pairs = ((self.hop, self.tap), (self.stage, self.says), (self.finding, self.shows))
+        if any(bool(one) != bool(other) for one, other in pairs):
+            raise ValueError(
+                f"a place of {self.model} needs a tap with its hop, says with its stage, or shows with its finding"
+            )
         if not self.finding and (self.made_by or "*" in self.model + self.variant):
             raise ValueError(f"a place of {self.model}: patterns and made_by belong to a finding")
         return self
@@ -223,7 +245,7 @@ def match(record: Record, defects: Iterable[Defect]) -> Match:
 def _concerns(expected: Expected, hop: HopResult) -> bool:
     """Whether a hop is the place itself, or could not be compared for want of the stage that crashed as listed."""
     if expected.place.stage and expected.state == "seen":
-        return hop.taps_compared == 0 and any(f"stage {expected.place.stage} " in why for why in hop.reasons)
+        return hop.taps_compared == 0 and hop.blocked_by == expected.place.stage
     return bool(expected.place.hop) and hop.name == expected.place.hop
 
 
@@ -242,12 +264,12 @@ def _look(defect: Defect, place: Place, record: Record) -> Expected:
             return Expected(defect, place, "gone", f"stage {stage.name} is {stage.status}")
         state: Literal["seen", "elsewhere"] = "seen" if all(s in stage.detail for s in place.says) else "elsewhere"
         return Expected(defect, place, state, f"stage {stage.name} {stage.status}: {stage.detail}")
-    whats = [f.what for f in record.findings if (f.kind, f.severity) == (place.finding, place.severity)]
-    found = [next((what for what in whats if said in what), "") for said in place.says]
+    made = [f for f in record.findings if (f.kind, f.severity) == (place.finding, place.severity)]
+    found = [next((f.what for f in made if pattern.means(f)), "") for pattern in place.shows]
     if all(found):
         return Expected(defect, place, "seen", "; ".join(dict.fromkeys(found)))
-    lacking = ", ".join(f"'{said}'" for said, what in zip(place.says, found, strict=True) if not what)
-    return Expected(defect, place, "elsewhere" if any(found) else "gone", f"no {place.finding} finding says {lacking}")
+    lacking = ", ".join(str(pattern) for pattern, what in zip(place.shows, found, strict=True) if not what)
+    return Expected(defect, place, "elsewhere" if any(found) else "gone", f"no {place.finding} finding is {lacking}")
 
 
 def _unexpected(record: Record, expected: Sequence[Expected], by_hop: Mapping[str, Expected]) -> Iterator[Surprise]:
@@ -257,7 +279,7 @@ def _unexpected(record: Record, expected: Sequence[Expected], by_hop: Mapping[st
         if stage.status in _LOST and stage.name not in stages:
             yield Surprise(f"stage {stage.name} {stage.status}: {stage.detail}")
     for finding in record.findings:
-        listed = any(p.finding == finding.kind and any(said in finding.what for said in p.says) for p in findings)
+        listed = any(p.finding == finding.kind and any(s.means(finding) for s in p.shows) for p in findings)
         if finding.severity == "error" and not listed:
             yield Surprise(f"{finding.kind} finding: {finding.what}")
     for hop in record.hops:
@@ -309,6 +331,7 @@ def on_record(record: Record, found: Match) -> list[KnownDefect]:
             id=e.defect.id,
             title=e.defect.title,
             state=e.state,
+            hop=e.place.hop,
             place=str(e.place),
             measured=e.place.measured,
             found=e.found,

@@ -11,16 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-LOGITS_ONLY = frozenset({"kl_max", "kl_mean", "flips", "flips_above_noise", "top1_agreement"})
-LOWER = frozenset({"cosine", "snr_db", "top1_agreement"})
-LOCAL = frozenset({"local_excess", "local_position_excess"})
-# In units of the noise floor, so a limit on them is one on the error only where the floor has a limit too.
-OVER_FLOOR = LOCAL | {"excess", "position_excess", "total_excess"}
-ABSOLUTE = frozenset({"max_abs_err", "mean_abs_err"})
-COUNTS = frozenset({"nan_count", "inf_count"})
-# What says how large a tap's error is, at every input and position. Figures of the logits are blind to much of it.
-OF_THE_ERROR = (OVER_FLOOR - LOCAL) | ABSOLUTE | {"rel_l2", "cosine", "snr_db"}
-UPPER = (LOGITS_ONLY - LOWER) | OVER_FLOOR | ABSOLUTE | COUNTS | {"rel_l2", "noise_floor"}
+from harness.names.figures import ABSOLUTE, COUNTS, LOWER, OF_THE_ERROR, OVER_FLOOR, UPPER
 
 # The `noise_floor` of a rule that counts in units of the floor and names none.
 NOISE_FLOOR = 1e-3

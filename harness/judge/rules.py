@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.judge.globs import no_such_hop, no_such_tap, selects
-from harness.judge.limits import LOCAL, LOGITS_ONLY, LOWER, UPPER, blind, looser, useless, whole
+from harness.judge.limits import blind, looser, useless, whole
+from harness.names.codes import TapCode
+from harness.names.figures import FLOOR, LOCAL_FIGURES, LOGITS_ONLY, LOWER, UPPER
 from harness.names.stages import Hop
 from harness.plain import brief, one_line
+from harness.record.faults import BrokenFloor
 from harness.system.reading import read_toml
 
 DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
@@ -47,17 +49,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Judgement:
+    """broken: the figures whose limits are broken, or a `TapCode`. why: the same in words and numbers."""
+
     verdict: Literal["pass", "fail"]
     rule: str
+    broken: tuple[str, ...] = ()
     why: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
 
-
-class Floor(NamedTuple):
-    """A noise floor, and the limit that it breaks."""
-
-    value: float
-    limit: float
+    @property
+    def codes(self) -> str:
+        """What is broken, as a row of taps holds it."""
+        return ", ".join(self.broken)
 
 
 def load_rules(path: Path | None = None) -> list[Rule]:
@@ -145,11 +148,12 @@ def judge(rules: list[Rule], model: str, hop: str, tap: str, positions: int, fig
     """
     rule = _first(rules, model, hop, tap, positions)
     if rule is None:
-        return Judgement("fail", "", f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'")
-    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL}
+        why = f"no tolerance rule matches {hop} {tap}; end the rules with one for tap = '*'"
+        return Judgement("fail", "", (TapCode.NO_RULE,), why)
+    limits = {name: limit for name, limit in whole(rule.limits).items() if name not in LOCAL_FIGURES}
     found = _judged(rule, limits, figures)
     nothing = blind(limits, figures.get("scale", math.inf)) if found.verdict == "pass" else ""
-    return replace(found, verdict="fail", why=nothing) if nothing else found
+    return replace(found, verdict="fail", broken=(TapCode.LIMITS_NOTHING,), why=nothing) if nothing else found
 
 
 def judge_local(
@@ -159,7 +163,7 @@ def judge_local(
     rule = _first(rules, model, hop, tap, positions)
     if rule is None:
         return Judgement("pass", "")
-    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL}, figures)
+    return _judged(rule, {name: limit for name, limit in rule.limits.items() if name in LOCAL_FIGURES}, figures)
 
 
 def looser_than(
@@ -189,8 +193,10 @@ def _first(rules: list[Rule], *place: Any) -> Rule | None:
 
 
 def _judged(rule: Rule, limits: Mapping[str, float], figures: Mapping[str, float]) -> Judgement:
-    broken = [text for name, limit in limits.items() if (text := _break(name, limit, figures.get(name, math.nan)))]
-    return Judgement("fail" if broken else "pass", rule.name, "; ".join(broken), limits)
+    said = {name: _break(name, limit, figures.get(name, math.nan)) for name, limit in limits.items()}
+    broken = {name: text for name, text in said.items() if text}
+    verdict: Literal["pass", "fail"] = "fail" if broken else "pass"
+    return Judgement(verdict, rule.name, tuple(broken), "; ".join(broken.values()), limits)
 
 
 def _break(name: str, limit: float, value: float) -> str:
@@ -200,16 +206,11 @@ def _break(name: str, limit: float, value: float) -> str:
     return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"
 
 
-_FLOOR_ALONE = re.compile(r"noise_floor (inf|[\d.]+(?:e[+-]\d+)?) > ([\d.]+(?:e[+-]\d+)?)")
-
-
-def floor_alone(why: object) -> Floor | None:
-    """The noise floor, where a judgement's `why` says that its limit is the only one broken.
+def floor_alone(row: Mapping[Any, Any]) -> BrokenFloor | None:
+    """The noise floor of a row of taps, where its limit is the only one that the tap breaks.
 
     Then the candidate is within every limit that is on it: the floor is of `hf` against `oracle`.
     """
-    found = _FLOOR_ALONE.fullmatch(why) if isinstance(why, str) else None
-    try:
-        return Floor(float(found[1]), float(found[2])) if found else None
-    except ValueError:  # "1.2.3", in a record that somebody else made
+    if row.get("broken") != FLOOR or math.isnan(row[FLOOR]):
         return None
+    return BrokenFloor(value=float(row[FLOOR]), limit=float(row[f"{FLOOR}_limit"]))

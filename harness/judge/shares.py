@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.judge.rules import floor_alone
+from harness.names.figures import FLOOR, LOCAL_FIGURES
 
-LOCAL = ("local_excess", "local_position_excess")
-FIGURES = ("excess", "position_excess", *LOCAL)
-NOISE_FLOOR = "noise_floor"
+FIGURES = ("excess", "position_excess", "local_excess", "local_position_excess")
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ def nearest(row: Mapping[Any, Any]) -> Figure | None:
     """
     if row["verdict"] == "missing":
         return None
-    floor = floor_alone(row.get("why")) if row["verdict"] == "fail" else None
+    floor = floor_alone(row) if row["verdict"] == "fail" else None
     if floor is not None:
-        return Figure(NOISE_FLOOR, floor.value, floor.limit)
-    known = [column for column in FIGURES if column not in LOCAL or not math.isnan(_value(row.get(column)))]
+        return Figure(FLOOR, math.inf if floor.value is None else floor.value, floor.limit)
+    known = [column for column in FIGURES if column not in LOCAL_FIGURES or not math.isnan(_value(row.get(column)))]
     limited = [(column, limit_of(row, column)) for column in known]
     limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]
     figures = [Figure(column, _value(row[column]), limit) for column, limit in limited]

@@ -9,8 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.compare.value_range import short
-from harness.judge.rules import floor_alone
-from harness.record.record import FirstFault
+from harness.record.record import Fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,19 +18,20 @@ if TYPE_CHECKING:
 _SMALLEST_NORMAL, _SMALLEST = 2.0**-126, 2.0**-149
 
 
-def beyond_float32(fault: FirstFault, frame: pd.DataFrame) -> str:
+def beyond_float32(fault: Fault, frame: pd.DataFrame) -> str:
     """Why nothing can be judged at a fault's tap; empty where it breaks another limit than the noise floor's."""
-    floor = floor_alone(fault.reason)
+    floor = fault.floor
     if floor is None:
         return ""
+    value = math.inf if floor.value is None else floor.value
     said = (
-        f"hf and oracle, the same model in float32 and float64, differ there by {floor.value:.3g} relative "
+        f"hf and oracle, the same model in float32 and float64, differ there by {value:.3g} relative "
         f"(limit {floor.limit:g}), so float32 cannot compute this tap from these numbers"
     )
     return said + _denormals(fault, frame)
 
 
-def _denormals(fault: FirstFault, frame: pd.DataFrame) -> str:
+def _denormals(fault: Fault, frame: pd.DataFrame) -> str:
     """`subnormal_share` is of float16, and says nothing of float32: the ends of the values do."""
     rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
     reach = max((abs(float(end)) for end in rows[["value_min", "value_max"]].to_numpy().flat), default=math.nan)

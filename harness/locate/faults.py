@@ -10,44 +10,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
+from harness.judge.rules import floor_alone
+from harness.names.codes import ReasonCode
 from harness.names.coverage import LISTED
 from harness.names.stages import Hop, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
-from harness.record.record import Case, FirstFault, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
+
+
+class LostStage(NamedTuple):
+    """The stage for want of which a hop could not be compared at all, and what became of it, in words."""
+
+    stage: str
+    why: str
 
 
 def summarise_hop(
-    hop: Hop, frame: pd.DataFrame, taps: list[str], logits: Logits | None, required_coverage: float, blocked: str = ""
+    hop: Hop,
+    frame: pd.DataFrame,
+    taps: list[str],
+    logits: Logits | None,
+    required_coverage: float,
+    blocked: LostStage | None = None,
 ) -> HopResult:
-    """A hop's line in the record. `blocked`: why it could not be compared at all, if so."""
+    """A hop's line in the record."""
     kernels = hop.on_kernels
     rows = frame[frame["hop"] == hop.name]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
-    coverage = (len(taps) - len(missing)) / len(taps)
-    reasons = []
-    if blocked:
-        reasons.append(blocked)
-    if len(failing):
-        first = first_row(failing)
-        failed = _taps_fail(failing["tap"].nunique())
-        reasons.append(f"{failed}, first {first['tap']} (input {first['input']}): {first['why']}")
-    if not blocked and (said := _unexplained(rows)):
-        reasons.append(said)
-    if coverage < required_coverage and not blocked:
-        reasons.append(f"coverage {coverage:.3f} is below the {required_coverage:g} that the model declares")
+    compared = len(taps) - len(missing)
+    reasons = _reasons(rows, compared / len(taps), required_coverage, blocked)
     return HopResult(
         from_=hop.reference,
         to=hop.candidate,
         verdict="fail" if reasons else "pass",
-        taps_compared=len(taps) - len(missing),
+        taps_compared=compared,
         taps_missing=len(missing),
-        coverage=coverage,
+        coverage=compared / len(taps),
         coverage_required=required_coverage,
         worst=None if kernels else _worst(rows, "excess"),
         worst_position=None if kernels else _worst(rows, "position_excess"),
@@ -55,18 +59,36 @@ def summarise_hop(
         logits=logits,
         first_failing_tap=str(first_row(failing)["tap"]) if len(failing) else None,
         missing=missing,
-        reasons=reasons,
+        reasons=list(reasons.values()),
+        reason_codes=list(reasons),
+        blocked_by=blocked.stage if blocked else "",
     )
+
+
+def _reasons(rows: pd.DataFrame, coverage: float, required: float, blocked: LostStage | None) -> dict[ReasonCode, str]:
+    """Why a hop fails: code -> in words."""
+    reasons = {ReasonCode.STAGE_LOST: blocked.why} if blocked else {}
+    failing = rows[rows["verdict"] == "fail"]
+    if len(failing):
+        first = first_row(failing)
+        failed = _taps_fail(failing["tap"].nunique())
+        reasons[ReasonCode.TAPS_FAIL] = f"{failed}, first {first['tap']} (input {first['input']}): {first['why']}"
+    if not blocked and (said := _unexplained(rows)):
+        reasons[ReasonCode.TAPS_MISSING] = said
+    if not blocked and coverage < required:
+        declared = f"the {required:g} that the model declares"
+        reasons[ReasonCode.COVERAGE_LOW] = f"coverage {coverage:.3f} is below {declared}"
+    return reasons
 
 
 def _taps_fail(number: int) -> str:
     return "1 tap fails" if number == 1 else f"{number} taps fail"
 
 
-def _missing(rows: pd.DataFrame, blocked: str, taps: list[str]) -> list[MissingTap]:
+def _missing(rows: pd.DataFrame, blocked: LostStage | None, taps: list[str]) -> list[MissingTap]:
     """Taps that were not compared on every input."""
     if blocked:
-        return [MissingTap(tap=tap, why=blocked) for tap in taps]
+        return [MissingTap(tap=tap, why=blocked.why) for tap in taps]
     absent = _absent(rows).sort_values(["order", "listed"]).drop_duplicates("tap")
     return [
         MissingTap(tap=row["tap"], why=row["why"], reason=row["absence"] if row["listed"] else "")
@@ -158,7 +180,7 @@ def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
             position_excess=row["position_excess"],
             message=message,
         )
-    lacking = [*_lacking(hop, rows), *(reason for reason in hop.reasons if reason.startswith("coverage"))]
+    lacking = [*_lacking(hop, rows), *hop.reasons_of(ReasonCode.COVERAGE_LOW)]
     verdict: Any = "fail" if lacking else "pass"
     message = f"{hop.name} on {item}: {lacking[0]}" if lacking else ""
     return Case(
@@ -175,7 +197,7 @@ def _lacking(hop: HopResult, rows: pd.DataFrame) -> list[str]:
 
 def locate(
     hops: list[HopResult], frame: pd.DataFrame, modules: Mapping[str, Mapping[str, str | None]], ops: Mapping[str, str]
-) -> list[FirstFault]:
+) -> list[Fault]:
     """The faults of a run, in the order of the pipeline: the first one is the first fault.
 
     A tap is at fault when its local error exceeds a limit, and no faulty tap whose error the model went on with feeds
@@ -191,7 +213,7 @@ def locate(
         for row in _faulty(rows):
             block = int(row["block"])
             found.append(
-                FirstFault(
+                Fault(
                     hop=hop.name,
                     tap=row["tap"],
                     block=None if block < 0 else block,
@@ -203,6 +225,8 @@ def locate(
                     local_excess=_number(row["local_excess"]),
                     local_position_excess=_number(row["local_position_excess"]),
                     reason=row["why"],
+                    broken=_codes(row["broken"]),
+                    floor=floor_alone(row),
                 )
             )
     return [fault.model_copy(update={"where": _where(fault, found)}) for fault in found]
@@ -237,7 +261,7 @@ def _fed_by(tap: str, faulty: set[str], known: set[str]) -> bool:
     return any(block_tap(block, source) in faulty for source in sources)
 
 
-def _where(fault: FirstFault, faults: list[FirstFault]) -> str:
+def _where(fault: Fault, faults: list[Fault]) -> str:
     """What a tap is, in words."""
     block, point = split_tap(fault.tap)
     taps = {other.tap for other in faults if other.hop == fault.hop}
@@ -251,6 +275,11 @@ def hides_others(reference: Array, candidate: Array) -> bool:
     """Whether probabilities of attention, `[1, time, heads, source]`, are zero at other positions: by another mask."""
     mine, theirs = (np.asarray(values) for values in (reference, candidate))
     return bool(((mine == 0) & (theirs > _SEEN)).any() or ((theirs == 0) & (mine > _SEEN)).any())
+
+
+def _codes(broken: object) -> list[str]:
+    """What a row of taps names as broken, one by one; nothing of a row that names none."""
+    return broken.split(", ") if isinstance(broken, str) and broken else []
 
 
 def _number(value: float) -> float | None:

@@ -11,14 +11,14 @@ the same tap, and a kernel's where one runtime shows it alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE, SPEC
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
-from harness.record.record import Finding, FirstFault
+from harness.record.record import Fault, Finding
 
 _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
@@ -74,7 +74,17 @@ _WEIGHTS_AT = {
 }
 
 
-_BLOCKS = re.compile(r"\{[\d, -]+\}")  # as names of several blocks are written: {0-21}
+# Errors in weights of a flatbuffer, whichever signature is run, and in those of the re-authored model.
+_OF_FILE = (FindingCode.CONSTANT_DIFFERS, FindingCode.CONSTANT_LACKING)
+_OF_MODEL = (
+    FindingCode.HEAD_DROPPED,
+    FindingCode.KEY_NOT_LOADED,
+    FindingCode.KEY_WITHOUT_PLACE,
+    FindingCode.KEYS_CLASH,
+    FindingCode.PARAMETER_DIFFERS,
+    FindingCode.PARAMETER_NOT_LOADED,
+    FindingCode.SHAPE_DIFFERS,
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,8 @@ class Ownership:
 
 
 def ownership(
-    fault: FirstFault,
-    faults: Sequence[FirstFault],
+    fault: Fault,
+    faults: Sequence[Fault],
     findings: Sequence[Finding],
     observers: Mapping[str, Sequence[str]],
     not_finite: Collection[str] = (),
@@ -154,7 +164,7 @@ def is_given(owner: str) -> bool:
     return owner.split(" ")[0] in (CHECKPOINT, RECIPE, SPEC)
 
 
-def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) -> Ownership:
+def _of_model(fault: Fault, candidate: str, findings: Sequence[Finding]) -> Ownership:
     reference = stage_named(fault.between.reference).words
     here = f"what goes into {fault.tap} is {reference}'s own, and what comes out is not"
     if fault.local_excess is None:
@@ -172,7 +182,7 @@ def _of_model(fault: FirstFault, candidate: str, findings: Sequence[Finding]) ->
 
 
 def _of_device(
-    fault: FirstFault, candidate: str, faults: Sequence[FirstFault], observers: Mapping[str, Sequence[str]]
+    fault: Fault, candidate: str, faults: Sequence[Fault], observers: Mapping[str, Sequence[str]]
 ) -> Ownership:
     also = [
         Hop.parse(other.hop).candidate
@@ -200,27 +210,24 @@ def taps_at(tap: str) -> tuple[str, ...]:
     return tuple(block_tap(block, name) for name in _ATTENTION)
 
 
-def _about_weights(fault: FirstFault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
-    """An error in weights by value that names the fault's module, in the flatbuffer or in the re-authored model."""
+def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
+    """An error in weights by value of the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
     module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get(REAUTHORED)
-    if not module:
-        return None
-    for finding in findings:
-        about = finding.kind == "weights" and finding.severity == "error"
-        if about and f"{module}." in _in_block(finding, block) and ("of the flatbuffer" in finding.what) == of_file:
-            return finding
-    return None
+    codes = _OF_FILE if of_file else _OF_MODEL
+    errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
+    return next((finding for finding in errors if module and _is_of(finding, module, block)), None)
 
 
-def _in_block(finding: Finding, block: int | None) -> str:
-    """What a finding about several blocks says of this one."""
-    if block is None or block not in finding.blocks:
-        return finding.what
-    return _BLOCKS.sub(str(block), finding.what)
+def _is_of(finding: Finding, module: str, block: int | None) -> bool:
+    """Whether a finding is of a parameter of a module; of several blocks, of the one that the module is in."""
+    parameter = finding.parameter
+    if block is not None and block in finding.blocks:
+        parameter = parameter.replace("{}", str(block))
+    return parameter.startswith(f"{module}.")
 
 
-def _acts_at(finding: Finding, fault: FirstFault) -> bool:
+def _acts_at(finding: Finding, fault: Fault) -> bool:
     if finding.kind != "config" or finding.severity != "error":
         return False
     block, point = split_tap(fault.tap)

@@ -32,7 +32,7 @@ UNDECLARED_POINT = "undeclared-point"
 NO_PREFILL_LOGITS = "no-prefill-logits"
 
 
-class Absent(NamedTuple):
+class Absence(NamedTuple):
     """Why a stage lacks a tap, in words, and by which listed reason; no reason where none is known."""
 
     why: str
@@ -87,14 +87,14 @@ LISTED: Mapping[str, Reason] = {
 }
 
 
-def listed(reason: str) -> Absent:
-    return Absent(LISTED[reason].why, reason)
+def listed(reason: str) -> Absence:
+    return Absence(LISTED[reason].why, reason)
 
 
-def checked(absent: Absent, stage: str, tap: str) -> Absent:
+def checked(absent: Absence, stage: str, tap: str) -> Absence:
     """Without a reason that cannot hold at this tap of this stage."""
     reason = LISTED.get(absent.reason)
-    return absent if reason is not None and reason.holds(stage, tap) else Absent(absent.why)
+    return absent if reason is not None and reason.holds(stage, tap) else Absence(absent.why)
 
 
 def check_coverage(declared: object, where: str) -> None:

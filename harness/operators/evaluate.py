@@ -34,7 +34,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Flat:
+class FlatGraph:
     """A range without composites. alias: what a tensor outside a composite is inside it, or the reverse."""
 
     subgraph: int
@@ -74,10 +74,10 @@ class Evaluator:
             self._options[key] = self.model.options(*key)
         return self._options[key]
 
-    def flat(self, subgraph: int, operators: Iterable[int]) -> Flat:
+    def flat(self, subgraph: int, operators: Iterable[int]) -> FlatGraph:
         """The operators in execution order, those of composites in the composites' place."""
         alias: dict[Key, Key] = {}
-        return Flat(subgraph, list(self._flattened(subgraph, operators, (), (), alias)), alias)
+        return FlatGraph(subgraph, list(self._flattened(subgraph, operators, (), (), alias)), alias)
 
     def _flattened(
         self,

@@ -25,7 +25,7 @@ from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.session import AS_NAMED
 from harness.names.taps import block_tap, split_tap
 from harness.operators.evaluate import Evaluator
-from harness.operators.matching import Recorded
+from harness.operators.matching import RecordedTaps
 from harness.operators.search import OpFault, Question, find_fault
 from harness.spec.model import GenerativeModel
 from harness.stages.litert.local import cache_before, fed_values
@@ -71,7 +71,7 @@ def _first_signature(job: Job, model: GenerativeModel, tap: str) -> dict[str, An
 
 def _places(
     job: Job, model: GenerativeModel, block: int | None
-) -> Iterator[tuple[JobInput, Step, Trace, Recorded | None]]:
+) -> Iterator[tuple[JobInput, Step, Trace, RecordedTaps | None]]:
     """A step of each signature, without padding, with the reference's trace and what it computes on the way.
 
     The reference is the re-authored model, or, where the job names a folder of traces, a stage that runs the same file.
@@ -89,7 +89,7 @@ def _places(
         recorded = record(job.model_copy(update={"inputs": [item], "traces": Path(folder)}), model, block)
         reference = Trace.open(Path(folder) / item.id)
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
-            yield item, step, reference, Recorded.of(recorded[step.start])
+            yield item, step, reference, RecordedTaps.of(recorded[step.start])
 
 
 def unpadded_input(job: Job) -> JobInput:
@@ -100,7 +100,7 @@ def unpadded_input(job: Job) -> JobInput:
 
 
 def _descend(
-    job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: Recorded | None
+    job: Job, tap: str, item: JobInput, step: Step, reference: Trace, recorded: RecordedTaps | None
 ) -> OpFault | None:
     assert job.flatbuffer
     file = FlatbufferModel(job.flatbuffer)

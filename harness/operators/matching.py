@@ -21,13 +21,13 @@ _HIDDEN = 1e30
 
 
 @dataclass
-class Recorded:
+class RecordedTaps:
     """Intermediates of a model by name, in the order in which they were computed; the first match counts."""
 
     _by_size: dict[int, list[tuple[str, Array, Array]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, arrays: Iterable[tuple[str, Array]]) -> Recorded:
+    def of(cls, arrays: Iterable[tuple[str, Array]]) -> RecordedTaps:
         made = cls()
         for name, values in arrays:
             squeezed = _clipped(values).squeeze()

@@ -23,7 +23,7 @@ from harness.flatbuffer.cut import Range
 from harness.operators.checks import Checked, RunRange, check_kernels
 from harness.operators.definitions import Array, define
 from harness.operators.evaluate import Evaluator, Key, Node, wide
-from harness.operators.matching import Recorded
+from harness.operators.matching import RecordedTaps
 from harness.operators.repairs import Repair, repairs, rewired
 
 CONVERTER = "converter"
@@ -74,7 +74,7 @@ def share(found: Array, expected: Array) -> float:
 
 
 def find_fault(
-    evaluator: Evaluator, question: Question, run: RunRange, recorded: Recorded | None, agreed: float
+    evaluator: Evaluator, question: Question, run: RunRange, recorded: RecordedTaps | None, agreed: float
 ) -> OpFault | None:
     """The operator that makes the tap wrong, or None if the tap is right on these inputs.
 
@@ -152,7 +152,7 @@ class _Graph:
         self.error = share(self.values[self.tap], question.expected)
         self.writer = {node.output: node for node in self.nodes}
 
-    def fault(self, recorded: Recorded) -> OpFault | None:
+    def fault(self, recorded: RecordedTaps) -> OpFault | None:
         if self.error <= self.agreed:
             return None
         suspects = self._suspects(recorded)
@@ -164,7 +164,7 @@ class _Graph:
         node = suspects[0] if suspects else self.nodes[-1]
         return self._fault(node, self._unexplained(node, recorded))
 
-    def _suspects(self, recorded: Recorded) -> list[Node]:
+    def _suspects(self, recorded: RecordedTaps) -> list[Node]:
         """Operators that lead to the tap through tensors the re-authored model never computes, and read what it does.
 
         In execution order. The tap itself counts as never computed, since it is wrong.
@@ -246,7 +246,7 @@ class _Graph:
             return float("inf")
         return share(changed[self.tap], self.question.expected)
 
-    def _unexplained(self, node: Node, recorded: Recorded) -> str:
+    def _unexplained(self, node: Node, recorded: RecordedTaps) -> str:
         """What can be said of an operator that no single change fixes."""
         for index in node.operator.inputs:
             values = self.evaluator.constant(node.subgraph, index) if index >= 0 else None

@@ -15,7 +15,7 @@ from harness.compare.traces import Comparison, compare_traces
 from harness.jobs.prepared import Prepared
 from harness.judge.rules import Rule
 from harness.locate.faults import first_row
-from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absent, listed
+from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
 from harness.names.stages import (
     REAUTHORED,
     hops_of,
@@ -77,13 +77,13 @@ def _plan(results: Results, recipe: str) -> PlanFacts:
     return PlanFacts() if tap is None or tap.status != "ok" else PlanFacts.read(Path(tap.value["plan"]))
 
 
-def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absent:
+def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absence:
     if runs_file(stage):
         absent = plan.why_missing(stage, tap)
         if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
-            return Absent("the file gives no logits on prefill, and was converted to give them")
+            return Absence("the file gives no logits on prefill, and was converted to give them")
         return absent
     if stage == REAUTHORED and split_tap(tap)[1] in prepared.undeclared:
         return listed(UNDECLARED_POINT)
     modules = results[stage].value.get("absent_modules", []) if stage in results else []
-    return Absent(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))
+    return Absence(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))

@@ -15,7 +15,7 @@ from harness.compare.traces import Comparison
 from harness.jobs.prepared import Prepared
 from harness.judge.known_defects import Defect, match, on_record
 from harness.judge.rules import Rule, load_rules, looser_than
-from harness.locate.faults import cases, locate, summarise_hop
+from harness.locate.faults import LostStage, cases, locate, summarise_hop
 from harness.names.stages import (
     FLATBUFFER,
     HF,
@@ -28,7 +28,7 @@ from harness.names.stages import (
 )
 from harness.pipeline.end_findings import LAST_POSITION
 from harness.processes.scheduler import TaskResult
-from harness.record.record import Input, LooserRule, Record, StageResult, taps_frame
+from harness.record.record import HopResult, Input, LooserRule, Record, StageResult, taps_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,25 +55,13 @@ def conclude(
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
     rules: the user's, where they are not the shipped ones.
     """
-    plans = plans_of(results, stages)
     frame = taps_frame(comparison.rows)
-    hops = [
-        summarise_hop(
-            hop,
-            frame,
-            prepared.taps,
-            comparison.logits.get(hop.name),
-            _coverage_of(hop, prepared),
-            _blocked(hop, results),
-        )
-        for hop in hops_of(stages)
-    ]
+    hops = _hops(prepared, results, stages, comparison, frame)
     findings = findings_of(prepared, results, stages, hops, comparison.rows)
     lost = any(hop.verdict == "fail" for hop in hops) or any(found.severity == "error" for found in findings)
     failed = crashed(results) or lost
-    modules, kinds = _names_of(prepared, plans)
+    modules, kinds = _names_of(prepared, plans_of(results, stages))
     faults = [with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
-    faults = owned(faults, frame, findings, results, traces)
     record = Record(
         model=prepared.model,
         run_id=run_id,
@@ -87,8 +75,7 @@ def conclude(
         stages=[_stage(results[name]) for name in (*_preparing(stages), *stages) if name in results],
         hops=hops,
         cases=cases(hops, frame, [item.id for item in prepared.inputs]),
-        first_fault=faults[0] if faults else None,
-        faults=faults,
+        faults=owned(faults, frame, findings, results, traces),
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
         taps=modules,
@@ -96,6 +83,27 @@ def conclude(
     )
     record.known_defects = on_record(record, match(record, defects))
     return record, frame
+
+
+def _hops(
+    prepared: Prepared,
+    results: dict[str, TaskResult],
+    stages: tuple[str, ...],
+    comparison: Comparison,
+    frame: pd.DataFrame,
+) -> list[HopResult]:
+    """What each hop came to, in the order of the pipeline."""
+    return [
+        summarise_hop(
+            hop,
+            frame,
+            prepared.taps,
+            comparison.logits.get(hop.name),
+            _coverage_of(hop, prepared),
+            _blocked(hop, results),
+        )
+        for hop in hops_of(stages)
+    ]
 
 
 def _names_of(
@@ -141,11 +149,11 @@ def _preparing(stages: tuple[str, ...]) -> list[str]:
     return [named(task, recipe) for recipe in recipes for task in ("convert", "tap")]
 
 
-def _blocked(hop: Hop, results: dict[str, TaskResult]) -> str:
+def _blocked(hop: Hop, results: dict[str, TaskResult]) -> LostStage | None:
     for name in (*hop.stages, ORACLE, HF):
         if results[name].status != "ok":
-            return f"stage {name} {results[name].status}: {results[name].detail}"
-    return ""
+            return LostStage(name, f"stage {name} {results[name].status}: {results[name].detail}")
+    return None
 
 
 def _stage(result: TaskResult) -> StageResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.jobs.cache_end import LastPosition
+from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
@@ -23,8 +24,13 @@ def cache_findings(results: Results) -> list[Finding]:
         if end and not end["refusal"]:
             stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
     return [
-        Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
-        for done, names in stages.items()
+        Finding(
+            kind="runtime",
+            code=FindingCode.CACHE_OVERWRITTEN if overwritten else FindingCode.POSITION_NOT_KEPT,
+            severity="warning",
+            what=_past_the_cache(names, position, overwritten),
+        )
+        for (position, overwritten), names in stages.items()
     ]
 
 
@@ -49,6 +55,7 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
     return [
         Finding(
             kind="runtime",
+            code=FindingCode.LAST_POSITION_DIFFERS,
             severity="error",
             what=f"{' and '.join(names)}: {at}, {said}; the re-authored model does not",
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from harness.compare.overflow import overflow_findings
 from harness.compare.traces import Row
 from harness.jobs.prepared import Prepared
+from harness.names.codes import FindingCode
 from harness.names.recipes import unjudged
 from harness.names.stages import runs_file
 from harness.pipeline.end_findings import cache_findings, last_position_findings
@@ -34,7 +35,7 @@ def findings_of(
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     found += overflow_findings(rows, prepared.rms_norms)
     if said := unjudged(stages):
-        found.append(Finding(kind="numeric", severity="warning", what=said))
+        found.append(Finding(kind="numeric", code=FindingCode.RECIPE_NOT_JUDGED, severity="warning", what=said))
     return found
 
 
@@ -48,6 +49,7 @@ def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
     return [
         Finding(
             kind="runtime",
+            code=FindingCode.LOCAL_PASS_LOST,
             severity="error",
             what=f"{name} {result.status}, so the limits on local errors were not checked: {result.detail}",
         )
@@ -67,5 +69,5 @@ def runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
         differing = results[name].value.get(DIFFERING, [])
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
-            found.append(Finding(kind="runtime", severity="error", what=what))
+            found.append(Finding(kind="runtime", code=FindingCode.TAPPED_COPY_DIFFERS, severity="error", what=what))
     return found + cache_findings(results)

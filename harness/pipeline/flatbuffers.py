@@ -26,6 +26,7 @@ from harness.inputs.tokens import schedule
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.session import AS_NAMED, Given
+from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, HF
 from harness.record.record import Finding
 from harness.spec.load import load_spec
@@ -151,7 +152,12 @@ def not_run_findings(file: FlatbufferModel, prepared: Prepared) -> list[Finding]
     unused = f"no input takes {'them' if len(usual) > 1 else 'it'}"
     give = "; give inputs of as many tokens with --inputs"
     return [
-        Finding(kind="runtime", severity="warning", what=f"{_subject(names)} not run: {why}, {_UNSEEN}{remedy}")
+        Finding(
+            kind="runtime",
+            code=FindingCode.SIGNATURES_NOT_RUN,
+            severity="warning",
+            what=f"{_subject(names)} not run: {why}, {_UNSEEN}{remedy}",
+        )
         for names, why, remedy in ((other, own, ""), (usual, unused, give))
         if names
     ]

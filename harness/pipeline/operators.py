@@ -11,16 +11,17 @@ from typing import Any
 
 from harness.jobs.prepared import Prepared
 from harness.locate.owners import is_given
+from harness.names.codes import FindingCode
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
-from harness.record.record import Finding, FirstFault, Record
+from harness.record.record import Fault, Finding, Record
 
 _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
-def descents(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
+def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
     """Hop -> the task that looks for the operators that cause its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:
@@ -29,14 +30,14 @@ def descents(place: RunPaths, prepared: Prepared, record: Record, results: Resul
     return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}
 
 
-def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
+def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
     """The record with the operators that were found, or with a word about why they were not."""
     findings, faults = list(record.findings), list(record.faults)
     for hop, task in tasks.items():
         result = ended[task.name]
         if result.status != "ok":
             what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
-            findings.append(Finding(kind="runtime", severity="warning", what=what))
+            findings.append(Finding(kind="runtime", code=FindingCode.OPERATOR_NOT_FOUND, severity="warning", what=what))
             continue
         found = result.value["faults"]
         faults = [
@@ -48,16 +49,15 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
             **record.model_dump(by_alias=True),
             "findings": [finding.model_dump() for finding in findings],
             "faults": [fault.model_dump() for fault in faults],
-            "first_fault": faults[0].model_dump() if faults else None,
         }
     )
 
 
-def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
+def _with_operator(fault: Fault, found: dict[str, Any]) -> Fault:
     changes: dict[str, Any] = {"operator": found, "op": found["op"]}
     if fault.owner.startswith(_OWNERS):
         inside = f" of {found['composites'][-1]}" if found["composites"] else ""
         said = f"{found['op']} {found['index']}{inside}: {found['why']}"
         owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
-    return FirstFault.model_validate({**fault.model_dump(), **changes})
+    return Fault.model_validate({**fault.model_dump(), **changes})

@@ -21,7 +21,7 @@ from harness.names.stages import (
 )
 from harness.names.taps import split_tap
 from harness.processes.scheduler import TaskResult
-from harness.record.record import Finding, FirstFault
+from harness.record.record import Fault, Finding
 from harness.store.trace import Trace
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 from harness.pipeline.findings import DIFFERING
 
 
-def with_mask(fault: FirstFault, traces: Path) -> FirstFault:
+def with_mask(fault: Fault, traces: Path) -> Fault:
     """A fault of attention's probabilities, with a word about the mask if that is what differs."""
     if split_tap(fault.tap)[1] != "attn.probs":
         return fault
@@ -42,14 +42,14 @@ def with_mask(fault: FirstFault, traces: Path) -> FirstFault:
 
 
 def owned(
-    faults: list[FirstFault],
+    faults: list[Fault],
     frame: pd.DataFrame,
     findings: list[Finding],
     results: dict[str, TaskResult],
     traces: Path,
-) -> list[FirstFault]:
+) -> list[Fault]:
     """The faults with whose they are. Of those that no stage is to blame for, the first one of each hop."""
-    owned: list[FirstFault] = []
+    owned: list[Fault] = []
     for fault in faults:
         same_place = frame[frame["tap"].isin(taps_at(fault.tap)) & (frame["input"] == fault.input)]
         compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
@@ -66,7 +66,7 @@ def owned(
     return owned
 
 
-def not_finite_stages(fault: FirstFault, frame: pd.DataFrame, traces: Path) -> list[str]:
+def not_finite_stages(fault: Fault, frame: pd.DataFrame, traces: Path) -> list[str]:
     """The stages whose values of a fault's tap are NaN or infinite."""
     rows = frame[(frame["tap"] == fault.tap) & (frame["input"] == fault.input) & (frame["hop"] == fault.hop)]
     if not (rows["nan_count"].fillna(0) + rows["inf_count"].fillna(0)).gt(0).any():

@@ -29,6 +29,7 @@ from harness.inputs.tokens import (
 from harness.jobs.job import Dimensions, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Reporter
+from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
 from harness.names.recipes import check_widths
 from harness.names.stages import FLOAT, HF, REAUTHORED
@@ -324,7 +325,7 @@ def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -
         f"the sliding window of {dims.window} positions is not tested: the longest input has {longest}; "
         f"give a longer one (the KV cache holds {shape.kv_cache_len})"
     )
-    return [Finding(kind="numeric", severity="warning", what=what)]
+    return [Finding(kind="numeric", code=FindingCode.WINDOW_NOT_TESTED, severity="warning", what=what)]
 
 
 def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:

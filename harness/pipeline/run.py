@@ -21,6 +21,7 @@ from harness.errors import TaskFaultError, UsageError
 from harness.jobs.prepared import Prepared, Request
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
+from harness.names.codes import FindingCode
 from harness.names.stages import (
     hops_of,
 )
@@ -199,7 +200,8 @@ def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
     if audit is None:
         return prepared
     if audit.status != "ok":
-        lost = Finding(kind="config", severity="warning", what=f"the configs are not audited: {audit.detail}")
+        what = f"the configs are not audited: {audit.detail}"
+        lost = Finding(kind="config", code=FindingCode.CONFIGS_NOT_AUDITED, severity="warning", what=what)
         return prepared.model_copy(update={"findings": [lost, *prepared.findings]})
     found = [Finding.model_validate(finding) for finding in audit.value["findings"]]
     return prepared.model_copy(update={"findings": [*found, *prepared.findings], "audited": True})
@@ -312,7 +314,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the causes of its faults and the operators that cause them, while the traces are still there."""
     from harness.explain.task import EXPLAIN, explain_task, explained
-    from harness.pipeline.operators import descended, descents
+    from harness.pipeline.operators import descent_tasks, with_operators
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
     files: dict[str, str] = {
@@ -327,8 +329,8 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     causes = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
     if causes is None:
         return record
-    operators = descents(place_of(state), prepared, record, results)
+    operators = descent_tasks(place_of(state), prepared, record, results)
     with state.timed("explain"):  # neither reads what the other finds
         ended = _processes(state, prepared, [causes, *operators.values()])
-    found = descended(record, operators, ended) if operators else record
+    found = with_operators(record, operators, ended) if operators else record
     return explained(found, ended[EXPLAIN])

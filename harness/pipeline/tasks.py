@@ -73,7 +73,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
         tasks.append(
             Task(
                 AUDIT,
-                "harness.audit.work:audit_run",
+                "harness.audit.job:audit_run",
                 common,
                 memory_mb=150,
                 torch=True,

@@ -9,30 +9,77 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import UsageError
-from harness.names.stages import Hop
 from harness.plain import brief
+from harness.record.faults import Diagnosis, Fault, FaultyOperator
+from harness.record.findings import (
+    EarlierLikelihood,
+    Finding,
+    KnownDefect,
+    Likelihood,
+    LooserRule,
+    TextLikelihood,
+)
+from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.record.older import brought_up_to_date
+from harness.record.origin import Input, Source, SourceKind, StageResult
+from harness.record.part import Part, TapVerdict, Verdict
 from harness.system.reading import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = [
+    "FIRST_FAULT",
+    "RECORD_FILE",
+    "SCHEMA_VERSION",
+    "TAPS_FILE",
+    "TAP_COLUMNS",
+    "Case",
+    "Diagnosis",
+    "EarlierLikelihood",
+    "Fault",
+    "FaultyOperator",
+    "Finding",
+    "HopResult",
+    "Input",
+    "KnownDefect",
+    "Likelihood",
+    "Logits",
+    "LooserRule",
+    "LowestSnr",
+    "MissingTap",
+    "Record",
+    "Source",
+    "SourceKind",
+    "StageResult",
+    "TapVerdict",
+    "TextLikelihood",
+    "Verdict",
+    "Worst",
+    "read_record",
+    "read_run",
+    "read_taps",
+    "taps_frame",
+    "write_record",
+    "write_text",
+]
+
 SCHEMA_VERSION = 1
 RECORD_FILE = "parity.json"
 TAPS_FILE = "taps.parquet"
-
-Verdict = Literal["pass", "fail"]
-TapVerdict = Literal["pass", "fail", "missing"]
+FIRST_FAULT = "first_fault"  # a key of `parity.json` that is made of another one
 
 # One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
 # `position_excess` is the largest excess of a single token position, `worst_position` where it is.
 # `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
 # `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
 # `absence` is the listed reason of a missing tap; a missing tap without one fails its hop.
+# `broken` names the figures whose limits a failing tap breaks; `why` says the same in words.
 # The limits are those of the rule that judged the tap; empty where it sets none.
 TAP_COLUMNS: tuple[str, ...] = (
     "model",
@@ -65,6 +112,8 @@ TAP_COLUMNS: tuple[str, ...] = (
     "verdict",
     "absence",
     "rule",
+    "broken",
+    "noise_floor_limit",
     "excess_limit",
     "position_excess_limit",
     "local_excess_limit",
@@ -73,308 +122,55 @@ TAP_COLUMNS: tuple[str, ...] = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", populate_by_name=True, ser_json_inf_nan="null")
-
-
-SourceKind = Literal["folder", "hub", "gguf", "miniature", "random"]
-
-
-class Source(_Part):
-    """Where the weights came from. `sha256` is over the safetensors that every stage loaded."""
-
-    kind: SourceKind
-    name: str
-    sha256: str = ""
-    parameters: int = 0
-    seed: int | None = None
-
-
-class Input(_Part):
-    """One token sequence that every stage ran. `tokens` is its length."""
-
-    id: str
-    tokens: int
-    text: str | None = None
-    token_ids: list[int] = Field(default_factory=list)
-    schedule: str = ""  # how the device runs it, e.g. "prefill_32[0:32] prefill_32[32:47] decode[47]"
-
-
-class StageResult(_Part):
-    """One way of running the model. `seconds` is wall time, `peak_rss_mb` of its process in MB (10^6 bytes)."""
-
-    name: str
-    status: Literal["ok", "crashed", "timeout", "skipped"]
-    seconds: float = 0.0
-    peak_rss_mb: float = 0.0
-    detail: str = ""  # for a crash: what happened and where to read more
-    facts: dict[str, Any] = Field(default_factory=dict)  # e.g. {"runtime": "ai-edge-litert 2.3.0"}
-
-
-class Worst(_Part):
-    """The tap that comes nearest to its limit, or goes furthest past it."""
-
-    tap: str
-    input: str
-    excess: float | None
-    max_abs_err: float | None
-    limit: float | None = None
-
-
-class LowestSnr(_Part):
-    """Where the kernels of one quantised file agree least: signal to noise in dB, of a tap on an input."""
-
-    tap: str
-    input: str
-    snr_db: float | None
-
-
-class Logits(_Part):
-    """Over all positions of all inputs. KL divergence in nats, KL(reference || candidate)."""
-
-    max_abs_err: float | None
-    rel_l2: float | None
-    kl_max: float | None
-    kl_mean: float | None
-    top1_agreement: float | None
-    flips: int
-    flips_above_noise: int
-    positions: int = 0
-
-
-class MissingTap(_Part):
-    """reason: the listed one, see `harness/names/coverage.py`; empty where there is none, and the hop fails for it."""
-
-    tap: str
-    why: str
-    reason: str = ""
-
-
-class HopResult(_Part):
-    """Two stages compared: `to` judged against `from`."""
-
-    from_: str = Field(alias="from")
-    to: str
-    verdict: Verdict
-    taps_compared: int
-    taps_missing: int
-    coverage: float
-    coverage_required: float = 0.0
-    worst: Worst | None = None
-    worst_position: Worst | None = None  # the largest excess of a single token position
-    lowest_snr: LowestSnr | None = None  # of a hop between kernels, in place of the excesses
-    logits: Logits | None = None
-    first_failing_tap: str | None = None
-    missing: list[MissingTap] = Field(default_factory=list)
-    reasons: list[str] = Field(default_factory=list)  # why it failed, in words; empty when it passed
-
-    @property
-    def name(self) -> str:
-        return f"{self.from_}->{self.to}"
-
-    @property
-    def hop(self) -> Hop:
-        return Hop.between(self.from_, self.to)
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> HopResult:
-        total = self.taps_compared + self.taps_missing
-        if total and abs(self.coverage - self.taps_compared / total) > 1e-9:
-            raise ValueError(f"hop {self.name}: coverage {self.coverage} is not {self.taps_compared}/{total}")
-        if self.verdict == "fail" and not self.reasons:
-            raise ValueError(f"hop {self.name} fails without a reason")
-        if self.verdict == "pass" and (self.reasons or self.first_failing_tap):
-            raise ValueError(f"hop {self.name} passes although {self.reasons or self.first_failing_tap}")
-        return self
-
-
-class Case(_Part):
-    """One input on one hop: a line of the gate and of junit.xml."""
-
-    input: str
-    hop: str
-    verdict: TapVerdict
-    first_failing_tap: str | None = None
-    excess: float | None = None
-    position_excess: float | None = None
-    message: str = ""
-
-
-class FaultyOperator(_Part):
-    """The operator of a flatbuffer that makes a tap wrong.
-
-    whose: "kernel" or "converter". op, index, subgraph: its kind, and its numbers in the file. composites: those that
-    it lies in, outermost first. tensor: its output's name. error: of the tap, as a share of its largest value; after:
-    the same with what fixes it. signature: the first in which it shows.
-    """
-
-    whose: Literal["kernel", "converter"]
-    op: str
-    index: int
-    subgraph: int
-    composites: list[str] = Field(default_factory=list)
-    tensor: str
-    why: str
-    error: float | None
-    after: float | None = None
-    signature: str = ""
-
-
-class FirstFault(_Part):
-    """A tap whose error was introduced there.
-
-    where: what it is, in words. local_excess, local_position_excess: the error of the tap computed from the reference's
-    own values, in units of what float32 costs at that step; none where no local pass could tell.
-    owner: whose it is; `harness/locate/owners.py` lists them. evidence: what says so.
-    """
-
-    hop: str
-    tap: str
-    block: int | None
-    input: str = ""
-    where: str = ""
-    modules: dict[str, str | None]
-    op: str | None = None
-    excess: float | None = None
-    position_excess: float | None = None
-    local_excess: float | None = None
-    local_position_excess: float | None = None
-    reason: str = ""
-    owner: str = ""
-    evidence: list[str] = Field(default_factory=list)
-    operator: FaultyOperator | None = None
-
-    @property
-    def between(self) -> Hop:
-        """The hop, as a value."""
-        return Hop.parse(self.hop)
-
-
-class Diagnosis(_Part):
-    """A cause that was tried at a fault and closes the gap, best first.
-
-    explains: share of the squared error there. excess_before, excess_after: of the error made at this tap alone, as
-    it is and as it would be if that were the cause. change: what to do about it. modules: those of the tap, by version.
-    """
-
-    hypothesis: str
-    detail: str
-    explains: float
-    excess_before: float | None = None
-    excess_after: float | None = None
-    change: str = ""
-    hop: str = ""
-    tap: str = ""
-    modules: dict[str, str | None] = Field(default_factory=dict)
-
-
-class Finding(_Part):
-    """What numbers at the taps do not say. A difference of configs names its field, its blocks (none where it is of
-    the whole model), both values and both modules. owner: whose the faults are that it makes, where it tells that by
-    itself: `checkpoint`, `spec`, or a recipe."""
-
-    kind: Literal["config", "weights", "numeric", "runtime"]
-    severity: Literal["error", "warning"]
-    what: str
-    owner: str = ""
-    field: str = ""
-    blocks: list[int] = Field(default_factory=list)
-    published: str = ""
-    reauthored: str = ""
-    modules: dict[str, str] = Field(default_factory=dict)
-
-
-class LooserRule(_Part):
-    """A tolerance rule of the user's that judged taps by limits looser than the shipped ones there.
-
-    than: the shipped rule. limits: each figure with both, e.g. `excess 100 instead of 4`, or `no position_excess`.
-    """
-
-    rule: str
-    than: str
-    limits: list[str]
-
-
-class TextLikelihood(_Part):
-    """How well the reference predicts one input's text. tokens: all but the first. nll: nats per token."""
-
-    input: str
-    tokens: int
-    nll: float | None
-    perplexity: float | None
-
-
-class EarlierLikelihood(_Part):
-    """The same text in an earlier run of the model, and now, over the inputs that both have."""
-
-    run_id: str
-    nll: float
-    nll_now: float
-    inputs: list[str]
-
-
-class Likelihood(_Part):
-    """How well the reference predicts the inputs that come from text: the mean of -ln p(next token) by `oracle`.
-
-    chance: the NLL of guessing, ln(vocabulary). earlier: of those that had the same text, the run with the lowest NLL.
-    """
-
-    nll: float | None
-    perplexity: float | None
-    tokens: int
-    chance: float
-    inputs: list[TextLikelihood]
-    earlier: EarlierLikelihood | None = None
-
-
-class KnownDefect(_Part):
-    """A known upstream defect that this run was bound to show. What of it is an error fails the run all the same.
-
-    state: `seen` where it shows as listed, `gone` where it does not, `elsewhere` where that hop or stage fails
-    otherwise. place: where it is listed. found: what this run has there.
-    """
-
-    id: str
-    title: str
-    state: Literal["seen", "gone", "elsewhere"]
-    place: str
-    measured: str
-    found: str
-    cause: str
-    command: str
-    remedy: str = ""
-    remedy_command: str = ""
-    versions_differ: str = ""
-
-
-class Record(_Part):
+class Record(Part):
     """`parity.json`. Refuses to exist when its parts contradict each other."""
 
     schema_: int = Field(SCHEMA_VERSION, alias="schema")
+    """The version of this format."""
     model: str
     run_id: str
-    created: str = ""  # ISO 8601, UTC
+    created: str = ""
+    """ISO 8601, UTC."""
     verdict: Verdict
     exit_code: int = 0
+    """What the command ended with."""
     source: Source | None = None
-    variant: str = "default"  # how the flatbuffer was converted, e.g. "no-hlfb,kv=transposed"
+    variant: str = "default"
+    """How the flatbuffer was converted, e.g. `no-hlfb,kv=transposed`."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """What was asked for."""
     inputs: list[Input]
     stages: list[StageResult]
     hops: list[HopResult]
+    """In the order of the pipeline."""
     cases: list[Case] = Field(default_factory=list)
-    first_fault: FirstFault | None = None
-    faults: list[FirstFault] = Field(default_factory=list)  # all that are not another's doing; the first one included
+    faults: list[Fault] = Field(default_factory=list)
+    """All taps at fault that are not another's doing, in the order of the pipeline."""
     diagnosis: list[Diagnosis] = Field(default_factory=list)
-    unexplained: list[str] = Field(default_factory=list)  # a sentence for each fault that no hypothesis explains
+    """Causes that close the gap at a fault, best first."""
+    unexplained: list[str] = Field(default_factory=list)
+    """A sentence for each fault that no hypothesis explains."""
     findings: list[Finding] = Field(default_factory=list)
-    likelihood: Likelihood | None = None  # of the text inputs; none where no input comes from text
+    likelihood: Likelihood | None = None
+    """Of the text inputs; none where no input comes from text."""
     known_defects: list[KnownDefect] = Field(default_factory=list)
     looser_rules: list[LooserRule] = Field(default_factory=list)
-    # tap -> {"hf": "model.layers.0.mlp", "reauthored": "...", "tflite": "tensor name"}, in execution order
     taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
+    """Every tap in execution order, with its module or tensor by version: `hf`, `reauthored`, `tflite`."""
     environment: dict[str, str] = Field(default_factory=dict)
+    """Whatever could change a number: versions of packages, the processor."""
     timings: dict[str, float] = Field(default_factory=dict)
+    """Wall time of the parts of the run, in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, given: Any) -> Any:
+        return brought_up_to_date(given)
+
+    @property
+    def first_fault(self) -> Fault | None:
+        """The first tap of the first failing hop whose error is introduced there."""
+        return self.faults[0] if self.faults else None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Record:
@@ -396,8 +192,13 @@ class Record(_Part):
         raise KeyError(name)
 
     def to_json(self) -> str:
-        """Strict JSON: NaN and Infinity become null."""
-        return json.dumps(_finite(self.model_dump(by_alias=True, mode="python")), indent=1, allow_nan=False)
+        """Strict JSON: NaN and Infinity become null. `first_fault` is written too, for readers, before `faults`."""
+        content: dict[str, Any] = {}
+        for key, value in self.model_dump(by_alias=True, mode="python").items():
+            if key == "faults":
+                content[FIRST_FAULT] = value[0] if value else None
+            content[key] = value
+        return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

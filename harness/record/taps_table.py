@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.plain import brief, one_line
+from harness.record.older import with_broken
 from harness.system.reading import MB, check_file
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _TEXTS = ("model", "input", "hop", "tap", "shape", "dtype", "how", "verdict", "r
 _ALWAYS_THERE = ("input", "hop", "tap", "verdict")
 _WHOLE = ("block", "order")
 _VERDICTS = frozenset({"pass", "fail", "missing"})
-_ADDED = frozenset({"value_min", "value_max", "overflow_share", "subnormal_share", "absence"})  # in later versions
+# Columns that records of older versions lack.
+_ADDED = frozenset(
+    {"value_min", "value_max", "overflow_share", "subnormal_share", "absence", "broken", "noise_floor_limit"}
+)
 
 
 def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
@@ -38,7 +42,7 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     wrong = next(_wrong(frame, columns), "")
     if wrong:
         raise UsageError(f"{path} is not a table of taps ({wrong}); {_AGAIN}")
-    return frame
+    return with_broken(frame)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -59,7 +63,7 @@ def _wrong(frame: pd.DataFrame, columns: Iterable[str]) -> Iterator[str]:
         if name not in frame:
             if name not in _ADDED:
                 yield f"it lacks the column {name}"
-        elif name in _TEXTS or name == "absence":
+        elif name in _TEXTS or name in ("absence", "broken"):
             yield from _wrong_text(name, frame[name])
         else:
             yield from _wrong_number(name, frame[name])

@@ -17,7 +17,8 @@ from harness.render.numbers import percent, worst_excess
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.commands.batch import Outcome
+    from harness.commands.batch import ModelOutcome
+
 
 _COLUMNS = (
     ("model", False),
@@ -31,7 +32,7 @@ _COLUMNS = (
 _WIDTHS = (10, 7, 14, 5, 9, 6, 20)  # what a row of usual length needs; with a space between, no more than 80
 
 
-def print_outcomes(outcomes: Sequence[Outcome], out: Path, further: int, console: Console) -> None:
+def print_outcomes(outcomes: Sequence[ModelOutcome], out: Path, further: int, console: Console) -> None:
     """One row a model, then the reports' paths, each on a line of its own, and the index.
 
     further: registered models that were left out, because another of the same file was run.
@@ -90,7 +91,7 @@ def _other_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
         yield "known defect", known.state, "", known.id
 
 
-def _totals(outcomes: Sequence[Outcome]) -> str:
+def _totals(outcomes: Sequence[ModelOutcome]) -> str:
     """`15 pass, 1 fail, 1 not run, 149.0 s`."""
     words = ["not run" if outcome.record is None else outcome.record.verdict for outcome in outcomes]
     counts = [f"{words.count(word)} {word}" for word in ("pass", "fail", "not run") if word in words]

@@ -51,7 +51,7 @@ def _section(defect: Defect) -> Iterator[str]:
 
 def _places(places: Iterable[Place]) -> Iterator[str]:
     for place in places:
-        where = str(place) if place.hop else f"{place}: {'; '.join(place.says)}"
+        where = str(place) if place.hop else f"{place}: {'; '.join(place.says or map(str, place.shows))}"
         yield f"| {_named(place.model)} | {_named(place.variant)} | {where} | {place.measured} |"
 
 

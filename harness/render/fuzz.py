@@ -10,12 +10,13 @@ from harness.render.console import STYLES, line, wrapped
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.fuzz.command import Outcome
+    from harness.fuzz.command import FuzzOutcome
+
 
 _SHOWN = 64  # token ids
 
 
-def print_outcome(outcome: Outcome, console: Console) -> None:
+def print_outcome(outcome: FuzzOutcome, console: Console) -> None:
     """What was found, how to see it again, and how many inputs that took; or what came nearest to a limit."""
     model = one_line(outcome.model)
     if outcome.crash is not None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.names.stages import ORACLE
 from harness.record.details import read_details
-from harness.record.record import FirstFault, HopResult, Record, StageResult, write_text
+from harness.record.record import Fault, HopResult, Record, StageResult, write_text
 from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
 from harness.render.sentences import fault_words, missing_groups, nearest_to_limit, suspicion
-from harness.render.words import causes_of, fault_of, faults, reach_words, text_words, verdict_words, where
+from harness.render.words import causes_of, fault_of, reach_words, text_words, verdict_words, where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,12 @@ SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "table.js", "star
 
 
 @dataclass(frozen=True)
-class Node:
+class StageNode:
     """A stage in the drawing of the pipeline, with the hops that leave it."""
 
     name: str
     stage: StageResult | None
-    hops: tuple[tuple[HopResult, Node], ...]
+    hops: tuple[tuple[HopResult, StageNode], ...]
 
 
 def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
@@ -66,7 +66,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         fault_floor=floor_text(record.first_fault) if record.first_fault else "",
         where=where,
         hop_fault=lambda hop: fault_of(record, hop),
-        further_faults=faults(record)[1:],
+        further_faults=record.faults[1:],
         causes=[] if record.first_fault is None else causes_of(record, record.first_fault),
         other_causes=_other_causes(record),
         cases={(case.input, case.hop): case for case in record.cases},
@@ -107,13 +107,13 @@ def _no_tap_fails(hop: HopResult) -> bool:
     return hop.first_failing_tap is None
 
 
-def _other_causes(record: Record) -> list[tuple[FirstFault, list[Any]]]:
+def _other_causes(record: Record) -> list[tuple[Fault, list[Any]]]:
     """The further faults that something explains, with what does."""
-    found = [(fault, causes_of(record, fault)) for fault in faults(record)[1:]]
+    found = [(fault, causes_of(record, fault)) for fault in record.faults[1:]]
     return [(fault, causes) for fault, causes in found if causes]
 
 
-def chain(record: Record) -> list[Node]:
+def chain(record: Record) -> list[StageNode]:
     """The hops as trees that start at the stages no hop leads to."""
     stages = {stage.name: stage for stage in record.stages}
     targets = {hop.to for hop in record.hops}
@@ -121,10 +121,10 @@ def chain(record: Record) -> list[Node]:
     return [_node(name, record, stages, frozenset()) for name in roots]
 
 
-def _node(name: str, record: Record, stages: dict[str, StageResult], above: frozenset[str]) -> Node:
+def _node(name: str, record: Record, stages: dict[str, StageResult], above: frozenset[str]) -> StageNode:
     above = above | {name}
     leaving = [hop for hop in record.hops if hop.from_ == name and hop.to not in above]
-    return Node(name, stages.get(name), tuple((hop, _node(hop.to, record, stages, above)) for hop in leaving))
+    return StageNode(name, stages.get(name), tuple((hop, _node(hop.to, record, stages, above)) for hop in leaving))
 
 
 def _lone_stages(record: Record) -> list[StageResult]:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.plain import one_line
-from harness.record.record import FirstFault, HopResult, Record, write_text
+from harness.record.record import Fault, HopResult, Record, write_text
 from harness.render.numbers import compared, floor_text, number, percent, worst_excess
 from harness.render.sentences import defect_words, nearest_to_limit, suspicion
-from harness.render.words import causes_of, fault_of, faults, text_words, verdict_words, where
+from harness.render.words import causes_of, fault_of, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
 _MOST = 10  # findings shown; the report has all
@@ -91,16 +91,16 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
         return
     yield f"### First fault: {code(fault.tap)}"
     yield "\n".join(f"- {line}" for line in _fault_lines(record, fault))
-    more = len(faults(record)) - 1
+    more = len(record.faults) - 1
     if more > 0:
         yield f"{more} further {'fault' if more == 1 else 'faults'}: " + ", ".join(
-            f"{code(other.tap)} ({code(other.hop)})" for other in faults(record)[1 : _MOST + 1]
+            f"{code(other.tap)} ({code(other.hop)})" for other in record.faults[1 : _MOST + 1]
         )
     run = shlex.quote(str(folder))
     yield f"```sh\nedge-parity explain {run}\nedge-parity explore {run}\n```"
 
 
-def _fault_lines(record: Record, fault: FirstFault) -> Iterator[str]:
+def _fault_lines(record: Record, fault: Fault) -> Iterator[str]:
     yield f"{plain(where(fault))}, on {code(fault.hop)}, input {code(fault.input)}"
     excess = f"excess {number(fault.excess)}, at its worst position {number(fault.position_excess)}"
     floor = floor_text(fault)

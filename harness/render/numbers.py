@@ -9,9 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.judge.rules import floor_alone
 from harness.judge.shares import Figure, limit_of, nearest, share
-from harness.record.record import FirstFault, HopResult, Record, Worst
+from harness.record.record import Fault, HopResult, Record, Worst
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,10 +95,10 @@ def figure_text(figure: Figure | None) -> str:
     return f"{_FIGURE_NAMES[figure.column]} {of_limit(number(figure.value), figure.limit)}"
 
 
-def floor_text(fault: FirstFault) -> str:
+def floor_text(fault: Fault) -> str:
     """`1 of 0.001`: the noise floor at a fault that breaks no limit but that; else empty."""
-    floor = floor_alone(fault.reason)
-    return "" if floor is None else of_limit(number(floor.value), floor.limit)
+    floor = fault.floor
+    return "" if floor is None else of_limit(number(math.inf if floor.value is None else floor.value), floor.limit)
 
 
 def tap_figure(row: Mapping[str, Any], column: str) -> str:

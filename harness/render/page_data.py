@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.judge.shares import FIGURES, LOCAL, limit_of, share
+from harness.judge.shares import FIGURES, limit_of, share
+from harness.names.figures import LOCAL_FIGURES
 from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import clean
 from harness.record.details import Details
@@ -91,7 +92,7 @@ def _range_cells(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _known(row: dict[Any, Any], column: str) -> bool:
     """Local figures are of chosen inputs only: elsewhere there is none, though the tap may hold NaN."""
-    return column not in LOCAL or not is_nothing(row[column])
+    return column not in LOCAL_FIGURES or not is_nothing(row[column])
 
 
 def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> dict[str, int | None] | None:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.judge.shares import LOCAL, NOISE_FLOOR, nearest
+from harness.judge.shares import nearest
 from harness.locate.owners import is_given
+from harness.names.figures import FLOOR, LOCAL_FIGURES
 from harness.names.stages import known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
@@ -137,7 +138,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     if fault is None or row is None or figure is None or figure.limit is None or figure.share <= 1.0:
         return ""
     source, target = fault.between.stages
-    if figure.column == NOISE_FLOOR:
+    if figure.column == FLOOR:
         return clean(
             f"{fault.tap} cannot be judged: hf in float32 is off from itself in float64 by {number(figure.value)} of "
             f"the tap's size; the limit is {number(figure.limit)}."
@@ -148,7 +149,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
     at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
     at = " at its worst token position" if figure.column == "local_position_excess" else at
-    alone = f", computed from what {source} has before it," if figure.column in LOCAL else ""
+    alone = f", computed from what {source} has before it," if figure.column in LOCAL_FIGURES else ""
     return clean(
         f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
         f"itself costs there{at}; the limit is {number(figure.limit)}."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import one_line
-from harness.record.record import FirstFault, HopResult, KnownDefect, Record, Worst
+from harness.record.record import Fault, HopResult, KnownDefect, Record, Worst
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 from harness.render.numbers import (
     compared,
@@ -228,7 +228,7 @@ def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(one_line(name, 60) for name in names[:most]) + more
 
 
-def _failing_input(fault: FirstFault, frame: pd.DataFrame) -> str:
+def _failing_input(fault: Fault, frame: pd.DataFrame) -> str:
     rows = rows_of(frame, hop=fault.hop, tap=fault.tap)
     failing = [row for row in rows if row["verdict"] == "fail"] or rows
     return str(failing[0]["input"]) if failing else ""
@@ -277,7 +277,7 @@ def _why_lines(record: Record, console: Console) -> None:
         wrapped(console, f"Not explained: {one_line(reason, 200)}.")
 
 
-def _fault_figures(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _fault_figures(fault: Fault, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """What the tap is judged by. Where float32 itself fails, an excess over it says nothing."""
     if floor := floor_text(fault):
         return [("floor", f"noise floor {floor}")]
@@ -286,7 +286,7 @@ def _fault_figures(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> list[tu
     return [first, ("local", _local_words(fault))]
 
 
-def _local_words(fault: FirstFault) -> str:
+def _local_words(fault: Fault) -> str:
     """What was introduced at the tap; empty where no local pass could tell."""
     if fault.local_excess is None:
         return ""
@@ -294,7 +294,7 @@ def _local_words(fault: FirstFault) -> str:
     return f"excess {number(fault.local_excess)} introduced here, at its worst position {position}"
 
 
-def _fault_excess(fault: FirstFault, rows: Sequence[dict[str, Any]]) -> str:
+def _fault_excess(fault: Fault, rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return number(fault.excess)
     excess, position = (tap_figure(rows[0], column) for column in ("excess", "position_excess"))
@@ -317,7 +317,7 @@ def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
     return table
 
 
-def _other_hops(record: Record, frame: pd.DataFrame, fault: FirstFault, given: str, console: Console) -> None:
+def _other_hops(record: Record, frame: pd.DataFrame, fault: Fault, given: str, console: Console) -> None:
     line(console, "")
     others = [hop for hop in record.hops if hop.name != fault.hop]
     if not others:

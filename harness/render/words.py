@@ -10,7 +10,7 @@ from harness.locate.owners import is_given
 from harness.names.stages import BUILTIN, XNNPACK, known_stage
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
-from harness.record.record import Diagnosis, FirstFault, HopResult, KnownDefect, Record
+from harness.record.record import Diagnosis, Fault, HopResult, KnownDefect, Record
 from harness.render.numbers import compared, number
 from harness.render.sentences import capital, looser_words
 
@@ -62,24 +62,19 @@ def cause_words(hypothesis: str) -> str:
     return hypothesis.replace("_", " ")
 
 
-def faults(record: Record) -> list[FirstFault]:
-    """All faults, the first one first; records of older versions have that one alone."""
-    return record.faults or [fault for fault in (record.first_fault,) if fault is not None]
-
-
-def where(fault: FirstFault) -> str:
+def where(fault: Fault) -> str:
     """Where a fault is, in words."""
     return fault.where or tap_words(fault.tap)
 
 
-def fault_of(record: Record, hop: HopResult) -> FirstFault | None:
+def fault_of(record: Record, hop: HopResult) -> Fault | None:
     """The first fault of a hop."""
-    return next((fault for fault in faults(record) if fault.hop == hop.name), None)
+    return next((fault for fault in record.faults if fault.hop == hop.name), None)
 
 
-def causes_of(record: Record, fault: FirstFault) -> list[Diagnosis]:
+def causes_of(record: Record, fault: Fault) -> list[Diagnosis]:
     """What closes the gap at a fault, best first. A diagnosis without a place is of the first fault."""
-    first = fault is record.first_fault or fault == record.first_fault
+    first = fault == record.first_fault
     return [
         item for item in record.diagnosis if (item.hop, item.tap) == (fault.hop, fault.tap) or (first and not item.tap)
     ]
@@ -158,7 +153,7 @@ def _divergence(record: Record, hop: HopResult) -> str:
 
 def _known(record: Record, hop: HopResult) -> KnownDefect | None:
     """The known defect that a hop shows as it is listed."""
-    return next((known for known in record.known_defects if known.state == "seen" and hop.name in known.place), None)
+    return next((known for known in record.known_defects if known.state == "seen" and hop.name == known.hop), None)
 
 
 def _audited(record: Record) -> Iterator[str]:

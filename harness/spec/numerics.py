@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.system.started import STARTED_WITH
 
@@ -90,7 +91,7 @@ def _finding(whose: str, name: str, value: str, remedy: str) -> Finding:
     needed = {setting.name: setting.needed for setting in _SETTINGS} | {"number of threads": "their own"}
     runs = f"with {needed[name]}" if name in needed else "without it"
     what = f"{whose} {name} to {value}; the stages run {runs} all the same: {remedy}"
-    return Finding(kind="numeric", severity="warning", what=what)
+    return Finding(kind="numeric", code=FindingCode.SETTING_CHANGED, severity="warning", what=what)
 
 
 def _matmul_precision(torch: Any) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Any
 
+from harness.names.codes import FindingCode
 from harness.names.owners import SPEC
 from harness.record.record import Finding
 from harness.spec.imports import without_collecting
@@ -168,7 +169,13 @@ def _finding(spec: Path, source: str, entries: list[Replaced]) -> Finding:
     else:
         runs = "the published model is made of that, and oracle and hf run without it"
     what = f"{spec} replaces {names} by {source}; {runs}: take it out of the spec file"
-    return Finding(kind="runtime", severity="error", what=what, owner=SPEC if in_torch else "")
+    return Finding(
+        kind="runtime",
+        code=FindingCode.CODE_REPLACED,
+        severity="error",
+        what=what,
+        owner=SPEC if in_torch else "",
+    )
 
 
 class _Noting:

@@ -20,7 +20,7 @@ import numpy as np
 from harness.names.taps import LOCAL_SUFFIX
 
 MANIFEST = "manifest.json"
-TAPS_FILE = "taps.bin"
+VALUES_FILE = "taps.bin"
 _ALIGNMENT = 64
 
 # How often `hf` is run for the noise floor: as it is, and with two other orders of summation.
@@ -58,7 +58,7 @@ class TraceWriter:
         self.length = length
         self._taps: dict[str, _Open] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / TAPS_FILE).open("wb")
+        self._file = (folder / VALUES_FILE).open("wb")
         self._end = 0
 
     def put(self, tap: str, values: np.ndarray[Any, Any], start: int = 0, how: str = "read") -> None:
@@ -137,7 +137,7 @@ class Trace:
 
     @cached_property
     def _map(self) -> mmap.mmap:
-        with (self.folder / TAPS_FILE).open("rb") as file:
+        with (self.folder / VALUES_FILE).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def load(self, tap: str) -> np.ndarray[Any, Any]:
@@ -170,4 +170,4 @@ def export_npy(traces: Path) -> None:
             values = trace.load(tap)
             np.save(trace.folder / f"{tap}.npy", values)
             let_go(values)
-        (trace.folder / TAPS_FILE).unlink()
+        (trace.folder / VALUES_FILE).unlink()

@@ -18,14 +18,14 @@ _VERSIONS = {
 
 
 @dataclass(frozen=True)
-class Memory:
+class MachineMemory:
     """Bytes. total: that there are, or that may be taken; free: of them now."""
 
     total: int
     free: int
 
 
-def memory(root: Path = Path("/")) -> Memory:
+def memory(root: Path = Path("/")) -> MachineMemory:
     """The machine's memory or what the tightest control group above this process leaves of it.
 
     root: where `proc` and `sys` are.
@@ -36,7 +36,7 @@ def memory(root: Path = Path("/")) -> Memory:
     total, free = int(machine.total), int(machine.available)
     for limit, left in group_limits(root):
         total, free = min(total, limit), min(free, left)
-    return Memory(total, max(free, 0))
+    return MachineMemory(total, max(free, 0))
 
 
 def group_limits(root: Path = Path("/")) -> list[tuple[int, int]]:

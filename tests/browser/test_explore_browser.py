@@ -46,7 +46,7 @@ def opened(browser: Any) -> Iterator[Open]:
     def open_panes(kind: str, hop: str | None = None, tap: str = "") -> Panes:
         record, frame = make_run(kind, BLOCKS)
         if tap:
-            record = record.model_copy(update={"first_fault": record.first_fault.model_copy(update={"tap": tap})})
+            record = record.model_copy(update={"faults": [record.first_fault.model_copy(update={"tap": tap})]})
         server, site = open_server(None), Site(tap_view(record, frame, choose_hop(record, frame, hop)))
         thread = threading.Thread(target=server.serve, args=(site,))
         page = browser.new_page(viewport=SIZE)

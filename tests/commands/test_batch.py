@@ -13,7 +13,7 @@ from record_factory import FAULTY_TAP, HOSTILE, KINDS, make_run
 from rich.console import Console
 
 from harness.commands import main as cli
-from harness.commands.batch import Outcome, run_each, worst_exit
+from harness.commands.batch import ModelOutcome, run_each, worst_exit
 from harness.errors import UsageError
 from harness.pipeline import options as pipeline_options
 from harness.pipeline import run as pipeline
@@ -54,7 +54,7 @@ def test_a_model_that_fails_crashes_or_cannot_start_stops_no_other() -> None:
 
 
 def test_ctrl_c_keeps_what_was_done_and_starts_nothing_more() -> None:
-    outcomes: list[Outcome] = []
+    outcomes: list[ModelOutcome] = []
     with pytest.raises(KeyboardInterrupt):
         outcomes.extend(run_each(["pass", "interrupt", "fail"], fake))
     assert [outcome.model for outcome in outcomes] == ["pass"]
@@ -81,7 +81,7 @@ def test_all_is_the_first_model_of_every_file() -> None:
     assert list(mains) == [describe(file)[0].name for file in sorted(files)]
 
 
-def shown(outcomes: list[Outcome], further: int = 0, width: int = 80) -> str:
+def shown(outcomes: list[ModelOutcome], further: int = 0, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     print_outcomes(outcomes, Path("reports"), further, console)
     return console.file.getvalue()
@@ -90,7 +90,8 @@ def shown(outcomes: list[Outcome], further: int = 0, width: int = 80) -> str:
 def test_the_table_names_verdict_hops_first_failing_tap_seconds_and_reports() -> None:
     folder, record = finished("fail", "tiny_llama")
     text = shown(
-        [Outcome("tiny_llama", 12.34, record, folder), Outcome("gemma", 0.1, error="no weights; give some")], 3
+        [ModelOutcome("tiny_llama", 12.34, record, folder), ModelOutcome("gemma", 0.1, error="no weights; give some")],
+        3,
     )
     row = next(line for line in text.splitlines() if line.startswith("tiny_llama"))
     for said in ("FAIL", "reauthored", "330 of 4", "100 %", FAULTY_TAP, "12.3"):
@@ -104,7 +105,9 @@ def test_the_table_names_verdict_hops_first_failing_tap_seconds_and_reports() ->
 
 
 def test_a_crashed_stage_and_error_findings_stand_in_the_table() -> None:
-    text = shown([Outcome("m", 1.0, *reversed(finished("crash"))), Outcome("n", 1.0, *reversed(finished("hostile")))])
+    text = shown(
+        [ModelOutcome("m", 1.0, *reversed(finished("crash"))), ModelOutcome("n", 1.0, *reversed(finished("hostile")))]
+    )
     assert "not compared" in text
     assert "crashed" in text
     assert "1 error" in text

@@ -13,12 +13,12 @@ from marks import further_but
 from paths import ROOT
 
 from harness.bench.catalogue import CLEAN, all_faults, selected
-from harness.bench.fault import KINDS, Fault
+from harness.bench.job import BenchRequest, bench_model
+from harness.bench.mistake import KINDS, Mistake
 from harness.bench.page import detection_page
 from harness.bench.result import Clean, Report, Result
 from harness.bench.run import run_clean, run_fault
 from harness.bench.summary import false_alarms, summary
-from harness.bench.work import BenchRequest, bench_model
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 from harness.explain.hypotheses import all_hypotheses
 from harness.jobs.reporter import Silent
@@ -93,7 +93,7 @@ def test_a_catalogue_entry_that_breaks_nothing_counts_as_missed(llama: Bench) ->
     import dataclasses
 
     from harness.bench.breaking import unchanged
-    from harness.bench.fault import Constant, Network
+    from harness.bench.mistake import Constant, Network
 
     fault = FAULTS["weights/number-1e-5"]
     nothing = run_fault(llama, dataclasses.replace(fault, site=Network(unchanged)))
@@ -114,7 +114,7 @@ def test_a_clean_model_gives_no_alarm(llama: Bench) -> None:
     assert not clean.others["top1"]
 
 
-def result_of(fault: Fault, **found: object) -> Result:
+def result_of(fault: Mistake, **found: object) -> Result:
     expected = {
         "expected_hop": fault.hop,
         "expected_taps": list(fault.taps),

@@ -20,7 +20,7 @@ from harness.jobs.reporter import Silent
 from harness.operators import job as descend
 from harness.operators.checks import check_kernels
 from harness.operators.evaluate import Evaluator
-from harness.operators.matching import Recorded
+from harness.operators.matching import RecordedTaps
 from harness.operators.search import Question, find_fault
 from harness.stages.litert.ranges import RangeRunner
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 Change = Callable[[Rewriting, Operator], None]
 
 
-def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None, plan: Path | None = None) -> Any:
+def with_operators(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None, plan: Path | None = None) -> Any:
     files = {
         "flatbuffer": flatbuffer or model.flatbuffer,
         "tapped": model.tapped[0],
@@ -47,7 +47,7 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
 def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> None:
     model = bench(name)
     for tap in ("embed", "block.0.attn.q_rope", "block.1.cache.k", "block.1.attn.context", "block.1.out", "logits"):
-        assert descended(model, stage, tap) is None
+        assert with_operators(model, stage, tap) is None
 
 
 # --- the defect of the converter that turns a transpose of K into a reshape ---------------------------------------
@@ -63,7 +63,7 @@ def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> 
     ],
 )
 def test_the_reshape_that_should_transpose_k_is_found(name: str, variant: str, stage: str, tap: str) -> None:
-    fault = descended(bench(name, variant=variant), stage, tap)
+    fault = with_operators(bench(name, variant=variant), stage, tap)
     assert (fault["whose"], fault["op"]) == ("converter", "RESHAPE")
     assert "it should transpose axes to (0, 2, 3, 1)" in fault["why"]
     assert fault["after"] < 1e-5 < 0.5 < fault["error"]
@@ -72,7 +72,7 @@ def test_the_reshape_that_should_transpose_k_is_found(name: str, variant: str, s
 
 
 def test_where_the_delegate_hides_the_defect_nobody_is_blamed() -> None:
-    assert descended(bench("gemma1"), "tflite-xnnpack", "block.0.attn.context") is None
+    assert with_operators(bench("gemma1"), "tflite-xnnpack", "block.0.attn.context") is None
 
 
 # --- operators broken on purpose -----------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_an_operator_that_was_changed_is_found_with_the_change_that_mends_it(
 ) -> None:
     model = bench(name)
     (file, plan), op = broken(model, tmp_path, tap, kind, change)
-    fault = descended(model, stage, tap, file, plan)
+    fault = with_operators(model, stage, tap, file, plan)
     assert (fault["whose"], fault["op"], fault["index"]) == ("converter", kind, op.index)
     assert says in fault["why"]
     assert fault["after"] < 0.05 * fault["error"]
@@ -182,7 +182,7 @@ def test_a_weight_that_is_not_the_models_is_named(stage: str, tmp_path: Path) ->
     work.write(file)
     weight = llama.constant("model.layers.1.mlp.down_proj.weight")
     patch(file, weight, jiggled(torch.from_numpy(weight.copy()), 1e-3).numpy())
-    fault = descended(llama, stage, "block.1.mlp.out", file)
+    fault = with_operators(llama, stage, "block.1.mlp.out", file)
     assert (fault["whose"], fault["op"]) == ("converter", "FULLY_CONNECTED")
     assert f"{weight.size} of {weight.size} numbers differ from transformer_blocks.1.ff.w2.weight" in fault["why"]
 
@@ -218,7 +218,7 @@ def test_the_reference_kernel_for_int4_in_blocks_is_blamed_and_the_others_are_no
         range_between(file, 0, {entry}, [tap]), {entry: given}, tap, given.astype(np.float64) @ weight.T
     )
     faults = {
-        stage: find_fault(evaluator, question, RangeRunner(file, stage), Recorded.of([]), agreed=0.05)
+        stage: find_fault(evaluator, question, RangeRunner(file, stage), RecordedTaps.of([]), agreed=0.05)
         for stage in ("tflite-xnnpack", "tflite-builtin", "tflite-reference")
     }
     assert faults["tflite-xnnpack"] is None

@@ -27,7 +27,7 @@ from harness.explain.decoder import TOKENS, Decoder, Walk
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather
 from harness.explain.hypotheses import Proposal, all_hypotheses
-from harness.explain.work import reference
+from harness.explain.job import reference
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.spec.find import main_models
 from harness.store.trace import Trace

@@ -16,8 +16,8 @@ from command_line import ENVIRONMENT, SPEC
 
 from harness.compare.noise import NoiseFloor
 from harness.fuzz.command import run_command, save
-from harness.fuzz.judging import Fault, Judged, Near, raised
-from harness.fuzz.search import Searched, search
+from harness.fuzz.judging import Failure, InputJudgement, Nearest, raised
+from harness.fuzz.search import FuzzSearch, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, inputs_from_jsonl
 from harness.names.variant import VariantOptions
@@ -29,14 +29,14 @@ VOCAB, CACHE, WINDOW = 512, 64, 16
 HOP = "hf->reauthored"
 
 
-def hunt(breaks: Callable[[TokenInput], str], max_examples: int = 200, seed: int = 0) -> tuple[Searched, list[Any]]:
+def hunt(breaks: Callable[[TokenInput], str], max_examples: int = 200, seed: int = 0) -> tuple[FuzzSearch, list[Any]]:
     """Search where `breaks` names the tap at which an input shows a fault; empty: none. Also what was run, in order."""
     asked: list[Any] = []
 
-    def judge(item: TokenInput) -> Judged:
+    def judge(item: TokenInput) -> InputJudgement:
         asked.append((item.tokens, item.decode_tail))
         tap = breaks(item)
-        return Judged((Fault(HOP, tap, "too much"),) if tap else (), Near(2.0 if tap else 0.5, "excess"))
+        return InputJudgement((Failure(HOP, tap, "too much"),) if tap else (), Nearest(2.0 if tap else 0.5, "excess"))
 
     inputs = searched_inputs(VOCAB, CACHE, (32, WINDOW))
     return search(inputs, judge, max_examples=max_examples, seed=seed), asked
@@ -94,7 +94,7 @@ def test_nothing_is_found_where_nothing_is_wrong_and_no_input_is_run_twice() -> 
     found, asked = hunt(lambda item: "", max_examples=100)
     assert (found.smallest, found.fault, found.shrinking) == (None, None, 0)
     assert found.tried == len(asked) == len(set(asked)) > 80
-    assert found.nearest == Near(0.5, "excess")
+    assert found.nearest == Nearest(0.5, "excess")
 
 
 def test_inputs_are_short_and_long_and_reach_the_edges() -> None:

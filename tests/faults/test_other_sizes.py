@@ -14,7 +14,8 @@ from paths import ROOT
 
 from harness.jobs.job import Dimensions
 from harness.locate.owners import ownership
-from harness.record.record import Finding, FirstFault
+from harness.names.codes import FindingCode
+from harness.record.record import Fault, Finding
 
 TINY_LLAMA = (ROOT / "models" / "tiny_llama.py").read_text(encoding="utf-8")
 WRONG = """
@@ -106,10 +107,16 @@ def test_the_reference_is_read_by_its_own_heads_and_the_candidate_by_its_own() -
 
 def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
     module = "transformer_blocks.0.atten_func.qkv_projection"
-    fault = FirstFault(
+    fault = Fault(
         hop="hf->reauthored", tap="block.0.attn.k", block=0, input="long", excess=9.0, modules={"reauthored": module}
     )
-    weights = Finding(kind="weights", severity="error", what=f"{module}.weight of the re-authored model is not k")
+    weights = Finding(
+        kind="weights",
+        code=FindingCode.PARAMETER_DIFFERS,
+        severity="error",
+        what="in words",
+        parameter=f"{module}.weight",
+    )
     size = Finding(kind="config", severity="error", what="kv_heads: published 4, re-authored 2", field="kv_heads")
     bias = Finding(kind="config", severity="error", what="qkv_bias: published no, re-authored yes", field="qkv_bias")
     assert ownership(fault, [fault], [weights, size], {}).owner == "config"

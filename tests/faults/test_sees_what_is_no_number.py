@@ -17,7 +17,7 @@ from harness.bench.catalogue.weights import stored
 from harness.bench.reseed import patch
 from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST, STAGES, XNNPACK, Bench, bench
-from harness.store.trace import TAPS_FILE, Trace
+from harness.store.trace import VALUES_FILE, Trace
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def write_element(folder: Path, tap: str, at: tuple[int, ...], value: float) -> 
     """Overwrite one number of a trace."""
     shape, dtype = (Trace.open(folder).taps[tap][key] for key in ("shape", "dtype"))
     mapped = np.memmap(
-        folder / TAPS_FILE, dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
+        folder / VALUES_FILE, dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
     )
     mapped[at] = value
     mapped.flush()

@@ -79,7 +79,7 @@ def test_every_entry_of_the_catalogue_passes_on_the_pytorch_hop(name: str, tmp_p
     assert outcome.hops[FIRST].coverage == 1.0
 
 
-LOCAL = ("local_excess", "local_position_excess")
+LOCAL_FIGURES = ("local_excess", "local_position_excess")
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -87,7 +87,7 @@ def test_no_tap_of_a_right_model_introduces_an_error_near_its_local_limit(name: 
     model, variant = REMEDY.get(name, (name, "default"))
     bench = Bench(model, inputs=LOCAL_LENGTHS, variant=variant, device_local=True)
     outcome = bench.unbroken
-    report(f"{called(bench)}, local, 6, 22 and 81 positions", [outcome], LOCAL)
+    report(f"{called(bench)}, local, 6, 22 and 81 positions", [outcome], LOCAL_FIGURES)
     assert passes(outcome), outcome.fault
 
 
@@ -96,12 +96,12 @@ def test_no_tap_of_a_right_model_introduces_an_error_near_its_local_limit(name: 
 def test_a_few_positions_alone_introduce_no_error_near_the_local_limit(name: str, length: int) -> None:
     """Of 1 to 3 positions a mean is the luck of one; a run takes an input of 16 where it has one."""
     outcomes = [Bench(name, inputs=[("alone", length, 1)], token_seed=s, device_local=True).unbroken for s in range(3)]
-    report(f"{name}, local, {length} positions alone", outcomes, LOCAL)
+    report(f"{name}, local, {length} positions alone", outcomes, LOCAL_FIGURES)
     assert all(map(passes, outcomes))
 
 
 @pytest.mark.parametrize("length", [5, 22])
 def test_trained_weights_on_few_positions_introduce_no_error_near_the_local_limit(length: int) -> None:
     outcome = Bench("smollm2", real=True, inputs=[("alone", length, 1)], device_local=True).unbroken
-    report(f"smollm2, trained, local, {length} positions alone", [outcome], LOCAL)
+    report(f"smollm2, trained, local, {length} positions alone", [outcome], LOCAL_FIGURES)
     assert passes(outcome), outcome.fault

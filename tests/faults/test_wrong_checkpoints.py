@@ -12,7 +12,8 @@ import pytest
 
 from harness.errors import UsageError
 from harness.locate.owners import ownership
-from harness.record.record import Finding, FirstFault
+from harness.names.codes import FindingCode
+from harness.record.record import Fault, Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
@@ -161,13 +162,15 @@ def test_a_window_that_is_never_reached_acts_in_no_miniature(
 def test_a_complaint_about_several_blocks_is_about_each_of_them() -> None:
     complaint = Finding(
         kind="weights",
+        code=FindingCode.PARAMETER_NOT_LOADED,
         severity="error",
         what="transformer_blocks.{1-3}.pre_atten_norm.weight of the re-authored model receives no value",
+        parameter="transformer_blocks.{}.pre_atten_norm.weight",
         blocks=[1, 2, 3],
     )
 
     def owner(block: int) -> str:
-        fault = FirstFault(
+        fault = Fault(
             hop="hf->reauthored", tap=f"block.{block}.attn.norm", block=block, input="long", excess=9.0,
             modules={"reauthored": f"transformer_blocks.{block}.pre_atten_norm"}, local_excess=9.0,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from masks import causal
 from harness.audit.constants import audit_constants
 from harness.audit.folded import match_folded
 from harness.audit.named_constants import NamedConstant
-from harness.audit.values import Expected, describe_difference, fuse, loaded_wrongly
+from harness.audit.values import ExpectedValues, describe_difference, fuse, loaded_wrongly
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
 from harness.names.variant import Variant
@@ -244,7 +244,7 @@ def test_a_constant_that_is_off_by_its_last_bit_is_found(
     model, folder, file = converted
     _, sources = constants(model, folder, file)
     source = next(source for source in sources if source.parameter == parameter)
-    values = Expected(folder).of(source)
+    values = ExpectedValues(folder).of(source)
     stored = np.float32(1) + values if source.one_plus else values
     audited, _ = constants(model, folder, changed_copy(file, stored, tmp_path / FLATBUFFER))
     assert audited.findings
@@ -326,7 +326,7 @@ def test_a_wrong_copy_that_one_signature_alone_reads_is_an_error_that_names_it(
 ) -> None:
     model, folder, file = llama
     sources = constants(*llama)[1]
-    values = Expected(folder).of(next(source for source in sources if source.parameter == parameter))
+    values = ExpectedValues(folder).of(next(source for source in sources if source.parameter == parameter))
     audited, _ = constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, values, change, signature))
     (finding,) = audited.findings
     assert (finding.kind, finding.severity) == ("weights", "error")
@@ -340,7 +340,7 @@ def test_a_right_copy_that_one_signature_alone_reads_is_no_finding(
 ) -> None:
     model, folder, file = llama
     sources = constants(*llama)[1]
-    values = Expected(folder).of(next(s for s in sources if s.parameter == "transformer_blocks.1.ff.w2.weight"))
+    values = ExpectedValues(folder).of(next(s for s in sources if s.parameter == "transformer_blocks.1.ff.w2.weight"))
     assert constants(model, folder, own_copy(file, tmp_path / FLATBUFFER, values, np.copy))[0].findings == []
 
 
@@ -434,7 +434,7 @@ def test_a_linear_layer_that_its_norm_was_folded_into_is_recognised_by_value(tmp
         block, linear = ("X_module", "Block_0"), ("GatedFeedForward_ff", "Linear_w1")
         folded = NamedConstant(ReadConstant("w", product, [(*block, *linear), (*block, "LayerNorm_pre_atten_norm")]))
         added = NamedConstant(ReadConstant("b", total, [(*block, *linear)]))
-        match_folded([folded, added], sources, Expected(tmp_path))
+        match_folded([folded, added], sources, ExpectedValues(tmp_path))
         return folded.holds + added.holds
 
     total = (bias + weight @ shift).astype(np.float32)

@@ -16,14 +16,14 @@ from harness.bench.breaking import Tensors, write_changed
 from harness.bench.explaining import first_fault, joined, reference_of
 from harness.bench.workbench import Bench
 from harness.explain.decoder import Decoder
-from harness.explain.work import ExplainRequest, explain_fault, reference, save_run
-from harness.record.record import Diagnosis, FirstFault
+from harness.explain.job import ExplainRequest, explain_fault, reference, save_run
+from harness.record.record import Diagnosis, Fault
 from harness.spec.model import GenerativeModel
 
 
 @dataclass(frozen=True)
 class Explained:
-    fault: FirstFault
+    fault: Fault
     diagnosis: list[Diagnosis]
 
     @property

@@ -12,14 +12,14 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from harness.judge.rules import judge, load_rules
-from harness.locate.faults import cases, locate, summarise_hop
+from harness.locate.faults import LostStage, cases, locate, summarise_hop
 from harness.names.stages import Hop
 from harness.names.taps import split_tap, tap_order
 from harness.record.details import Details, table
 from harness.record.record import (
     Diagnosis,
+    Fault,
     Finding,
-    FirstFault,
     HopResult,
     Input,
     Likelihood,
@@ -100,7 +100,7 @@ def make_run(kind: str = "pass", blocks: int = BLOCKS) -> tuple[Record, pd.DataF
         stages=_stages(kind),
         hops=hops,
         cases=cases(hops, frame, [name for name, _, _ in inputs]),
-        first_fault=_first_fault(kind, hops, frame, modules),
+        faults=_faults(kind, hops, frame, modules),
         diagnosis=_diagnosis(kind),
         findings=_findings(kind),
         likelihood=_likelihood([(name, n) for name, n, text in inputs if text and n > 1]),
@@ -247,7 +247,8 @@ def _judged(tap: str, hop: str, tokens: int, figures: dict[str, float]) -> dict[
     flips = {"flips_above_noise": 2 * (figures["excess"] > 4)}
     judgement = judge(_RULES, "smollm2", hop, tap, tokens, figures | flips)
     limits = {f"{name}_limit": judgement.limits[name] for name in ("excess", "position_excess")}
-    return {**figures, **limits, "verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
+    judged = {"verdict": judgement.verdict, "rule": judgement.rule, "broken": judgement.codes, "why": judgement.why}
+    return {**figures, **limits, **judged}
 
 
 def _width(point: str) -> str:
@@ -286,7 +287,7 @@ def _hop(kind: str, hop: tuple[str, str], frame: pd.DataFrame, taps: list[str]) 
         flips_above_noise=2 if failing else 0,
         positions=sum(tokens for _, tokens, _ in _INPUTS),
     )
-    blocked = f"stage {CRASHED} crashed: {_DEATH}" if _lost(kind, hop) else ""
+    blocked = LostStage(CRASHED, f"stage {CRASHED} crashed: {_DEATH}") if _lost(kind, hop) else None
     return summarise_hop(Hop.parse(name), frame, taps, None if last.empty else logits, _COVERAGE[hop[1]], blocked)
 
 
@@ -305,12 +306,12 @@ def _stages(kind: str) -> list[StageResult]:
     return stages
 
 
-def _first_fault(
+def _faults(
     kind: str, hops: list[HopResult], frame: pd.DataFrame, modules: dict[str, dict[str, str | None]]
-) -> FirstFault | None:
+) -> list[Fault]:
     if kind == "hostile":
         modules = {tap: dict.fromkeys(names, HOSTILE) for tap, names in modules.items()}
-    return next(iter(locate(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})), None)
+    return locate(hops, frame, modules, {NAN_TAP: "BATCH_MATMUL"})[:1]
 
 
 def _diagnosis(kind: str) -> list[Diagnosis]:

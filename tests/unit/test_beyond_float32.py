@@ -15,8 +15,9 @@ from harness.judge.rules import floor_alone
 from harness.judge.shares import share
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
-from harness.pipeline.operators import descents
-from harness.record.record import FirstFault, Record
+from harness.pipeline.operators import descent_tasks
+from harness.record.faults import BrokenFloor
+from harness.record.record import Fault, Record
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.markdown import summary
@@ -36,9 +37,9 @@ def run() -> tuple[Record, pd.DataFrame]:
     frame = frame.copy()
     at = (frame["tap"] == TAP) & (frame["hop"] == HOP) & (frame["input"] == INPUT)
     assert at.sum() == 1
-    frame.loc[at, ["verdict", "why"]] = ["fail", WHY]
-    frame.loc[at, ["noise_floor", "excess", "position_excess"]] = [0.5, 1.0, 1.0]
-    fault = FirstFault(
+    frame.loc[at, ["verdict", "why", "broken"]] = ["fail", WHY, "noise_floor"]
+    frame.loc[at, ["noise_floor", "noise_floor_limit", "excess", "position_excess"]] = [0.5, 1e-3, 1.0, 1.0]
+    fault = Fault(
         hop=HOP,
         tap=TAP,
         block=1,
@@ -48,10 +49,12 @@ def run() -> tuple[Record, pd.DataFrame]:
         position_excess=1.0,
         local_excess=1.0,
         reason=WHY,
+        broken=["noise_floor"],
+        floor=BrokenFloor(value=0.5, limit=1e-3),
     )
     whose = ownership(fault, [fault], [], {}, beyond_float32=beyond_float32(fault, frame))
     fault = fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)})
-    changed = {"first_fault": fault, "faults": [fault], "diagnosis": [], "findings": []}
+    changed = {"faults": [fault], "diagnosis": [], "findings": []}
     return record.model_copy(update=changed), frame
 
 
@@ -64,14 +67,16 @@ def test_the_limit_that_a_tap_uses_up_is_the_noise_floors(run: tuple[Record, pd.
     failing = row(run[1])
     assert share(failing) == pytest.approx(500)
     assert nearest_figure(failing) == "noise floor 0.500 of 1.00e-03"
-    assert share(failing | {"verdict": "pass", "why": ""}) == pytest.approx(0.25)
-    assert share(failing | {"why": f"excess 8 > 4; {WHY}", "excess": 8.0}) == pytest.approx(2)
+    assert share(failing | {"verdict": "pass", "broken": ""}) == pytest.approx(0.25)
+    assert share(failing | {"broken": "excess, noise_floor", "excess": 8.0}) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("why", ["", None, float("nan"), "noise_floor 1.2.3 > 0.001", f"{WHY}; {WHY}", "excess 5 > 4"])
-def test_what_is_no_judgement_on_the_floor_alone_is_none(why: object) -> None:
-    assert floor_alone(why) is None
-    assert floor_alone("noise_floor 1.2e-03 > 1e-05") == (0.0012, 0.00001)
+@pytest.mark.parametrize("broken", ["", None, float("nan"), "noise_floor, excess", "excess"])
+def test_a_tap_that_breaks_another_limit_or_none_breaks_not_the_floors_alone(broken: object) -> None:
+    row = {"noise_floor": 0.0012, "noise_floor_limit": 0.00001}
+    assert floor_alone({**row, "broken": broken}) is None
+    assert floor_alone({**row, "broken": "noise_floor"}) == BrokenFloor(value=0.0012, limit=0.00001)
+    assert floor_alone({**row, "broken": "noise_floor", "noise_floor": float("nan")}) is None
 
 
 def test_every_renderer_gives_the_reason_and_no_excess(run: tuple[Record, pd.DataFrame], tmp_path: Path) -> None:
@@ -106,4 +111,4 @@ def test_an_annotation_gives_the_noise_floor(run: tuple[Record, pd.DataFrame]) -
 def test_nothing_is_searched_for_behind_it(run: tuple[Record, pd.DataFrame]) -> None:
     record, frame = run
     assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
-    assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]

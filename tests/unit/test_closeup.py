@@ -11,7 +11,7 @@ from harness.compare.closeup import TOP_TOKENS, chosen_taps, closeup_of, positio
 from harness.compare.traces import Comparison, compare_traces
 from harness.errors import UsageError
 from harness.judge.rules import load_rules
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.names.stages import Hop
 from harness.record.details import COLUMNS, Details, read_details, write_details
 from harness.record.record import taps_frame
@@ -40,7 +40,7 @@ def traces_of(tmp_path: Path, fault: float) -> tuple[Path, Comparison]:
         write(sample(tmp_path / "hf", order), 1e-7)
     write(tmp_path / "reauthored", 1e-7, fault)
     stages = {"oracle", "hf", "reauthored"}
-    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), HOPS)
+    found = compare_traces(tmp_path, stages, ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), HOPS)
     return tmp_path, found
 
 

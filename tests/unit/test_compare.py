@@ -7,7 +7,7 @@ import pytest
 
 from harness.compare.traces import Comparison, compare_traces
 from harness.judge.rules import load_rules
-from harness.names.coverage import NO_PREFILL_LOGITS, Absent, listed
+from harness.names.coverage import NO_PREFILL_LOGITS, Absence, listed
 from harness.names.stages import Hop
 from harness.store.trace import TraceWriter
 
@@ -43,7 +43,7 @@ def compare(folder: Path, stages: dict[str, dict[str, np.ndarray]]) -> Compariso
                 trace.put(tap, values)
     rules = load_rules()
     return compare_traces(
-        folder, set(stages), ["a"], TAPS, "m", rules, lambda stage, tap: Absent(f"no {tap} in {stage}"), HOPS
+        folder, set(stages), ["a"], TAPS, "m", rules, lambda stage, tap: Absence(f"no {tap} in {stage}"), HOPS
     )
 
 
@@ -107,10 +107,10 @@ def test_only_positions_that_both_stages_computed_are_compared(tmp_path, stages)
                 start = LENGTH - 1 if (stage, tap) == ("tflite-xnnpack", "logits") else 0
                 trace.put(tap, values[:, start:], start)
 
-    def compared(absent: Absent) -> Comparison:
+    def compared(absent: Absence) -> Comparison:
         return compare_traces(folder, set(stages), ["a"], TAPS, "m", load_rules(), lambda stage, tap: absent, HOPS)
 
-    unexplained = compared(Absent("the kernel was tired"))
+    unexplained = compared(Absence("the kernel was tired"))
     (row,) = [row for row in unexplained.rows if row["verdict"] != "pass"]
     assert (row["tap"], row["verdict"], row["absence"]) == ("logits", "missing", "")
     assert row["why"] == "compared at 1 of 12 positions: the kernel was tired"

@@ -13,7 +13,7 @@ import pytest
 from harness.compare.traces import Comparison, compare_traces
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, summarise_hop
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.names.stages import Hop
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.comparison import with_local_errors
@@ -45,7 +45,7 @@ def compared(folder: Path, inputs: dict[str, dict[str, np.ndarray]], **candidate
         taps,
         "m",
         load_rules(),
-        lambda stage, tap: Absent("?"),
+        lambda stage, tap: Absence("?"),
         (Hop("hf", "reauthored"),),
     )
 

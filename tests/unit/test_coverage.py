@@ -12,6 +12,7 @@ import pytest
 from harness.align.plan import PlanFacts
 from harness.errors import UsageError
 from harness.locate.faults import cases, summarise_hop
+from harness.names.codes import ReasonCode
 from harness.names.coverage import (
     FOLDED_NORM,
     FUSED_ATTENTION,
@@ -19,7 +20,7 @@ from harness.names.coverage import (
     NO_PREFILL_LOGITS,
     STANDARD_COVERAGE,
     UNDECLARED_POINT,
-    Absent,
+    Absence,
     check_coverage,
     checked,
     coverage_of,
@@ -64,6 +65,7 @@ def on_both(tap: str, reason: str) -> dict[tuple[str, str], str]:
 def test_no_share_lets_a_tap_be_absent_without_a_listed_reason(tap: str) -> None:
     hop = hop_of({("b", tap): ""})
     assert hop.verdict == "fail"
+    assert hop.reason_codes == [ReasonCode.TAPS_MISSING]
     assert hop.reasons == [f"1 tap is missing for no listed reason, first {tap}: the reason in words"]
     one, other = cases([hop], frame_of({("b", tap): ""}), ["a", "b"])
     assert (one.verdict, other.verdict) == ("pass", "fail")
@@ -79,6 +81,7 @@ def test_a_listed_reason_lets_a_tap_be_absent_and_the_share_still_holds() -> Non
     hop = hop_of(missing, 0.8)
     assert (hop.verdict, hop.coverage, hop.missing[0].reason) == ("pass", 0.8, FUSED_ATTENTION)
     stricter = hop_of(missing, 0.81)
+    assert stricter.reason_codes == [ReasonCode.COVERAGE_LOW]
     assert stricter.reasons == ["coverage 0.800 is below the 0.81 that the model declares"]
 
 
@@ -109,7 +112,7 @@ def test_logits_that_only_decode_gives_must_be_compared_on_some_input() -> None:
     ],
 )
 def test_a_listed_reason_holds_at_its_own_place_alone(reason: str, stage: str, tap: str, holds: bool) -> None:
-    assert checked(Absent("why", reason), stage, tap) == Absent("why", reason if holds else "")
+    assert checked(Absence("why", reason), stage, tap) == Absence("why", reason if holds else "")
 
 
 def test_no_reason_excuses_logits_everywhere() -> None:
@@ -122,7 +125,7 @@ def test_of_a_tap_that_several_signatures_lack_a_reason_that_is_not_listed_count
         plan = tmp_path / f"{number}.json"
         missing = f'{{"one": {{"logits": {first}}}, "two": {{"logits": {second}}}}}'.replace("'", '"')
         plan.write_text(f'{{"sources": {{}}, "missing": {missing}}}')
-        assert PlanFacts.read(plan).why_missing("tflite-builtin", "logits") == Absent(*bad)
+        assert PlanFacts.read(plan).why_missing("tflite-builtin", "logits") == Absence(*bad)
 
 
 @pytest.mark.parametrize(

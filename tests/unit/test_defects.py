@@ -10,9 +10,20 @@ from paths import ROOT
 from record_factory import CRASHED, FAULTY_TAP, HOSTILE, make_run
 from rich.console import Console
 
-from harness.commands.batch import Outcome
+from harness.commands.batch import ModelOutcome
 from harness.errors import UsageError
-from harness.judge.known_defects import Defect, Place, Surprise, case_problem, load_defects, match, on_record, problems
+from harness.judge.known_defects import (
+    Defect,
+    FindingPattern,
+    Place,
+    Surprise,
+    case_problem,
+    load_defects,
+    match,
+    on_record,
+    problems,
+)
+from harness.names.codes import FindingCode
 from harness.record.record import Finding, Record
 from harness.render.batch import print_outcomes
 from harness.render.defects import defects_page
@@ -158,42 +169,54 @@ def test_a_crash_that_is_listed_is_known_and_its_hops_with_it() -> None:
 
 def test_a_finding_that_is_listed_is_known_and_another_is_not() -> None:
     record = run("pass")
-    record.findings = [Finding(kind="weights", severity="error", what="lm_head.weight is lost")]
-    place = Place(model="smollm2", finding="weights", says=("lm_head.weight",), measured="always")
+    lost = {"kind": "weights", "severity": "error", "code": FindingCode.KEY_NOT_LOADED, "what": "in words"}
+    record.findings = [Finding.model_validate({**lost, "key": "lm_head.weight"})]
+    shown = FindingPattern(code=FindingCode.KEY_NOT_LOADED, key="lm_head.weight")
+    place = Place(model="smollm2", finding="weights", shows=(shown,), measured="always")
     assert match(record, [defect(place)]).is_exact
     assert state_of(run("pass"), defect(place)) == ["gone"]
     assert "no longer shows" in problems(run("pass"), match(run("pass"), [defect(place)]))[0]
     record.findings.append(Finding(kind="config", severity="error", what="another"))
     assert match(record, [defect(place)]).unexpected == (Surprise("config finding: another"),)
+    record.findings[-1] = Finding.model_validate({**lost, "key": "model.norm.weight"})
+    assert match(record, [defect(place)]).unexpected == (Surprise("weights finding: in words"),)
 
 
-def warned(what: str = "build_model returns None", model: str = "smollm2") -> Record:
-    found = Finding(kind="weights", severity="warning", what=what)
+SILENT = FindingPattern(code=FindingCode.BUILDER_GIVES_NONE)
+
+
+def warned(code: FindingCode = SILENT.code, model: str = "smollm2") -> Record:
+    found = Finding(kind="weights", code=code, severity="warning", what="in words")
     return run("pass").model_copy(update={"findings": [found], "model": model, "variant": "no-hlfb"})
 
 
 def test_a_warning_that_is_listed_is_known_in_a_run_that_passes() -> None:
-    given = {"finding": "weights", "says": ("returns None",), "measured": "always"}
+    given = {"finding": "weights", "shows": (SILENT,), "measured": "always"}
     place = Place(model="smollm2", variant="*", severity="warning", **given)  # type: ignore[arg-type]
     assert match(warned(), [defect(place)]).is_exact
     assert problems(warned(), match(warned(), [defect(place)])) == []
-    assert state_of(warned("another"), defect(place)) == ["gone"]
+    assert state_of(warned(FindingCode.KEYS_LEFT_OUT), defect(place)) == ["gone"]
     error = Place(model="smollm2", variant="*", **given)  # type: ignore[arg-type]
     assert state_of(warned(), defect(error)) == ["gone"]
     assert state_of(warned(), defect(Place(model="smollm2", severity="warning", **given))) == []  # type: ignore[arg-type]
 
 
 def test_a_model_that_only_a_pattern_means_may_show_a_finding_and_need_not() -> None:
-    given = {"finding": "weights", "severity": "warning", "says": ("returns None",), "measured": "always"}
+    given = {"finding": "weights", "severity": "warning", "shows": (SILENT,), "measured": "always"}
     wide, named = (Place(model=model, variant="*hlfb", **given) for model in ("*", "smollm2"))  # type: ignore[arg-type]
     assert state_of(warned(model="other"), defect(wide)) == ["seen"]
-    assert state_of(warned("another", model="other"), defect(wide)) == []
-    assert state_of(warned("another"), defect(wide, named)) == ["gone"]
+    assert state_of(warned(FindingCode.KEYS_LEFT_OUT, model="other"), defect(wide)) == []
+    assert state_of(warned(FindingCode.KEYS_LEFT_OUT), defect(wide, named)) == ["gone"]
     assert state_of(warned(), defect(wide, named)) == ["seen"]
 
 
 def test_a_finding_is_expected_only_of_a_run_with_a_stage_that_makes_it() -> None:
-    given = {"model": "smollm2", "finding": "runtime", "says": ("overwrites",), "measured": "always"}
+    given = {
+        "model": "smollm2",
+        "finding": "runtime",
+        "shows": (FindingPattern(code=FindingCode.CACHE_OVERWRITTEN),),
+        "measured": "always",
+    }
     record = run("crash")
     for stages, state in (((CRASHED, "hf"), ["gone"]), ((CRASHED,), []), (("absent",), [])):
         assert state_of(record, defect(Place(made_by=stages, **given))) == state  # type: ignore[arg-type]
@@ -223,7 +246,7 @@ def test_what_is_known_is_in_every_view_with_cause_and_remedy(tmp_path: Path) ->
             assert said in text
     assert shown.count("known upstream defect rounded-weight") == 2
     table = Console(file=io.StringIO(), width=80)
-    print_outcomes([Outcome("smollm2", 1.0, record, tmp_path)], tmp_path, 0, table)
+    print_outcomes([ModelOutcome("smollm2", 1.0, record, tmp_path)], tmp_path, 0, table)
     assert "rounded-weight" in table.file.getvalue()
 
 

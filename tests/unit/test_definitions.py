@@ -10,7 +10,7 @@ import pytest
 
 from harness.flatbuffer.constants import unpacked
 from harness.operators.definitions import Call, define, is_defined
-from harness.operators.matching import Recorded
+from harness.operators.matching import RecordedTaps
 from harness.operators.repairs import repairs, rewired
 
 RANDOM = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_other_repairs_say_what_would_have_to_be() -> None:
 def test_a_tensor_is_found_whatever_its_shape_and_the_order_of_its_axes() -> None:
     values = RANDOM.standard_normal((1, 4, 3, 5))
     masked = np.where(values > 0, values, -np.inf)
-    recorded = Recorded.of([("a", values.astype(np.float32)), ("b", 2 * values), ("masked", masked)])
+    recorded = RecordedTaps.of([("a", values.astype(np.float32)), ("b", 2 * values), ("masked", masked)])
     assert recorded.find(values.transpose(0, 2, 1, 3).reshape(12, 5), 1e-6) == "a"
     assert recorded.find(np.where(np.isinf(masked), -3.4e38, masked), 1e-6) == "masked"
     assert recorded.find(values.reshape(5, 12).T, 1e-6) is None, "other elements stand beside each other"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from record_factory import make_run
 
-from harness.pipeline.operators import descended
+from harness.pipeline.operators import with_operators
 from harness.processes.scheduler import Task, TaskResult
-from harness.record.record import FirstFault, Record
+from harness.record.record import Fault, Record
 
 HOP = "reauthored->tflite-builtin"
 FOUND = {
@@ -24,8 +24,8 @@ FOUND = {
 
 def record_with(owner: str) -> Record:
     record, _ = make_run("fail")
-    fault = FirstFault(hop=HOP, tap="block.0.attn.probs", block=0, modules={}, owner=owner, evidence=["one alone"])
-    return record.model_copy(update={"first_fault": fault, "faults": [fault]})
+    fault = Fault(hop=HOP, tap="block.0.attn.probs", block=0, modules={}, owner=owner, evidence=["one alone"])
+    return record.model_copy(update={"faults": [fault]})
 
 
 def found(operator: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def found(operator: dict[str, Any]) -> dict[str, Any]:
 def described(owner: str, **result: Any) -> Record:
     task = Task("tflite-builtin.operator", "", {})
     ended = TaskResult(**{"name": task.name, "status": "ok", "value": found(FOUND), **result})
-    return descended(record_with(owner), {HOP: task}, {task.name: ended})
+    return with_operators(record_with(owner), {HOP: task}, {task.name: ended})
 
 
 def test_an_operator_tells_converter_and_kernels_apart() -> None:

@@ -32,7 +32,7 @@ def test_the_hop_of_the_first_fault_is_opened_else_the_first_one_with_taps(kind:
 
 def test_a_hop_that_fails_without_a_fault_comes_before_one_that_passes() -> None:
     record, frame = make_run("kernel")
-    assert choose_hop(record.model_copy(update={"first_fault": None}), frame).name == HOP_OF["kernel"]
+    assert choose_hop(record.model_copy(update={"faults": []}), frame).name == HOP_OF["kernel"]
 
 
 def test_a_hop_that_is_asked_for_is_opened() -> None:
@@ -94,7 +94,7 @@ def test_a_hop_that_passes_opens_at_the_tap_nearest_to_its_limit() -> None:
 def test_a_fault_outside_the_blocks_opens_no_block() -> None:
     record, frame = make_run("fail")
     fault = record.first_fault.model_copy(update={"tap": "logits", "block": None})
-    view = tap_view(record.model_copy(update={"first_fault": fault, "faults": []}), frame, record.hops[0])
+    view = tap_view(record.model_copy(update={"faults": [fault]}), frame, record.hops[0])
     assert (view.left.node, view.left.layers) == ("logits", ())
 
 
@@ -108,7 +108,7 @@ def test_local_excess_is_shown_first_where_it_was_judged() -> None:
     mine = (frame["hop"] == FIRST) & (frame["tap"] == FAULTY_TAP) & (frame["input"] == "long")
     frame.loc[mine, ["local_excess", "local_excess_limit"]] = 250.0, 4.0
     fault = record.first_fault.model_copy(update={"local_excess": 250.0})
-    view = tap_view(record.model_copy(update={"first_fault": fault, "faults": []}), frame, record.hops[0])
+    view = tap_view(record.model_copy(update={"faults": [fault]}), frame, record.hops[0])
     assert view.left.shown == view.right.shown == "local_excess"
     assert content(view, "right/local_excess")["reauthored"]["results"][FAULTY_TAP]["value"] == 250.0
 

@@ -16,9 +16,9 @@ from harness.explain.task import explain_task
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.writing import packed
 from harness.locate.owners import is_given, ownership
-from harness.pipeline.operators import descents
+from harness.pipeline.operators import descent_tasks
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Finding, FirstFault, taps_frame
+from harness.record.record import Fault, Finding, taps_frame
 from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
@@ -97,8 +97,8 @@ def test_many_tensors_that_are_not_finite_are_a_few_lines(tmp_path: Path) -> Non
     assert found[-1].what == "292 more tensors of the checkpoint hold numbers that are not finite"
 
 
-def fault(hop: str) -> FirstFault:
-    return FirstFault(hop=hop, tap=TAP, block=1, input="a", modules={"reauthored": "transformer_blocks.1.ff.w2"})
+def fault(hop: str) -> Fault:
+    return Fault(hop=hop, tap=TAP, block=1, input="a", modules={"reauthored": "transformer_blocks.1.ff.w2"})
 
 
 @pytest.mark.parametrize("hop", [FIRST, XNNPACK, KERNELS])
@@ -146,11 +146,11 @@ def test_what_no_stage_did_is_neither_explained_nor_searched_in_its_operators() 
     given = [fault(hop).model_copy(update={"owner": "checkpoint"}) for hop in (FIRST, XNNPACK)]
     assert all(is_given(one.owner) for one in given)
     record, frame = make_run("fail")
-    record = record.model_copy(update={"faults": given, "first_fault": given[0]})
+    record = record.model_copy(update={"faults": given})
     assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
-    assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]
     recipes = fault(KERNELS).model_copy(update={"owner": "recipe fp16"})
-    assert descents(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]
+    assert descent_tasks(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]
     assert not is_given("converter")
     assert not is_given("")
 
@@ -159,7 +159,7 @@ def test_the_verdict_accuses_no_model_of_what_it_was_given() -> None:
     record, _ = make_run("fail")
     evidence = ["oracle and hf give NaN or infinity there too", f"{DOWN}[3,5] is NaN in the checkpoint"]
     given = fault(FIRST).model_copy(update={"owner": "checkpoint", "evidence": evidence})
-    record = record.model_copy(update={"faults": [given], "first_fault": given})
+    record = record.model_copy(update={"faults": [given]})
     assert headline(record) == f"Hop hf->reauthored cannot be judged from {TAP} on: {evidence[1]}."
     assert f"cannot be judged from block 1's MLP output on: {evidence[1]}" in verdict_words(record)
     assert "diverges" not in verdict_words(record)

@@ -14,9 +14,10 @@ from record_factory import make_run
 
 from harness.compare.traces import compare_traces
 from harness.errors import UsageError
-from harness.judge.limits import NOISE_FLOOR, OF_THE_ERROR
+from harness.judge.limits import NOISE_FLOOR
 from harness.judge.rules import Rule, check_all_judged, judge, load_rules, looser_than
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
+from harness.names.figures import OF_THE_ERROR
 from harness.names.stages import Hop, standard_hops
 from harness.pipeline import run as pipeline
 from harness.record.record import LooserRule
@@ -228,7 +229,7 @@ def test_the_size_of_a_tap_is_that_of_its_values(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, "max_abs_err = 0.6")
     hops = (Hop("hf", "reauthored"),)
     found = compare_traces(
-        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: Absent(""), hops
+        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: Absence(""), hops
     )
     (row,) = found.rows
     assert row["verdict"] == "fail"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from harness.locate.faults import cases, hides_others, locate, summarise_hop
+from harness.locate.faults import LostStage, cases, hides_others, locate, summarise_hop
 from harness.names.stages import Hop
 from harness.record.record import TAP_COLUMNS
 
@@ -94,7 +94,8 @@ def test_a_tap_missing_on_one_input_counts_as_missing():
 
 
 def test_a_hop_whose_stage_crashed_fails_and_says_so():
-    hop = summarise_hop(Hop.parse(HOP), frame_of(), TAPS, None, 0.95, blocked="stage reauthored crashed: SIGSEGV")
+    lost = LostStage("reauthored", "stage reauthored crashed: SIGSEGV")
+    hop = summarise_hop(Hop.parse(HOP), frame_of(), TAPS, None, 0.95, lost)
     assert hop.verdict == "fail"
     assert hop.coverage == 0.0
     assert "SIGSEGV" in hop.reasons[0]

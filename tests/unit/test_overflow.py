@@ -13,7 +13,7 @@ from harness.audit.values import differing_parameters
 from harness.compare.overflow import overflow_findings
 from harness.compare.traces import compare_traces
 from harness.judge.rules import load_rules
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.record.record import TAP_COLUMNS, Finding, taps_frame
 from harness.store.trace import TraceWriter
 from harness.weights.parameters import ParameterSource
@@ -87,7 +87,7 @@ def test_every_tap_has_the_range_of_the_oracle_also_where_it_is_missing(tmp_path
                 if not (stage == "reauthored" and tap == "embed"):
                     trace.put(tap, values if stage == "oracle" else (values * error).astype(np.float32))
     found = compare_traces(
-        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], taps, "m", load_rules(), lambda *_: Absent("gone")
+        tmp_path, {"oracle", "hf", "reauthored"}, ["a"], taps, "m", load_rules(), lambda *_: Absence("gone")
     )
     rows = {row["tap"]: row for row in found.rows}
     assert [rows[tap]["verdict"] for tap in taps] == ["missing", "pass", "pass"]

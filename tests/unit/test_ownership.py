@@ -1,12 +1,18 @@
 """Whose a fault is follows from the hops that show it and from what the audits found at the same place."""
 
+from typing import Any
+
 import pytest
 
-from harness.judge.rules import judge, judge_local, load_rules
+from harness.judge.rules import Judgement, judge, judge_local, load_rules
 from harness.locate.beyond_float32 import beyond_float32
+from harness.locate.faults import locate, summarise_hop
 from harness.locate.owners import ownership
+from harness.names.codes import FindingCode
+from harness.names.stages import Hop
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Finding, FirstFault, taps_frame
+from harness.record.faults import BrokenFloor
+from harness.record.record import Fault, Finding, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -14,7 +20,7 @@ BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
 
 def fault(hop: str = FIRST, tap: str = "block.1.attn.norm", module: str = "transformer_blocks.1.pre_atten_norm"):
     block = int(tap.split(".")[1]) if tap.startswith("block") else None
-    return FirstFault(hop=hop, tap=tap, block=block, modules={"reauthored": module}, local_excess=90.0)
+    return Fault(hop=hop, tap=tap, block=block, modules={"reauthored": module}, local_excess=90.0)
 
 
 def config(field: str, blocks: list[int], severity: str = "error") -> Finding:
@@ -23,12 +29,13 @@ def config(field: str, blocks: list[int], severity: str = "error") -> Finding:
     )
 
 
-def weights(what: str, severity: str = "error") -> Finding:
-    return Finding(kind="weights", severity=severity, what=what)
+def weights(code: FindingCode, parameter: str) -> Finding:
+    return Finding(kind="weights", code=code, severity="error", what="in words", parameter=parameter)
 
 
-WRONG_NORM = weights("transformer_blocks.1.pre_atten_norm.weight of the re-authored model is not model.layers.1.x: ...")
-WRONG_CONSTANT = weights("constant norm of the flatbuffer is not transformer_blocks.1.pre_atten_norm.weight: 1 of 64")
+NORM = "transformer_blocks.1.pre_atten_norm.weight"
+WRONG_NORM = weights(FindingCode.PARAMETER_DIFFERS, NORM)
+WRONG_CONSTANT = weights(FindingCode.CONSTANT_DIFFERS, NORM)
 
 
 def test_a_first_hop_that_no_audit_explains_is_the_reauthoring():
@@ -59,7 +66,7 @@ def test_weights_that_differ_by_value_own_the_fault_of_their_module():
 
 def test_tied_and_unnamed_modules_are_found_by_what_they_hold():
     embed = fault(tap="embed", module="transformer_blocks.0")
-    found = weights("tok_embedding.weight of the re-authored model is not model.embed_tokens.weight: ...")
+    found = weights(FindingCode.PARAMETER_DIFFERS, "tok_embedding.weight")
     assert ownership(embed, [embed], [found], {}).owner == "weights"
 
 
@@ -100,22 +107,34 @@ def test_attention_as_one_kernel_shows_its_probabilities_at_its_output():
     assert ownership(inner, [inner], [], BOTH).owner == "converter or kernels of tflite-builtin"
 
 
-FLOOR = "noise_floor 1 > 0.001"
+FLOOR = "noise_floor"
 WITHIN = {"excess": 1.0, "position_excess": 1.0, "noise_floor": 1.0, "nan_count": 0, "inf_count": 0}
 
 
-def beyond(reach: float, why: str = FLOOR, hop: str = FIRST) -> str:
-    row = {"hop": hop, "tap": "block.1.attn.norm", "input": "a", "value_min": -reach, "value_max": reach / 2}
-    at = fault(hop).model_copy(update={"input": "a", "reason": why})
-    return beyond_float32(at, taps_frame([row | {"verdict": "fail", "why": why}]))
+def row_of(*judgements: Judgement, hop: str = FIRST, tap: str = "block.1.attn.norm", **more: object) -> dict[str, Any]:
+    """A row that fails by these judgements, as a run makes it."""
+    found = {"hop": hop, "tap": tap, "input": "a", "block": 1, "order": 0, "verdict": "fail", "noise_floor": 1.0}
+    broken = {"broken": ", ".join(one.codes for one in judgements), "noise_floor_limit": judgements[0].limits[FLOOR]}
+    return {**found, **broken, "why": "; ".join(one.why for one in judgements), **more}
+
+
+def judged(hop: str = FIRST, **figures: float) -> Judgement:
+    return judge(load_rules(), "m", hop, "block.1.attn.norm", 9, WITHIN | figures)
+
+
+def beyond(reach: float, *judgements: Judgement, hop: str = FIRST) -> str:
+    given = judgements or (judged(hop),)
+    frame = taps_frame([row_of(*given, hop=hop, value_min=-reach, value_max=reach / 2)])
+    failing = summarise_hop(Hop.parse(hop), frame, ["block.1.attn.norm"], None, 0.0)
+    (at,) = locate([failing], frame, {}, {})
+    return beyond_float32(at, frame)
 
 
 @pytest.mark.parametrize("hop", [FIRST, XNNPACK, BUILTIN])
 def test_what_float32_cannot_compute_is_the_checkpoints_and_no_candidates(hop: str):
-    """The words are of the rules' own judgement, so they cannot drift apart."""
-    why = judge(load_rules(), "m", hop, "block.1.attn.norm", 9, WITHIN).why
-    assert why == FLOOR
-    found = ownership(fault(hop), [fault(hop)], [WRONG_NORM, WRONG_CONSTANT], BOTH, beyond_float32=beyond(1e-59, why))
+    assert judged(hop).broken == (FLOOR,)
+    said = beyond(1e-59, hop=hop)
+    found = ownership(fault(hop), [fault(hop)], [WRONG_NORM, WRONG_CONSTANT], BOTH, beyond_float32=said)
     assert found.owner == "checkpoint"
     assert hop.split("->")[1] in found.evidence[0]
     assert "differ there by 1 relative (limit 0.001)" in found.evidence[1]
@@ -131,22 +150,21 @@ def test_denormals_are_named_where_the_tap_has_nothing_larger():
 
 @pytest.mark.parametrize("figure", ["excess", "position_excess", "nan_count"])
 def test_a_candidate_that_breaks_a_limit_of_its_own_is_not_excused_by_the_floor(figure: str):
-    why = judge(load_rules(), "m", FIRST, "block.1.attn.norm", 9, WITHIN | {figure: 99.0}).why
-    assert FLOOR in why
-    assert beyond(1e-59, why) == ""
+    whole = judged(**{figure: 99.0})
+    assert set(whole.broken) == {FLOOR, figure}
+    assert beyond(1e-59, whole) == ""
     introduced = {"local_excess": 99.0, "local_position_excess": 1.0}
     local = judge_local(load_rules(), "m", FIRST, "block.1.attn.norm", 9, introduced)
-    assert beyond(1e-59, f"{FLOOR}; {local.why}") == ""
-    assert beyond(1e-59, "excess 99 > 4") == ""
-    assert ownership(fault(), [fault()], [], {}, beyond_float32=beyond(1e-59, why)).owner == "re-authoring"
+    assert beyond(1e-59, judged(), local) == ""
+    assert beyond(1e-59, judged(noise_floor=1e-9, excess=99.0)) == ""
+    assert ownership(fault(), [fault()], [], {}, beyond_float32=beyond(1e-59, whole)).owner == "re-authoring"
 
 
 def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
     taps = ["block.0.attn.out", "block.0.mlp.act"]
-    rows = [
-        {"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "why": FLOOR, "value_max": 1e-59} for tap in taps
-    ]
-    faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
+    rows = [row_of(judged(), tap=tap, value_max=1e-59) for tap in taps]
+    floor = BrokenFloor(value=1.0, limit=1e-3)
+    faults = [Fault(hop=FIRST, tap=tap, block=0, input="a", modules={}, floor=floor) for tap in taps]
     (found,) = owned(faults, taps_frame(rows), [], {}, tmp_path)
     assert (found.tap, found.owner) == (taps[0], "checkpoint")
 

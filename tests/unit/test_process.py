@@ -11,7 +11,7 @@ from watching import Watcher
 from harness.errors import UsageError, told
 from harness.processes import scheduler as process
 from harness.processes.scheduler import Task, TaskResult, run_tasks
-from harness.system.memory import Memory
+from harness.system.memory import MachineMemory
 
 
 def task(name: str, function: str, payload: dict | None = None, **more: object) -> Task:
@@ -75,7 +75,7 @@ def test_a_stage_that_ends_badly_is_reported_and_the_others_go_on(tmp_path, func
     ],
 )
 def test_memory_is_accused_only_of_killing_what_had_much_of_it(monkeypatch, tmp_path, peak_mb, says):
-    monkeypatch.setattr(process, "memory", lambda: Memory(total=8_000_000_000, free=4_000_000_000))
+    monkeypatch.setattr(process, "memory", lambda: MachineMemory(total=8_000_000_000, free=4_000_000_000))
     ended = SimpleNamespace(exitcode=-signal.SIGKILL, join=lambda: None)
     entry = process.Running(task("a", "work"), ended, SimpleNamespace(), began=0.0, peak_mb=peak_mb)
     assert process.result_of(entry, tmp_path / "run.log").detail.startswith(says)

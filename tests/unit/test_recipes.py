@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.judge.rules import load_rules
 from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
-from harness.names.coverage import Absent
+from harness.names.coverage import Absence
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
 from harness.pipeline.options import Options, check, stages_of
@@ -111,7 +111,7 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
             for tap, values in taps.items():
                 trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
     found = compare_traces(
-        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absent(""), KERNEL_HOPS
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), KERNEL_HOPS
     )
     assert {row["rule"] for row in found.rows} == {"kernels"}
     assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))

@@ -132,7 +132,7 @@ def test_the_operator_behind_a_fault_is_named_with_whose_it_is_and_why(tmp_path:
         after=1e-6,
     )
     fault = record.first_fault.model_copy(update={"operator": faulty, "owner": "converter", "evidence": ["both agree"]})
-    owned = record.model_copy(update={"first_fault": fault, "faults": [fault]})
+    owned = record.model_copy(update={"faults": [fault]})
     text = " ".join(Page(write_report(tmp_path, owned, frame).read_text(encoding="utf-8")).text.split())
     assert (
         "converterRESHAPE, operator 12 of subgraph 3, inside odml.scaled_dot_product_attention: it was a trans" in text

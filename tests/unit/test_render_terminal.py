@@ -108,7 +108,7 @@ def test_the_suspect_is_the_converter_only_where_both_flatbuffer_stages_fail_ali
     assert record.first_fault is not None
     fault = record.first_fault.model_copy(update={"hop": "reauthored->tflite-xnnpack", "tap": NAN_TAP})
     hops = [*record.hops[:2], record.hops[2].model_copy(update=other)]
-    assert expected in suspicion(record.model_copy(update={"first_fault": fault, "hops": hops}))
+    assert expected in suspicion(record.model_copy(update={"faults": [fault], "hops": hops}))
 
 
 def test_a_run_from_before_limits_were_stored_is_still_shown() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from record_factory import FAULTY_TAP, make_run
 
-from harness.record.record import Diagnosis, EarlierLikelihood, Finding, FirstFault, HopResult, KnownDefect, Record
+from harness.record.record import Diagnosis, EarlierLikelihood, Fault, Finding, HopResult, KnownDefect, Record
 from harness.render.sentences import headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
@@ -22,8 +22,8 @@ def failing(hop: HopResult, tap: str) -> HopResult:
     return hop.model_copy(update={"verdict": "fail", "first_failing_tap": tap, "reasons": [f"first {tap}"]})
 
 
-def fault(hop: HopResult, tap: str, **more: Any) -> FirstFault:
-    return FirstFault(hop=hop.name, tap=tap, block=3, modules={}, **more)
+def fault(hop: HopResult, tap: str, **more: Any) -> Fault:
+    return Fault(hop=hop.name, tap=tap, block=3, modules={}, **more)
 
 
 def test_a_fault_of_the_model_leaves_the_flatbuffer_faithful_to_it() -> None:
@@ -56,7 +56,6 @@ def test_each_hop_has_the_cause_that_was_found_for_it_and_no_other() -> None:
             "pass",
             verdict="fail",
             hops=[failing(first, "block.3.attn.norm"), record.hops[1], failing(builtin, "block.3.mlp.act")],
-            first_fault=faults[0],
             faults=faults,
             diagnosis=[cause],
         )
@@ -72,7 +71,8 @@ def test_a_known_defect_is_named_at_the_hop_that_shows_it() -> None:
         id="one-kv-head",
         title="",
         state="seen",
-        place="reauthored->tflite-builtin, first at x",
+        hop="reauthored->tflite-builtin",
+        place="in words",
         measured="",
         found="",
         cause="",

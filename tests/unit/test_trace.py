@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.names.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
-from harness.store.trace import MANIFEST, TAPS_FILE, Trace, TraceWriter, export_npy
+from harness.store.trace import MANIFEST, VALUES_FILE, Trace, TraceWriter, export_npy
 
 
 @given(st.integers(1, 30), st.data())
@@ -37,7 +37,7 @@ def test_any_tool_that_reads_npy_reads_a_kept_trace(tmp_path):
         trace.put("embed", values)
     export_npy(tmp_path)
     assert np.array_equal(np.load(tmp_path / "embed.npy"), values)
-    assert not (tmp_path / TAPS_FILE).exists()
+    assert not (tmp_path / VALUES_FILE).exists()
 
 
 def test_a_trace_that_was_not_finished_does_not_open(tmp_path):

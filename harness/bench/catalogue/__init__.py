@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from harness.bench.catalogue import code, config, flatbuffer, weights
-from harness.bench.fault import KINDS, Fault
+from harness.bench.mistake import KINDS, Mistake
 
 # Models without a known defect, for which every failing comparison is a false alarm.
 CLEAN = (
@@ -22,13 +22,13 @@ WIDE_LAYERS = 2
 WIDE_SEEDS = 2  # at most: the stages take seconds there
 
 
-def all_faults() -> tuple[Fault, ...]:
+def all_faults() -> tuple[Mistake, ...]:
     """By kind, in the order of the pipeline. Ids are `kind/name`, unique."""
     made = (*config.FAULTS, *code.FAULTS, *weights.FAULTS, *flatbuffer.FAULTS)
     return tuple(sorted(made, key=lambda fault: KINDS.index(fault.kind)))
 
 
-def selected(models: Sequence[str] = (), pattern: str = "*") -> list[Fault]:
+def selected(models: Sequence[str] = (), pattern: str = "*") -> list[Mistake]:
     """Those of some models, or of all, whose id or name fits a glob."""
     return [
         fault

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.bench.breaking import Change, unchanged
-from harness.bench.fault import AsShipped, Fault, Network
+from harness.bench.mistake import AsShipped, Mistake, Network
 from harness.bench.rewiring import (
     after,
     attention_called,
@@ -60,9 +60,9 @@ NORM, ACT, RESIDUAL, OUT = (("block.1.attn.norm",), ("block.1.mlp.act",), ("bloc
 MLP_NORM, PROBS, ROPE = ("block.1.mlp.norm",), ("block.0.attn.probs",), ("block.0.attn.q_rope",)
 
 
-def in_code(name: str, model: str, what: str, site: Change | Network, taps: tuple[str, ...], *causes: str) -> Fault:
+def in_code(name: str, model: str, what: str, site: Change | Network, taps: tuple[str, ...], *causes: str) -> Mistake:
     made = site if isinstance(site, Network) else Network(site)
-    return Fault(name, "re-authored code", model, what, made, FIRST, taps, causes)
+    return Mistake(name, "re-authored code", model, what, made, FIRST, taps, causes)
 
 
 FAULTS = (
@@ -118,6 +118,6 @@ FAULTS = (
     in_code("cache-off-by-one", "tiny_llama", "the KV cache written one slot too far",
             Network(unchanged, lambda: patched("kv_cache", "update", next_slot)),
             ("block.0.cache.k",), "shifted_by_a_position"),
-    Fault("alibi-not-rounded", "re-authored code", "falcon", "as it ships: ALiBi slopes not rounded to bfloat16",
+    Mistake("alibi-not-rounded", "re-authored code", "falcon", "as it ships: ALiBi slopes not rounded to bfloat16",
           AsShipped(), FIRST, ("block.0.attn.probs",), ("alibi",)),
 )  # fmt: skip

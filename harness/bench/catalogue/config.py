@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.bench.breaking import Change
-from harness.bench.fault import Config, Fault
+from harness.bench.mistake import Config, Mistake
 from harness.bench.workbench import FIRST
 
 
@@ -139,6 +139,6 @@ _TABLE: tuple[tuple[str, str, str, Change, tuple[str, ...], str], ...] = (
 )  # fmt: skip
 
 FAULTS = tuple(
-    Fault(name, "re-authored config", of, what, Config(change), FIRST, taps, (cause,))
+    Mistake(name, "re-authored config", of, what, Config(change), FIRST, taps, (cause,))
     for name, of, what, change, taps, cause in _TABLE
 )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from harness.bench.breaking import jiggled, typical_element, with_flip
-from harness.bench.fault import Array, AsShipped, Constant, Exchange, Fault, Operators, Site
 from harness.bench.graph import (
     attribute,
     become,
@@ -26,6 +25,7 @@ from harness.bench.graph import (
     rewire,
     turn,
 )
+from harness.bench.mistake import Array, AsShipped, Constant, Exchange, Mistake, Operators, Site
 from harness.bench.workbench import BUILTIN, XNNPACK
 from harness.explain.functions import to_bfloat16, to_float16
 from harness.names import stages
@@ -82,17 +82,17 @@ def turned_round(values: Array) -> Array:
     return np.ascontiguousarray(values.T).reshape(values.shape)
 
 
-def constants(name: str, model: str, what: str, site: Site, tap: str, *causes: str) -> Fault:
-    return Fault(name, "flatbuffer constants", model, what, site, XNNPACK, (tap,), causes)
+def constants(name: str, model: str, what: str, site: Site, tap: str, *causes: str) -> Mistake:
+    return Mistake(name, "flatbuffer constants", model, what, site, XNNPACK, (tap,), causes)
 
 
-def operators(name: str, model: str, what: str, change: Any, taps: tuple[str, ...], *causes: str) -> Fault:
-    return Fault(name, "flatbuffer ops", model, what, Operators(change), XNNPACK, taps, causes)
+def operators(name: str, model: str, what: str, change: Any, taps: tuple[str, ...], *causes: str) -> Mistake:
+    return Mistake(name, "flatbuffer ops", model, what, Operators(change), XNNPACK, taps, causes)
 
 
-def runtime(name: str, model: str, what: str, site: Site, taps: tuple[str, ...], *causes: str) -> Fault:
+def runtime(name: str, model: str, what: str, site: Site, taps: tuple[str, ...], *causes: str) -> Mistake:
     hop = BUILTIN if isinstance(site, AsShipped) or site.stages == BUILTIN_ALONE else XNNPACK  # type: ignore[union-attr]
-    return Fault(name, "runtime", model, what, site, hop, taps, causes)
+    return Mistake(name, "runtime", model, what, site, hop, taps, causes)
 
 
 NORM_OUT, MLP_OUT = "block.1.attn.norm", "block.1.mlp.out"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.bench.breaking import jiggled, set_weight
-from harness.bench.fault import Fault, Loader, Names, Network, Site, Stored
+from harness.bench.mistake import Loader, Mistake, Names, Network, Site, Stored
 from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST
 
@@ -207,6 +207,6 @@ VALUES: tuple[tuple[str, str, str, Network | Stored, tuple[str, ...], tuple[str,
 
 
 FAULTS = (
-    *(Fault(name, "weight mapping", model, what, site, FIRST, *rest) for name, model, what, site, *rest in MAPPING),
-    *(Fault(name, "weights", model, what, site, FIRST, *rest) for name, model, what, site, *rest in VALUES),
+    *(Mistake(name, "weight mapping", model, what, site, FIRST, *rest) for name, model, what, site, *rest in MAPPING),
+    *(Mistake(name, "weights", model, what, site, FIRST, *rest) for name, model, what, site, *rest in VALUES),
 )

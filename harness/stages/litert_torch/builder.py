@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel
 from harness.weights.configs import without_initial_weights
@@ -31,11 +32,11 @@ def audit_builder(model: GenerativeModel, network: Any) -> list[Finding]:
     stored = dict(network.state_dict())
     if builder is None or stored.pop(key, None) is None:
         return []
-    answer = _answer(builder, stored)
-    if answer is None:
+    code = _answer(builder, stored)
+    if code is None:
         return []
-    what = f"{builder.__name__} {answer} a checkpoint that lacks {key}, and says nothing; {_REMEDY}"
-    return [Finding(kind="weights", severity="warning", what=what)]
+    what = f"{builder.__name__} {_ANSWERS[code]} a checkpoint that lacks {key}, and says nothing; {_REMEDY}"
+    return [Finding(kind="weights", code=code, severity="warning", what=what, key=key)]
 
 
 def builder_of(factory: Any) -> Callable[..., Any] | None:
@@ -66,8 +67,14 @@ def _last_matrix(model: GenerativeModel) -> str:
     return f"{pattern.format(model.config().num_layers - 1)}.weight" if pattern else ""
 
 
-def _answer(builder: Callable[..., Any], stored: dict[str, Any]) -> str | None:
-    """What a builder does with tensors by name, in words; None for one that raises."""
+_ANSWERS = {
+    FindingCode.BUILDER_GIVES_NONE: "returns None for",
+    FindingCode.BUILDER_GIVES_MODEL: "builds a model from",
+}
+
+
+def _answer(builder: Callable[..., Any], stored: dict[str, Any]) -> FindingCode | None:
+    """What a builder does with tensors by name; None for one that raises."""
     import torch
 
     try:
@@ -75,4 +82,4 @@ def _answer(builder: Callable[..., Any], stored: dict[str, Any]) -> str | None:
             built = builder("", custom_loader=lambda _: dict(stored))  # loaders take tensors out of what they get
     except Exception:
         return None
-    return "returns None for" if built is None else "builds a model from"
+    return FindingCode.BUILDER_GIVES_NONE if built is None else FindingCode.BUILDER_GIVES_MODEL

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from harness.audit.differences import unaudited
+from harness.names.codes import FindingCode
 from harness.names.stages import REAUTHORED
 from harness.record.record import Finding
 from harness.stages.litert_torch.tiny import Tiny, probe_config
@@ -39,7 +40,7 @@ _SAME_AS_NONE = {"rotary_percentage": 1.0, "embedding_scale": 1.0}
 
 
 @dataclass(frozen=True)
-class _Setting:
+class _SetField:
     """A field that is set: where it stands in the config, and what it would be were it never set."""
 
     path: str
@@ -77,7 +78,7 @@ def ignored_fields(tiny: Tiny, config: Any, full: Any) -> list[Finding]:
     return findings
 
 
-def _alternatives(setting: _Setting, values: list[Any]) -> Iterator[list[Any]]:
+def _alternatives(setting: _SetField, values: list[Any]) -> Iterator[list[Any]]:
     """What to set in place of the values: never set at all; and where blocks differ, all as the first."""
     if any(not _idle(setting, value) for value in values):
         yield [setting.neutral] * len(values)
@@ -85,10 +86,10 @@ def _alternatives(setting: _Setting, values: list[Any]) -> Iterator[list[Any]]:
         yield [values[0]] * len(values)
 
 
-def _settings(config: Any) -> Iterator[tuple[_Setting, list[Any]]]:
+def _settings(config: Any) -> Iterator[tuple[_SetField, list[Any]]]:
     """Every field that is set to something, with its value in each block (one value for the whole model)."""
     for path, name, default in _leaves(config, ""):
-        setting = _Setting(path, name, default)
+        setting = _SetField(path, name, default)
         values = [getattr(owner, name) for owner in _owners(config, setting)]
         if any(not _idle(setting, value) for value in values):
             yield setting, values
@@ -113,7 +114,7 @@ def _leaves(part: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
             yield path, item.name, item.default
 
 
-def _owners(config: Any, setting: _Setting) -> list[Any]:
+def _owners(config: Any, setting: _SetField) -> list[Any]:
     """The objects that hold a field, one a block; blocks may share one."""
     parts = setting.path.split(".")[:-1]
     roots = [config]
@@ -126,7 +127,7 @@ def _owners(config: Any, setting: _Setting) -> list[Any]:
     return roots
 
 
-def _idle(setting: _Setting, value: Any) -> bool:
+def _idle(setting: _SetField, value: Any) -> bool:
     """Whether a value is as good as none, because a class that never looks at the field does the same."""
     if getattr(value, "name", "") == "GLOBAL" or _SAME_AS_NONE.get(setting.name) == value:
         return True
@@ -144,17 +145,18 @@ def _absent(value: Any) -> bool:
     return value is None or getattr(getattr(value, "type", None), "name", "") == "NONE"
 
 
-def _shown(setting: _Setting, full: Any) -> str:
+def _shown(setting: _SetField, full: Any) -> str:
     values = [getattr(owner, setting.name) for owner in _owners(full, setting)]
     return _text(next((value for value in values if not _idle(setting, value)), values[0]))
 
 
-def _finding(model_class: Any, setting: _Setting, shown: str) -> Finding:
+def _finding(model_class: Any, setting: _SetField, shown: str) -> Finding:
     what = (
         f"{setting.path} is set to {shown} and {model_class.__name__} ignores it: the model runs as if it were not set"
     )
     return Finding(
         kind="config",
+        code=FindingCode.FIELD_IGNORED,
         severity="error",
         what=what,
         field=setting.path,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.audit.parameters import parameter_sources
 from harness.audit.values import read_values
 from harness.errors import UsageError
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel
 from harness.weights.configs import built_model, raw_config, without_initial_weights
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 
 LM_HEAD = "lm_head.weight"
-# What a finding says of weights that no re-authored model can be run with.
-_STOPS, _FAILS, _UNFIT = "loading it stops", "the re-authored loader fails", "it cannot load"
+# Weights of which no re-authored model can be made.
+_STOPS_LOADING = (FindingCode.KEY_LACKING, FindingCode.LOADER_FAILS, FindingCode.SHAPE_DIFFERS)
 _NUMBER = re.compile(r"\.(\d+)\.")
 
 
@@ -60,12 +61,12 @@ def account_for_keys(
         f"{len(dropped)} keys of the checkpoint have no place in the model that transformers builds of its config.json "
         f"and are left out: {names_text(dropped)}; the re-authored model is compared without them"
     )
-    return [*found, Finding(kind="weights", severity="warning", what=what)]
+    return [*found, Finding(kind="weights", code=FindingCode.KEYS_LEFT_OUT, severity="warning", what=what)]
 
 
 def stops_loading(finding: Finding) -> bool:
     """Whether a finding of `account_for_keys` is about weights that cannot be loaded at all."""
-    return finding.severity == "error" and any(words in finding.what for words in (_STOPS, _FAILS, _UNFIT))
+    return finding.code in _STOPS_LOADING
 
 
 def account_for_published_keys(model: GenerativeModel, network: Any, model_config: Any) -> list[Finding]:
@@ -100,7 +101,8 @@ def _account(
         taken = _run_loader(model, model_config, state)
     accounts = _Accounts(folder, ties, taken, network.state_dict(), source, stored, dropped)
     if taken.failure:
-        return _grouped([*accounts.lacking_keys(), _error(f"{_FAILS}: {taken.failure}")])
+        failed = _error(FindingCode.LOADER_FAILS, f"the re-authored loader fails: {taken.failure}")
+        return _grouped([*accounts.lacking_keys(), failed])
     return _grouped(
         [
             *accounts.lacking_keys(),
@@ -121,8 +123,16 @@ def _grouped(findings: list[Finding]) -> list[Finding]:
 
 
 def _together(group: list[Finding], what: str) -> Finding:
-    blocks = sorted({int(number) for finding in group for number in _NUMBER.findall(finding.what)})
-    return group[0].model_copy(update={"what": what.replace("{}", f"{{{number_text(blocks)}}}"), "blocks": blocks})
+    names = [name for finding in group for name in (finding.key, finding.parameter)]
+    blocks = sorted({int(number) for name in names for number in _NUMBER.findall(name)})
+    return group[0].model_copy(
+        update={
+            "what": what.replace("{}", f"{{{number_text(blocks)}}}"),
+            "key": _NUMBER.sub(".{}.", group[0].key),
+            "parameter": _NUMBER.sub(".{}.", group[0].parameter),
+            "blocks": blocks,
+        }
+    )
 
 
 def sources_of(model: GenerativeModel, model_config: Any, folder: Path, own: Any) -> list[ParameterSource]:
@@ -231,10 +241,11 @@ class _Accounts:
     def lacking_keys(self) -> list[Finding]:
         findings = []
         for key in self.taken.lacking:
-            hint = f"{_STOPS} with a KeyError"
+            hint = "loading it stops with a KeyError"
             if key == LM_HEAD and self.ties():
                 hint += "; the config ties lm_head to the embedding, so tensor_names must not name it"
-            findings.append(_error(f"the re-authored loader asks for {key}, which the checkpoint lacks: {hint}"))
+            what = f"the re-authored loader asks for {key}, which the checkpoint lacks: {hint}"
+            findings.append(_error(FindingCode.KEY_LACKING, what, key))
         return findings
 
     def unused_keys(self) -> list[Finding]:
@@ -245,7 +256,8 @@ class _Accounts:
             if key == LM_HEAD and self._tied_to(LM_HEAD) is not None:
                 findings += self._dropped_head()
                 continue
-            findings.append(_error(f"{key} of the checkpoint is loaded nowhere: the re-authored model runs without it"))
+            what = f"{key} of the checkpoint is loaded nowhere: the re-authored model runs without it"
+            findings.append(_error(FindingCode.KEY_NOT_LOADED, what, key, key if key in self.own else ""))
         return findings
 
     def homeless_values(self) -> list[Finding]:
@@ -255,17 +267,18 @@ class _Accounts:
             key = self.source.get(id(value), "")
             named = f"{key} (to {name})" if key else name
             if name not in self.own:
-                findings.append(_error(f"{named} has no place in the re-authored model: its values are dropped"))
+                what = f"{named} has no place in the re-authored model: its values are dropped"
+                findings.append(_error(FindingCode.KEY_WITHOUT_PLACE, what, key, name))
             elif not value.is_complex() and value.shape != self.own[name].shape:
                 wanted, given = shape_text(tuple(self.own[name].shape)), shape_text(tuple(value.shape))
-                findings.append(
-                    _error(f"{named}: the checkpoint has shape {given}, the re-authored model {wanted}: {_UNFIT}")
-                )
+                what = f"{named}: the checkpoint has shape {given}, the re-authored model {wanted}: it cannot load"
+                findings.append(_error(FindingCode.SHAPE_DIFFERS, what, key, name))
         return findings
 
     def defaulted_parameters(self) -> list[Finding]:
+        says = "of the re-authored model receives no value: it keeps the one it was built with"
         return [
-            _error(f"{name} of the re-authored model receives no value: it keeps the one it was built with")
+            _error(FindingCode.PARAMETER_NOT_LOADED, f"{name} {says}", parameter=name)
             for name in self.own
             if name not in self.taken.converted and self._tied_to(name) is None
         ]
@@ -279,7 +292,8 @@ class _Accounts:
                 continue
             first, second = self.source.get(id(self.taken.converted[other]), ""), self.source[id(value)]
             if first and not self._same_values(first, second):
-                findings.append(_error(f"{second} overwrites {first}: the re-authored model ties them, they differ"))
+                what = f"{second} overwrites {first}: the re-authored model ties them, they differ"
+                findings.append(_error(FindingCode.KEYS_CLASH, what, second, name))
         return findings
 
     def _dropped_head(self) -> list[Finding]:
@@ -292,12 +306,13 @@ class _Accounts:
         key = self.source.get(id(self.taken.converted[embedding]), "") if embedding else ""
         what = f"{LM_HEAD} of the checkpoint is dropped: the re-authored model ties it to {key or embedding}"
         if not key or not self._same_values(key, LM_HEAD):
-            return [_error(f"{what}, which holds other values")]
-        if self.ties():
+            what, severity = f"{what}, which holds other values", "error"
+        elif not self.ties():
+            what, severity = f"{what}; the values agree, but the config keeps both", "warning"
+        else:
             return []
-        return [
-            Finding(kind="weights", severity="warning", what=f"{what}; the values agree, but the config keeps both")
-        ]
+        found = _error(FindingCode.HEAD_DROPPED, what, LM_HEAD, LM_HEAD)
+        return [found.model_copy(update={"severity": severity})]
 
     def _tied_to(self, name: str) -> str | None:
         """Another parameter with the same storage that receives a value. Storages have identity on meta too."""
@@ -420,5 +435,5 @@ def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _error(what: str) -> Finding:
-    return Finding(kind="weights", severity="error", what=what)
+def _error(code: FindingCode, what: str, key: str = "", parameter: str = "") -> Finding:
+    return Finding(kind="weights", code=code, severity="error", what=what, key=key, parameter=parameter)

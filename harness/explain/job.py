@@ -25,8 +25,8 @@ from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel, SpecRef
 
 
-class Fault(BaseModel):
-    """A fault to explain. input: on which it shows; worst: the position of it that shows it most."""
+class FaultPlace(BaseModel):
+    """Where a fault is that is to be explained. input: one that shows it; worst: the position that shows it most."""
 
     hop: str
     tap: str
@@ -42,7 +42,7 @@ class ExplainRequest(BaseModel):
     spec_variable: str
     traces: Path
     folder: Path
-    faults: list[Fault]
+    faults: list[FaultPlace]
     flatbuffer: str = ""
     plan: str = ""
 
@@ -88,7 +88,7 @@ def reference(model: GenerativeModel, prepared: Prepared) -> Decoder:
 
 
 def explain_fault(
-    fault: Fault, prepared: Prepared, decoder: Decoder, traces: Path, folder: Path | None = None, number: int = 0
+    fault: FaultPlace, prepared: Prepared, decoder: Decoder, traces: Path, folder: Path | None = None, number: int = 0
 ) -> list[Diagnosis]:
     """Diagnose one fault, and save its evidence. Raises NotCoveredError."""
     item = next(item for item in prepared.inputs if item.id == fault.input)

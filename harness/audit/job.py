@@ -18,6 +18,7 @@ from harness.audit.report import Audit, AuditRequest
 from harness.errors import UsageError
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.code import spec_code
 from harness.spec.load import load_spec, module_name
@@ -91,7 +92,12 @@ def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
     config = reading.config if reading else _config_alone(folder) if folder else published_config(model)
     network, reauthored = build_published(config), full_reauthored_config(model)
     found = [
-        Finding(kind="weights", severity="error", what=f"tensor_names of {model.name}: {wrong}")
+        Finding(
+            kind="weights",
+            code=FindingCode.NAMES_WRONG,
+            severity="error",
+            what=f"tensor_names of {model.name}: {wrong}",
+        )
         for wrong in wrong_names(model)
     ]
     found += audit_configs(model, config, network=network)

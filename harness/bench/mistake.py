@@ -1,6 +1,6 @@
 """What a fault of the catalogue is: where it is made, how, and what a run should say of it.
 
-In: nothing. Out: `Fault` and the sites that a fault can be made at.
+In: nothing. Out: `Mistake` and the sites that a fault can be made at.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ Site = Config | Network | Names | Loader | Stored | Constant | Exchange | Operat
 
 
 @dataclass(frozen=True)
-class Fault:
-    """name: unique among its kind. what: in a few words.
+class Mistake:
+    """A fault that is made on purpose.
+
+    name: unique among its kind. what: in a few words.
 
     taps: any of them is right, where the fault acts at several at once. causes: hypotheses that say what it is; none
     where none is to be expected.

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.bench.catalogue import all_faults
-from harness.bench.fault import Fault
+from harness.bench.mistake import Mistake
 from harness.bench.result import Report
 from harness.bench.run import run_clean, run_fault
 from harness.bench.workbench import FEW, Bench
@@ -44,7 +44,7 @@ def bench_model(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         shutil.rmtree(bench.folder, ignore_errors=True)  # this process ends without clearing up after itself
 
 
-def _found(bench: Bench, request: BenchRequest, chosen: dict[str, Fault], report: Reporter) -> Report:
+def _found(bench: Bench, request: BenchRequest, chosen: dict[str, Mistake], report: Reporter) -> Report:
     total = len(request.faults) + len(request.seeds)
     found = Report()
     for number, name in enumerate(request.faults):

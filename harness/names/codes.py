@@ -1,0 +1,86 @@
+"""What findings, failing hops and failing taps are called, so that nothing has to read their sentences.
+
+In: nothing. Out: names. `docs/record.md` lists them; a code that a reader of records may know keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FindingCode(StrEnum):
+    """What a finding is about. It is a word of the record, so a later version may add some."""
+
+    # Configs
+    CONFIG_DIFFERS = "config-differs"  # a field has another value in the re-authored config than in the published one
+    FIELD_IGNORED = "field-ignored"  # the re-authored config sets a field that the model's class does not read
+    FIELD_NOT_AUDITED = "field-not-audited"  # a field that could not be compared
+    FIELD_ROUNDED = "field-rounded"  # the checkpoint's dtype would round a field that every stage has in float32
+    CONFIGS_NOT_AUDITED = "configs-not-audited"  # the audit of the configs did not end
+
+    # The checkpoint, and what the re-authored model takes of it
+    NAMES_WRONG = "names-wrong"  # tensor_names of the declaration cannot be used
+    KEY_LACKING = "key-lacking"  # the loader asks for a key that the checkpoint lacks
+    KEY_NOT_LOADED = "key-not-loaded"  # a key of the checkpoint goes nowhere
+    KEY_WITHOUT_PLACE = "key-without-place"  # a key goes to a parameter that there is not
+    KEYS_LEFT_OUT = "keys-left-out"  # keys that transformers leaves out as well
+    KEYS_CLASH = "keys-clash"  # two keys with other values for one parameter
+    HEAD_DROPPED = "head-dropped"  # the re-authored model ties the head, and the checkpoint has one of its own
+    SHAPE_DIFFERS = "shape-differs"  # a key has another shape than its parameter
+    LOADER_FAILS = "loader-fails"  # the re-authored loader raises
+    PARAMETER_NOT_LOADED = "parameter-not-loaded"  # a parameter receives no value
+    PARAMETER_DIFFERS = "parameter-differs"  # a loaded parameter is not, bit for bit, what the checkpoint holds
+    PARAMETERS_NOT_AUDITED = "parameters-not-audited"  # loaded parameters whose source is not known
+    BUILDER_GIVES_NONE = "builder-gives-none"  # the example's own builder returns None where a key lacks
+    BUILDER_GIVES_MODEL = "builder-gives-model"  # the example's own builder makes a model where a key lacks
+    CHECKPOINT_NOT_FINITE = "checkpoint-not-finite"  # the checkpoint holds NaN or infinity
+    WEIGHT_BEYOND_FLOAT16 = "weight-beyond-float16"  # a float16 file would hold infinity in its place
+
+    # The constants of a flatbuffer
+    CONSTANT_DIFFERS = "constant-differs"  # what every signature reads is not the parameter that it should be
+    CONSTANT_DIFFERS_IN_PART = "constant-differs-in-part"  # the same of what some signatures alone read
+    CONSTANT_LACKING = "constant-lacking"  # no constant holds a parameter
+    CONSTANT_LACKING_IN_PART = "constant-lacking-in-part"  # no constant that some signatures read holds a parameter
+    CONSTANT_TURNED = "constant-turned"  # an operator takes a constant the other way round than elsewhere
+    CONSTANT_NOT_COMPARED = "constant-not-compared"  # a parameter's tensors do not fit together
+    CONSTANTS_UNKNOWN = "constants-unknown"  # constants that could not be matched with a parameter
+    WEIGHTS_WRONG = "weights-wrong"  # so many parameters or constants are wrong that the first few alone are listed
+    MASK_WRONG = "mask-wrong"  # an attention mask that is a constant hides other positions
+    FILE_NOT_FINITE = "file-not-finite"  # a recipe's flatbuffer holds NaN or infinity
+
+    # Numbers
+    WINDOW_NOT_TESTED = "window-not-tested"  # no input is longer than the sliding window
+    VALUE_BEYOND_FLOAT16 = "value-beyond-float16"  # a tap holds what float16 cannot
+    SQUARE_BEYOND_FLOAT16 = "square-beyond-float16"  # a norm's input does when it is squared
+    RECIPE_NOT_JUDGED = "recipe-not-judged"  # of quantised files the kernels alone are compared
+    TEXT_NEAR_CHANCE = "text-near-chance"  # the reference predicts text no better than a guess
+    TEXT_WORSE = "text-worse"  # the reference predicts text worse than in an earlier run
+    SETTING_CHANGED = "setting-changed"  # the spec or the environment sets what the stages compute with
+
+    # What ran
+    CODE_REPLACED = "code-replaced"  # the spec file replaces code of a package
+    LOCAL_PASS_LOST = "local-pass-lost"  # a local pass did not end, so its limits were not checked
+    TAPPED_COPY_DIFFERS = "tapped-copy-differs"  # the tapped copy gives other outputs than the untouched file
+    CACHE_OVERWRITTEN = "cache-overwritten"  # a position past the KV cache overwrites slots of it
+    POSITION_NOT_KEPT = "position-not-kept"  # a position past the KV cache is accepted and not kept
+    LAST_POSITION_DIFFERS = "last-position-differs"  # the last position of the KV cache gives something else
+    SIGNATURES_NOT_RUN = "signatures-not-run"  # no input takes these signatures of the flatbuffer
+    OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
+    FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
+
+
+class TapCode(StrEnum):
+    """Why a tap fails that breaks no figure's limit; else the figures are named."""
+
+    SHAPES_DIFFER = "shapes-differ"  # the two sides have other shapes
+    NO_RULE = "no-rule"  # no tolerance rule matches it
+    LIMITS_NOTHING = "limits-nothing"  # its values are smaller than the only limits on its error
+
+
+class ReasonCode(StrEnum):
+    """Why a hop fails."""
+
+    STAGE_LOST = "stage-lost"  # a stage that it needs did not end well
+    TAPS_FAIL = "taps-fail"  # taps break a limit
+    TAPS_MISSING = "taps-missing"  # taps are missing for no listed reason
+    COVERAGE_LOW = "coverage-low"  # fewer taps were compared than the model declares
