@@ -16,9 +16,19 @@ from test_sees_faults import LAYER, block, exchange_key_heads, jiggle, swap_gate
 
 from harness.bench.breaking import jiggled, set_weight, typical_element, with_flip
 from harness.bench.reseed import patch
-from harness.bench.rewiring import Changed, attention_called, first_norm, interleaved, mlp, patched, rms, tiled, wired
 from harness.bench.workbench import Bench
 from harness.explain.functions import to_bfloat16, to_float16
+from harness.stages.litert_torch.faults.rewiring import (
+    Changed,
+    attention_called,
+    first_norm,
+    interleaved,
+    mlp,
+    patched,
+    rms,
+    tiled,
+    wired,
+)
 
 Change = Callable[[Any], Any]
 

@@ -19,7 +19,7 @@ from marks import further_but, sweep_but
 from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, WEIGHTS, rms
 from test_sees_faults import block
 
-from harness.bench.breaking import other_config, typical_element, with_flip
+from harness.bench.breaking import typical_element, with_flip
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, STAGES, TORCH_STAGES, XNNPACK, Bench, bench
 from harness.explain.decoder import TOKENS, Decoder, Walk
@@ -29,6 +29,7 @@ from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.work import reference
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.spec.find import main_models
+from harness.stages.litert_torch.faults.declarations import other_config
 from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow

@@ -318,7 +318,8 @@ def test_a_flatbuffer_that_is_gone_is_told_with_what_to_do(broken: Path, tmp_pat
 
 @pytest.mark.parametrize("name", sweep_but(["tiny_llama"], sorted(main_models())))
 def test_every_tap_has_its_operator_in_every_model(name: str) -> None:
-    from harness.explore.torch_ops import hf_ops, reauthored_ops
+    from harness.stages.huggingface.operators import hf_ops
+    from harness.stages.litert_torch.operators import reauthored_ops
 
     made = bench(name)
     prepared, length = made.prepared, made.prepared.prefill[-1]

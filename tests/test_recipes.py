@@ -17,10 +17,10 @@ from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
+from harness.pipeline.conversions import _check_quantised
 from harness.pipeline.run import Options, _stages, check, run
 from harness.record.record import taps_frame
 from harness.render.sentences import snr_words
-from harness.stages.litert_torch.convert import _check_quantised
 from harness.store.trace import TraceWriter
 
 INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"

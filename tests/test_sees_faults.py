@@ -24,7 +24,6 @@ from harness.bench.breaking import (
     Tensors,
     flipped,
     jiggled,
-    other_config,
     set_weight,
     swap,
     typical_element,
@@ -43,6 +42,7 @@ from harness.bench.workbench import (
     bench,
     figures,
 )
+from harness.stages.litert_torch.faults.declarations import other_config
 from harness.store.trace import TAPS_FILE, Trace
 
 pytestmark = pytest.mark.slow

@@ -1,80 +1,30 @@
-"""The operators of the two PyTorch versions, as `torch.export` sees them, and the taps that they make.
+"""The operators of a PyTorch version, as `torch.export` sees them, and the taps that they make.
 
-In: a prepared model and its declaration. Out: an `OpGraph`. The taps are found with the very hooks that the stages
-trace with: while the model is exported, each tap becomes one more output, whose place in the graph tells who makes it.
+In: a module that runs the model with a stage's own hooks. Out: an `OpGraph`. While the model is exported, each tap
+becomes one more output, whose place in the graph tells who makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.align.modules import hf_modules, own_modules
 from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, bypassed
 from harness.jobs.prepared import Prepared
-from harness.names.taps import LOGITS, block_tap, tap_order
-from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.convert import kv_layout
-from harness.stages.torch.capture import Capture, module_taps
+from harness.names.taps import tap_order
+from harness.stages.torch.capture import Capture
 
-_NETWORK = "network"
-# They hand on what they are given: marks of a composite's border, dropout of a model that does not train, and
-# conversions to the type that it has already.
-_MARKS = frozenset({"litert_torch.mark_tensor", "aten.alias", "aten.detach_", "aten.lift_fresh_copy", "aten.dropout"})
+NETWORK = "network"  # what a module that is exported calls the model
+# They hand on what they are given: dropout of a model that does not train, and conversions to the type that it has
+# already. A framework may have marks of its own.
+_MARKS = frozenset({"aten.alias", "aten.detach_", "aten.lift_fresh_copy", "aten.dropout"})
 _CONVERSIONS = frozenset({"aten.to", "aten.type_as", "aten._to_copy"})
 _SDPA = "aten.scaled_dot_product_attention"
-# Without a cache, what would be kept is what attention reads.
-_KEPT = {"cache.k": ("attn.k_rope", "attn.k"), "cache.v": ("attn.v",)}
 
 
-def hf_ops(model: GenerativeModel, prepared: Prepared, length: int) -> OpGraph:
-    """The Hugging Face model on `length` tokens, without a cache: what it would keep are its keys and values."""
-    from harness.stages.huggingface import stage as hf
-
-    dims = prepared.dimensions
-    network = hf.load(Path(prepared.checkpoint), torch.float32)
-    modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
-    taps = _Taps()
-    with ExitStack() as hooks:
-        hooks.enter_context(module_taps(network, modules, dims.blocks, dims.hf_layout_of, taps))
-        hooks.enter_context(hf.attention_taps(network, modules, dims.blocks, taps))
-        program = _export(_Hf(network, taps), (torch.zeros((1, length), dtype=torch.long),))
-    graph = _graph(program, taps, f"{_NETWORK}.{modules.layer}", prepared)
-    for block in range(dims.blocks):
-        for kept, same in _KEPT.items():
-            maker = next((tap for point in same if (tap := block_tap(block, point)) in graph.taps), None)
-            if maker is not None and block_tap(block, kept) not in graph.taps:
-                graph.taps[block_tap(block, kept)] = graph.taps[maker]
-    return _ordered(graph, prepared)
-
-
-def reauthored_ops(model: GenerativeModel, prepared: Prepared, length: int) -> OpGraph:
-    """The re-authored model on `length` tokens and an empty KV cache, as it is converted."""
-    from litert_torch.generative.layers import kv_cache
-
-    from harness.stages.litert_torch import stage as reauthored
-    from harness.stages.litert_torch.loading import load_reauthored
-
-    dims = prepared.dimensions
-    config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb)
-    network = load_reauthored(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
-    modules = own_modules(model, fused_gate=dims.fused_gate)
-    cache = kv_cache.KVCache.from_model_config(prepared.kv_cache_len, config, kv_layout=kv_layout(prepared.variant))
-    arguments = (torch.zeros((1, length), dtype=torch.int), torch.arange(length, dtype=torch.int), cache)
-    taps = _Taps()
-    with ExitStack() as hooks:
-        hooks.enter_context(module_taps(network, modules, dims.blocks, dims.layout_of, taps))
-        hooks.enter_context(reauthored.attention_taps(network, modules, dims.blocks, taps))
-        program = _export(_Reauthored(network, taps), arguments)
-    return _ordered(_graph(program, taps, f"{_NETWORK}.{modules.layer}", prepared), prepared)
-
-
-class _Taps(Capture):
+class Taps(Capture):
     """Keeps every tap as a tensor of the graph, in place of writing it."""
 
     def __init__(self) -> None:
@@ -95,47 +45,26 @@ class _Taps(Capture):
         self.derived.clear()
 
 
-class _Hf(torch.nn.Module):
-    def __init__(self, network: Any, taps: _Taps) -> None:
-        super().__init__()
-        self.network, self.taps = network, taps
-
-    def forward(self, tokens: torch.Tensor) -> Any:
-        self.taps.begin()
-        logits = self.network(tokens, use_cache=False).logits
-        self.taps.put(LOGITS, logits)
-        return logits, list(self.taps.found.values())
-
-
-class _Reauthored(torch.nn.Module):
-    def __init__(self, network: Any, taps: _Taps) -> None:
-        super().__init__()
-        self.network, self.taps = network, taps
-
-    def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor, kv_cache: Any) -> Any:
-        self.taps.begin()
-        output = self.network(tokens, input_pos, kv_cache)
-        self.taps.put(LOGITS, output["logits"])
-        for block, entry in enumerate(output["kv_cache"].caches):
-            self.taps.put(block_tap(block, "cache.k"), entry.k_cache)
-            self.taps.put(block_tap(block, "cache.v"), entry.v_cache)
-        return output, list(self.taps.found.values())
-
-
-def _export(module: torch.nn.Module, arguments: tuple[Any, ...]) -> Any:
+def exported(module: torch.nn.Module, arguments: tuple[Any, ...]) -> Any:
+    """The program of a module that returns the model's own outputs and a list of taps, within the hooks."""
     with torch.no_grad():
         return torch.export.export(module.eval(), arguments, strict=False)
 
 
-def _graph(program: Any, taps: _Taps, layer: str, prepared: Prepared) -> OpGraph:
-    """The operators that the model's own outputs need: what the hooks computed for other ends is left out."""
+def graph_of(program: Any, taps: Taps, layer: str, package: str = "", marks: frozenset[str] = frozenset()) -> OpGraph:
+    """The operators that the model's own outputs need: what the hooks computed for other ends is left out.
+
+    taps: what the hooks found while the program was exported. layer: the model's path of a block, with `{}`. package:
+    a framework's name for operators of its own; marks: those of them that hand on what they are given.
+    """
+    layer = f"{NETWORK}.{layer}"
     results = list(program.graph.output_node().args[0])
     own, marked = results[: -len(taps.found)], dict(zip(taps.found, results[-len(taps.found) :], strict=True))
     needed = _needed(own)
     constants = _constants(program)
     nodes = [node for node in program.graph.nodes if node in needed and node.name not in constants]
-    ops = [_op(node, constants, layer) for node in nodes]
-    kept, stands_for = bypassed(ops, [node.name for node in nodes if _is_transparent(node, constants)])
+    ops = [_op(node, constants, layer, package) for node in nodes]
+    kept, stands_for = bypassed(ops, [node.name for node in nodes if _is_transparent(node, constants, marks)])
     made = {}
     for tap, node in marked.items():
         maker = _inside(node, needed) if tap in taps.derived else _maker(node, needed)
@@ -180,13 +109,13 @@ def _inside(node: Any, needed: set[Any]) -> Any:
 def _constants(program: Any) -> dict[str, str]:
     """Name of a node that stands for a parameter, a buffer or a constant -> what the model calls it."""
     specs = program.graph_signature.input_specs
-    return {spec.arg.name: str(spec.target).removeprefix(f"{_NETWORK}.") for spec in specs if spec.target is not None}
+    return {spec.arg.name: str(spec.target).removeprefix(f"{NETWORK}.") for spec in specs if spec.target is not None}
 
 
-def _is_transparent(node: Any, constants: Mapping[str, str]) -> bool:
+def _is_transparent(node: Any, constants: Mapping[str, str], marks: frozenset[str]) -> bool:
     label = _label(node)
     sources = [source for source in node.all_input_nodes if source.name not in constants]
-    if not sources or label not in (_MARKS | _CONVERSIONS):
+    if not sources or label not in (_MARKS | marks | _CONVERSIONS):
         return False
     before, after = sources[0].meta.get("val"), node.meta.get("val")
     same = getattr(before, "dtype", None) == getattr(after, "dtype", None)
@@ -198,7 +127,7 @@ def _label(node: Any) -> str:
     return str(packet) if packet is not None else getattr(node.target, "__name__", str(node.target))
 
 
-def _op(node: Any, constants: Mapping[str, str], layer: str) -> Op:
+def _op(node: Any, constants: Mapping[str, str], layer: str, package: str) -> Op:
     sources = tuple(source.name for source in node.all_input_nodes if source.name not in constants)
     value = node.meta.get("val")
     value = value[0] if isinstance(value, (tuple, list)) and value else value
@@ -214,7 +143,7 @@ def _op(node: Any, constants: Mapping[str, str], layer: str) -> Op:
         key = names[number] if number < len(names) else str(number)
         attributes[f"argument {key}"] = constants.get(str(argument), str(argument))
     attributes |= {f"argument {key}": str(argument) for key, argument in node.kwargs.items()}
-    label = _label(node).removeprefix("aten.").removeprefix("litert_torch.")
+    label = _label(node).removeprefix("aten.").removeprefix(f"{package}.")
     return Op(node.name, label, _namespace(node, layer) or OUTSIDE, sources, attributes, shape, dtype)
 
 
@@ -228,6 +157,7 @@ def _namespace(node: Any, layer: str) -> str:
     return "/".join(parts)
 
 
-def _ordered(graph: OpGraph, prepared: Prepared) -> OpGraph:
+def ordered(graph: OpGraph, prepared: Prepared) -> OpGraph:
+    """With the taps in execution order."""
     order = tap_order(prepared.dimensions.blocks, prepared.points)
     return OpGraph(graph.ops, {tap: graph.taps[tap] for tap in order if tap in graph.taps}, graph.places)
