@@ -27,13 +27,23 @@ SHOWN = {
 FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
 # Where else than in the folders of stages a framework may be imported.
 MAY_IMPORT = {
-    "audit": {"litert_torch", "torch", "transformers"},
-    "bench": {"ai_edge_litert", "litert_torch", "torch"},
+    "audit": {"torch", "transformers"},
+    "bench": {"ai_edge_litert", "torch"},
     "commands": FRAMEWORKS,
-    "explain": {"ai_edge_litert", "litert_torch", "torch"},
-    "explore": {"litert_torch", "torch"},
+    "explain": {"ai_edge_litert", "torch"},
+    "explore": {"torch"},
     "flatbuffer": {"ai_edge_litert", "tensorflow"},
-    "weights": {"litert_torch", "torch", "transformers"},
+    "pipeline": {"ai_edge_litert"},
+    "spec": {"transformers"},
+    "weights": {"torch", "transformers"},
+}
+# A package that one folder of stages alone may import, or name, and the command that says what is installed.
+ROUTES = {"litert_torch": "harness.stages.litert_torch"}
+# Who else may name a route's folder, and why.
+NAMES_A_ROUTE = {
+    "harness": "GenerativeModel is imported from here by every declaration, and type checkers should see it",
+    "harness.names.routes": "the registry of routes",
+    "harness.names.stages": "the registry of stages",
 }
 
 
@@ -116,8 +126,16 @@ def test_a_page_reads_the_record_and_computes_nothing(module: str) -> None:
 @pytest.mark.parametrize("module", FILES)
 def test_a_framework_is_imported_where_a_stage_runs_it(module: str) -> None:
     found = {name.split(".")[0] for name in imported(FILES[module])} & FRAMEWORKS
-    if room(module) not in ("stages", "processes", "pipeline", "operators", "spec"):
+    if room(module) != "stages":
         assert found <= MAY_IMPORT.get(room(module), set())
+
+
+@pytest.mark.parametrize(("package", "folder"), ROUTES.items())
+def test_the_engine_does_not_know_a_route_by_name(package: str, folder: str) -> None:
+    """Neither in an import nor in a word: the word for people is litert-torch."""
+    naming = {module for module, file in FILES.items() if package in file.read_text(encoding="utf-8").lower()}
+    outside = {module for module in naming if not f"{module}.".startswith(f"{folder}.")}
+    assert outside - {"harness.commands.doctor"} == set(NAMES_A_ROUTE)
 
 
 def test_the_test_sees_imports_within_functions_and_none_for_type_checkers(tmp_path: Path) -> None:

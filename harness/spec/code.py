@@ -215,10 +215,10 @@ def altered_files(package: str, distribution: str | None, cache_root: Path) -> d
     if root is None:
         return {}
     listed, written = _listed(distribution)
-    found = {}
+    found, edited = {}, package in _edited()
     for path in _code_files(root):
         entry = listed.pop(str(path), None)
-        if entry is None or not _as_installed(path, entry, written, package in _edited(), cache_root):
+        if entry is None or not _as_installed(path, entry, written, edited, cache_root):
             name = path.relative_to(root.parent).as_posix()
             found[name] = source_digest(path) if path.suffix == ".py" else sha256_once(path, Cache(cache_root))
     gone = [path for path in listed if path.startswith(f"{root}{os.sep}")]
@@ -238,7 +238,6 @@ def converting_files() -> list[str]:
     return found
 
 
-@functools.cache
 def _edited() -> frozenset[str]:
     """Packages that people edit: their sources are always read, whatever their dates say."""
     return frozenset(package for route in every_route() for package in route.packages.edited)

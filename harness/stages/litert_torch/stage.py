@@ -17,6 +17,7 @@ import torch
 
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap
+from harness.errors import UsageError
 from harness.inputs.tokens import schedule
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
@@ -42,7 +43,9 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
     """See `harness/jobs/session.py`."""
     torch.set_num_threads(job.threads)
     model = given.declared(job)
-    assert isinstance(model, GenerativeModel)
+    if not isinstance(model, GenerativeModel):
+        other = type(model).__name__
+        raise UsageError(f"{job.stage} runs a GenerativeModel, and {model.name} is a {other}; leave it out of --stages")
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
     network = given.loaded(ReauthoredModel(model, config, job.variant), job.checkpoint, job.kv_cache_len)
     settle(job.threads)  # the spec's own functions have run since it was loaded
