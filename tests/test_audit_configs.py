@@ -14,7 +14,7 @@ import pytest
 
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
-from harness.pipeline.prepare import _window
+from harness.pipeline.dimensions import window_of
 from harness.record.record import Finding
 from harness.spec.find import find_spec, main_models
 from harness.spec.load import load_spec
@@ -337,7 +337,7 @@ def test_a_setting_that_the_published_class_ignores_is_not_held_against_the_re_a
     found = audit_configs(model, config)
     assert [item.what for item in found if item.severity == "error" or "not audited" in item.what] == []
     if "sliding_window" in settings:
-        assert _window(model, config, 10_000) is None  # nor is it said that no input outgrows it
+        assert window_of(model, config, 10_000) is None  # nor is it said that no input outgrows it
 
 
 @pytest.mark.parametrize("layer_types", [None, ["full_attention"] * 22], ids=["plain", "with-kinds-it-ignores"])
@@ -352,7 +352,7 @@ def test_a_window_that_the_published_class_has_is_found_where_no_module_of_it_sa
     (finding,) = errors(model, config)
     assert (finding.field, finding.published, finding.reauthored) == ("window", "16", "none")
     assert finding.blocks == list(range(22))
-    assert _window(model, config, 10_000) == 16
+    assert window_of(model, config, 10_000) == 16
 
 
 def test_a_window_of_some_blocks_is_found_at_these_blocks() -> None:

@@ -165,13 +165,13 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> 
 @pytest.mark.slow
 def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
     """SmolLM2's hidden size is 576, four and a half times 128; that of TinyLlama's miniature is 128."""
-    from harness.pipeline.prepare import _row_widths
     from harness.spec.find import find_spec
     from harness.spec.load import load_spec
     from harness.stages.litert_torch.config import reauthored_config
+    from harness.stages.litert_torch.sizes import row_widths
 
     model = load_spec(find_spec("smollm2"))
     with pytest.raises(UsageError, match="the hidden size of smollm2 is 576"):
-        check_widths(("dynamic_int4_block128",), _row_widths(reauthored_config(model, miniature=False)), "smollm2")
+        check_widths(("dynamic_int4_block128",), row_widths(reauthored_config(model, miniature=False)), "smollm2")
     small = reauthored_config(load_spec(find_spec("tiny_llama")), miniature=True)
-    check_widths(("dynamic_int4_block128",), _row_widths(small), "tiny_llama")
+    check_widths(("dynamic_int4_block128",), row_widths(small), "tiny_llama")

@@ -18,6 +18,7 @@ from harness.jobs.reporter import Silent
 from harness.names import routes, stages
 from harness.pipeline.run import Options, run
 from harness.spec.find import find_spec
+from harness.spec.imports import import_frameworks
 from harness.spec.load import load_spec
 from harness.spec.model import Model
 from harness.spec.route import route_of
@@ -103,6 +104,7 @@ def test_a_run_goes_the_way_of_the_declared_route(spec: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_its_config_is_audited(spec: Path) -> None:
+    import_frameworks()  # as the process of an audit has, before it looks at what a spec replaces in them
     payload = AuditRequest(specs=[(str(spec), "TOY")]).model_dump()
     (audit,) = audit_models(payload, Silent())["audits"]
     assert (audit["model"], audit["error"], audit["findings"]) == ("toy", "", [])

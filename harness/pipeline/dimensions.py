@@ -29,7 +29,7 @@ def dimensions_of(model: Model, own: RouteModel, published: Any) -> Dimensions:
             "hf_head_dim": _unless(theirs[0].head_dim, dims.head_dim),
             "hf_vocab": _unless(theirs[0].vocab, dims.vocab),
             "hf_interleaved": interleaves_qkv(text),
-            "window": _window(model, published, own.longest),
+            "window": window_of(model, published, own.longest),
         }
     )
 
@@ -38,7 +38,7 @@ def _unless(value: int, other: int) -> int | None:
     return None if value == other else value
 
 
-def _window(model: Model, published: Any, reach: int) -> int | None:
+def window_of(model: Model, published: Any, reach: int) -> int | None:
     """The published window, if its class has one and the route's model takes inputs that outgrow it."""
     text = published.get_text_config()
     window = sizes_of(text).window
