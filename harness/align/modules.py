@@ -1,24 +1,49 @@
 """Align the two PyTorch versions with the taps: which module's input or output is `mlp.gate`.
 
-In: litert-torch's `TensorNames`, the map from HF weight names to re-authored ones that every model
-declares. Out: a `ModuleTap` per point. The re-authored side is the Generative API's own naming, or what
-the model declares as its alignment.
+In: `ModuleNames`, what the modules of the published model are called. Out: a `ModuleTap` per point. The other version
+is the route's to map, or what the model declares as its alignment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.errors import UsageError
 from harness.names.taps import BLOCK_POINTS
-from harness.spec.model import GenerativeModel
 
 Side = Literal["input", "output"]
 View = Literal["plain", "heads", "kv_heads", "split_q", "split_k", "split_v", "split_gate", "split_up"]
 
 _INPUT = "input of "
+
+
+@dataclass(frozen=True)
+class ModuleNames:
+    """What the modules of the published model are called: a path each, with `{}` where the block's number goes.
+
+    None for a module that it has not. Queries, keys and values have a module each or one for all three.
+    litert-torch's `TensorNames`, which its models declare, has the same entries and stands for one.
+    """
+
+    embedding: str | None = None
+    attn_query_proj: str | None = None
+    attn_key_proj: str | None = None
+    attn_value_proj: str | None = None
+    attn_fused_qkv_proj: str | None = None
+    attn_output_proj: str | None = None
+    attn_query_norm: str | None = None
+    attn_key_norm: str | None = None
+    ff_up_proj: str | None = None
+    ff_down_proj: str | None = None
+    ff_gate_proj: str | None = None
+    pre_attn_norm: str | None = None
+    post_attn_norm: str | None = None
+    pre_ff_norm: str | None = None
+    post_ff_norm: str | None = None
+    final_norm: str | None = None
+    lm_head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +62,7 @@ class ModuleMap:
 
     layer: str
     block: tuple[ModuleTap, ...]
-    final_norm: str
+    final_norm: str | None
 
     @property
     def points(self) -> frozenset[str]:
@@ -53,10 +78,10 @@ class ModuleMap:
         return f"{self.layer.format(block)} (attention)" if point.startswith(("attn", "cache")) else None
 
 
-def hf_modules(names: Any, *, fused_gate: bool = False) -> ModuleMap:
-    """Module paths of the HF model, from the weight names that the re-authored loader reads.
+def hf_modules(names: ModuleNames, *, fused_gate: bool = False) -> ModuleMap:
+    """Module paths of the HF model.
 
-    names: `ModelLoader.TensorNames`. fused_gate: `ff_up_proj` holds the gate as well.
+    fused_gate: `ff_up_proj` holds the gate as well.
     Raises ValueError when no per-block name is declared.
     """
     taps: list[ModuleTap] = []
@@ -100,41 +125,6 @@ def _layer_path(taps: list[ModuleTap]) -> str:
     raise ValueError("the tensor names have no per-block entry such as 'model.layers.{}.self_attn.o_proj'")
 
 
-def reauthored_modules(names: Any, *, fused_gate: bool = False) -> ModuleMap:
-    """Module paths of a Generative API decoder; `names` says which of the optional modules it has.
-
-    fused_gate: `w1` holds gate and up, and there is no `w3`.
-    """
-    layer = "transformer_blocks.{}"
-    attention = f"{layer}.atten_func"
-    before_mlp = f"{layer}.ff.pre_ff_norm" if names.pre_ff_norm else f"{layer}.post_atten_norm"
-    taps = [ModuleTap("attn.norm", f"{layer}.pre_atten_norm")] if names.pre_attn_norm else []
-    taps += [
-        ModuleTap("attn.q", f"{attention}.qkv_projection", view="split_q"),
-        ModuleTap("attn.k", f"{attention}.qkv_projection", view="split_k"),
-        ModuleTap("attn.v", f"{attention}.qkv_projection", view="split_v"),
-        ModuleTap("attn.context", f"{attention}.output_projection", "input"),
-        ModuleTap("attn.out", f"{attention}.output_projection"),
-    ]
-    if names.pre_ff_norm or names.post_attn_norm:
-        taps += [ModuleTap("residual", before_mlp, "input"), ModuleTap("mlp.norm", before_mlp)]
-    if fused_gate:
-        taps += [
-            ModuleTap("mlp.gate", f"{layer}.ff.w1", view="split_gate"),
-            ModuleTap("mlp.up", f"{layer}.ff.w1", view="split_up"),
-        ]
-    elif names.ff_gate_proj:
-        taps += [ModuleTap("mlp.gate", f"{layer}.ff.w1"), ModuleTap("mlp.up", f"{layer}.ff.w3")]
-    else:
-        taps += [ModuleTap("mlp.up", f"{layer}.ff.w1")]
-    taps += [
-        ModuleTap("mlp.act", f"{layer}.ff.w2", "input"),
-        ModuleTap("mlp.out", f"{layer}.ff.w2"),
-        ModuleTap("out", layer),
-    ]
-    return ModuleMap(layer, tuple(taps), "final_norm")
-
-
 _HEADS: dict[str, View] = {"attn.q": "heads", "attn.k": "kv_heads", "attn.v": "kv_heads"}
 _ENDS = ("layer", "final_norm")
 
@@ -165,10 +155,3 @@ def declared_modules(alignment: Mapping[str, str]) -> ModuleMap:
             taps.append(ModuleTap(point, path.removeprefix(_INPUT), side, _HEADS.get(point, "plain")))
     layer = alignment["layer"]
     return ModuleMap(layer, (*taps, ModuleTap("out", layer)), alignment["final_norm"])
-
-
-def own_modules(model: GenerativeModel, *, fused_gate: bool) -> ModuleMap:
-    """Module paths of a model's re-authored version: declared, or those of the Generative API."""
-    if model.alignment:
-        return declared_modules(model.alignment)
-    return reauthored_modules(model.tensor_names, fused_gate=fused_gate)

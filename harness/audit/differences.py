@@ -105,6 +105,11 @@ def unaudited(path: str, why: str) -> Finding:
     return Finding(kind="config", code=FindingCode.FIELD_NOT_AUDITED, severity="warning", what=what, field=path)
 
 
+def reason(error: Exception) -> str:
+    """An error as the reason of something that was not audited."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
 def block_text(blocks: tuple[int, ...]) -> str:
     """(0, 1, 2, 5) -> "blocks 0-2, 5"."""
     return f"block{'s' if len(blocks) > 1 else ''} {number_text(list(blocks))}"

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.tiny import LENGTH, WINDOW
+from harness.audit.probes import LENGTH, WINDOW
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.weights.configs import published_config, quiet_transformers
 from harness.weights.families import sizes_of
 from harness.weights.miniature import shrunk_hf_config
@@ -22,7 +23,7 @@ from harness.weights.miniature import shrunk_hf_config
 _PROBED: dict[str, tuple[Any, Any]] = {"alibi": (None, False), "attn_logit_softcapping": (0.01, None)}
 
 
-def published_windows(model: GenerativeModel) -> tuple[int | None, ...] | None:
+def published_windows(model: Model) -> tuple[int | None, ...] | None:
     """The sliding window of each block, in positions, None for a block without one; None for a config that sets none.
 
     Each attention of a small model is given a few positions, and given them again with another first one: the
@@ -34,7 +35,7 @@ def published_windows(model: GenerativeModel) -> tuple[int | None, ...] | None:
         return None
     small = shrunk_hf_config(model, sizes_of(published.get_text_config()).layers)
     small.sliding_window = WINDOW
-    path = model.tensor_names.attn_output_proj.rpartition(".")[0]
+    path = str(route_of(model).names(model).attn_output_proj).rpartition(".")[0]
     with _seeded():
         network = _built(small)
         calls = _attention_calls(network, path, small.num_hidden_layers)

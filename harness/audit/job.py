@@ -22,14 +22,12 @@ from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.code import spec_code
 from harness.spec.load import load_spec, module_name
-from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.model import Model, SpecRef
 from harness.spec.patched import findings_of, watching
 from harness.spec.rests import RESTS, rests_of, told
+from harness.spec.route import route_of
 from harness.spec.witness import Seen
-from harness.stages.litert_torch.builder import audit_builder
-from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.loading import account_for_keys, account_for_published_keys
-from harness.weights.configs import full_reauthored_config, hf_config, published_config, raw_config
+from harness.weights.configs import hf_config, published_config, raw_config
 from harness.weights.kinds import refuse_absurd_sizes
 from harness.weights.published_names import read_folder
 
@@ -76,21 +74,22 @@ def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     }
 
 
-def _audited(model: GenerativeModel, prepared: Prepared) -> list[Finding]:
+def _audited(model: Model, prepared: Prepared) -> list[Finding]:
     with costs_only_this_stage():
         network = build_published(published_config(model))
         if prepared.source.kind in ("gguf", "miniature", "random"):
             found = audit_configs(model, network=network)
-        else:  # a miniature's checkpoint, or the first layers of one, is held against a re-authored config of its kind
-            config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers)
-            found = audit_configs(model, hf_config(Path(prepared.checkpoint)), config)
-        return [*found, *audit_builder(model, network)]
+        else:  # a miniature's checkpoint, or the first layers of one, is held against the route's config of its kind
+            sized = route_of(model).at_sizes(model, miniature=prepared.miniature, layers=prepared.layers)
+            found = audit_configs(sized, hf_config(Path(prepared.checkpoint)))
+        return [*found, *route_of(model).audit_builder(model, network)]
 
 
-def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
+def _findings(model: Model, folder: Path | None) -> list[Finding]:
     reading = read_folder(folder) if folder is not None and any(folder.glob("*.safetensors*")) else None
     config = reading.config if reading else _config_alone(folder) if folder else published_config(model)
-    network, reauthored = build_published(config), full_reauthored_config(model)
+    route = route_of(model)
+    network, own = build_published(config), route.model(model, miniature=False)
     found = [
         Finding(
             kind="weights",
@@ -101,10 +100,10 @@ def _findings(model: GenerativeModel, folder: Path | None) -> list[Finding]:
         for wrong in wrong_names(model)
     ]
     found += audit_configs(model, config, network=network)
-    found += audit_builder(model, network if folder is None else build_published(published_config(model)))
+    found += route.audit_builder(model, network if folder is None else build_published(published_config(model)))
     if folder is not None and reading is not None:
-        return [*found, *account_for_keys(model, folder, reauthored, reading.dropped, reading)]
-    return [*found, *account_for_published_keys(model, network, reauthored)]
+        return [*found, *own.account_for_keys(folder, reading.dropped, reading)]
+    return [*found, *own.account_for_published_keys(network)]
 
 
 def _config_alone(folder: Path) -> Any:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.tiny import LENGTH
+from harness.audit.probes import LENGTH
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.stages.torch.intercept import Intercept
 from harness.weights.configs import quiet_transformers
 from harness.weights.miniature import shrunk_hf_config
@@ -29,7 +30,7 @@ _GATES = ("ff_gate_proj", "ff_up_proj")
 _ACTIVATIONS = (functional.silu, functional.gelu, functional.relu, torch.sigmoid, torch.tanh)
 
 
-def wrong_names(model: GenerativeModel) -> list[str]:
+def wrong_names(model: Model) -> list[str]:
     """One text for each module that two entries name, and for each two entries that are swapped; empty for a right map.
 
     A model that cannot be run in small shows no swap: what it is compared with then fails by itself.
@@ -41,11 +42,11 @@ def _entries(names: Any) -> dict[str, str]:
     return {entry: path for entry, path in vars(names).items() if isinstance(path, str) and path}
 
 
-def _named_twice(model: GenerativeModel) -> list[str]:
-    if model.load_weights is not None:  # then the map says what is what and loads nothing
+def _named_twice(model: Model) -> list[str]:
+    if not route_of(model).loads_by_names(model):  # then the map says what is what and loads nothing
         return []
     by_path: dict[str, list[str]] = {}
-    for entry, path in _entries(model.tensor_names).items():
+    for entry, path in _entries(route_of(model).names(model)).items():
         by_path.setdefault(path, []).append(entry)
     return [
         f"{' and '.join(entries)} both name {path}, whose weights are loaded once; each names a module of its own"
@@ -54,8 +55,8 @@ def _named_twice(model: GenerativeModel) -> list[str]:
     ]
 
 
-def _swapped(model: GenerativeModel) -> list[str]:
-    names = _entries(model.tensor_names)
+def _swapped(model: Model) -> list[str]:
+    names = _entries(route_of(model).names(model))
     try:
         seen = _watched(model, names.values())
     except Exception:
@@ -100,7 +101,7 @@ class _Seen(Intercept):
         return keep
 
 
-def _watched(model: GenerativeModel, paths: Iterable[str]) -> _Seen:
+def _watched(model: Model, paths: Iterable[str]) -> _Seen:
     """One run of the published model's miniature, of one block."""
     import transformers
 

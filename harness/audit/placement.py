@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.audit.overheard import Overheard
 
-# Place -> entry of the tensor names, for the Hugging Face model.
+# Place -> entry of `ModuleNames`, for the Hugging Face model.
 PUBLISHED_PLACES = {
     "queries": "attn_query_proj",
     "fused": "attn_fused_qkv_proj",
@@ -20,12 +20,6 @@ PUBLISHED_PLACES = {
     "mlp_in": "ff_up_proj",
     "norm_after": "post_attn_norm",
     "query_norm": "attn_query_norm",
-}
-REAUTHORED_PLACES: Mapping[str, str | None] = {
-    "queries": "transformer_blocks.{}.atten_func.qkv_projection",
-    "attention_out": "transformer_blocks.{}.atten_func.output_projection",
-    "mlp_in": "transformer_blocks.{}.ff.w1",
-    "norm_after": "transformer_blocks.{}.post_atten_norm",
 }
 
 

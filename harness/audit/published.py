@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from harness.align.modules import ModuleNames
 from harness.audit.behaviour import Norms, describe_activation, describe_rope
 from harness.audit.overheard import turns_by
 from harness.audit.placement import PUBLISHED_PLACES, Placement
@@ -66,7 +67,7 @@ def _causal_lm(config: Any, dtype: str) -> Any:
 
 
 def published_structure(
-    config: Any, names: Any, placement: Placement, network: Any, dtype: str = RUN_DTYPE
+    config: Any, names: ModuleNames, placement: Placement, network: Any, dtype: str = RUN_DTYPE
 ) -> Structure:
     """Read a whole model.
 
@@ -95,7 +96,7 @@ def _made_in(dtype: str) -> Iterator[None]:
 
 
 class _Reader:
-    def __init__(self, config: Any, names: Any, placement: Placement, network: Any, dtype: str) -> None:
+    def __init__(self, config: Any, names: ModuleNames, placement: Placement, network: Any, dtype: str) -> None:
         self.config, self.names, self.placement, self.network = config, names, placement, network
         self.dtype = dtype
         self.text = config.get_text_config()
@@ -323,7 +324,7 @@ class _Reader:
         return cap
 
 
-def _ends_of(network: Any, names: Any) -> tuple[Any, Any]:
+def _ends_of(network: Any, names: ModuleNames) -> tuple[Any, Any]:
     """The embedding and what makes the logits: the embedding again in a model that has no head of its own."""
     embedding = network.get_submodule(names.embedding)
     try:
@@ -350,9 +351,9 @@ def _rope_until(config: Any) -> int | None:
     return None if until is None else int(until)
 
 
-def _module_names(names: Any, placement: Placement) -> Mapping[str, str]:
+def _module_names(names: ModuleNames, placement: Placement) -> Mapping[str, Any]:
     attention, mlp = _parent(names.attn_output_proj), _parent(names.ff_down_proj)
-    found = dict.fromkeys(
+    found: dict[str, Any] = dict.fromkeys(
         ("heads", "kv_heads", "head_dim", "query_scale", "softcap", "window", "rope", "alibi", "qkv_bias"), attention
     )
     found |= dict.fromkeys(("activation", "gated", "intermediate_size", "mlp_bias"), mlp)
@@ -377,6 +378,6 @@ def _columns(linear: Any) -> int:
     return int(linear.weight.shape[1])
 
 
-def hf_places(names: Any) -> dict[str, str | None]:
+def hf_places(names: ModuleNames) -> dict[str, str | None]:
     """The modules whose inputs and outputs tell how a block is wired."""
     return {place: getattr(names, entry) for place, entry in PUBLISHED_PLACES.items()}

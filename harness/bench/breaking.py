@@ -5,7 +5,6 @@ In: a model's parts. Out: the same with something wrong. Pure but for `write_cha
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
 from collections.abc import Callable
@@ -17,29 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.bench.reseed import positions_of
-from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.loading import load_reauthored
+from harness.spec.route import Load, RouteModel
 from harness.weights.files import WEIGHTS_FILE
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Any], Any]
-Load = Callable[..., Any]
 ConfigChange = Callable[[dict[str, Any]], Any]
 
 
 def unchanged(_: Any) -> None:
     """Breaks nothing."""
-
-
-def other_config(model: GenerativeModel, change: Change) -> GenerativeModel:
-    """The model with another re-authored config: `change` gets the example's own, fresh."""
-
-    def config() -> Any:
-        made = model.config()
-        change(made)
-        return made
-
-    return dataclasses.replace(model, config=config)
 
 
 def write_changed(
@@ -63,10 +49,10 @@ def write_changed(
 
 
 def loading(change: Change) -> Load:
-    """What loads the re-authored model and changes it, with the arguments of `load_reauthored`."""
+    """What loads the route's own network and changes it."""
 
-    def load(*args: Any) -> Any:
-        network = load_reauthored(*args)
+    def load(own: RouteModel, checkpoint: Path, kv_cache_len: int) -> Any:
+        network = own.load(checkpoint, kv_cache_len)
         with torch.no_grad():
             change(network)
         return network

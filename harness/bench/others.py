@@ -6,7 +6,6 @@ In: a broken re-authored model, or logits. Out: whether each check sees the faul
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,44 +17,23 @@ from harness.bench.breaking import Change, loading, unchanged
 from harness.bench.workbench import Bench
 from harness.names.stages import HF
 from harness.names.taps import LOGITS
-from harness.spec.model import GenerativeModel
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.stages.huggingface import stage as hf
-from harness.stages.litert_torch.config import reauthored_config
 from harness.store.trace import Trace
 
 CLOSE = 1e-3  # relative and absolute
-# What litert-torch's own verify scripts give: the inputs and tolerances of its examples.
-VERIFIED_INPUT = [1, 2, 3, 4]
-_ABSOLUTE, _RELATIVE = 1e-4, 1e-5
 
 
-def verifier_complains(bench: Bench, model: GenerativeModel | None = None, change: Change = unchanged) -> bool:
-    """litert-torch's `verify_with_input_ids`. change: what is done to the loaded network."""
-    from litert_torch.generative.utilities import transformers_verifier, verifier
-
+def verifier_complains(bench: Bench, model: Model | None = None, change: Change = unchanged) -> bool:
+    """The check that comes with the route's packages. change: what is done to the loaded network."""
     network = load_network(bench, model, change)
-    logging.disable(logging.CRITICAL)
-    try:
-        with torch.no_grad():
-            verifier.verify_with_input_ids(
-                transformers_verifier.TransformersModelWrapper(_original(bench)),
-                verifier.ReauthoredModelWrapper(network),
-                VERIFIED_INPUT,
-                rtol=_RELATIVE,
-                atol=_ABSOLUTE,
-            )
-    except AssertionError:
-        return True
-    finally:
-        logging.disable(logging.NOTSET)
-    return False
+    return route_of(bench.model).verifier_complains(_original(bench), network)
 
 
-def load_network(bench: Bench, model: GenerativeModel | None = None, change: Change = unchanged) -> Any:
-    """The re-authored model of a bench, or of another declaration, and changed."""
-    declared, prepared = model or bench.model, bench.prepared
-    config = reauthored_config(declared, miniature=prepared.miniature, layers=prepared.layers)
-    return loading(change)(declared, bench.checkpoint, config, prepared.kv_cache_len)
+def load_network(bench: Bench, model: Model | None = None, change: Change = unchanged) -> Any:
+    """The route's own network of a bench, or of another declaration, and changed."""
+    return loading(change)(bench.own(model), bench.checkpoint, bench.prepared.kv_cache_len)
 
 
 @functools.lru_cache(1)

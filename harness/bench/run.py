@@ -6,7 +6,6 @@ In: a bench and a fault, or a clean bench. Out: a `Result`, or a `Clean`.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ import torch
 
 from harness.audit.audit import audit_configs
 from harness.audit.constants import audit_constants
-from harness.bench.breaking import Change, other_config, swap, unchanged, write_changed
+from harness.bench.breaking import Change, swap, unchanged, write_changed
 from harness.bench.exact import largest_effect
 from harness.bench.explaining import explain
 from harness.bench.graph import rewrite
@@ -37,6 +36,7 @@ from harness.bench.mistake import (
     Names,
     Network,
     Operators,
+    Site,
     Stored,
 )
 from harness.bench.others import load_network, logits_complain, verifier_complains
@@ -51,9 +51,8 @@ from harness.locate.owners import ownership
 from harness.names.owners import CHECKPOINT
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
 from harness.record.record import Finding
-from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.loading import _run_loader, account_for_keys
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.stages.torch.float64 import TrueFloat64
 
 OWNERS = {
@@ -73,7 +72,7 @@ class _Broken:
     folder: Path
     candidates: tuple[str, ...]
     findings: dict[str, list[Finding]] = field(default_factory=dict)
-    complaint: bool = False  # of litert-torch's verifier
+    complaint: bool = False  # of the verifier that comes with the route's packages
     decoder: Decoder | None = None  # where the published model is read by other names
 
 
@@ -167,29 +166,13 @@ def _make(bench: Bench, fault: Mistake, folder: Path) -> _Broken:
     return _Broken(folder, (REAUTHORED,), findings, complains, decoder)
 
 
-def _reauthored(bench: Bench, site: Any) -> tuple[Change, GenerativeModel | None]:
+def _reauthored(bench: Bench, site: Site) -> tuple[Change, Model | None]:
     """(what changes the loaded network, the declaration to load it by)"""
     if isinstance(site, Network):
         return site.change, None
-    if isinstance(site, Config):
-        return unchanged, other_config(bench.model, site.change)
-    if isinstance(site, Names):
-        names = dataclasses.replace(bench.model.tensor_names, **site.entries(bench.model.tensor_names))
-        return unchanged, dataclasses.replace(bench.model, tensor_names=names)
-    assert isinstance(site, Loader)
-    return unchanged, dataclasses.replace(bench.model, load_weights=_loader(bench, site))
-
-
-def _loader(bench: Bench, site: Loader) -> Any:
-    config = reauthored_config(bench.model, miniature=bench.prepared.miniature, layers=bench.prepared.layers)
-
-    def load(checkpoint: dict[str, Any]) -> dict[str, Any]:
-        made = dict(_run_loader(bench.model, config, checkpoint).converted)
-        checkpoint.clear()
-        site.change(made)
-        return made
-
-    return load
+    other = route_of(bench.model).with_fault(bench.model, site, bench.own())
+    assert other is not None, site
+    return unchanged, other
 
 
 def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
@@ -246,7 +229,7 @@ def _effect(bench: Bench, fault: Mistake) -> float | None:
     return None
 
 
-def _trace_exactly(bench: Bench, folder: Path, change: Change, model: GenerativeModel | None) -> None:
+def _trace_exactly(bench: Bench, folder: Path, change: Change, model: Model | None) -> None:
     """The re-authored model in true float64, with the float32 weights that it has."""
 
     network = load_network(bench, model, change)  # before float64 begins: files hold float32
@@ -267,13 +250,10 @@ def _known(bench: Bench) -> frozenset[str]:
     )
 
 
-def _declaration_findings(
-    bench: Bench, model: GenerativeModel, known: frozenset[str] | None = None
-) -> dict[str, list[Finding]]:
+def _declaration_findings(bench: Bench, model: Model, known: frozenset[str] | None = None) -> dict[str, list[Finding]]:
     """Of the audit of configs, and of the account of the checkpoint's keys."""
     before = _known(bench) if known is None else known
-    config = reauthored_config(model, miniature=bench.prepared.miniature, layers=bench.prepared.layers)
-    found = {"config": audit_configs(model), "keys": account_for_keys(model, bench.checkpoint, config)}
+    found = {"config": audit_configs(model), "keys": bench.own(model).account_for_keys(bench.checkpoint)}
     return {
         name: [finding for finding in _errors(iter(every)) if finding.what not in before]
         for name, every in found.items()

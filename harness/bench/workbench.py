@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from harness.align.plan import PlanFacts
 from harness.audit.values import ExpectedValues
-from harness.bench.breaking import Change, ConfigChange, Load, Tensors, loading, unchanged, write_changed
+from harness.bench.breaking import Change, ConfigChange, Tensors, loading, unchanged, write_changed
 from harness.bench.reseed import StoredWeight, places, reseed
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import FLOAT32_RUNS, compare_traces
@@ -52,7 +52,8 @@ from harness.pipeline.owned_faults import not_finite_stages
 from harness.record.record import Fault, HopResult, taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
-from harness.spec.model import GenerativeModel
+from harness.spec.model import Model
+from harness.spec.route import Load, RouteModel, route_of
 from harness.store.cache import Cache, sha256_of
 from harness.weights.files import WEIGHTS_FILE
 from harness.weights.first_layers import write_random_layers
@@ -116,7 +117,7 @@ class Bench:
         assert cache is not None or change is unchanged, "a changed model is converted into a cache of its own alone"
         self.device_local, self.stages, self.change = device_local, stages, change
         self.ref = find_spec(name)
-        self.model: GenerativeModel = load_spec(self.ref)
+        self.model: Model = load_spec(self.ref)
         self.cache = cache or Cache.standard()
         self._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         self.folder = Path(self._temporary.name)
@@ -195,6 +196,11 @@ class Bench:
         ]
         return [*names, *(f"qkv.{block}" for block in range(self.prepared.dimensions.blocks))]
 
+    def own(self, model: Model | None = None) -> RouteModel:
+        """The route's model at the sizes of the bench, of its own declaration or of another."""
+        declared, prepared = model or self.model, self.prepared
+        return route_of(declared).model(declared, miniature=prepared.miniature, layers=prepared.layers)
+
     def _payload(self) -> dict[str, Any]:
         return {
             "prepared": self.prepared.model_dump(mode="json"),
@@ -210,7 +216,7 @@ class Bench:
         *,
         checkpoint: Path | None = None,
         flatbuffer: Path | None = None,
-        model: GenerativeModel | None = None,
+        model: Model | None = None,
         tapped: tuple[Path, Path] | None = None,
         reference: Path | None = None,
         change: Change | None = None,
@@ -347,14 +353,14 @@ class Bench:
                 self.trace(stage, folder, checkpoint=broken, reference=oracle)
             return self.judge(folder)
 
-    def with_reauthored(self, change: Change = unchanged, model: GenerativeModel | None = None) -> Outcome:
+    def with_reauthored(self, change: Change = unchanged, model: Model | None = None) -> Outcome:
         """Break the re-authored model: `change` gets the loaded network, `model` is another declaration of it."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             self.break_reauthored(Path(temporary), change, model)
             return self.judge(Path(temporary))
 
     def break_reauthored(
-        self, folder: Path, change: Change = unchanged, model: GenerativeModel | None = None
+        self, folder: Path, change: Change = unchanged, model: Model | None = None
     ) -> list[dict[str, Any]]:
         """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
         reference = self.sound / ORACLE  # traced when it is first asked for: not with the broken model

@@ -14,12 +14,13 @@ from harness.audit.audit import published_placement
 from harness.audit.published import build_published, published_structure
 from harness.audit.structure import Structure
 from harness.explain.roles import module_paths
-from harness.spec.model import GenerativeModel
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.weights.configs import hf_config
 from harness.weights.miniature import shrunk_hf_config
 
 
-def checkpoint_structure(model: GenerativeModel, folder: Path) -> tuple[Structure, dict[str, str]]:
+def checkpoint_structure(model: Model, folder: Path) -> tuple[Structure, dict[str, str]]:
     """(structure, role -> module path). Raises UsageError for a config that transformers cannot build."""
     import torch
 
@@ -27,5 +28,6 @@ def checkpoint_structure(model: GenerativeModel, folder: Path) -> tuple[Structur
     held = dataclasses.replace(model, published=lambda: copy.deepcopy(config))
     with torch.random.fork_rng():
         placement = published_placement(held, shrunk_hf_config(held))
-    structure = published_structure(config, model.tensor_names, placement, build_published(config))
-    return structure, module_paths(model.tensor_names, structure)
+    names = route_of(model).names(model)
+    structure = published_structure(config, names, placement, build_published(config))
+    return structure, module_paths(names, structure)

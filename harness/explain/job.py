@@ -22,7 +22,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.record.record import Diagnosis
 from harness.spec.load import load_spec
-from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.model import Model, SpecRef
 
 
 class FaultPlace(BaseModel):
@@ -80,7 +80,7 @@ def save_run(request: ExplainRequest) -> None:
     (request.folder / RUN_FILE).write_text(json.dumps(content))
 
 
-def reference(model: GenerativeModel, prepared: Prepared) -> Decoder:
+def reference(model: Model, prepared: Prepared) -> Decoder:
     """The decoder of a run's checkpoint, as the published model computes it."""
     folder = Path(prepared.checkpoint)
     structure, paths = checkpoint_structure(model, folder)

@@ -20,6 +20,9 @@ from harness.jobs.reporter import Reporter
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import runs_file
 from harness.plain import brief
+from harness.spec.load import load_spec
+from harness.spec.model import SpecRef
+from harness.spec.route import route_of
 from harness.system.reading import TEXT, read_json
 
 SCRIPT, VALUES = "repro.py", "values.npz"
@@ -78,9 +81,8 @@ def write_repro(payload: dict[str, Any], report: Reporter, given: Given = AS_NAM
             "run": _TFLITE.format(resolver=resolver),
         }
     else:
-        from harness.explain.repro_torch import trace_out
-
-        arrays = trace_out(saved, prepared, run, target, given)
+        model = load_spec(SpecRef.of(run["spec_file"], run["spec_variable"]))
+        arrays = route_of(model).write_piece(saved, prepared, model, target, given.load)
         parts = {"needs": "torch", "imports": "import torch", "run": _TORCH}
     np.savez_compressed(target / VALUES, allow_pickle=False, **arrays)
     what = f"{prepared.model}: {saved.tap} of {saved.candidate} is not what its inputs make of it."

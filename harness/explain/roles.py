@@ -1,6 +1,7 @@
 """Which tensor of a checkpoint plays which role in a block.
 
-In: litert-torch's `TensorNames` and what the audit found out about the norms. Out: keys by role, and their values.
+In: what the published model's modules are called, and what the audit found out about the norms. Out: keys by role, and
+their values.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.align.layout import HeadLayout, split_gate, split_heads
+from harness.align.modules import ModuleNames
 from harness.audit.structure import Structure
 from harness.audit.values import read_values
 from harness.explain.decoder import NORM_POINTS
@@ -33,7 +35,7 @@ _ENTRIES = {
 }
 
 
-def module_paths(names: Any, structure: Structure) -> dict[str, str]:
+def module_paths(names: ModuleNames, structure: Structure) -> dict[str, str]:
     """Role -> module of the Hugging Face model, with `{}` for the block's number."""
     paths = {role: path for role, entry in _ENTRIES.items() if (path := getattr(names, entry))}
     paths |= {slot: path for slot in NORM_POINTS if (path := structure.modules.get(slot))}

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from harness.align.flatbuffer import plan_signature
 from harness.align.naming import hf_naming
+from harness.align.op_graph import INPUTS, OUTSIDE, Op, OpGraph
 from harness.align.views import TapSource
-from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph, Tensor
 from harness.jobs.prepared import Prepared
 

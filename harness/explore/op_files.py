@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.explore.ops import INPUTS, Op, OpGraph, belonging, drawn, made_by
+from harness.align.op_graph import INPUTS, Op, OpGraph, belonging, drawn, made_by
 from harness.names.stages import runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean

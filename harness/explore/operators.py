@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.align.op_graph import OpGraph
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
-from harness.explore.ops import OpGraph
 from harness.explore.ops_job import FLATBUFFER
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule

@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.explore.ops import OpGraph
+from harness.align.op_graph import OpGraph
 from harness.jobs.reporter import Reporter
 from harness.names.stages import HF
 from harness.pipeline.run_models import RunModels
 from harness.record.record import write_text
 from harness.spec.load import load_spec
 from harness.spec.model import SpecRef
+from harness.spec.route import route_of
 
 FLATBUFFER = "flatbuffer"
 
@@ -36,10 +37,10 @@ def _graph(models: RunModels, kind: str, signature: str, flatbuffer: str | None)
         from harness.flatbuffer.reader import FlatbufferModel
 
         return flatbuffer_ops(FlatbufferModel(Path(str(flatbuffer))), signature, prepared)
-    from harness.explore.torch_ops import hf_ops, reauthored_ops
-
     model = load_spec(SpecRef.of(models.spec_file, models.spec_variable))
     if kind == HF:
+        from harness.stages.huggingface.operators import hf_ops
+
         return hf_ops(model, prepared, prepared.prefill[-1])
     length = 1 if not signature.startswith("prefill_") else int(signature.removeprefix("prefill_"))
-    return reauthored_ops(model, prepared, length)
+    return route_of(model).operators(model, prepared, length)

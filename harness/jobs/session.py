@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,8 +23,9 @@ from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, ServingReporter, costs_only_this_stage
 from harness.record.record import Finding
 from harness.spec.load import load_spec
-from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.model import Model, SpecRef
 from harness.spec.patched import watching
+from harness.spec.route import Load, RouteModel
 from harness.store.trace import Trace
 
 
@@ -48,16 +50,20 @@ class Facts(BaseModel):
 class Given:
     """What is run in place of what the job names, by those who break models on purpose.
 
-    model: the declaration. load: what loads a re-authored network, with the arguments of `load_reauthored`.
+    model: the declaration. load: what loads the network of the route's own version.
     """
 
-    model: GenerativeModel | None = None
-    load: Callable[..., Any] | None = None
+    model: Model | None = None
+    load: Load | None = None
 
-    def declared(self, job: Job) -> GenerativeModel:
+    def declared(self, job: Job) -> Model:
         return self.model or load_spec(SpecRef.of(job.spec_file, job.spec_variable))
 
-    def published(self, job: Job) -> GenerativeModel:
+    def loaded(self, own: RouteModel, checkpoint: Path, kv_cache_len: int) -> Any:
+        """The network of the route's own version."""
+        return self.load(own, checkpoint, kv_cache_len) if self.load else own.load(checkpoint, kv_cache_len)
+
+    def published(self, job: Job) -> Model:
         """The declaration, for a stage that runs the published model: what its file replaces in torch is undone."""
         if self.model is not None:
             return self.model

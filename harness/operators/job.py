@@ -1,7 +1,7 @@
 """Descend into a flatbuffer from a tap that is wrong to the operator that makes it wrong.
 
 In: a TFLite stage's job and taps. Out: the operators, whose faults they are and why (`harness/operators/search.py`).
-The re-authored model runs once more, on an input without padding, so that every value there has its counterpart.
+The route's own version runs once more, on an input without padding, so that every value there has its counterpart.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from harness.names.taps import block_tap, split_tap
 from harness.operators.evaluate import Evaluator
 from harness.operators.matching import RecordedTaps
 from harness.operators.search import OpFault, Question, find_fault
-from harness.spec.model import GenerativeModel
+from harness.spec.model import Model
+from harness.spec.route import route_of
 from harness.stages.litert.local import cache_before, fed_values
 from harness.stages.litert.ranges import RangeRunner
 from harness.stages.litert.stage import Array, device_mask, read_plan
-from harness.stages.litert_torch.recording import record
 from harness.store.trace import Trace
 
 # Two right float32 computations of one step differ by less, as a share of the tap's largest value.
@@ -45,7 +45,7 @@ def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         return descend(job, AS_NAMED.declared(job), report)
 
 
-def descend(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any]:
+def descend(job: Job, model: Model, report: Reporter) -> dict[str, Any]:
     """Find the operators that cause `job.options["taps"]`.
 
     Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is
@@ -61,7 +61,7 @@ def descend(job: Job, model: GenerativeModel, report: Reporter) -> dict[str, Any
     return {"stage": job.stage, "faults": faults}
 
 
-def _first_signature(job: Job, model: GenerativeModel, tap: str) -> dict[str, Any] | None:
+def _first_signature(job: Job, model: Model, tap: str) -> dict[str, Any] | None:
     for item, step, reference, recorded in _places(job, model, split_tap(tap)[0]):
         fault = _descend(job, tap, item, step, reference, recorded)
         if fault is not None:
@@ -69,12 +69,11 @@ def _first_signature(job: Job, model: GenerativeModel, tap: str) -> dict[str, An
     return None
 
 
-def _places(
-    job: Job, model: GenerativeModel, block: int | None
-) -> Iterator[tuple[JobInput, Step, Trace, RecordedTaps | None]]:
+def _places(job: Job, model: Model, block: int | None) -> Iterator[tuple[JobInput, Step, Trace, RecordedTaps | None]]:
     """A step of each signature, without padding, with the reference's trace and what it computes on the way.
 
-    The reference is the re-authored model, or, where the job names a folder of traces, a stage that runs the same file.
+    The reference is the route's own version, or, where the job names a folder of traces, a stage that runs the same
+    file.
     """
     if job.reference is not None:
         seen: set[str] = set()
@@ -86,7 +85,8 @@ def _places(
         return
     item = unpadded_input(job)
     with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
-        recorded = record(job.model_copy(update={"inputs": [item], "traces": Path(folder)}), model, block)
+        alone = job.model_copy(update={"inputs": [item], "traces": Path(folder)})
+        recorded = route_of(model).record(alone, model, block)
         reference = Trace.open(Path(folder) / item.id)
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
             yield item, step, reference, RecordedTaps.of(recorded[step.start])

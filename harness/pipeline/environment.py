@@ -6,13 +6,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_VERSIONS = (
-    "edge-parity",
-    "torch",
-    "torchao",
-    "transformers",
-    "litert-torch",
-    "litert-converter",
+from harness.spec.route import recorded_distributions
+
+_BEFORE = ("edge-parity", "torch", "torchao", "transformers")
+_AFTER = (
     "ai-edge-litert",
     "ai-edge-quantizer",
     "tensorflow",
@@ -24,7 +21,7 @@ _VERSIONS = (
 def environment() -> dict[str, str]:
     """Versions of what could change a number."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu()}
-    for name in _VERSIONS:
+    for name in (*_BEFORE, *recorded_distributions(), *_AFTER):  # in the order of the pipeline
         try:
             found[name.replace("-", "_")] = version(name)
         except PackageNotFoundError:

@@ -28,13 +28,13 @@ from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, HF
+from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, converted
 from harness.record.record import Finding
+from harness.spec.conversion_reads import Reader
 from harness.spec.load import load_spec
 from harness.spec.model import SpecRef
 from harness.spec.numerics import settle
-from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.conversion_reads import Reader
-from harness.stages.litert_torch.convert import CONVERSIONS, FLATBUFFER, convert
+from harness.spec.route import RouteModel, route_of
 from harness.store.cache import Cache, key_of, sha256_of, source_of
 
 TAPPED = "tapped"
@@ -55,23 +55,24 @@ def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_N
     reader = Reader(Path(payload["spec_file"]), cache)
     made = False
 
-    def build() -> Any:
+    def build() -> tuple[RouteModel, Any]:
         nonlocal made
-        from harness.stages.litert_torch.loading import load_reauthored
-
         made = True
         report.progress(0, 1, "converting")
         model = load_spec(SpecRef.of(payload["spec_file"], payload["spec_variable"]))
-        config = reauthored_config(
-            model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb
+        own = route_of(model).model(
+            model, miniature=prepared.miniature, layers=prepared.layers, variant=prepared.variant
         )
         with costs_only_this_stage(), reader.watching():
-            load = given.load or load_reauthored
-            network = load(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+            network = given.loaded(own, Path(prepared.checkpoint), prepared.kv_cache_len)
         settle()  # the spec's own functions have run since it was loaded
-        return network
+        return own, network
 
-    path = convert(cache, key, build, prepared.prefill, prepared.kv_cache_len, prepared.variant, recipe, reader)
+    def write(built: tuple[RouteModel, Any], file: Path) -> None:
+        own, network = built
+        own.write(network, file, prepared.prefill, prepared.kv_cache_len, recipe)
+
+    path = converted(cache, key, build, write, recipe, reader)
     return {
         "flatbuffer": str(path),
         "sha256": cache.checksums(CONVERSIONS, key)[FLATBUFFER],

@@ -22,13 +22,14 @@ from harness.jobs.prepared import Prepared, Request
 from harness.spec.numerics import VARIABLES
 from harness.spec.replaced import flags
 from harness.spec.rests import Rests
+from harness.spec.route import recorded_distributions
 from harness.store.cache import Cache, key_of
 
 PREPARED = "prepared"
 _log = logging.getLogger(__name__)
 _FILE = "prepared.json"
 _RESTS = "rests.json"
-_PACKAGES = ("edge-parity", "torch", "transformers", "tokenizers", "gguf", "litert-torch", "litert-converter")
+_PACKAGES = ("edge-parity", "torch", "transformers", "tokenizers", "gguf")
 # Variables that packages read when they are imported, before anybody listens.
 _READ_EARLY = (
     "HF_",
@@ -51,7 +52,7 @@ def recall_key(request: Request) -> str | None:
     content: dict[str, Any] = {
         "request": request.model_dump(),
         "checkpoint": str(Path(request.checkpoint).expanduser().resolve()) if request.checkpoint else None,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in (*_PACKAGES, *recorded_distributions())},
         "python": sys.version,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_READ_EARLY)},
         "flags": flags(),

@@ -15,9 +15,8 @@ from harness.jobs.job import Job
 from harness.jobs.prepared import Prepared
 from harness.names.stages import FLOAT, Hop, Stage, every_stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
+from harness.pipeline.conversions import is_kept
 from harness.processes.scheduler import Payload, Results, Task
-from harness.stages.litert_torch.conversion_reads import changed_since
-from harness.stages.litert_torch.convert import CONVERSIONS
 from harness.store.cache import Cache
 
 AUDIT = "audit"
@@ -150,8 +149,7 @@ def conversion_mb(prepared: Prepared) -> float:
 def _convert_task(place: RunPaths, prepared: Prepared, common: Payload, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
     key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    entry, spec = Path(place.cache_root) / CONVERSIONS / key, Path(common["spec_file"])
-    cached = entry.is_dir() and not changed_since(entry, spec, Cache(Path(place.cache_root)))
+    cached = is_kept(Cache(Path(place.cache_root)), key, Path(common["spec_file"]))
     return Task(
         named("convert", recipe),
         "harness.pipeline.flatbuffers:convert_model",

@@ -24,22 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.spec.fingerprints import fingerprint, source_digest
+from harness.spec.route import converting, every_route
 from harness.store.cache import Cache, sha256_of
 from harness.store.digests import sha256_once
 
-# Distributions that conversions are made with, by their top-level package.
-CONVERTING = {
-    "litert_torch": "litert-torch",
-    "litert_converter": "litert-converter",
-    "ai_edge_quantizer": "ai-edge-quantizer",
-    "ai_edge_litert": "ai-edge-litert",
-    "torch": "torch",
-    "torchao": "torchao",
-    "jax": "jax",
-    "jaxlib": "jaxlib",
-}
-# Small, and what people edit: their sources are always read, whatever their dates say.
-_READ = frozenset({"litert_torch", "litert_converter", "ai_edge_quantizer"})
 OWN = Path(__file__).resolve().parents[1]
 
 
@@ -115,6 +103,7 @@ def spec_code(spec: str, already: Iterable[str] = ()) -> SpecCode:
     # Which installed ones came with it depends on what was there before.
     came = [name for name in list(sys.modules) if name not in before]
     waiting = [spec, *(name for name in came if not is_installed(str(_file_of(name) or sys.prefix)))]
+    made_with = converting()
     files: dict[str, Path] = {}
     packages: set[str] = set()
     standard: set[str] = set()
@@ -127,7 +116,7 @@ def spec_code(spec: str, already: Iterable[str] = ()) -> SpecCode:
         path = None if name in files else _file_of(name)
         if path is None or path.is_relative_to(OWN):
             continue
-        if top in CONVERTING or is_installed(str(path)):
+        if top in made_with or is_installed(str(path)):
             packages.add(top)
             continue
         files[name] = path
@@ -186,12 +175,13 @@ def _is_path(value: Any) -> bool:
 def package_content(packages: Iterable[str], cache_root: Path) -> dict[str, Any]:
     """What is not as installed in `packages` and those that conversions are made with; versions of the former."""
     found: dict[str, Any] = {}
-    for package in sorted({*CONVERTING, *packages}):
-        distribution = CONVERTING.get(package) or _distribution_of(package)
+    made_with = converting()
+    for package in sorted({*made_with, *packages}):
+        distribution = made_with.get(package) or _distribution_of(package)
         altered = altered_files(package, distribution, cache_root)
         if altered:
             found[package] = altered
-        if package not in CONVERTING:
+        if package not in made_with:
             found[f"{package} version"] = _version(distribution)
     return found
 
@@ -225,10 +215,10 @@ def altered_files(package: str, distribution: str | None, cache_root: Path) -> d
     if root is None:
         return {}
     listed, written = _listed(distribution)
-    found = {}
+    found, edited = {}, package in _edited()
     for path in _code_files(root):
         entry = listed.pop(str(path), None)
-        if entry is None or not _as_installed(path, entry, written, package in _READ, cache_root):
+        if entry is None or not _as_installed(path, entry, written, edited, cache_root):
             name = path.relative_to(root.parent).as_posix()
             found[name] = source_digest(path) if path.suffix == ".py" else sha256_once(path, Cache(cache_root))
     gone = [path for path in listed if path.startswith(f"{root}{os.sep}")]
@@ -240,12 +230,17 @@ def converting_files() -> list[str]:
     may be new.
     """
     found: list[str] = []
-    for package in CONVERTING:
+    for package in converting():
         root = _folder_of(package)
         files = list(_code_files(root)) if root is not None else []
         found += map(str, files)
-        found += {str(file.parent) for file in files} if package in _READ else ()
+        found += {str(file.parent) for file in files} if package in _edited() else ()
     return found
+
+
+def _edited() -> frozenset[str]:
+    """Packages that people edit: their sources are always read, whatever their dates say."""
+    return frozenset(package for route in every_route() for package in route.packages.edited)
 
 
 def _folder_of(package: str) -> Path | None:

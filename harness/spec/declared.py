@@ -66,13 +66,13 @@ def held(payload: dict[str, Any], report: object) -> dict[str, Any]:
 
 
 def _models_of(module: ModuleType, file: Path) -> Iterator[dict[str, Any]]:
-    from harness.spec.model import GenerativeModel
+    from harness.spec.model import Model
 
     imported = _imported(file)
     others = [vars(other) for other in list(sys.modules.values()) if other is not module and hasattr(other, "__dict__")]
     seen: set[int] = set()
     for variable, value in list(vars(module).items()):
-        if not isinstance(value, GenerativeModel) or id(value) in seen:
+        if not isinstance(value, Model) or id(value) in seen:
             continue
         seen.add(id(value))
         own = variable not in imported and not any(_holds(names, variable, value) for names in others)

@@ -12,16 +12,19 @@ import ast
 import difflib
 import warnings
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
 from harness.spec.declared import run_for_declarations
-from harness.spec.model import KNOWN, REQUIRED, SpecRef, check_name
+from harness.spec.model import Model, SpecRef, check_name
+from harness.spec.route import class_words, every_route
 from harness.system.reading import read_text
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "models"
-_UNREAD = "*"  # among the fields of a declaration that reading alone does not show whole
+# Beside the fields of a declaration: that reading alone does not show it whole, and the class that is called.
+_UNREAD, _CLASS = "*", "class"
 
 
 def describe(file: Path) -> list[SpecRef]:
@@ -30,7 +33,7 @@ def describe(file: Path) -> list[SpecRef]:
 
     Raises UsageError for a file that cannot be read or parsed.
     """
-    text = read_text(file, "give a Python file, as UTF-8 text, that declares a GenerativeModel")
+    text = read_text(file, f"give a Python file, as UTF-8 text, that declares a {class_words()}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its strings; they would be said where only one line may be
@@ -59,13 +62,18 @@ def _read_models(tree: ast.Module, file: Path) -> list[SpecRef]:
 def _base(call: ast.Call, found: Mapping[str, SpecRef]) -> Mapping[str, Any] | None:
     """What a declaration starts from: nothing, or the fields of OTHER for `replace(OTHER, ...)`; else None."""
     called = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-    if called == "GenerativeModel":
+    if called in _classes():
         unread = call.args or any(keyword.arg is None for keyword in call.keywords)
-        return {_UNREAD: True} if unread else {}
+        return {_CLASS: called, **({_UNREAD: True} if unread else {})}
     first = call.args[0] if call.args else None
     if called == "replace" and isinstance(first, ast.Name) and first.id in found:
         return found[first.id].declared
     return None
+
+
+def _classes() -> dict[str, type[Model]]:
+    """What a spec file may call to declare a model, by name: the declarations of the routes."""
+    return {route.declaration.__name__: route.declaration for route in every_route()}
 
 
 def _literals(call: ast.Call) -> dict[str, Any]:
@@ -130,12 +138,12 @@ def _find_in_file(model: str) -> SpecRef:
     path, _, variable = model.partition(".py:") if ".py:" in model else (model, "", "")
     file = Path(path + ".py" if variable else path)
     if not file.is_file():
-        raise UsageError(f"no spec file {file}; give the path of a .py file that declares a GenerativeModel")
+        raise UsageError(f"no spec file {file}; give the path of a .py file that declares a {class_words()}")
     refs = _fitting(describe(file), variable)
     if (not refs or any(_UNREAD in ref.declared for ref in refs)) and _imports_anything(file):
         refs = _run_for(file, variable)
     if not refs:
-        what = f"no GenerativeModel called {variable}" if variable else "no NAME = GenerativeModel(...)"
+        what = f"no {class_words()} called {variable}" if variable else f"no NAME = {class_words('{}(...)')}"
         raise UsageError(f"{file} has {what}; docs/adding-a-model.md shows one")
     if len(refs) > 1:
         names = ", ".join(f"{file}:{ref.variable}" for ref in refs)
@@ -151,7 +159,7 @@ def _fitting(refs: list[SpecRef], variable: str) -> list[SpecRef]:
 
 
 def _imports_anything(file: Path) -> bool:
-    """Whether running the file can show more than reading it did: a `GenerativeModel` is imported in some way."""
+    """Whether running the file can show more than reading it did: a declaration's class is imported in some way."""
     tree = ast.parse(read_text(file, "give a Python file"))
     return any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree))
 
@@ -168,13 +176,22 @@ def _run_for(file: Path, variable: str) -> list[SpecRef]:
 
 
 def _check_fields(ref: SpecRef) -> None:
-    missing = [name for name in REQUIRED if name not in ref.declared]
+    called = str(ref.declared[_CLASS])
+    required, known = _fields(_classes()[called])
+    missing = [name for name in required if name not in ref.declared]
     if missing:
         raise UsageError(
-            f"{ref.file}: {ref.variable} lacks {', '.join(missing)}; a GenerativeModel needs {', '.join(REQUIRED)}"
+            f"{ref.file}: {ref.variable} lacks {', '.join(missing)}; a {called} needs {', '.join(required)}"
         )
     for name in ref.declared:
-        if name not in KNOWN and name != _UNREAD:
-            near = difflib.get_close_matches(name, KNOWN, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(sorted(KNOWN))}"
+        if name not in known and name not in (_UNREAD, _CLASS):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(sorted(known))}"
             raise UsageError(f"{ref.file}: {ref.variable} has no field '{name}'; {hint}")
+
+
+def _fields(declaration: type[Model]) -> tuple[list[str], set[str]]:
+    """(the fields that a declaration must give, as it is called; all that it may give)"""
+    entries = sorted(fields(declaration), key=lambda entry: bool(entry.kw_only))
+    required = [entry.name for entry in entries if entry.default is MISSING and entry.default_factory is MISSING]
+    return required, {entry.name for entry in entries}

@@ -1,43 +1,28 @@
-"""Import the frameworks that every torch stage needs, and none that no stage needs.
-
-litert-torch 0.10 imports all of TensorFlow for one line of its LoRA layer, which takes the TFLite schema from it:
-half of the seconds and of the memory of all these imports. The schema is one file that needs nothing of the rest.
-Whoever needs TensorFlow itself still imports it as ever.
-"""
+"""Import the frameworks that every torch stage needs, and none that no stage needs."""
 
 from __future__ import annotations
 
 import gc
 import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 
-_SCHEMA = "tensorflow.lite.python.schema_py_generated"
+from harness.spec.route import every_route
+
 _HUGGING_FACE = ("transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 
 
 def import_frameworks() -> None:
-    """torch, the modelling half of transformers, and the layers and the converter of litert-torch.
+    """torch, the modelling half of transformers, and what the routes import that most runs take.
 
     They start no thread and run no operator.
     """
     with without_collecting():
         for name in ("torch", *_HUGGING_FACE):
             importlib.import_module(name)
-        import_litert_torch()
-        importlib.import_module("litert_torch.generative.utilities.converter")
-
-
-def import_litert_torch() -> None:
-    """The layers of litert-torch."""
-    with without_collecting():
-        importlib.import_module("litert_torch")
-        with _schema_alone():
-            importlib.import_module("litert_torch.generative.layers.lora")
+        for route in every_route():
+            if route.preloaded:
+                route.import_frameworks()
 
 
 @contextmanager
@@ -50,27 +35,3 @@ def without_collecting() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
-
-
-@contextmanager
-def _schema_alone() -> Iterator[None]:
-    """Within it, the TFLite schema is all there is of TensorFlow."""
-    found = None if "tensorflow" in sys.modules else find_spec("tensorflow")
-    file = Path(found.origin).parent / "lite/python/schema_py_generated.py" if found and found.origin else None
-    schema = spec_from_file_location(_SCHEMA, file) if file is not None and file.is_file() else None
-    if schema is None or schema.loader is None:
-        yield  # another layout of TensorFlow: it is imported whole
-        return
-    parents = [_SCHEMA.rsplit(".", count)[0] for count in (3, 2, 1)]
-    try:
-        for name in parents:
-            sys.modules[name] = ModuleType(name)
-            sys.modules[name].__spec__ = found  # torch asks for it
-            sys.modules[name].__path__ = []  # a package
-        sys.modules[_SCHEMA] = module_from_spec(schema)
-        schema.loader.exec_module(sys.modules[_SCHEMA])
-        setattr(sys.modules[parents[-1]], _SCHEMA.rpartition(".")[2], sys.modules[_SCHEMA])
-        yield
-    finally:
-        for name in (*parents, _SCHEMA):
-            sys.modules.pop(name, None)

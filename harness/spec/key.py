@@ -1,4 +1,4 @@
-"""Run a spec and know what it is: its code with all that it imports, what it reads, what it changes in litert-torch.
+"""Run a spec and know what it is: its code with all that it imports, what it reads, what it changes in packages.
 
 In: where a spec is. Out: its model, and JSON-able content that differs where anything of that does.
 """
@@ -19,7 +19,7 @@ from harness.spec import numerics, patched
 from harness.spec.code import OWN, SpecCode, edited_between, package_content, spec_code
 from harness.spec.fingerprints import source_digest
 from harness.spec.load import loaded_spec, module_name
-from harness.spec.model import GenerativeModel, SpecRef
+from harness.spec.model import Model, SpecRef
 from harness.spec.replaced import changes, namespaces
 from harness.spec.witness import Seen
 from harness.store.cache import Cache
@@ -43,7 +43,7 @@ class KnownSpec:
         self._file, self._threads = ref.file, numerics.threads_now()
         with patched.watching() as self._patched, self.reading():
             self._loaded = loaded_spec(ref)
-        self.model: GenerativeModel = self._loaded.model
+        self.model: Model = self._loaded.model
         self._changes = changes(before)
         self.code: SpecCode = spec_code(module_name(ref.file), modules)
 

@@ -1,6 +1,6 @@
-"""Run a spec file and get its declaration, which imports what the file imports (several seconds for litert-torch).
+"""Run a spec file and get its declaration, which imports what the file imports (several seconds for a framework).
 
-In: a `SpecRef`. Out: a `GenerativeModel`, with the numeric settings of the process put right.
+In: a `SpecRef`. Out: a `Model`, with the numeric settings of the process put right.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import ModuleType
 from harness.errors import UsageError
 from harness.names.coverage import check_coverage
 from harness.plain import brief
-from harness.spec.imports import import_litert_torch
-from harness.spec.model import GenerativeModel, SpecRef, check_name
+from harness.spec.model import Model, SpecRef, check_name
 from harness.spec.numerics import Changes, settle, threads_now
+from harness.spec.route import class_words, every_route
 from harness.system.reading import read_text
 
 
@@ -35,8 +35,10 @@ def run_spec(file: Path) -> ModuleType:
     folder = str(file.resolve().parent)
     if folder not in sys.path:  # what lies beside it can be imported, as by a script; what is installed comes first
         sys.path.append(folder)
-    if "litert_torch" in read_text(file, "give a Python file"):
-        import_litert_torch()
+    text = read_text(file, "give a Python file")
+    for route in every_route():
+        if route.packages.own in text:
+            route.import_layers()
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -48,12 +50,12 @@ def run_spec(file: Path) -> ModuleType:
 class Loaded:
     """A declaration that has run. by_spec: numeric settings that it changed; outside: those changed before that."""
 
-    model: GenerativeModel
+    model: Model
     by_spec: Changes
     outside: Changes
 
 
-def load_spec(ref: SpecRef) -> GenerativeModel:
+def load_spec(ref: SpecRef) -> Model:
     """Run the spec file and return its model. Raises UsageError when the file fails or declares what cannot be run."""
     return loaded_spec(ref).model
 
@@ -68,10 +70,10 @@ def loaded_spec(ref: SpecRef) -> Loaded:
     return Loaded(model, by_spec, outside)
 
 
-def _model_of(ref: SpecRef) -> GenerativeModel:
+def _model_of(ref: SpecRef) -> Model:
     model = getattr(run_spec(ref.file), ref.variable, None)
-    if not isinstance(model, GenerativeModel):
-        raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a GenerativeModel")
+    if not isinstance(model, Model):
+        raise UsageError(f"{ref.file}: {ref.variable} is a {type(model).__name__}, not a {class_words()}")
     check_coverage(model.coverage, f"{ref.file}: {ref.variable}")
     _check_values(model, f"{ref.file}: {ref.variable}")
     if model.reference is not None:
@@ -79,7 +81,7 @@ def _model_of(ref: SpecRef) -> GenerativeModel:
     return model
 
 
-def _check_values(model: GenerativeModel, where: str) -> None:
+def _check_values(model: Model, where: str) -> None:
     """What a file says once it has run; names may be computed."""
     check_name(model.name, where)
     texts = {"hf_id": model.hf_id, "prompt": model.prompt, "variant": model.variant}
@@ -97,7 +99,7 @@ def _is_length(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
-def _introduce(model: GenerativeModel) -> None:
+def _introduce(model: Model) -> None:
     """Make transformers know the model's own reference: whatever loads a checkpoint then finds it like any other."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,19 +1,21 @@
 """What a model is: a declaration of names, configs and where the weights come from, and how one is referred to.
 
-In: nothing. Out: `GenerativeModel`, `SpecRef`. Runs nothing.
+In: nothing. Out: `Model`, `SpecRef`. Runs nothing. What belongs to one route alone stands in that route's declaration,
+which is derived of `Model`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.errors import UsageError
 from harness.names.allowed import NAME_RULE, is_name
 from harness.names.coverage import STANDARD_COVERAGE
 from harness.plain import brief
+from harness.spec.route import every_route
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,15 @@ class WheelGGUF:
 
 
 @dataclass(frozen=True)
-class GenerativeModel:
-    """A decoder-only language model, declared. The first six fields are enough.
+class Model:
+    """What the engine needs of any decoder-only language model, whatever way it takes to a flatbuffer.
 
+    route: "module:object" of the `Route` that answers for the declaration, see `harness/spec/route.py`.
     name: what `edge-parity run NAME` calls it; also the name of its run folders.
     hf_id: the published checkpoint on the Hugging Face hub, for `--checkpoint`.
-    config: factory of the re-authored model's litert-torch `ModelConfig`.
-    model_class: the re-authored `torch.nn.Module`, called as `model_class(config, mask_cache_size)`.
-    tensor_names: litert-torch `ModelLoader.TensorNames`, the map from HF to re-authored weight names.
     published: factory of the published Hugging Face config, which needs no network.
     weights: real weights that come with a package; without them the default is a miniature.
     reference: for an architecture that transformers lacks, a `PreTrainedModel` class with its own config class.
-    alignment: for a re-authored model that is not built of the Generative API's blocks, where its points are:
-        point -> module path, see `align/modules.py`.
-    load_weights: for a model that litert-torch's loader does not know, makes its state dict of the checkpoint's.
-        It takes what it uses with `pop`; what is left over is a finding.
     prefill: lengths of the prefill signatures to convert.
     kv_cache_len: positions in the KV cache of the converted model.
     coverage: per hop, the share of taps that must be compared for the gate to hold; the standard for a hop left out.
@@ -52,25 +48,26 @@ class GenerativeModel:
     variant: how to convert unless the command line says otherwise; `harness/names/variant.py` has the words.
     """
 
+    route: ClassVar[str] = ""
+
     name: str
     hf_id: str
-    config: Callable[[], Any]
-    model_class: Callable[..., Any]
-    tensor_names: Any
-    published: Callable[[], Any]
-    weights: WheelGGUF | None = None
-    reference: Any = None
-    alignment: Mapping[str, str] = field(default_factory=dict)
-    load_weights: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    prefill: tuple[int, ...] = (32,)
-    kv_cache_len: int = 256
-    coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE))
-    prompt: str = "The capital of France is"
-    variant: str = "default"
+    published: Callable[[], Any] = field(kw_only=True)
+    weights: WheelGGUF | None = field(default=None, kw_only=True)
+    reference: Any = field(default=None, kw_only=True)
+    prefill: tuple[int, ...] = field(default=(32,), kw_only=True)
+    kv_cache_len: int = field(default=256, kw_only=True)
+    coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE), kw_only=True)
+    prompt: str = field(default="The capital of France is", kw_only=True)
+    variant: str = field(default="default", kw_only=True)
 
 
-REQUIRED = ("name", "hf_id", "config", "model_class", "tensor_names", "published")
-KNOWN = frozenset(f.name for f in fields(GenerativeModel))
+def __getattr__(name: str) -> Any:
+    """The declarations of the routes, by which they were imported from here when there was one route."""
+    for route in every_route() if not name.startswith("_") else ():
+        if route.declaration.__name__ == name:
+            return route.declaration
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)

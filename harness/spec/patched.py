@@ -3,9 +3,9 @@ and modes that it enters, which get every call of torch.
 
 In: what they held before, and what they hold now. Out: each replacement, the file that it comes from, and a way back.
 
-`harness/spec/replaced.py` looks at litert-torch, whose code a model may change on purpose: the flatbuffer is made with
-that, and compared. torch and transformers are what the reference is made of: with other code it is not the published
-model.
+`harness/spec/replaced.py` looks at a route's package, whose code a model may change on purpose: the flatbuffer is made
+with that, and compared. torch and transformers are what the reference is made of: with other code it is not the
+published model.
 """
 
 from __future__ import annotations

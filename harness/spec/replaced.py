@@ -1,4 +1,4 @@
-"""What a spec has changed in litert-torch while it was loaded: functions, constants, lowerings, decompositions, flags.
+"""What a spec has changed in a route's package while it was loaded: functions, constants, lowerings, flags.
 
 In: the namespaces before and after. Out: JSON-able content of what differs, for the key of a conversion.
 """
@@ -16,48 +16,45 @@ from types import ModuleType
 from typing import Any
 
 from harness.spec.fingerprints import fingerprint
-from harness.spec.imports import import_litert_torch
+from harness.spec.route import every_route
 
-_PACKAGE = "litert_torch"
-# Where it keeps what it was told to do with an operator: module, attributes on the way to a dict.
-_TABLES = (
-    ("litert_torch.backend.lowerings.registry", "global_registry", "registered_ops"),
-    ("litert_torch.fx_infra.decomp", "_pre_convert_decomp"),
-    ("litert_torch.fx_infra.decomp", "_pre_lower_decomp"),
-)
-# Variables that these packages read while they convert; those that only say what is shown are left out.
-_FLAGS = ("LITERT_", "JAX_", "XLA_", "ENABLE_GROUP_NORM_COMPOSITE", "LAYOUT_OPTIMIZE_", "RESOURCE_CONSTANT_")
-_SHOWN = ("LITERT_TORCH_SHOW_PROGRESS", "LITERT_TORCH_SILENCE_TORCH_LOGS", "JAX_LOG", "JAX_LOGGING", "XLA_HLO_DEBUG")
 _JAX_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion")
 
 Namespaces = Mapping[tuple[str, str], Any]
 
 
 def namespaces(spec: Path) -> Namespaces:
-    """All that litert-torch's modules, classes and tables hold now. spec: what it imports of it is imported first, so
-    that its import is not a change.
+    """All that the modules, classes and tables of the routes' packages hold now. spec: what it imports of them is
+    imported first, so that its import is not a change.
     """
-    wanted = _imports_of_package(spec)
-    if wanted:
-        import_litert_torch()
-    for name in wanted:
-        try:
-            importlib.import_module(name)
-        except Exception:  # the spec itself will say so, or catches it
-            continue
+    for route in every_route():
+        wanted = _imports_of_package(spec, route.packages.own)
+        if wanted:
+            route.import_layers()
+        for name in wanted:
+            try:
+                importlib.import_module(name)
+            except Exception:  # the spec itself will say so, or catches it
+                continue
     return _now()
+
+
+def _own_packages() -> frozenset[str]:
+    return frozenset(route.packages.own for route in every_route())
 
 
 def _now() -> Namespaces:
     found: dict[tuple[str, str], Any] = {}
+    watched = _own_packages()
     for name, module in list(sys.modules.items()):
-        if name.split(".")[0] != _PACKAGE:
+        if name.split(".")[0] not in watched:
             continue
         for attribute, value in list(vars(module).items()):
             found[name, attribute] = value
             if isinstance(value, type) and value.__module__ == name:
                 found |= {(f"{name}.{attribute}", inner): held for inner, held in vars(value).items()}
-    for module_name, *attributes in _TABLES:
+    tables = [table for route in every_route() for table in route.packages.tables]
+    for module_name, *attributes in tables:
         table: Any = sys.modules.get(module_name)
         for attribute in attributes:
             table = getattr(table, attribute, None)
@@ -96,7 +93,7 @@ def _is_bookkeeping(name: str) -> bool:
     return name in ("__warningregistry__", "__annotations__", "__dict__", "__weakref__") or name.startswith("_abc_")
 
 
-def _imports_of_package(spec: Path) -> list[str]:
+def _imports_of_package(spec: Path, package: str) -> list[str]:
     try:
         tree = ast.parse(spec.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -107,20 +104,21 @@ def _imports_of_package(spec: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == _PACKAGE]
+    return [name for name in names if name.split(".")[0] == package]
 
 
 def replaced_code() -> dict[str, list[str]]:
-    """Functions in litert-torch's modules that come from a file of neither litert-torch nor Python.
+    """Functions in the modules of a route's package that come from a file of neither that package nor Python.
 
     Empty where there are none, so that the key of a model that replaces nothing is what it was. It sees what was put
     there before anybody looked.
     """
-    package = sys.modules.get(_PACKAGE)
-    installed = (*(str(Path(path).parent) for path in getattr(package, "__path__", [])), sysconfig.get_path("stdlib"))
+    watched = _own_packages()
+    paths = [path for name in watched for path in getattr(sys.modules.get(name), "__path__", [])]
+    installed = (*(str(Path(path).parent) for path in paths), sysconfig.get_path("stdlib"))
     found = {}
     for name, module in list(sys.modules.items()):
-        if name.split(".")[0] != _PACKAGE:
+        if name.split(".")[0] not in watched:
             continue
         classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name]
         for holder in (module, *classes):
@@ -134,9 +132,9 @@ def replaced_code() -> dict[str, list[str]]:
 
 def flags() -> dict[str, str]:
     """Settings that conversions read: environment variables, and what in torch and jax is not at its standard."""
-    found = {
-        name: value for name, value in os.environ.items() if name.startswith(_FLAGS) and not name.startswith(_SHOWN)
-    }
+    read = tuple(name for route in every_route() for name in route.packages.variables)
+    talk = tuple(name for route in every_route() for name in route.packages.talk)
+    found = {name: value for name, value in os.environ.items() if name.startswith(read) and not name.startswith(talk)}
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.get_default_dtype() != torch.float32:
         found["default dtype"] = str(torch.get_default_dtype())

@@ -17,14 +17,16 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from harness.spec.code import SpecCode, converting_files, is_standard
+from harness.spec.route import every_route
 from harness.spec.witness import Seen
 from harness.system.stamps import stamp_of
 from harness.system.started import IMPORTED_AT, STARTED_WITH
 from harness.system.temporary import PREFIX
 
 RESTS = "rests"  # in what a process is asked for, and in what it answers
-# Packages and modules of Python that read no file without being heard. Whatever else a spec's own code imports may.
-_HEARD = frozenset({"harness", "models", "litert_torch", "torch", "transformers", "numpy"})
+# Packages that read no file without being heard, beside the routes' own. Whatever else a spec's own code imports may.
+_HEARD = frozenset({"harness", "models", "torch", "transformers", "numpy"})
+# Modules of Python whose answers nobody can check again.
 _CHANGING = frozenset(
     {"ctypes", "datetime", "http", "multiprocessing", "random", "secrets", "socket", "sqlite3", "ssl", "subprocess",
      "time", "urllib", "uuid"}
@@ -66,7 +68,8 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
 
     So it is where the spec's own code does what leaves no trace, or where a file was written meanwhile.
     """
-    if seen.unseen or not code.packages <= _HEARD or code.standard & _CHANGING:
+    quiet = _HEARD | {route.packages.own for route in every_route()}
+    if seen.unseen or not code.packages <= quiet or code.standard & _CHANGING:
         return None
     root = str(cache_root.resolve())
     own = [str(path) for path in code.files.values()]

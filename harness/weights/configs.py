@@ -1,4 +1,4 @@
-"""The two configs of a model: the published Hugging Face one and the re-authored one, from a spec or a folder.
+"""The published Hugging Face config of a model, from a spec or a folder.
 
 In: a model's declaration or a checkpoint folder. Out: config objects, fresh each time. No weight is loaded.
 """
@@ -13,47 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.spec.model import GenerativeModel
+from harness.spec.model import Model
 from harness.system.reading import read_json
 from harness.weights.config_values import refuse_wrong_numbers
 
 CONFIG_FILE = "config.json"
 
 
-def published_config(model: GenerativeModel) -> Any:
+def published_config(model: Model) -> Any:
     """The model's published Hugging Face config, fresh. Raises UsageError when the spec's factory gives none."""
-    return _made(model, "published", "num_hidden_layers", "a Hugging Face config")
+    return made_by(model, "published", "num_hidden_layers", "a Hugging Face config")
 
 
-def full_reauthored_config(model: GenerativeModel) -> Any:
-    """The example's own `ModelConfig`, fresh. Raises UsageError when the spec's factory gives none."""
-    return _made(model, "config", "num_layers", "a litert-torch ModelConfig")
+def made_by(model: Model, field: str, attribute: str, what: str) -> Any:
+    """What a factory of a declaration gives. attribute: which it must have; what: it is, for people.
 
-
-def _made(model: GenerativeModel, field: str, attribute: str, what: str) -> Any:
+    Raises UsageError where it fails, or gives something else.
+    """
     made = _from_factory(model, field)
     if not hasattr(made, attribute):
         raise UsageError(f"{model.name}: '{field}' gives {type(made).__name__}, not {what}; fix the model's spec file")
     return made
 
 
-def _from_factory(model: GenerativeModel, field: str) -> Any:
+def _from_factory(model: Model, field: str) -> Any:
     try:
         return getattr(model, field)()
     except Exception as error:
         raise UsageError(
             f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; fix the model's spec file"
-        ) from error
-
-
-def built_model(model: GenerativeModel, config: Any, mask_cache_size: int = 0) -> Any:
-    """The re-authored model as its declaration says. Raises UsageError where that cannot be built."""
-    try:
-        return model.model_class(config, mask_cache_size)
-    except Exception as error:
-        raise UsageError(
-            f"{model.name}: 'model_class' cannot be built as model_class(config, mask_cache_size): "
-            f"{type(error).__name__}: {first_line(error)}; fix the model's spec file"
         ) from error
 
 

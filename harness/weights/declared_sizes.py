@@ -7,11 +7,13 @@ re-authored config keeps from being loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import UsageError
-from harness.spec.model import GenerativeModel
-from harness.weights.configs import full_reauthored_config, published_config
+from harness.spec.model import Model
+from harness.spec.route import route_of
+from harness.weights.configs import published_config
 from harness.weights.families import Sizes, sizes_of
 
 _WORDS = {
@@ -25,14 +27,14 @@ _WORDS = {
 }
 
 
-def refuse_other_sizes(model: GenerativeModel, shown: str, config: Any, layers: int | None = None) -> None:
+def refuse_other_sizes(model: Model, shown: str, config: Any, layers: int | None = None) -> None:
     """shown: what a person calls the checkpoint. config: its own. layers: how many are run of the model, None for all.
 
     A size that the re-authored config has, or the published one, is taken: if the two differ, the audit tells.
     Raises UsageError for any other.
     """
     found, declared = sizes_of(config), sizes_of(published_config(model))
-    own = _own_sizes(full_reauthored_config(model))
+    own = route_of(model).full_sizes(model)
     wrong = [name for name in _WORDS if getattr(found, name) not in (getattr(declared, name), getattr(own, name))]
     if found.layers == layers:
         wrong = [name for name in wrong if name != "layers"]
@@ -50,37 +52,23 @@ def refuse_other_sizes(model: GenerativeModel, shown: str, config: Any, layers: 
     )
 
 
-def refuse_sizes_that_cannot_load(name: str, config: Any, published: Any, why: str) -> None:
-    """config: the re-authored `ModelConfig`. published: the checkpoint's own. why: its weights cannot be loaded.
+def refuse_sizes_that_cannot_load(name: str, own: Sequence[Sizes], published: Any, why: str) -> None:
+    """own: the sizes of each block of the route's model. published: the checkpoint's config. why: its weights cannot be
+    loaded.
 
     Raises UsageError that names every size in which the two differ; nothing is raised where none does.
     """
     text = published.get_text_config()
     wrong: dict[str, tuple[int, int]] = {}
-    for block in range(min(config.num_layers, sizes_of(text).layers)):
-        own, theirs = _own_sizes(config, block), sizes_of(text, block)
+    for block, ours in enumerate(own[: sizes_of(text).layers]):
+        theirs = sizes_of(text, block)
         for size in _WORDS:
-            if getattr(own, size) != getattr(theirs, size):
-                wrong.setdefault(size, (getattr(own, size), getattr(theirs, size)))
+            if getattr(ours, size) != getattr(theirs, size):
+                wrong.setdefault(size, (getattr(ours, size), getattr(theirs, size)))
     if not wrong:
         return
-    said = ", ".join(f"{_WORDS[size]} {own:,} for {theirs:,}" for size, (own, theirs) in wrong.items())
+    said = ", ".join(f"{_WORDS[size]} {mine:,} for {other:,}" for size, (mine, other) in wrong.items())
     raise UsageError(
         f"{name}: the re-authored config has other sizes than the published one ({said}), and cannot take its weights "
         f"({why}); fix 'config' in the model's spec file"
-    )
-
-
-def _own_sizes(config: Any, number: int = 0) -> Sizes:
-    """The sizes of a litert-torch `ModelConfig` at one block."""
-    block = config.block_config(number)
-    attention = block.attn_config
-    return Sizes(
-        vocab=config.vocab_size,
-        layers=config.num_layers,
-        hidden=config.embedding_dim,
-        intermediate=block.ff_config.intermediate_size,
-        heads=attention.num_heads,
-        kv_heads=attention.num_query_groups or attention.num_heads,
-        head_dim=attention.head_dim,
     )

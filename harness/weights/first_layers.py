@@ -1,6 +1,6 @@
 """The first layers of a model at full width: its own sizes, embedding, final norm and head, and fewer blocks.
 
-In: a model and how many layers; a checkpoint folder, or a seed for random weights. Out: both configs, and a folder in
+In: a model and how many layers; a checkpoint folder, or a seed for random weights. Out: the config, and a folder in
 Hugging Face format. What width does to float32 shows here at a fraction of the cost of the whole model.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.spec.model import GenerativeModel
-from harness.weights.configs import full_reauthored_config, hf_config, published_config
+from harness.spec.model import Model
+from harness.weights.configs import hf_config, published_config
 from harness.weights.families import sizes_of
 from harness.weights.files import WEIGHTS_FILE, StoredTensor, stored_tensors
 from harness.weights.random_weights import write_seeded
@@ -38,30 +38,18 @@ def with_layers(config: Any, kept: Iterable[int]) -> Any:
     return shorter
 
 
-def first_layers_published(model: GenerativeModel, layers: int) -> Any:
+def first_layers_published(model: Model, layers: int) -> Any:
     """The published config with its first layers alone. Raises UsageError for more than there are."""
     return _shortened(published_config(model), layers, model.name)
 
 
-def first_layers_reauthored(model: GenerativeModel, layers: int) -> Any:
-    """The re-authored `ModelConfig` with its first layers alone. Raises UsageError for more than there are."""
-    config = full_reauthored_config(model)
-    _check(layers, int(config.num_layers), f"the re-authored {model.name}")
-    config = copy.deepcopy(config)
-    if isinstance(config.block_configs, (list, tuple)):
-        config.block_configs = list(config.block_configs[:layers])
-    if config.attention_patterns is not None:
-        config.attention_patterns = config.attention_patterns[:layers]
-    config.num_layers = layers
-    return config
-
-
 def _shortened(config: Any, layers: int, what: str) -> Any:
-    _check(layers, sizes_of(config).layers, what)
+    check_layers(layers, sizes_of(config).layers, what)
     return with_layers(config, range(layers))
 
 
-def _check(layers: int, total: int, what: str) -> None:
+def check_layers(layers: int, total: int, what: str) -> None:
+    """Raises UsageError for more layers than there are."""
     if layers > total:
         raise UsageError(f"--layers {layers}: {what} has {total} layers; give at most as many")
 
@@ -96,7 +84,7 @@ def _layer_of(name: str, container: str) -> int:
     return next((int(number) for part, number in _NUMBERED.findall(name) if part == container), -1)
 
 
-def write_random_layers(model: GenerativeModel, seed: int, layers: int, folder: Path) -> None:
+def write_random_layers(model: Model, seed: int, layers: int, folder: Path) -> None:
     """Write config.json and seeded random weights of the published shape (float32) into an existing folder."""
     write_seeded(first_layers_published(model, layers), seed, folder)
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 from harness.errors import UsageError
 from harness.record.record import SourceKind
-from harness.spec.model import GenerativeModel, WheelGGUF
+from harness.spec.model import Model, WheelGGUF
 from harness.store.cache import Cache, key_of
 from harness.store.digests import sha256_once
 from harness.system.reading import TEXT, check_file
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def resolve(
-    model: GenerativeModel,
+    model: Model,
     *,
     checkpoint: str | None,
     miniature: bool,
@@ -132,7 +132,7 @@ def _check_files(folder: Path) -> None:
             check_file(path, "download it again", None if path.suffix == ".safetensors" else TEXT)
 
 
-def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:
+def is_miniature(model: Model, checkpoint: Checkpoint) -> bool:
     """Whether the weights are of a miniature's sizes, wherever they came from.
 
     A folder whose config has those sizes counts as one, so that a miniature can be handed around.
@@ -140,7 +140,7 @@ def is_miniature(model: GenerativeModel, checkpoint: Checkpoint) -> bool:
     return checkpoint.kind == "miniature" or (checkpoint.kind != "gguf" and _as_small(model, checkpoint.folder))
 
 
-def _as_small(model: GenerativeModel, folder: Path) -> bool:
+def _as_small(model: Model, folder: Path) -> bool:
     from harness.weights.families import sizes_of
     from harness.weights.miniature import shrunk_hf_config
 
@@ -219,7 +219,7 @@ def _gguf_checkpoint(weights: WheelGGUF, cache: Cache) -> Checkpoint:
     return _cached(folder, "gguf", f"{weights.distribution} {version}: {weights.file}", None, cache)
 
 
-def _miniature_checkpoint(model: GenerativeModel, seed: int, layers: int | None, cache: Cache) -> Checkpoint:
+def _miniature_checkpoint(model: Model, seed: int, layers: int | None, cache: Cache) -> Checkpoint:
     from harness.weights.first_layers import config_text
     from harness.weights.miniature import RULE, shrunk_hf_config, write_miniature
 
@@ -229,7 +229,7 @@ def _miniature_checkpoint(model: GenerativeModel, seed: int, layers: int | None,
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 
 
-def _random_checkpoint(model: GenerativeModel, seed: int, layers: int, cache: Cache) -> Checkpoint:
+def _random_checkpoint(model: Model, seed: int, layers: int, cache: Cache) -> Checkpoint:
     from harness.weights.first_layers import config_text, first_layers_published, write_random_layers
     from harness.weights.miniature import RULE
 

@@ -19,9 +19,8 @@ from marks import further_but, sweep_but
 from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, PUBLISHED, WEIGHTS
 from paths import ROOT
 
-from harness.bench.breaking import other_config, typical_element, with_flip
+from harness.bench.breaking import typical_element, with_flip
 from harness.bench.reseed import patch
-from harness.bench.rewiring import block, rms
 from harness.bench.workbench import BUILTIN, STAGES, TORCH_STAGES, XNNPACK, Bench, bench
 from harness.explain.decoder import TOKENS, Decoder, Walk
 from harness.explain.diagnose import diagnose
@@ -30,6 +29,8 @@ from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.job import reference
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.spec.find import main_models
+from harness.stages.litert_torch.faults.declarations import other_config
+from harness.stages.litert_torch.faults.rewiring import block, rms
 from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow

@@ -13,12 +13,13 @@ import torch
 from mistakes import around, gelu_for_silu, network
 from places import MODULES, jiggle
 
-from harness.bench.breaking import jiggled, other_config, set_weight
+from harness.bench.breaking import jiggled, set_weight
 from harness.bench.reseed import patch
 from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
 from harness.compare.local import local_errors
 from harness.names.stages import Hop
 from harness.names.taps import split_tap
+from harness.stages.litert_torch.faults.declarations import other_config
 from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow

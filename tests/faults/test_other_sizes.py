@@ -125,13 +125,14 @@ def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
 
 @pytest.mark.slow
 def test_of_every_model_here_the_reference_is_read_as_the_re_authored_model_is() -> None:
-    from harness.pipeline.prepare import dimensions_of
+    from harness.pipeline.dimensions import dimensions_of
     from harness.spec.find import find_spec, main_models
     from harness.spec.load import load_spec
-    from harness.stages.litert_torch.config import reauthored_config
+    from harness.spec.route import route_of
     from harness.weights.configs import published_config
 
     for name in main_models():
         model = load_spec(find_spec(name))
-        sizes = dimensions_of(model, reauthored_config(model, miniature=False), published_config(model))
+        own = route_of(model).model(model, miniature=False)
+        sizes = dimensions_of(model, own, published_config(model))
         assert (name, sizes.hf_heads, sizes.hf_head_dim, sizes.hf_vocab) == (name, [], None, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.bench.catalogue.config import model as model_config
 from marks import further_but
 from mistakes import (
     PUBLISHED,
@@ -22,10 +23,10 @@ from mistakes import (
 from outcomes import assert_first_fault, show
 from places import DOWN, LAYER, MODULES, jiggle
 
-from harness.bench.breaking import Change, jiggled, other_config
-from harness.bench.catalogue.config import model as model_config
-from harness.bench.rewiring import block
+from harness.bench.breaking import Change, jiggled
 from harness.bench.workbench import BUILTIN, FIRST, TORCH_STAGES, XNNPACK, Bench, bench, figures
+from harness.stages.litert_torch.faults.declarations import other_config
+from harness.stages.litert_torch.faults.rewiring import block
 
 pytestmark = pytest.mark.slow
 

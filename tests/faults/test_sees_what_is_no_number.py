@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.bench.catalogue.weights import stored
 from outcomes import assert_first_fault
 from places import DOWN
 
 from harness.bench.breaking import jiggled, set_weight
-from harness.bench.catalogue.weights import stored
 from harness.bench.reseed import patch
-from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST, STAGES, XNNPACK, Bench, bench
+from harness.stages.litert_torch.faults.rewiring import block
 from harness.store.trace import VALUES_FILE, Trace
 
 pytestmark = pytest.mark.slow

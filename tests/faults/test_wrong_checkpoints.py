@@ -17,7 +17,8 @@ from harness.record.record import Fault, Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
-from harness.weights.miniature import WINDOW, shrink, shrunk_hf_config
+from harness.stages.litert_torch.miniature import shrink
+from harness.weights.miniature import WINDOW, shrunk_hf_config
 from harness.weights.tokenizer_files import load_tokenizer
 
 pytestmark = pytest.mark.slow

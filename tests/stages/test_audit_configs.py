@@ -14,12 +14,12 @@ import pytest
 
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
-from harness.pipeline.prepare import window_of
+from harness.pipeline.dimensions import window_of
 from harness.record.record import Finding
 from harness.spec.find import find_spec, main_models
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.loading import account_for_published_keys
+from harness.stages.litert_torch.keys import account_for_published_keys
 from harness.weights.configs import hf_config
 
 pytestmark = pytest.mark.slow

@@ -18,17 +18,21 @@ from harness.audit.named_constants import NamedConstant
 from harness.audit.values import ExpectedValues, describe_difference, fuse, loaded_wrongly
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
+from harness.names.stages import FLOAT
 from harness.names.variant import Variant
-from harness.pipeline.prepare import parameters_of
+from harness.pipeline.conversions import FLATBUFFER
+from harness.pipeline.conversions import converted as converted_once
 from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.convert import FLATBUFFER, conversion_key, convert
-from harness.stages.litert_torch.loading import account_for_keys, load_reauthored, sources_of
+from harness.stages.litert_torch.keys import account_for_keys, sources_of
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.stages.litert_torch.miniature import shrink
+from harness.stages.litert_torch.model import ReauthoredModel
 from harness.stages.litert_torch.structure import position_tables, windows_of
 from harness.store.cache import Cache
-from harness.weights.miniature import shrink, write_miniature
+from harness.weights.miniature import write_miniature
 from harness.weights.parameters import Fused, ParameterSource
 
 pytestmark = pytest.mark.slow
@@ -123,7 +127,7 @@ def test_of_a_model_with_its_own_loader_what_it_hands_on_is_compared_by_value(
     """What the loader computes is not: the projections that it fuses are named in a warning."""
     import torch
 
-    from harness.audit.parameters import parameter_sources
+    from harness.stages.litert_torch.parameters import parameter_sources
     from harness.weights.files import stored_tensors
 
     model, folder = plain
@@ -192,21 +196,20 @@ def _converted(name: str) -> tuple[GenerativeModel, Path, Path]:
     cache = Cache.standard()
     model = load_spec(find_spec(name))
     checkpoint = resolve(model, checkpoint=None, miniature=True, seed=0, cache=cache)
-    config = shrink(model)[1]
-    key = conversion_key(checkpoint.sha256, config, model.model_class, model.tensor_names, [32], 256, Variant())
-    network = lambda: load_reauthored(model, checkpoint.folder, config, 256)  # noqa: E731
-    return model, checkpoint.folder, convert(cache, key, network, [32], 256, Variant())
+    own = ReauthoredModel(model, shrink(model)[1], Variant())
+    file = converted_once(
+        cache,
+        own.conversion_key(checkpoint.sha256, [32], 256, FLOAT, {}),
+        lambda: own.load(checkpoint.folder, 256),
+        lambda network, target: own.write(network, target, [32], 256, FLOAT),
+    )
+    return model, checkpoint.folder, file
 
 
 def constants(model: GenerativeModel, folder: Path, file: Path) -> Any:
     config = shrink(model)[1]
-    sources: list[ParameterSource] = parameters_of(model, _At(folder), config)  # type: ignore[arg-type]
+    sources: list[ParameterSource] = ReauthoredModel(model, config, Variant()).parameters(folder)
     return audit_constants(FlatbufferModel(file), sources, folder, position_tables(config), windows_of(config)), sources
-
-
-@dataclasses.dataclass
-class _At:
-    folder: Path
 
 
 def changed_copy(file: Path, values: Any, target: Path) -> Path:

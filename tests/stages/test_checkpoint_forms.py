@@ -18,8 +18,9 @@ from harness.record.record import Finding
 from harness.spec.find import find_spec, main_models
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
+from harness.spec.route import route_of
 from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.loading import account_for_keys
+from harness.stages.litert_torch.keys import account_for_keys
 from harness.store.cache import Cache
 from harness.weights.configs import hf_config
 from harness.weights.families import sizes_of
@@ -66,10 +67,11 @@ def findings(model: GenerativeModel, folder: Path, cache: Cache) -> list[Finding
     assert checkpoint.folder == folder
     assert is_miniature(model, checkpoint)
     published = hf_config(folder)
-    own = reauthored_config(model, miniature=True, layers=sizes_of(published).layers)
+    layers = sizes_of(published).layers
+    own = reauthored_config(model, miniature=True, layers=layers)
     return [
         *account_for_keys(model, folder, own, checkpoint.dropped),
-        *audit_configs(model, published, own),
+        *audit_configs(route_of(model).at_sizes(model, miniature=True, layers=layers), published),
     ]
 
 

@@ -18,10 +18,11 @@ from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel, WheelGGUF
 from harness.stages.litert_torch.config import reauthored_config
+from harness.stages.litert_torch.full_config import full_reauthored_config
+from harness.stages.litert_torch.miniature import shrink
 from harness.store.cache import Cache
-from harness.weights.configs import full_reauthored_config, published_config
+from harness.weights.configs import published_config
 from harness.weights.files import read_header, stored_tensors
-from harness.weights.miniature import shrink
 from harness.weights.sources import (
     Checkpoint,
     find_gguf,

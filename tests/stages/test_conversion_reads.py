@@ -16,11 +16,9 @@ from paths import ROOT
 from safetensors.numpy import save_file
 
 from harness.jobs.reporter import Silent
-from harness.names.variant import Variant
+from harness.pipeline.conversions import CONVERSIONS, converted
 from harness.pipeline.flatbuffers import convert_model
-from harness.stages.litert_torch import convert as conversion
-from harness.stages.litert_torch.conversion_reads import READS, Reader, changed_since
-from harness.stages.litert_torch.convert import CONVERSIONS, FLATBUFFER, convert
+from harness.spec.conversion_reads import READS, Reader, changed_since
 from harness.store.cache import Cache
 from harness.system.temporary import PREFIX
 
@@ -33,15 +31,14 @@ AGED = 0.05  # seconds after which a file does not count as edited while it was 
 class Conversion:
     """A spec in a folder whose `forward` a converter traces; `made` counts how often."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.made = folder, 0
         self.spec = folder / "spec.py"
         self.cache = Cache(folder / "cache")
-        monkeypatch.setattr(conversion, "to_flatbuffer", self._trace)
 
-    def _trace(self, network: Callable[[], object], folder: Path, *told: object) -> None:
+    def _trace(self, network: Callable[[], object], file: Path) -> None:
         self.made += 1
-        (folder / FLATBUFFER).write_text(str(network()))
+        file.write_text(str(network()))
 
     def write(self, files: dict[str, str]) -> None:
         for name, text in files.items():
@@ -60,12 +57,12 @@ class Conversion:
             loaded.loader.exec_module(module)
             return module.forward
 
-        return convert(self.cache, KEY, build, [8], 64, Variant(), reader=Reader(file, self.cache)).read_text()
+        return converted(self.cache, KEY, build, self._trace, reader=Reader(file, self.cache)).read_text()
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conversion:
-    return Conversion(tmp_path, monkeypatch)
+def work(tmp_path: Path) -> Conversion:
+    return Conversion(tmp_path)
 
 
 HERE = "from pathlib import Path\nHERE = Path(__file__).parent\n"
@@ -253,13 +250,13 @@ def test_a_table_that_was_edited_is_in_the_flatbuffer(tmp_path: Path, prepare: C
     cache = {"cache_root": str(tmp_path / "cache")}
     prepared = prepare(spec, miniature=True, layers=1, variant={"prefill": (4,), "kv_cache_len": 16}, **cache)
 
-    def converted(scale: float) -> tuple[bool, str]:
+    def convert_with(scale: float) -> tuple[bool, str]:
         (tmp_path / "scale.json").write_text(str(scale))
         time.sleep(AGED)
         payload = {"prepared": prepared, "spec_file": str(spec), "spec_variable": "TINY_LLAMA", **cache}
         found = convert_model(payload, Silent())
         return found["cached"], found["sha256"]
 
-    first, again, edited = converted(1.0), converted(1.0), converted(1.5)
+    first, again, edited = convert_with(1.0), convert_with(1.0), convert_with(1.5)
     assert (first[0], again[0], edited[0]) == (False, True, False)
     assert first[1] == again[1] != edited[1]

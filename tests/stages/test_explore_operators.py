@@ -12,12 +12,12 @@ from marks import sweep_but
 from record_factory import FAULTY_TAP, make_run
 from watching import Watcher
 
+from harness.align.op_graph import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
 from harness.bench.workbench import bench
 from harness.errors import UsageError
 from harness.explore.flatbuffer_ops import flatbuffer_ops
 from harness.explore.op_files import ALONE, Side, graph_file, node_ids, overlay_files
 from harness.explore.operators import OpLevel, OpSide, faults_in, write_op_level
-from harness.explore.ops import INPUTS, OUTSIDE, Op, OpGraph, belonging, bypassed, drawn, made_by
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.judge.shares import nearest
 from harness.names.taps import tap_order
@@ -319,7 +319,8 @@ def test_a_flatbuffer_that_is_gone_is_told_with_what_to_do(broken: Path, tmp_pat
 
 @pytest.mark.parametrize("name", sweep_but(["tiny_llama"], sorted(main_models())))
 def test_every_tap_has_its_operator_in_every_model(name: str) -> None:
-    from harness.explore.torch_ops import hf_ops, reauthored_ops
+    from harness.stages.huggingface.operators import hf_ops
+    from harness.stages.litert_torch.operators import reauthored_ops
 
     made = bench(name)
     prepared, length = made.prepared, made.prepared.prefill[-1]

@@ -14,9 +14,10 @@ from harness.errors import UsageError
 from harness.spec.find import find_spec, main_models
 from harness.spec.load import load_spec
 from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.loading import account_for_published_keys
+from harness.stages.litert_torch.full_config import built_model, full_reauthored_config
+from harness.stages.litert_torch.keys import account_for_published_keys
 from harness.stages.torch.summation import DEVICE, OtherSummation
-from harness.weights.configs import built_model, full_reauthored_config, hf_config, published_config
+from harness.weights.configs import hf_config, published_config
 from harness.weights.families import sizes_of
 from harness.weights.files import WEIGHTS_FILE, stored_tensors
 from harness.weights.first_layers import first_layers_published, write_first_layers

@@ -16,8 +16,9 @@ from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
 from harness.stages.litert_torch.loading import load_reauthored
+from harness.stages.litert_torch.miniature import shrink
 from harness.weights.families import Sizes, sizes_of
-from harness.weights.miniature import LARGEST_HIDDEN, WINDOW, shrink, write_miniature
+from harness.weights.miniature import LARGEST_HIDDEN, WINDOW, write_miniature
 
 pytestmark = pytest.mark.slow
 

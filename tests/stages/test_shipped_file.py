@@ -16,8 +16,8 @@ from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.stages.litert_torch.convert import kv_layout
 from harness.stages.litert_torch.loading import load_reauthored
+from harness.stages.litert_torch.miniature import shrink
 from harness.store.cache import Cache
-from harness.weights.miniature import shrink
 from harness.weights.sources import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.further]

@@ -361,7 +361,7 @@ def test_the_packages_that_convert_are_here_as_installed(tmp_path: Path) -> None
 
 def registry() -> Any:
     pytest.importorskip("litert_torch")
-    from harness.spec.imports import import_litert_torch
+    from harness.stages.litert_torch.imports import import_litert_torch
 
     import_litert_torch()
     return importlib.import_module("litert_torch.backend.lowerings.registry")

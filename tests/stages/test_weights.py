@@ -17,8 +17,10 @@ from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
-from harness.stages.litert_torch.loading import account_for_keys, load_reauthored
-from harness.weights.miniature import shrink, write_miniature
+from harness.stages.litert_torch.keys import account_for_keys
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.stages.litert_torch.miniature import shrink
+from harness.weights.miniature import write_miniature
 
 pytestmark = pytest.mark.slow
 

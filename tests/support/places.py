@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.bench.breaking import Change, jiggled, set_weight
-from harness.bench.rewiring import block
+from harness.stages.litert_torch.faults.rewiring import block
 
 LAYER = "model.layers.{}."
 GATE, UP, DOWN = (LAYER + f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))

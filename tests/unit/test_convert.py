@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.names.variant import Variant
+from harness.pipeline.conversions import converted
 from harness.stages.litert_torch import convert as conversion
 from harness.stages.litert_torch.config import without_composites
-from harness.stages.litert_torch.convert import conversion_key, convert, fingerprint
+from harness.stages.litert_torch.convert import conversion_key, fingerprint
 from harness.store.cache import Cache
 
 
@@ -106,23 +107,22 @@ def test_a_fingerprint_holds_no_address():
     assert "0x" not in str(fingerprint([Config(), Model, functools.partial(math.pow, 2)]))
 
 
-def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path, monkeypatch):
+def test_a_conversion_is_made_once_and_again_when_its_file_is_damaged(tmp_path):
     built = []
 
-    def to_flatbuffer(network: object, folder: Path, *told: object) -> None:
+    def write(network: object, file: Path) -> None:
         built.append(network)
-        (folder / conversion.FLATBUFFER).write_bytes(b"flatbuffer" * 1000)
+        file.write_bytes(b"flatbuffer" * 1000)
 
-    monkeypatch.setattr(conversion, "to_flatbuffer", to_flatbuffer)
     said: list[str] = []
     cache = Cache(tmp_path, said.append)
-    first = convert(cache, "a" * 40, lambda: "network", [32], 256, Variant())
-    assert convert(cache, "a" * 40, lambda: "network", [32], 256, Variant()) == first
+    first = converted(cache, "a" * 40, lambda: "network", write)
+    assert converted(cache, "a" * 40, lambda: "network", write) == first
     assert len(built) == 1
     content = bytearray(first.read_bytes())
     content[4321] ^= 1
     first.write_bytes(content)
-    assert convert(cache, "a" * 40, lambda: "network", [32], 256, Variant()).read_bytes() == b"flatbuffer" * 1000
+    assert converted(cache, "a" * 40, lambda: "network", write).read_bytes() == b"flatbuffer" * 1000
     assert len(built) == 2
     assert "damaged" in said[0]
 
@@ -132,7 +132,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        convert(Cache(tmp_path), "b" * 40, build, [32], 256, Variant())
+        converted(Cache(tmp_path), "b" * 40, build, lambda network, file: None)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 

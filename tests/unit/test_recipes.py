@@ -17,11 +17,11 @@ from harness.locate.owners import ownership
 from harness.names.coverage import Absence
 from harness.names.recipes import check_widths, parse_recipes, unjudged
 from harness.names.stages import Hop, hops_of, split
+from harness.pipeline.conversions import check_quantised
 from harness.pipeline.options import Options, check, stages_of
 from harness.pipeline.run import run
 from harness.record.record import taps_frame
 from harness.render.sentences import snr_words
-from harness.stages.litert_torch.convert import check_quantised
 from harness.store.trace import TraceWriter
 
 INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"
@@ -166,10 +166,10 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_fit() -> 
 @pytest.mark.slow
 def test_a_recipe_that_no_width_of_the_model_allows_is_refused_from_its_config() -> None:
     """SmolLM2's hidden size is 576, four and a half times 128; that of TinyLlama's miniature is 128."""
-    from harness.pipeline.prepare import row_widths
     from harness.spec.find import find_spec
     from harness.spec.load import load_spec
     from harness.stages.litert_torch.config import reauthored_config
+    from harness.stages.litert_torch.sizes import row_widths
 
     model = load_spec(find_spec("smollm2"))
     with pytest.raises(UsageError, match="the hidden size of smollm2 is 576"):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from harness.bench.catalogue import code, config, flatbuffer, weights
+from harness.bench.catalogue import flatbuffer
 from harness.bench.mistake import KINDS, Mistake
+from harness.spec.route import every_route
 
 # Models without a known defect, for which every failing comparison is a false alarm.
 CLEAN = (
@@ -24,7 +25,7 @@ WIDE_SEEDS = 2  # at most: the stages take seconds there
 
 def all_faults() -> tuple[Mistake, ...]:
     """By kind, in the order of the pipeline. Ids are `kind/name`, unique."""
-    made = (*config.FAULTS, *code.FAULTS, *weights.FAULTS, *flatbuffer.FAULTS)
+    made = [*(fault for route in every_route() for fault in route.faults()), *flatbuffer.FAULTS]
     return tuple(sorted(made, key=lambda fault: KINDS.index(fault.kind)))
 
 

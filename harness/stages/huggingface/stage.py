@@ -27,6 +27,7 @@ from harness.jobs.reporter import Reporter
 from harness.jobs.session import AS_NAMED, Facts, Given
 from harness.names.stages import ORACLE
 from harness.names.taps import LOGITS, block_tap
+from harness.spec.route import route_of
 from harness.stages.torch.attention import UnfusedAttention, rotated
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
 from harness.stages.torch.float64 import TrueFloat64
@@ -51,7 +52,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[HuggingFace]:
     mode = TrueFloat64() if job.stage == ORACLE else None
     dtype = torch.float64 if mode else torch.float32
     capture, dims = Capture(), job.dimensions
-    modules = hf_modules(model.tensor_names, fused_gate=dims.fused_gate)
+    modules = hf_modules(route_of(model).names(model), fused_gate=dims.fused_gate)
     with mode or nullcontext(), torch.inference_mode():
         network = load(job.checkpoint, dtype)
         with module_taps(network, modules, dims.blocks, dims.hf_layout_of, capture) as absent:

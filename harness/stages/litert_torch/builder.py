@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.names.codes import FindingCode
 from harness.record.record import Finding
-from harness.spec.model import GenerativeModel
+from harness.stages.litert_torch.declaration import GenerativeModel
 from harness.weights.configs import without_initial_weights
 
 _TAKES = ("checkpoint_path", "custom_loader")

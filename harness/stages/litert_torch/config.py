@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.spec.model import GenerativeModel
-from harness.weights.configs import full_reauthored_config
-from harness.weights.first_layers import first_layers_reauthored
-from harness.weights.miniature import shrink
+from harness.stages.litert_torch.declaration import GenerativeModel
+from harness.stages.litert_torch.full_config import first_layers_reauthored, full_reauthored_config
+from harness.stages.litert_torch.miniature import shrink
 
 
 def reauthored_config(model: GenerativeModel, *, miniature: bool, layers: int | None = None, hlfb: bool = True) -> Any:

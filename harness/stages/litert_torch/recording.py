@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.align.modules import own_modules
 from harness.jobs.job import Job
-from harness.spec.model import GenerativeModel
 from harness.stages.litert_torch.config import reauthored_config
-from harness.stages.litert_torch.stage import _drive, attention_taps
+from harness.stages.litert_torch.declaration import GenerativeModel
+from harness.stages.litert_torch.loading import load_reauthored
+from harness.stages.litert_torch.modules import own_modules
+from harness.stages.litert_torch.stage import attention_taps, drive
 from harness.stages.torch.capture import Capture, as_array, module_taps
 from harness.store.trace import TraceWriter
 
@@ -29,8 +30,6 @@ _LARGEST = 1 << 26  # bytes
 def record(job: Job, model: GenerativeModel, block: int | None) -> dict[int, list[tuple[str, Array]]]:
     """Trace the job's one input. Returns position of the step's start -> named tensors, in order of computation."""
     from litert_torch.fx_infra import decomp
-
-    from harness.stages.litert_torch.loading import load_reauthored
 
     torch.set_num_threads(job.threads)
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
@@ -51,7 +50,7 @@ def record(job: Job, model: GenerativeModel, block: int | None) -> dict[int, lis
         recorder,
     ):
         capture.trace = trace
-        _drive(network, config, item, job, capture)
+        drive(network, config, item, job, capture)
     return recorder.steps
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from harness.align.layout import canonical_cache
-from harness.align.modules import ModuleMap, own_modules
+from harness.align.modules import ModuleMap
+from harness.errors import UsageError
 from harness.inputs.tokens import schedule
 from harness.jobs.cache_end import LastPosition, last_position
 from harness.jobs.job import Job, JobInput
@@ -24,10 +25,13 @@ from harness.jobs.reporter import Reporter
 from harness.jobs.session import AS_NAMED, Facts, Given
 from harness.names.taps import LOGITS, block_tap
 from harness.record.record import Finding
-from harness.spec.model import GenerativeModel
 from harness.spec.numerics import settle
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
+from harness.stages.litert_torch.declaration import GenerativeModel
+from harness.stages.litert_torch.keys import sources_of
+from harness.stages.litert_torch.model import ReauthoredModel
+from harness.stages.litert_torch.modules import own_modules
 from harness.stages.torch.attention import probabilities
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
 from harness.stages.torch.intercept import Intercept
@@ -37,12 +41,13 @@ from harness.store.trace import Trace, TraceWriter, local
 @contextmanager
 def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
     """See `harness/jobs/session.py`."""
-    from harness.stages.litert_torch.loading import load_reauthored
-
     torch.set_num_threads(job.threads)
     model = given.declared(job)
+    if not isinstance(model, GenerativeModel):
+        other = type(model).__name__
+        raise UsageError(f"{job.stage} runs a GenerativeModel, and {model.name} is a {other}; leave it out of --stages")
     config = reauthored_config(model, miniature=job.miniature, layers=job.layers, hlfb=job.variant.hlfb)
-    network = (given.load or load_reauthored)(model, job.checkpoint, config, job.kv_cache_len)
+    network = given.loaded(ReauthoredModel(model, config, job.variant), job.checkpoint, job.kv_cache_len)
     settle(job.threads)  # the spec's own functions have run since it was loaded
     capture, dims = Capture(), job.dimensions
     modules = own_modules(model, fused_gate=dims.fused_gate)
@@ -70,7 +75,6 @@ class Reauthored:
     def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
         """The loaded weights, number by number. They are the same in a local pass."""
         from harness.audit.values import loaded_wrongly
-        from harness.stages.litert_torch.loading import sources_of
 
         if self.job.reference is None:
             report.progress(0, len(inputs), "weights by value")
@@ -93,7 +97,7 @@ class Reauthored:
         self.capture.reference = reference
         folder = self.job.traces if reference is None else local(self.job.traces)
         with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
-            _drive(self.network, self.config, item, self.job, self.capture)
+            drive(self.network, self.config, item, self.job, self.capture)
 
     def facts(self) -> Facts:
         facts = {"findings": self.findings, "absent_modules": self.absent, "dtype": "float32"}
@@ -113,7 +117,8 @@ def empty_cache(config: Any, job: Job) -> dict[str, Any]:
     return {f"kv_cache_{side}_{block}": values.numpy() for block, side, values in sides}
 
 
-def _drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
+def drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
+    """Run one input as a device does, with `capture` on."""
     cache = _new_cache(config, job)
     for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
         tokens = torch.zeros((1, step.size), dtype=torch.int)

@@ -10,10 +10,9 @@ import copy
 import zlib
 from typing import Any
 
+from harness.audit.probes import LENGTH, WINDOW
 from harness.weights.configs import without_initial_weights
 
-LENGTH = 6
-WINDOW = 3  # less than LENGTH, so that a window cuts something off
 CACHE = 8
 
 

@@ -85,7 +85,8 @@ def module_taps(
         for entry in modules.block:
             hook(entry.path.format(block), block_tap(block, entry.point), entry, block)
     hook(modules.layer.format(0), EMBED, ModuleTap(EMBED, modules.layer, "input"))
-    hook(modules.final_norm, FINAL_NORM, ModuleTap(FINAL_NORM, modules.final_norm))
+    if modules.final_norm is not None:  # a declaration may leave it unnamed
+        hook(modules.final_norm, FINAL_NORM, ModuleTap(FINAL_NORM, modules.final_norm))
     try:
         yield absent
     finally:

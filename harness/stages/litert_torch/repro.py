@@ -7,7 +7,7 @@ from its declaration, so that a fixed one gives a repro that shows no fault.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +16,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.align.modules import ModuleMap, own_modules
+from harness.align.modules import ModuleMap
 from harness.errors import UsageError
 from harness.explain.evidence_file import MODULE, SavedEvidence, chosen
 from harness.explain.functions import Array
 from harness.jobs.prepared import Prepared
-from harness.jobs.session import Given
 from harness.names.taps import EMBED, FINAL_NORM, LOGITS, block_tap, split_tap
-from harness.spec.load import load_spec
-from harness.spec.model import SpecRef
+from harness.spec.route import Load
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
+from harness.stages.litert_torch.declaration import GenerativeModel
+from harness.stages.litert_torch.model import ReauthoredModel
+from harness.stages.litert_torch.modules import own_modules
 from harness.stages.litert_torch.stage import attention_taps
 from harness.stages.torch.capture import Capture, module_taps
 
 
 def trace_out(
-    saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], target: Path, given: Given
+    saved: SavedEvidence, prepared: Prepared, model: GenerativeModel, target: Path, load: Load | None
 ) -> dict[str, Array]:
     """Write `module.pt`; returns the arrays of the script. Raises UsageError for what cannot be traced."""
-    from harness.stages.litert_torch.loading import load_reauthored
-
-    model = load_spec(SpecRef.of(run["spec_file"], run["spec_variable"]))
     config = reauthored_config(model, miniature=prepared.miniature, layers=prepared.layers, hlfb=prepared.variant.hlfb)
-    network = (given.load or load_reauthored)(model, Path(prepared.checkpoint), config, prepared.kv_cache_len)
+    own = ReauthoredModel(model, config, prepared.variant)
+    network = (load or ReauthoredModel.load)(own, Path(prepared.checkpoint), prepared.kv_cache_len)
     modules = own_modules(model, fused_gate=prepared.dimensions.fused_gate)
     place = _place(saved, modules)
     known = saved.known[place.tap]

@@ -10,8 +10,8 @@ import torch
 
 from harness.bench.breaking import jiggled, set_weight
 from harness.bench.mistake import Loader, Mistake, Names, Network, Site, Stored
-from harness.bench.rewiring import block
 from harness.bench.workbench import FIRST
+from harness.stages.litert_torch.faults.rewiring import block
 
 Values = Callable[[torch.Tensor], torch.Tensor]
 BLOCK = "transformer_blocks.{}."

@@ -10,7 +10,8 @@ import torch
 
 from harness.bench.breaking import Change, unchanged
 from harness.bench.mistake import AsShipped, Mistake, Network
-from harness.bench.rewiring import (
+from harness.bench.workbench import FIRST
+from harness.stages.litert_torch.faults.rewiring import (
     after,
     attention_called,
     block,
@@ -22,7 +23,6 @@ from harness.bench.rewiring import (
     tiled,
     wired,
 )
-from harness.bench.workbench import FIRST
 
 
 def no_mask(network: Any) -> None:

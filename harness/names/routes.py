@@ -1,0 +1,25 @@
+"""The routes: the ways by which a published model becomes a flatbuffer.
+
+In: nothing. Out: where each route's code is, as "module:object". Pure, and imports nothing: `harness/spec/route.py`
+finds the object. A declaration names its route itself; those here are known before a declaration has been run.
+"""
+
+from __future__ import annotations
+
+_REGISTRY: list[str] = [
+    "harness.stages.litert_torch.route:ROUTE",
+]
+
+
+def known_routes() -> tuple[str, ...]:
+    return tuple(_REGISTRY)
+
+
+def register(route: str) -> None:
+    """Add a route, as "module:object"."""
+    _REGISTRY.append(route)
+
+
+def unregister(route: str) -> None:
+    """Take back what `register` added."""
+    _REGISTRY.remove(route)
