@@ -4,10 +4,12 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from pure import MARKERS, without_frameworks
 
 # A deadline is a timed assertion: a busy machine would fail it.
 settings.register_profile("edge-parity", deadline=None)
@@ -16,13 +18,33 @@ settings.load_profile("edge-parity")
 _MARKS_OF_A_FILE = re.compile(r"^pytestmark = .*", re.MULTILINE)
 
 
+def marks_of_a_file(path: Path) -> set[str]:
+    """The markers of all its tests, read as text."""
+    found = _MARKS_OF_A_FILE.search(path.read_text(encoding="utf-8"))
+    return set(re.findall(r"\bmark\.(\w+)", found[0])) if found else set()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A file whose tests are all left out by `-m "not ..."` is not imported: the frameworks take seconds."""
     left_out = set(re.findall(r"\bnot (\w+)", config.option.markexpr))
     if not left_out or collection_path.suffix != ".py":
         return None
-    found = _MARKS_OF_A_FILE.search(collection_path.read_text(encoding="utf-8"))
-    return True if found and left_out & set(re.findall(r"\bmark\.(\w+)", found[0])) else None
+    return True if left_out & marks_of_a_file(collection_path) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """What a file of tests imports while it is collected counts for all its tests."""
+    pure = isinstance(collector, pytest.Module) and not MARKERS & marks_of_a_file(collector.path)
+    with without_frameworks() if pure else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test and its fixtures import a framework only where a marker says so, or `-m "not miniature"` would lie."""
+    with nullcontext() if any(map(item.get_closest_marker, MARKERS)) else without_frameworks():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

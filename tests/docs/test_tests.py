@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,11 @@ ALLOWED = {
     "test_surroundings.py: temporary._own",  # a process has one temporary folder, and this one has its own already
     "test_integrity.py: file._map",  # where in the file its constants lie
 }
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def file_ids(path: Path) -> str:
@@ -70,13 +78,13 @@ def test_every_test_stands_in_a_folder_that_says_what_it_promises() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=file_ids)
 def test_no_test_module_is_imported(path: Path) -> None:
-    modules = imports(ast.parse(path.read_text(encoding="utf-8"))).values()
+    modules = imports(parsed(path)).values()
     assert [module for module in modules if module.split(".")[-1].startswith("test_")] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=file_ids)
 def test_no_private_name_of_the_package_is_used(path: Path) -> None:
-    found = private_names(ast.parse(path.read_text(encoding="utf-8")))
+    found = private_names(parsed(path))
     assert {f"{path.name}: {name}" for name in found} - ALLOWED == set()
 
 
@@ -92,3 +100,21 @@ def test_no_private_name_of_the_package_is_used(path: Path) -> None:
 )
 def test_a_private_name_is_seen_however_it_is_reached(text: str) -> None:
     assert private_names(ast.parse(text)) == {"taps._x"}
+
+
+REFUSED = """
+import importlib.util, sys
+import pytest
+from pure import without_frameworks
+with without_frameworks():
+    assert importlib.util.find_spec("torch"), "asking where it is imports nothing"
+    with pytest.raises(pytest.fail.Exception, match="imports torch: mark it"):
+        import torch
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_test_without_a_marker_that_imports_a_framework_fails() -> None:
+    """In a process that has none yet; `make check` runs the tests in such ones."""
+    done = subprocess.run([sys.executable, "-c", REFUSED], cwd=TESTS / "support", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

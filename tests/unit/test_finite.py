@@ -188,6 +188,7 @@ def flatbuffer(path: Path, **constants: np.ndarray) -> FlatbufferModel:
     return FlatbufferModel(path)
 
 
+@pytest.mark.miniature
 def test_a_constant_that_a_recipe_made_infinite_is_named_with_its_count_and_a_mask_is_not(tmp_path: Path) -> None:
     with np.errstate(over="ignore"):
         weight = values(_5=7e4, _9=-1e5).astype(np.float16)
