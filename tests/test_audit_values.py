@@ -19,6 +19,7 @@ from harness.audit.parameters import Fused, ParameterSource
 from harness.audit.values import ExpectedValues, describe_difference, fuse, loaded_wrongly
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
+from harness.names.codes import FindingCode
 from harness.names.variant import Variant
 from harness.pipeline.prepare import _parameters
 from harness.record.record import Finding
@@ -109,9 +110,8 @@ def test_a_norm_that_stays_at_ones_in_a_tied_model_is_found(tmp_path: Path) -> N
     config = shrink(model)[1]
     network = load_reauthored(forgetful, folder, config, 64)
     assert bool((network.final_norm.weight == 1).all())
-    assert any(
-        "final_norm.weight" in f.what and f.severity == "error" for f in account_for_keys(forgetful, folder, config)
-    )
+    lost = [f for f in account_for_keys(forgetful, folder, config) if f.parameter == "final_norm.weight"]
+    assert [(f.code, f.severity) for f in lost] == [(FindingCode.PARAMETER_NOT_LOADED, "error")]
     # By value too, where the names are those of the model as it should be.
     (finding,) = loaded_wrongly(network, sources_of(model, config, folder, network.state_dict()), folder)
     assert "final_norm.weight of the re-authored model is not model.norm.weight" in finding.what
@@ -358,6 +358,7 @@ def test_a_further_constant_of_a_parameters_shape_is_an_error_although_every_par
     (finding,) = audited.findings
     assert finding.severity == "error"
     assert all(part in finding.what for part in ("decode alone reads", "w2.weight", "numbers differ"))
+    assert finding.code == FindingCode.CONSTANT_DIFFERS_IN_PART
 
 
 def _added(model: Any, graph: Any, constant: Any) -> None:
