@@ -20,7 +20,6 @@ from harness.names.taps import block_tap, split_tap
 from harness.record.record import Fault, Finding
 
 CHECKPOINT, RECIPE, SPEC = "checkpoint", "recipe", "spec"
-CONVERTER = "converter"
 
 _ATTENTION = ("attn.probs", "attn.context")
 # Where a field of the config first acts; `harness/audit/structure.py` says what the fields mean.
@@ -87,6 +86,9 @@ _OF_MODEL = (
     FindingCode.PARAMETER_NOT_LOADED,
     FindingCode.SHAPE_DIFFERS,
 )
+
+
+CONVERTER = "converter"
 
 
 @dataclass(frozen=True)
