@@ -87,6 +87,9 @@ _OF_MODEL = (
 )
 
 
+CONVERTER = "converter"
+
+
 @dataclass(frozen=True)
 class Ownership:
     """owner: `re-authoring`, `config`, `weights`, `converter`, `kernels of <stage>` or `memory planner`; `converter or
@@ -126,7 +129,7 @@ def ownership(
         return Ownership(CHECKPOINT, (alone, beyond_float32))
     if hop.on_kernels:
         same = f"{source} runs the same quantised file, and computes something else there"
-        return Ownership(f"kernels of {candidate}", (same,))
+        return Ownership(kernels_of(candidate), (same,))
     if not runs_file(candidate):
         return _of_model(fault, candidate, findings)
     differing = observers.get(candidate, ())
@@ -157,6 +160,15 @@ def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -
     if hop.on_kernels and shown and spoiled:
         return Ownership(recipe, (f"NaN or infinity from {' and '.join(shown)}, out of a file that holds it", *spoiled))
     return None
+
+
+def kernels_of(stage: str) -> str:
+    return f"kernels of {stage}"
+
+
+def converter_or_kernels_of(stage: str) -> str:
+    """The owner of what one runtime alone was compared at."""
+    return f"{CONVERTER} or {kernels_of(stage)}"
 
 
 def is_given(owner: str) -> bool:
@@ -190,16 +202,16 @@ def _of_device(
         if other.tap in taps_at(fault.tap) and Hop.parse(other.hop).candidate in set(observers) - {candidate}
     ]
     if also:
-        return Ownership("converter", (f"{candidate} and {also[0]} both differ there, and share the file alone",))
+        return Ownership(CONVERTER, (f"{candidate} and {also[0]} both differ there, and share the file alone",))
     others = [stage for stage in observers if stage != candidate]
     if others and len(taps_at(fault.tap)) > 1:
         apart = f"{others[0]} agrees there, but runs attention as one kernel where {candidate} runs a graph of the file"
-        return Ownership(f"converter or kernels of {candidate}", (apart,))
+        return Ownership(converter_or_kernels_of(candidate), (apart,))
     if others:
         return Ownership(
-            f"kernels of {candidate}", (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
+            kernels_of(candidate), (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
         )
-    return Ownership(f"converter or kernels of {candidate}", (f"no other runtime compared {fault.tap}",))
+    return Ownership(converter_or_kernels_of(candidate), (f"no other runtime compared {fault.tap}",))
 
 
 def taps_at(tap: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.jobs.prepared import Prepared
-from harness.locate.owners import is_given
+from harness.locate.owners import CONVERTER, converter_or_kernels_of, is_given, kernels_of
 from harness.names.codes import FindingCode
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
@@ -18,7 +18,6 @@ from harness.processes.scheduler import Results, Task
 from harness.record.record import Fault, Finding, Record
 
 _FAULTS = 2  # of a hop are descended into at most
-_OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
 
 
 def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
@@ -55,9 +54,11 @@ def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) ->
 
 def _with_operator(fault: Fault, found: dict[str, Any]) -> Fault:
     changes: dict[str, Any] = {"operator": found, "op": found["op"]}
-    if fault.owner.startswith(_OWNERS):
+    kernels, either = (name(fault.between.candidate) for name in (kernels_of, converter_or_kernels_of))
+    if fault.owner in (CONVERTER, kernels, either):
         inside = f" of {found['composites'][-1]}" if found["composites"] else ""
         said = f"{found['op']} {found['index']}{inside}: {found['why']}"
-        owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
-        changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
+        owner = CONVERTER if found["whose"] == "converter" else kernels
+        agrees = fault.owner in (owner, either)
+        changes |= {"owner": owner, "evidence": [*fault.evidence, said] if agrees else [said]}
     return Fault.model_validate({**fault.model_dump(), **changes})

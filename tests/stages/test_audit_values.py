@@ -18,6 +18,7 @@ from harness.audit.named_constants import NamedConstant
 from harness.audit.values import ExpectedValues, describe_difference, fuse, loaded_wrongly
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
+from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT
 from harness.names.variant import Variant
 from harness.pipeline.conversions import FLATBUFFER
@@ -113,9 +114,8 @@ def test_a_norm_that_stays_at_ones_in_a_tied_model_is_found(tmp_path: Path) -> N
     config = shrink(model)[1]
     network = load_reauthored(forgetful, folder, config, 64)
     assert bool((network.final_norm.weight == 1).all())
-    assert any(
-        "final_norm.weight" in f.what and f.severity == "error" for f in account_for_keys(forgetful, folder, config)
-    )
+    lost = [f for f in account_for_keys(forgetful, folder, config) if f.parameter == "final_norm.weight"]
+    assert [(f.code, f.severity) for f in lost] == [(FindingCode.PARAMETER_NOT_LOADED, "error")]
     # By value too, where the names are those of the model as it should be.
     (finding,) = loaded_wrongly(network, sources_of(model, config, folder, network.state_dict()), folder)
     assert "final_norm.weight of the re-authored model is not model.norm.weight" in finding.what
@@ -361,6 +361,7 @@ def test_a_further_constant_of_a_parameters_shape_is_an_error_although_every_par
     (finding,) = audited.findings
     assert finding.severity == "error"
     assert all(part in finding.what for part in ("decode alone reads", "w2.weight", "numbers differ"))
+    assert finding.code == FindingCode.CONSTANT_DIFFERS_IN_PART
 
 
 def _added(model: Any, graph: Any, constant: Any) -> None:

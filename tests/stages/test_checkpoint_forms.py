@@ -14,6 +14,7 @@ import pytest
 from marks import further_but
 
 from harness.audit.audit import audit_configs
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.find import find_spec, main_models
 from harness.spec.load import load_spec
@@ -80,7 +81,7 @@ def told(found: list[Finding]) -> set[tuple[str, str]]:
 
 
 def rounded(found: list[Finding]) -> list[Finding]:
-    return [finding for finding in found if "transformers rounds it" in finding.what]
+    return [finding for finding in found if finding.code == FindingCode.FIELD_ROUNDED]
 
 
 @pytest.mark.parametrize("name", sorted(main_models()))

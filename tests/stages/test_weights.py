@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
+from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
@@ -108,6 +109,9 @@ def test_a_missing_key_is_an_error_that_names_it(either: tuple[GenerativeModel, 
 def test_a_norm_that_tensor_names_forget_is_an_error(tied: tuple[GenerativeModel, Path]) -> None:
     findings = account(named_differently(tied[0], final_norm=None), tied[1])
     assert sorted(finding.severity for finding in findings) == ["error", "error"]
+    lost, default = findings
+    assert (lost.code, lost.key, lost.parameter) == (FindingCode.KEY_NOT_LOADED, "model.norm.weight", "")
+    assert (default.code, default.parameter) == (FindingCode.PARAMETER_NOT_LOADED, "final_norm.weight")
     assert "model.norm.weight of the checkpoint is loaded nowhere" in findings[0].what
     assert "final_norm.weight of the re-authored model receives no value" in findings[1].what
 
@@ -119,6 +123,7 @@ def test_a_value_without_a_place_in_the_model_is_an_error(tied: tuple[Generative
     rewrite(folder, lambda tensors: tensors.update({"model.norm.bias": torch.zeros(192)}))
     finding = only(account(model, folder))
     assert finding.severity == "error"
+    assert (finding.code, finding.key) == (FindingCode.KEY_WITHOUT_PLACE, "model.norm.bias")
     assert "model.norm.bias (to final_norm.bias)" in finding.what
 
 

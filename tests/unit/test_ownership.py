@@ -64,6 +64,11 @@ def test_weights_that_differ_by_value_own_the_fault_of_their_module():
     assert ownership(elsewhere, [elsewhere], [WRONG_NORM], {}).owner == "re-authoring"
 
 
+def test_a_constant_that_decode_alone_reads_is_not_held_against_the_re_authored_model():
+    decode = weights(FindingCode.CONSTANT_DIFFERS_IN_PART, NORM)
+    assert ownership(fault(), [fault()], [decode], {}).owner == "re-authoring"
+
+
 def test_tied_and_unnamed_modules_are_found_by_what_they_hold():
     embed = fault(tap="embed", module="transformer_blocks.0")
     found = weights(FindingCode.PARAMETER_DIFFERS, "tok_embedding.weight")
