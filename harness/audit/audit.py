@@ -49,9 +49,8 @@ def _findings(model: Model, network: Any) -> Iterator[Finding]:
     published, own, names = published_config(model), route.audited(model), route.names(model)
     with torch.random.fork_rng(), _one_thread():
         theirs = published_placement(model, shrunk_hf_config(model))
-        structure = own.structure()
         exact = published_structure(published, names, theirs, network or build_published(published))
-        yield from differences(exact, structure)
+        yield from differences(exact, own.structure())
         if (half := _declared_half(published)) is not None:
             network = build_published(published, half)
             yield from roundings(exact, published_structure(published, names, theirs, network, half), half)

@@ -35,7 +35,10 @@ def published_windows(model: Model) -> tuple[int | None, ...] | None:
         return None
     small = shrunk_hf_config(model, sizes_of(published.get_text_config()).layers)
     small.sliding_window = WINDOW
-    path = str(route_of(model).names(model).attn_output_proj).rpartition(".")[0]
+    output = route_of(model).names(model).attn_output_proj
+    if output is None:
+        raise ValueError("no module is named that makes attention's output")
+    path = output.rpartition(".")[0]
     with _seeded():
         network = _built(small)
         calls = _attention_calls(network, path, small.num_hidden_layers)

@@ -148,8 +148,8 @@ class AuditedConfig(Protocol):
 class Route(Protocol):
     """The way by which a published model becomes a flatbuffer. Importing one imports no framework.
 
-    declaration: the class of its declarations. config_words: what its own config is called, for people.
-    preloaded: whether the process that stages are forked from imports its frameworks, for all runs.
+    declaration: the class of its declarations. packages: what it is made of. preloaded: whether the process that stages
+    are forked from imports its frameworks, for all runs.
     """
 
     @property
