@@ -23,6 +23,8 @@ from harness.spec.load import load_spec
 from harness.spec.model import Model
 from harness.spec.route import route_of
 
+pytestmark = pytest.mark.slow
+
 SPEC = """
 from transformers import LlamaConfig
 
