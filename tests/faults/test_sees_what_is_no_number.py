@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.bench.catalogue.weights import stored
 from outcomes import assert_first_fault
 from places import DOWN
 
@@ -17,6 +16,7 @@ from harness.bench.breaking import jiggled, set_weight
 from harness.bench.reseed import patch
 from harness.bench.workbench import FIRST, STAGES, XNNPACK, Bench, bench
 from harness.stages.litert_torch.faults.rewiring import block
+from harness.stages.litert_torch.faults.weights import stored
 from harness.store.trace import VALUES_FILE, Trace
 
 pytestmark = pytest.mark.slow
