@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.operators import descents
 from harness.record.record import FirstFault, Record
+from harness.record.tap_row import TapRow, rows_in
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.limits import share
@@ -55,17 +57,17 @@ def run() -> tuple[Record, pd.DataFrame]:
     return record.model_copy(update=changed), frame
 
 
-def row(frame: pd.DataFrame) -> dict[str, object]:
-    found = frame[(frame["tap"] == TAP) & (frame["hop"] == HOP) & (frame["input"] == INPUT)]
-    return {str(name): value for name, value in found.to_dict("records")[0].items()}
+def row(frame: pd.DataFrame) -> TapRow:
+    (found,) = rows_in(frame[(frame["tap"] == TAP) & (frame["hop"] == HOP) & (frame["input"] == INPUT)])
+    return found
 
 
 def test_the_limit_that_a_tap_uses_up_is_the_noise_floors(run: tuple[Record, pd.DataFrame]) -> None:
     failing = row(run[1])
     assert share(failing) == pytest.approx(500)
     assert nearest_figure(failing) == "noise floor 0.500 of 1.00e-03"
-    assert share(failing | {"verdict": "pass", "why": ""}) == pytest.approx(0.25)
-    assert share(failing | {"why": f"excess 8 > 4; {WHY}", "excess": 8.0}) == pytest.approx(2)
+    assert share(replace(failing, verdict="pass", why="")) == pytest.approx(0.25)
+    assert share(replace(failing, why=f"excess 8 > 4; {WHY}", excess=8.0)) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("why", ["", None, float("nan"), "noise_floor 1.2.3 > 0.001", f"{WHY}; {WHY}", "excess 5 > 4"])

@@ -27,7 +27,8 @@ from harness.judge.coverage import (
 from harness.locate.faults import cases, summarise_hop
 from harness.names.stages import Hop
 from harness.names.variant import Variant
-from harness.record.record import TAP_COLUMNS, HopResult
+from harness.record.record import HopResult
+from harness.record.tap_row import TAP_COLUMNS
 
 XNNPACK = "reauthored->tflite-xnnpack"
 TAPS = ["embed", "block.0.attn.norm", "block.0.attn.probs", "final_norm", "logits"]
@@ -40,6 +41,7 @@ def frame_of(missing: dict[tuple[str, str], str], inputs: tuple[str, ...] = ("a"
         for order, tap in enumerate(TAPS):
             row: dict[str, Any] = {"input": item, "hop": XNNPACK, "tap": tap, "order": order, "verdict": "pass"}
             row |= {
+                "block": -1,
                 "excess": 1.0,
                 "position_excess": 1.0,
                 "excess_limit": 4.0,

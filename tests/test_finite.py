@@ -19,7 +19,8 @@ from harness.flatbuffer.writing import _packed
 from harness.locate.owners import is_given, ownership
 from harness.pipeline.operators import descents
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Finding, FirstFault, taps_frame
+from harness.record.record import Finding, FirstFault
+from harness.record.tap_row import TapRow, taps_frame
 from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
@@ -137,7 +138,8 @@ def test_the_owner_follows_from_the_traces_and_what_comes_after_is_no_fault_of_i
             trace.put(TAP, spoiled)
             trace.put("final_norm", spoiled)
     taps = ["block.0.out", TAP, "final_norm"]
-    rows = [{"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "nan_count": 1, "inf_count": 0} for tap in taps]
+    at = {"model": "m", "input": "a", "hop": FIRST, "block": -1, "order": 0}
+    rows = [TapRow(**at, tap=tap, verdict="fail", nan_count=1, inf_count=0) for tap in taps]
     found = owned([fault(FIRST).model_copy(update={"tap": tap}) for tap in taps], taps_frame(rows), [], {}, tmp_path)
     assert [(one.tap, one.owner) for one in found] == [("block.0.out", "re-authoring"), (TAP, "checkpoint")]
 

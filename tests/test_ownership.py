@@ -1,12 +1,15 @@
 """Whose a fault is follows from the hops that show it and from what the audits found at the same place."""
 
+from typing import Any
+
 import pytest
 
 from harness.judge.rules import judge, judge_local, load_rules
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Finding, FirstFault, taps_frame
+from harness.record.record import Finding, FirstFault
+from harness.record.tap_row import TapRow, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -104,10 +107,14 @@ FLOOR = "noise_floor 1 > 0.001"
 WITHIN = {"excess": 1.0, "position_excess": 1.0, "noise_floor": 1.0, "nan_count": 0, "inf_count": 0}
 
 
+def failing(hop: str, tap: str, **figures: Any) -> TapRow:
+    return TapRow(model="m", input="a", hop=hop, tap=tap, block=-1, order=0, verdict="fail", **figures)
+
+
 def beyond(reach: float, why: str = FLOOR, hop: str = FIRST) -> str:
-    row = {"hop": hop, "tap": "block.1.attn.norm", "input": "a", "value_min": -reach, "value_max": reach / 2}
+    row = failing(hop, "block.1.attn.norm", why=why, value_min=-reach, value_max=reach / 2)
     at = fault(hop).model_copy(update={"input": "a", "reason": why})
-    return beyond_float32(at, taps_frame([row | {"verdict": "fail", "why": why}]))
+    return beyond_float32(at, taps_frame([row]))
 
 
 @pytest.mark.parametrize("hop", [FIRST, XNNPACK, BUILTIN])
@@ -143,9 +150,7 @@ def test_a_candidate_that_breaks_a_limit_of_its_own_is_not_excused_by_the_floor(
 
 def test_a_run_charges_the_noise_floor_to_the_checkpoint_once_per_hop(tmp_path):
     taps = ["block.0.attn.out", "block.0.mlp.act"]
-    rows = [
-        {"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "why": FLOOR, "value_max": 1e-59} for tap in taps
-    ]
+    rows = [failing(FIRST, tap, why=FLOOR, value_max=1e-59) for tap in taps]
     faults = [FirstFault(hop=FIRST, tap=tap, block=0, input="a", modules={}, reason=FLOOR) for tap in taps]
     (found,) = owned(faults, taps_frame(rows), [], {}, tmp_path)
     assert (found.tap, found.owner) == (taps[0], "checkpoint")

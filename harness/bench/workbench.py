@@ -49,7 +49,8 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import FirstFault, HopResult, taps_frame
+from harness.record.record import FirstFault, HopResult
+from harness.record.tap_row import taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel

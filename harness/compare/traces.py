@@ -1,13 +1,13 @@
 """Compare the traces of a run, hop by hop and tap by tap, one tap in memory at a time.
 
-In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, its logits figures.
+In: trace folders per stage and input. Out: a `TapRow` per input, hop and tap and, per hop, its logits figures.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,31 @@ from harness.compare.metrics import (
     summarise,
 )
 from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
-from harness.compare.value_range import ValueRange, joined
+from harness.compare.value_range import ValueRange, joined, with_range
 from harness.judge.coverage import Absent, checked
-from harness.judge.rules import Rule, judge
+from harness.judge.rules import Judgement, Rule, judge
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
+from harness.record.tap_row import TapRow
 from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
 
-Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
+# The figures of a row that tolerance rules may limit; those of the logits come beside them.
+_JUDGED = (
+    "max_abs_err",
+    "mean_abs_err",
+    "rel_l2",
+    "cosine",
+    "snr_db",
+    "excess",
+    "position_excess",
+    "total_excess",
+    "noise_floor",
+    "nan_count",
+    "inf_count",
+)
 FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPLES))
 
 
@@ -56,7 +70,7 @@ class LogitPositions:
 
 @dataclass(frozen=True)
 class Comparison:
-    rows: list[Row]
+    rows: list[TapRow]
     logits: dict[str, Logits]
     hops: tuple[Hop, ...] = ()  # those whose stages ran
     logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
@@ -129,18 +143,19 @@ def compare_traces(
     """
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
-    rows: list[Row] = []
+    rows: list[TapRow] = []
     opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
-            tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
-            where = {"model": model, "input": item, "order": order}
-            rows.extend({**where, **row, **of_input.range_of(tap)} for row in tap_rows)
+            for hop in present:
+                row = TapRow(model=model, input=item, hop=hop.name, tap=tap, block=_block(tap), order=order)
+                row = with_range(row, of_input.range_of(tap))
+                rows.append(_compared(row, of_input, noise, hop, rules, tallies[hop], why_missing))
             of_input.let_go()
     rows = without_constant_taps(rows)
-    rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
+    rows.sort(key=lambda row: (inputs.index(row.input), row.order))
     logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
     each = {hop.name: tally.each for hop, tally in tallies.items()}
     return Comparison(rows, logits, tuple(present), each)
@@ -180,9 +195,9 @@ class TapReader:
     def note_range(self, tap: str, found: ValueRange) -> None:
         self._ranges[tap] = found
 
-    def range_of(self, tap: str) -> dict[str, float]:
-        """How large the numbers of a tap get in the oracle, as a row holds it; nothing where no noise floor was."""
-        return self._ranges[tap].columns() if tap in self._ranges else {}
+    def range_of(self, tap: str) -> ValueRange | None:
+        """How large the numbers of a tap get in the oracle; None where no noise floor was."""
+        return self._ranges.get(tap)
 
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
@@ -220,61 +235,57 @@ def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> 
     return [known.get(number) for number in range(len(opened))]
 
 
-def _compare_tap(
+def _compared(
+    row: TapRow,
     taps: TapReader,
     noise: NoiseFloor | None,
-    hops: list[Hop],
-    tap: str,
-    model: str,
+    hop: Hop,
     rules: list[Rule],
-    tallies: dict[Hop, _LogitTally],
+    tally: _LogitTally,
     why_missing: Callable[[str, str], Absent],
-) -> Iterator[Row]:
-    for hop in hops:
-        reference, candidate = hop.stages
-        base = {"hop": hop.name, "tap": tap, "block": _block(tap)}
-        lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, tap)), None)
-        if lacking is not None or noise is None:
-            yield {**base, **_missing(lacking or HF, tap, why_missing)}
-            continue
-        spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
-        partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, tap)), None)
-        if not spans:
-            yield {**base, **_missing(partly or candidate, tap, why_missing)}
-            continue
-        pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
-        if not pair[0].shape == pair[1].shape == oracle.shape:
-            yield {**base, "verdict": "fail", "rule": "", "why": _shapes(*pair, oracle)}
-            continue
-        row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
-        if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
-            row |= dict.fromkeys(("excess", "position_excess", "total_excess"), math.nan)
-        if tap == LOGITS:
-            figures |= _logit_figures(*pair, taps, spans, tallies[hop])
-        positions = sum(span.stop - span.start for span in spans)
-        judgement = judge(rules, model, hop.name, tap, positions, figures)
-        how = "derived" if taps.derived(tap, reference, candidate) else "read"
-        judged = {"verdict": judgement.verdict, "rule": judgement.rule, "why": judgement.why}
-        if partly is not None and judgement.verdict == "pass":
-            absent = _missing(partly, tap, why_missing)
-            if not absent["absence"]:
-                judged = {**absent, "why": f"compared at {positions} of {oracle.shape[1]} positions: {absent['why']}"}
-        yield {
-            **base,
-            **row,
-            "how": how,
-            "positions": positions,
-            **judged,
-            "excess_limit": judgement.limits.get("excess", math.nan),
-            "position_excess_limit": judgement.limits.get("position_excess", math.nan),
-            "local_excess_limit": math.nan,
-            "local_position_excess_limit": math.nan,
-        }
+) -> TapRow:
+    """The row of a tap on a hop, compared and judged; missing, or a failure, where it cannot be."""
+    reference, candidate = hop.stages
+    lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, row.tap)), None)
+    if lacking is not None or noise is None:
+        return _missing(row, lacking or HF, why_missing)
+    spans = common_spans(taps.covered(reference, row.tap), taps.covered(candidate, row.tap))
+    partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, row.tap)), None)
+    if not spans:
+        return _missing(row, partly or candidate, why_missing)
+    values = taps.values(reference, row.tap), taps.values(candidate, row.tap), taps.values(ORACLE, row.tap)
+    if not values[0].shape == values[1].shape == values[2].shape:
+        return replace(row, verdict="fail", why=_shapes(*values))
+    row, scale = _measured(row, *values, spans, noise, against_oracle=hop.judged_against == ORACLE)
+    figures = {name: getattr(row, name) for name in _JUDGED} | {"scale": scale}
+    if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
+        row = replace(row, excess=math.nan, position_excess=math.nan, total_excess=math.nan)
+    if row.tap == LOGITS:
+        figures |= _logit_figures(*values[:2], taps, spans, tally)
+    positions = sum(span.stop - span.start for span in spans)
+    row = replace(row, how="derived" if taps.derived(row.tap, reference, candidate) else "read", positions=positions)
+    row = _judged(row, judge(rules, row.model, hop.name, row.tap, positions, figures))
+    if partly is not None and row.verdict == "pass":
+        absent = _missing(row, partly, why_missing)
+        if not absent.absence:
+            return replace(absent, why=f"compared at {positions} of {values[2].shape[1]} positions: {absent.why}")
+    return row
 
 
-def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absent]) -> Row:
-    absent = checked(why_missing(stage, tap), stage, tap)
-    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": ""}
+def _judged(row: TapRow, judgement: Judgement) -> TapRow:
+    return replace(
+        row,
+        verdict=judgement.verdict,
+        rule=judgement.rule,
+        why=judgement.why,
+        excess_limit=judgement.limits.get("excess", math.nan),
+        position_excess_limit=judgement.limits.get("position_excess", math.nan),
+    )
+
+
+def _missing(row: TapRow, stage: str, why_missing: Callable[[str, str], Absent]) -> TapRow:
+    absent = checked(why_missing(stage, row.tap), stage, row.tap)
+    return replace(row, verdict="missing", why=absent.why, absence=absent.reason, rule="")
 
 
 def _shapes(*values: Array) -> str:
@@ -327,40 +338,45 @@ def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
                     let_go(array)
 
 
-def _figures(
-    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, against_oracle: bool
-) -> tuple[Row, dict[str, float]]:
-    """The row of a tap and its figures. against_oracle: whether the excess is that of the error against the oracle."""
+def _measured(
+    row: TapRow,
+    reference: Array,
+    candidate: Array,
+    oracle: Array,
+    spans: list[slice],
+    noise: NoiseFloor,
+    *,
+    against_oracle: bool,
+) -> tuple[TapRow, float]:
+    """The row with its figures, and the root mean square of the reference's values.
+
+    against_oracle: whether the excess is that of the error against the oracle.
+    """
     stats = stats_over(reference, candidate, spans)
     total = stats_over(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     overall: Excess = excess(total.squared_error, noise, positions)
     over = overall if against_oracle else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
-    figures = {
-        "max_abs_err": summary.max_abs_err,
-        "mean_abs_err": summary.mean_abs_err,
-        "rel_l2": summary.rel_l2,
-        "cosine": summary.cosine,
-        "snr_db": summary.snr_db,
-        "excess": over.whole,
-        "position_excess": over.worst,
-        "total_excess": overall.whole,
-        "noise_floor": noise.whole,
+    measured = replace(
+        row,
+        shape="x".join(map(str, candidate.shape)),
+        dtype=candidate.dtype.name,
+        max_abs_err=summary.max_abs_err,
+        mean_abs_err=summary.mean_abs_err,
+        rel_l2=summary.rel_l2,
+        cosine=summary.cosine,
+        snr_db=summary.snr_db,
+        noise_floor=noise.whole,
+        excess=over.whole,
+        position_excess=over.worst,
+        worst_position=int(positions[over.worst_position]),
+        total_excess=overall.whole,
         # NaN in the oracle would void the noise floor, so it counts as well.
-        "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
-        "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
-    }
-    scale = {"scale": math.sqrt(stats.squared_reference.sum() / summary.elements)}
-    row: Row = {
-        **figures,
-        "worst_position": int(positions[over.worst_position]),
-        "local_excess": float("nan"),
-        "local_position_excess": float("nan"),
-        "shape": "x".join(map(str, candidate.shape)),
-        "dtype": candidate.dtype.name,
-    }
-    return row, figures | scale
+        nan_count=max(summary.nan_count, int(total.nan_count.sum())),
+        inf_count=max(summary.inf_count, int(total.inf_count.sum())),
+    )
+    return measured, math.sqrt(stats.squared_reference.sum() / summary.elements)
 
 
 def _logit_figures(

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from harness.record.tap_row import TapRow
+
 FLOAT16_LARGEST = 65504.0
 # From here on rounding to float16 gives infinity: half a step past its largest number.
 FLOAT16_OVERFLOWS = 65520.0
-COLUMNS = ("value_min", "value_max", "overflow_share", "subnormal_share")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,19 @@ class ValueRange:
     def magnitude(self) -> float:
         return max(abs(self.smallest), abs(self.largest))
 
-    def columns(self) -> dict[str, float]:
-        """As a row of `taps.parquet` holds it."""
-        count = max(1, self.elements)
-        return dict(
-            zip(COLUMNS, (self.smallest, self.largest, self.beyond / count, self.subnormal / count), strict=True)
-        )
+
+def with_range(row: TapRow, found: ValueRange | None) -> TapRow:
+    """A row with the range of the oracle's values at its tap, where that is known."""
+    if found is None:
+        return row
+    count = max(1, found.elements)
+    return replace(
+        row,
+        value_min=found.smallest,
+        value_max=found.largest,
+        overflow_share=found.beyond / count,
+        subnormal_share=found.subnormal / count,
+    )
 
 
 def joined(parts: Sequence[ValueRange]) -> ValueRange:

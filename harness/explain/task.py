@@ -13,6 +13,7 @@ from harness.jobs.prepared import Prepared
 from harness.locate.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
+from harness.record.tap_row import rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,14 +89,13 @@ def _places(record: Record) -> list[tuple[str, str]]:
 
 def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> dict[str, Any]:
     """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
-    rows = frame[(frame["hop"] == hop) & (frame["tap"] == tap)].to_dict("records")
-    failing = [row for row in rows if row["verdict"] == "fail"] or rows
-    row = max(failing, key=lambda row: _length(row["shape"]))
-    worst = row["worst_position"]
-    return {"hop": hop, "tap": tap, "input": row["input"], "worst": int(worst) if worst == worst else 0}
+    rows = rows_in(frame[(frame["hop"] == hop) & (frame["tap"] == tap)])
+    failing = [row for row in rows if row.verdict == "fail"] or rows
+    row = max(failing, key=lambda row: _length(row.shape))
+    return {"hop": hop, "tap": tap, "input": row.input, "worst": row.worst_position or 0}
 
 
-def _length(shape: object) -> int:
+def _length(shape: str | None) -> int:
     """Positions of a tap's shape, "1x45x128"; 0 where the row has none."""
-    parts = str(shape).split("x")
+    parts = (shape or "").split("x")
     return int(parts[1]) if len(parts) > 1 else 0

@@ -89,24 +89,26 @@ def write_op_level(
         wrong = faults_in(graph, record, hop) if side == "to" else {}
         shown = Side(record, hop, stage, graph, graphs[other], worst, figures, wrong)
         node = next(iter(wrong), graph.taps.get(start))
+        paths = _written(shown, target, f"{file_stem(hop)}.{side}.{_FOLDER}")
         sides[side] = OpSide(
             stage=stage,
             label=shown.graph_id,
             graph_id=shown.graph_id,
             node=shown.ids[node] if node else None,
             namespace=next((op.namespace for op in graph.ops if op.id == node), ""),
-            **_written(shown, target, f"{file_stem(hop)}.{side}.{_FOLDER}"),
+            graph=paths.pop("graph"),
+            overlays=paths,
         )
     return OpLevel(hop.name, signature, sides)
 
 
-def _written(side: Side, target: Path, stem: str) -> dict[str, Any]:
-    """Writes the files of a side; their paths, as `OpSide` has them."""
+def _written(side: Side, target: Path, stem: str) -> dict[str, Path]:
+    """Writes the files of a side. Returns their paths: `graph`, and the overlays by name."""
     paths = {}
     for name, content in {"graph": graph_file(side), **overlay_files(side)}.items():
         paths[name] = target / f"{stem}.{name}.json"
         write_text(paths[name], json.dumps(content, separators=(",", ":"), allow_nan=False))
-    return {"graph": paths.pop("graph"), "overlays": paths}
+    return paths
 
 
 def _signature(models: RunModels, fault: FirstFault | None, frame: pd.DataFrame) -> str:

@@ -25,7 +25,7 @@ from harness.names.stages import (
 )
 from harness.names.taps import split_tap
 from harness.processes.scheduler import Results
-from harness.record.record import taps_frame
+from harness.record.tap_row import taps_frame
 
 
 def compare(
@@ -63,7 +63,7 @@ def in_question(comparison: Comparison) -> list[str]:
     """The inputs on which hops first fail: what was introduced there is worth knowing."""
     frame = taps_frame(comparison.rows)
     failing = [frame[(frame["hop"] == hop.name) & (frame["verdict"] == "fail")] for hop in comparison.hops]
-    return list(dict.fromkeys(str(first_row(rows)["input"]) for rows in failing if len(rows)))
+    return list(dict.fromkeys(first_row(rows).input for rows in failing if len(rows)))
 
 
 def plans_of(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:

@@ -28,7 +28,8 @@ from harness.names.stages import (
 )
 from harness.pipeline.end_findings import LAST_POSITION
 from harness.processes.scheduler import TaskResult
-from harness.record.record import Input, LooserRule, Record, StageResult, taps_frame
+from harness.record.record import Input, LooserRule, Record, StageResult
+from harness.record.tap_row import taps_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +122,12 @@ def _inputs(prepared: Prepared) -> list[Input]:
 
 
 def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[LooserRule]:
-    judged = (row for row in comparison.rows if row["verdict"] != "missing" and row["rule"])
-    found = looser_than(rules, load_rules(), ((model, row["hop"], row["tap"], row["positions"]) for row in judged))
+    places = (
+        (model, row.hop, row.tap, row.positions)
+        for row in comparison.rows
+        if row.verdict != "missing" and row.rule and row.positions is not None
+    )
+    found = looser_than(rules, load_rules(), places)
     return [LooserRule(rule=rule, than=than, limits=limits) for (rule, than), limits in found.items()]
 
 

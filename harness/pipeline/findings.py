@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.compare.overflow import overflow_findings
-from harness.compare.traces import Row
 from harness.jobs.prepared import Prepared
 from harness.names.recipes import unjudged
 from harness.names.stages import runs_file
@@ -16,6 +15,7 @@ from harness.pipeline.end_findings import cache_findings, last_position_findings
 from harness.pipeline.tasks import is_local_pass
 from harness.processes.scheduler import TaskResult
 from harness.record.record import Finding, HopResult
+from harness.record.tap_row import TapRow
 
 DIFFERING = "steps_differing_from_untouched_file"
 _ENDED_BADLY = ("crashed", "timeout")
@@ -26,7 +26,7 @@ def findings_of(
     results: dict[str, TaskResult],
     stages: tuple[str, ...],
     hops: Sequence[HopResult],
-    rows: Sequence[Row],
+    rows: Sequence[TapRow],
 ) -> list[Finding]:
     """Everything that numbers at the taps do not say: of the preparation, of the stages, and of what they came to."""
     found = [*prepared.findings, *stage_findings(results), *runtime_findings(results), *local_findings(results)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import UsageError
 from harness.names.stages import Hop
 from harness.plain import brief
+from harness.record.tap_row import TAP_COLUMNS, TapVerdict
 from harness.system.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -26,51 +26,6 @@ RECORD_FILE = "parity.json"
 TAPS_FILE = "taps.parquet"
 
 Verdict = Literal["pass", "fail"]
-TapVerdict = Literal["pass", "fail", "missing"]
-
-# One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
-# `position_excess` is the largest excess of a single token position, `worst_position` where it is.
-# `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
-# `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
-# `absence` is the listed reason of a missing tap; a missing tap without one fails its hop.
-# The limits are those of the rule that judged the tap; empty where it sets none.
-TAP_COLUMNS: tuple[str, ...] = (
-    "model",
-    "input",
-    "hop",
-    "tap",
-    "block",
-    "order",
-    "shape",
-    "dtype",
-    "max_abs_err",
-    "mean_abs_err",
-    "rel_l2",
-    "cosine",
-    "snr_db",
-    "noise_floor",
-    "excess",
-    "position_excess",
-    "worst_position",
-    "total_excess",
-    "local_excess",
-    "local_position_excess",
-    "nan_count",
-    "inf_count",
-    "value_min",
-    "value_max",
-    "overflow_share",
-    "subnormal_share",
-    "how",
-    "verdict",
-    "absence",
-    "rule",
-    "excess_limit",
-    "position_excess_limit",
-    "local_excess_limit",
-    "local_position_excess_limit",
-    "why",
-)
 
 
 class _Part(BaseModel):
@@ -408,13 +363,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def taps_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a tidy frame with exactly `TAP_COLUMNS`, whatever order they came in."""
-    import pandas as pd
-
-    return pd.DataFrame(list(rows), columns=list(TAP_COLUMNS))
 
 
 def write_record(folder: Path, record: Record, rows: pd.DataFrame) -> None:
