@@ -107,5 +107,5 @@ def test_an_annotation_gives_the_noise_floor(run: tuple[Record, pd.DataFrame]) -
 
 def test_nothing_is_searched_for_behind_it(run: tuple[Record, pd.DataFrame]) -> None:
     record, frame = run
-    assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
+    assert explain_task(record, frame, None, ("", ""), Path(), Path(), "", "") is None  # type: ignore[arg-type]
     assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]

@@ -35,8 +35,8 @@ def descended(model: Bench, stage: str, tap: str, flatbuffer: Path | None = None
         "tapped": model.tapped[0],
         "plan": plan or model.tapped[1],
     }
-    job = model.job(stage, Path("unused"), None, files).model_copy(update={"options": {"taps": [tap]}})
-    found = descend.descend(job, model.model, Silent())["faults"].get(tap)
+    job = model.job(stage, Path("unused"), None, files).model_copy(update={"search": [tap]})
+    found = descend.descend(job, model.model, Silent()).faults.get(tap)
     if found:
         print("\nfault:", stage, tap, found)
     return found
@@ -80,11 +80,11 @@ def test_where_the_delegate_hides_the_defect_nobody_is_blamed() -> None:
 
 def operator_before(model: Bench, signature: str, tap: str, kind: str, occurrence: int = -1) -> Operator:
     """The last operator of a kind before a tap, or an earlier one."""
-    from harness.stages.litert.stage import read_plan
+    from harness.align.plan import AlignmentPlan
 
     file = FlatbufferModel(model.flatbuffer)
     graph = file.subgraph(file.signatures[signature].subgraph)
-    end = graph.producers()[read_plan(model.tapped[1])[signature][tap].tensor].index
+    end = graph.producers()[AlignmentPlan.read(model.tapped[1]).sources[signature][tap].tensor].index
     return [op for op in graph.operators[: end + 1] if op.kind == kind][occurrence]
 
 

@@ -149,7 +149,7 @@ def test_what_no_stage_did_is_neither_explained_nor_searched_in_its_operators() 
     assert all(is_given(one.owner) for one in given)
     record, frame = make_run("fail")
     record = record.model_copy(update={"faults": given, "first_fault": given[0]})
-    assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
+    assert explain_task(record, frame, None, ("", ""), Path(), Path(), "", "") is None  # type: ignore[arg-type]
     assert descents(None, None, record, {}) == {}  # type: ignore[arg-type]
     recipes = fault(KERNELS).model_copy(update={"owner": "recipe fp16"})
     assert descents(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]

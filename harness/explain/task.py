@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Explained, Repro
 from harness.locate.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
@@ -26,6 +29,28 @@ _FAULTS = 3  # are explained at most
 _SECONDS = 300.0
 
 
+class FaultPlace(BaseModel):
+    """A fault on the input on which it is explained."""
+
+    hop: str
+    tap: str
+    input: str  # its id
+    worst: int = 0  # the position with the largest excess
+
+
+class ExplainRequest(BaseModel):
+    """What the process that explains is told."""
+
+    prepared: Prepared
+    spec_file: str
+    spec_variable: str
+    traces: Path  # of the run
+    folder: Path  # where evidence is written
+    faults: list[FaultPlace]
+    flatbuffer: str = ""  # of the TFLite stages, if there are any
+    plan: str = ""  # how that is aligned
+
+
 def explain_task(
     record: Record,
     frame: pd.DataFrame,
@@ -33,22 +58,25 @@ def explain_task(
     spec: tuple[str, str],
     traces: Path,
     folder: Path,
-    files: dict[str, str],
+    flatbuffer: str,
+    plan: str,
 ) -> Task | None:
-    """spec: file and variable of the declaration. traces, folder: of the run. files: `flatbuffer` and `plan`."""
+    """spec: file and variable of the declaration. traces, folder: of the run. flatbuffer, plan: empty without one."""
     faults = [fault_of(hop, tap, frame) for hop, tap in _places(record)][:_FAULTS]
     if not faults:
         return None
-    payload = {
-        "prepared": prepared.model_dump(mode="json"),
-        "spec_file": spec[0],
-        "spec_variable": spec[1],
-        "traces": str(traces),
-        "folder": str(folder / EVIDENCE),
-        "faults": faults,
-        **files,
-    }
-    return Task(EXPLAIN, "harness.explain.work:explain_run", payload, torch=True, timeout=_SECONDS)
+    request = ExplainRequest(
+        prepared=prepared,
+        spec_file=spec[0],
+        spec_variable=spec[1],
+        traces=traces,
+        folder=folder / EVIDENCE,
+        faults=faults,
+        flatbuffer=flatbuffer,
+        plan=plan,
+    )
+    payload = request.model_dump(mode="json")
+    return Task(EXPLAIN, "harness.explain.work:explain_run", payload, Explained, torch=True, timeout=_SECONDS)
 
 
 def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
@@ -57,19 +85,20 @@ def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
     replaced: what stands in place of what the run's evidence says of the model.
     """
     payload = {"evidence": str(run / EVIDENCE), "target": str(target), "replaced": dict(replaced)}
-    return Task(REPRO, "harness.explain.repro:write_repro", payload, timeout=_SECONDS)
+    return Task(REPRO, "harness.explain.repro:write_repro", payload, Repro, timeout=_SECONDS)
 
 
 def explained(record: Record, result: TaskResult) -> Record:
     """The record with what the task found, or with a word about why it found nothing."""
-    if result.status != "ok":
+    found = result.gave(Explained)
+    if found is None:
         lost = Finding(kind="runtime", severity="warning", what=f"the fault is not explained: {result.detail}")
         return record.model_copy(update={"findings": [*record.findings, lost]})
     return Record.model_validate(
         {
             **record.model_dump(by_alias=True),
-            "diagnosis": result.value["diagnosis"],
-            "unexplained": result.value["unexplained"],
+            "diagnosis": [entry.model_dump(by_alias=True) for entry in found.diagnosis],
+            "unexplained": found.unexplained,
         }
     )
 
@@ -87,12 +116,12 @@ def _places(record: Record) -> list[tuple[str, str]]:
     return list(places.values())
 
 
-def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> dict[str, Any]:
+def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> FaultPlace:
     """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
     rows = rows_in(frame[(frame["hop"] == hop) & (frame["tap"] == tap)])
     failing = [row for row in rows if row.verdict == "fail"] or rows
     row = max(failing, key=lambda row: _length(row.shape))
-    return {"hop": hop, "tap": tap, "input": row.input, "worst": row.worst_position or 0}
+    return FaultPlace(hop=hop, tap=tap, input=row.input, worst=row.worst_position or 0)
 
 
 def _length(shape: str | None) -> int:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from harness.jobs.results import facts_of
 from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
-from harness.stages.litert.cache_end import LastPosition
-
-LAST_POSITION = "last_position"
+from harness.stages.litert.cache_end import wrong
 
 
 def cache_findings(results: Results) -> list[Finding]:
     """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
     stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
     for name in sorted(filter(runs_file, results), key=_device_order):
-        end = results[name].value.get("past_the_cache")
-        if end and not end["refusal"]:
-            stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
+        end = facts_of(results, name).past_the_cache
+        if end is not None and not end.refusal:
+            stages.setdefault((end.position, tuple(end.overwritten)), []).append(name)
     return [
         Finding(kind="runtime", severity="warning", what=_past_the_cache(names, *done))
         for done, names in stages.items()
@@ -35,16 +34,15 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
     passing: the stages whose hops pass. Where one fails, its taps say more. Files whose mask is an input hold nothing
     that this could show.
     """
-    known = results[REAUTHORED].value.get(LAST_POSITION) if REAUTHORED in results else None
-    if not known:
+    reference = facts_of(results, REAUTHORED).last_position
+    if reference is None:
         return []
-    reference = LastPosition.model_validate(known)
-    wrong: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for name in sorted(set(file_stages()).intersection(results, passing), key=_device_order):
-        own = results[name].value.get(LAST_POSITION)
-        said = LastPosition.model_validate(own).wrong(reference) if own else ""
+        own = facts_of(results, name).last_position
+        said = wrong(own, reference) if own is not None else ""
         if said:
-            wrong.setdefault(said, []).append(name)
+            stages.setdefault(said, []).append(name)
     at = f"decode at position {reference.position}, the last one of the KV cache, with every slot full"
     return [
         Finding(
@@ -52,7 +50,7 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
             severity="error",
             what=f"{' and '.join(names)}: {at}, {said}; the re-authored model does not",
         )
-        for said, names in wrong.items()
+        for said, names in stages.items()
     ]
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.compare.overflow import overflow_findings
+from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Tapped, facts_of
 from harness.names.recipes import unjudged
 from harness.names.stages import runs_file
 from harness.pipeline.end_findings import cache_findings, last_position_findings
@@ -17,7 +19,6 @@ from harness.processes.scheduler import TaskResult
 from harness.record.record import Finding, HopResult
 from harness.record.tap_row import TapRow
 
-DIFFERING = "steps_differing_from_untouched_file"
 _ENDED_BADLY = ("crashed", "timeout")
 
 
@@ -58,13 +59,18 @@ def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 def stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """What tasks found while they had the weights in hand."""
-    return [Finding.model_validate(found) for result in results.values() for found in result.value.get("findings", [])]
+    return [found for result in results.values() for found in _found_by(result)]
+
+
+def _found_by(result: TaskResult) -> list[Finding]:
+    said = result.gave(Facts) or result.gave(Tapped)
+    return said.findings if said is not None else []
 
 
 def runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
     for name in filter(runs_file, results):
-        differing = results[name].value.get(DIFFERING, [])
+        differing = facts_of(results, name).steps_differing_from_untouched_file
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", severity="error", what=what))

@@ -7,14 +7,14 @@ framework. The descent itself is `harness/operators/job.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Descended
 from harness.locate.owners import is_given
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
-from harness.record.record import Finding, FirstFault, Record
+from harness.record.record import FaultyOperator, Finding, FirstFault, Record
 
 _FAULTS = 2  # of a hop are descended into at most
 _OWNERS = ("converter", "kernels of ", "converter or kernels of ")  # what an operator can be told apart of
@@ -34,11 +34,12 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
     findings, faults = list(record.findings), list(record.faults)
     for hop, task in tasks.items():
         result = ended[task.name]
-        if result.status != "ok":
+        answer = result.gave(Descended)
+        if answer is None:
             what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
             findings.append(Finding(kind="runtime", severity="warning", what=what))
             continue
-        found = result.value["faults"]
+        found = answer.faults
         faults = [
             _with_operator(fault, found[fault.tap]) if fault.hop == hop and fault.tap in found else fault
             for fault in faults
@@ -53,11 +54,11 @@ def descended(record: Record, tasks: Mapping[str, Task], ended: Results) -> Reco
     )
 
 
-def _with_operator(fault: FirstFault, found: dict[str, Any]) -> FirstFault:
-    changes: dict[str, Any] = {"operator": found, "op": found["op"]}
+def _with_operator(fault: FirstFault, found: FaultyOperator) -> FirstFault:
+    changes: dict[str, object] = {"operator": found.model_dump(), "op": found.op}
     if fault.owner.startswith(_OWNERS):
-        inside = f" of {found['composites'][-1]}" if found["composites"] else ""
-        said = f"{found['op']} {found['index']}{inside}: {found['why']}"
-        owner = "converter" if found["whose"] == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
+        inside = f" of {found.composites[-1]}" if found.composites else ""
+        said = f"{found.op} {found.index}{inside}: {found.why}"
+        owner = "converter" if found.whose == "converter" else f"kernels of {Hop.parse(fault.hop).candidate}"
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if owner in fault.owner else [said]}
     return FirstFault.model_validate({**fault.model_dump(), **changes})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs.tokens import Step, schedule
+from harness.jobs.facts import CacheEnd, Facts, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import Facts
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
 from harness.names.taps import split_tap
-from harness.stages.litert.cache_end import CacheEnd, LastPosition, last_position, past_the_cache
+from harness.stages.litert.cache_end import last_position, past_the_cache
 from harness.store.trace import Trace, TraceWriter
 
 Array = np.ndarray[Any, Any]
@@ -33,12 +33,20 @@ _HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
 CACHE = "kv_cache_"
 
 
+class TFLiteFacts(Facts):
+    """How the tapped copy was proven to compute what the untouched file does."""
+
+    runtime: str  # "ai-edge-litert 2.3.0"
+    steps: int  # of all inputs
+    steps_checked_against_untouched_file: int
+
+
 class TFLite:
     """A `Session` of the tapped copy. It never holds that and the untouched file at once."""
 
     def __init__(self, job: Job) -> None:
         assert job.flatbuffer and job.tapped and job.plan
-        self.job, self.plan = job, read_plan(job.plan)
+        self.job, self.plan = job, AlignmentPlan.read(job.plan).sources
         self.inner = split(job.stage)[0] != XNNPACK
         self._end: CacheEnd | None = None
         self._last: LastPosition | None = None
@@ -77,9 +85,8 @@ class TFLite:
                 if _digest(outputs, self._runner.own_outputs(step)) != untouched[index]:
                     self._differing.append(f"{item.id}: {step.signature} at position {step.start}")
 
-    def facts(self) -> Facts:
-        """The runtime, and the steps whose outputs differed from the untouched file's."""
-        return Facts(
+    def facts(self) -> TFLiteFacts:
+        return TFLiteFacts(
             runtime=runtime(),
             steps=self._steps,
             steps_checked_against_untouched_file=self._compared,
@@ -115,15 +122,6 @@ def _using_every_signature(job: Job) -> list[JobInput]:
             seen |= used
             chosen.append(item)
     return chosen
-
-
-def read_plan(path: Path) -> dict[str, dict[str, TapSource]]:
-    """signature -> tap -> where it is."""
-    content = json.loads(path.read_text())
-    return {
-        signature: {tap: TapSource(**source) for tap, source in sources.items()}
-        for signature, sources in content["sources"].items()
-    }
 
 
 def tapped_outputs(plan: Mapping[str, Mapping[str, TapSource]]) -> dict[str, dict[str, int]]:

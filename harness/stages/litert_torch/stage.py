@@ -18,13 +18,14 @@ import torch
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap, own_modules
 from harness.inputs.tokens import schedule
+from harness.jobs.facts import Facts, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import AS_NAMED, Facts, Given
+from harness.jobs.session import AS_NAMED, Given
 from harness.names.taps import LOGITS, block_tap
 from harness.record.record import Finding
 from harness.spec.model import GenerativeModel
-from harness.stages.litert.cache_end import LastPosition, last_position
+from harness.stages.litert.cache_end import last_position
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
 from harness.stages.torch.attention import probabilities
@@ -52,6 +53,12 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
         attention_taps(network, modules, dims.blocks, capture),
     ):
         yield Reauthored(job, model, network, config, capture, absent)
+
+
+class ReauthoredFacts(Facts):
+    """What the re-authored model computes in."""
+
+    dtype: str  # "float32"
 
 
 @dataclass
@@ -95,9 +102,10 @@ class Reauthored:
         with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
             _drive(self.network, self.config, item, self.job, self.capture)
 
-    def facts(self) -> Facts:
-        facts = {"findings": self.findings, "absent_modules": self.absent, "dtype": "float32"}
-        return Facts(**facts, last_position=self.last)
+    def facts(self) -> ReauthoredFacts:
+        return ReauthoredFacts(
+            findings=self.findings, absent_modules=self.absent, last_position=self.last, dtype="float32"
+        )
 
 
 def _new_cache(config: Any, job: Job) -> Any:
