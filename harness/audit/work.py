@@ -34,7 +34,7 @@ from harness.weights.kinds import refuse_absurd_sizes
 from harness.weights.published_names import read_folder
 
 
-def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def audit_models(payload: object, report: Reporter) -> dict[str, object]:
     """Audit every model; what is wrong with one stops no other. payload: an `AuditRequest`. Returns `Audits`."""
     request = AuditRequest.model_validate(payload)
     folder = Path(request.checkpoint) if request.checkpoint else None
@@ -55,7 +55,7 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
     return Audits(audits=audits).model_dump(mode="json")
 
 
-def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def audit_run(payload: object, report: Reporter) -> dict[str, object]:
     """The two configs of a run, field by field: those of full size, unless the user's own checkpoint brings one.
 
     In a process of its own: it runs small models of both kinds, and a model may crash or hang. payload: a

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Explained, Repro
@@ -51,6 +51,14 @@ class ExplainRequest(BaseModel):
     plan: str = ""  # how that is aligned
 
 
+class ReproRequest(BaseModel):
+    """What the process that writes a folder to show a fault with is told."""
+
+    evidence: Path  # the folder in the run
+    target: Path  # the new folder, empty
+    replaced: dict[str, str] = Field(default_factory=dict)  # stands in place of what the evidence says of the model
+
+
 def explain_task(
     record: Record,
     frame: pd.DataFrame,
@@ -84,7 +92,8 @@ def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
 
     replaced: what stands in place of what the run's evidence says of the model.
     """
-    payload = {"evidence": str(run / EVIDENCE), "target": str(target), "replaced": dict(replaced)}
+    request = ReproRequest(evidence=run / EVIDENCE, target=target, replaced=dict(replaced))
+    payload = request.model_dump(mode="json")
     return Task(REPRO, "harness.explain.repro:write_repro", payload, Repro, timeout=_SECONDS)
 
 

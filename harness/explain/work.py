@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from harness.explain.decoder import Decoder, NotCoveredError, Weights
 from harness.explain.diagnose import diagnose
@@ -24,7 +23,7 @@ from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel, SpecRef
 
 
-def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def explain_run(payload: object, report: Reporter) -> dict[str, object]:
     """payload: an `ExplainRequest`. Returns an `Explained`."""
     request = ExplainRequest.model_validate(payload)
     prepared = request.prepared

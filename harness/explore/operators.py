@@ -10,12 +10,12 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops import OpGraph
-from harness.explore.ops_work import FLATBUFFER
+from harness.explore.ops_work import FLATBUFFER, OpsRequest
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
 from harness.jobs.run_models import RunModels, load_models
@@ -132,12 +132,12 @@ def _graphs(models: RunModels, hop: HopResult, signature: str, target: Path, pro
     """The graph of each side, made now where there is none yet."""
     folder = target / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    payloads = {stage: _payload(models, stage, signature, folder) for stage in (hop.from_, hop.to)}
-    files = {stage: Path(payload["target"]) for stage, payload in payloads.items()}
+    requests = {stage: _request(models, stage, signature, folder) for stage in (hop.from_, hop.to)}
+    files = {stage: Path(request.target) for stage, request in requests.items()}
     # Both stages of a hop may run the same file.
-    making = {files[stage]: (stage, payload) for stage, payload in payloads.items() if not files[stage].is_file()}
+    making = {files[stage]: (stage, request) for stage, request in requests.items() if not files[stage].is_file()}
     if making:
-        tasks = [_task(models, stage, payload) for stage, payload in making.values()]
+        tasks = [_task(models, stage, request) for stage, request in making.values()]
         with tempfile.TemporaryDirectory() as logs:
             results = run_tasks(tasks, Path(logs) / "operators.log", progress)
         for name, result in results.items():
@@ -155,26 +155,26 @@ def _read_graph(path: Path) -> OpGraph:
         raise UsageError(f"{path} is not a graph of operators; delete {path.parent}") from None
 
 
-def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dict[str, Any]:
+def _request(models: RunModels, stage: str, signature: str, folder: Path) -> OpsRequest:
     """What the process of a stage's graph is told."""
     recipe = split(stage)[1]
     kind = FLATBUFFER if runs_file(stage) else stage
     parts = [kind, *([recipe] if recipe != FLOAT else []), *([signature] if kind != HF else [])]
-    payload = {"kind": kind, "signature": signature, "target": str(folder / f"{_FORMAT}.{'.'.join(parts)}.json")}
-    if Path(payload["target"]).is_file():
-        return payload
+    target = folder / f"{_FORMAT}.{'.'.join(parts)}.json"
+    request = OpsRequest(models=models, kind=kind, signature=signature, target=str(target))
+    if target.is_file():
+        return request
     if kind == FLATBUFFER:
-        payload["flatbuffer"] = str(models.flatbuffer_of(stage))
-    else:
-        models.check_sources()
-    return payload
+        return request.model_copy(update={"flatbuffer": str(models.flatbuffer_of(stage))})
+    models.check_sources()
+    return request
 
 
-def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
+def _task(models: RunModels, stage: str, request: OpsRequest) -> Task:
     weights = models.prepared.weights_mb
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
-    told = {**payload, "models": models.model_dump(mode="json")}
+    told = request.model_dump(mode="json")
     return Task(f"operators of {stage}", "harness.explore.ops_work:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 

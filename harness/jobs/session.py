@@ -76,14 +76,14 @@ def trace_inputs(job: Job, report: Reporter, given: Given = AS_NAMED) -> Facts:
         return session.facts()
 
 
-def run(payload: dict[str, Any], report: Reporter) -> dict[str, object]:
+def run(payload: object, report: Reporter) -> dict[str, object]:
     """A stage's process: payload is a `Job`. Returns the facts that the stage has, as JSON holds them."""
     job = Job.model_validate(payload)
     with costs_only_this_stage():
         return trace_inputs(job, report).as_dict()
 
 
-def serve(payload: dict[str, Any], report: ServingReporter) -> dict[str, int]:
+def serve(payload: object, report: ServingReporter) -> dict[str, int]:
     """A stage's process that keeps its model and traces whatever input it is asked for.
 
     Nothing is checked before: that the tapped copy computes what the untouched file does is for a run to prove.

@@ -10,7 +10,6 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ from harness.store.trace import Trace
 AGREED = 2e-5
 
 
-def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def run(payload: object, report: Reporter) -> dict[str, object]:
     """The process that finds the operators which cause taps. payload: a `Job`. Returns a `Descended`."""
     job = Job.model_validate(payload)
     with costs_only_this_stage():

@@ -42,7 +42,7 @@ CONSTANTS = "constants"
 _CONSTANTS_FILE = "constants.json"
 
 
-def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
+def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) -> dict[str, object]:
     """Convert, or find the conversion in the cache. payload: a `ConvertRequest`. Returns a `Converted`.
 
     given: whoever hands in what loads the network keeps the conversion in a cache of its own.
@@ -77,7 +77,7 @@ def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_N
     return Converted(flatbuffer=str(path), sha256=digest, cached=not made).model_dump()
 
 
-def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
     """Align a flatbuffer with the taps and write its tapped copy. Cached by the file's content and our own code.
 
     payload: a `TapRequest`. Returns a `Tapped`.

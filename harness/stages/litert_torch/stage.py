@@ -8,11 +8,12 @@ With a reference it is a local pass: what the KV cache receives, and so what lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.align.layout import canonical_cache
@@ -30,9 +31,11 @@ from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.convert import kv_layout
 from harness.stages.torch.attention import probabilities
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 from harness.store.trace import Trace, TraceWriter, local
 from harness.system.numerics import settle
+
+Array = np.ndarray[Any, Any]
 
 
 @contextmanager
@@ -87,7 +90,7 @@ class Reauthored:
             self.last = last_position(self._decode, *(cache, self.job.kv_cache_len, self.job.variant.kv_layout))
         return 0
 
-    def _decode(self, position: int, cache: Mapping[str, Any]) -> dict[str, Any]:
+    def _decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
         """One token, whose value does not matter, with a cache that holds the given numbers."""
         full = _new_cache(self.config, self.job)
         for block, entry in enumerate(full.caches):
@@ -114,7 +117,7 @@ def _new_cache(config: Any, job: Job) -> Any:
     return kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
 
 
-def empty_cache(config: Any, job: Job) -> dict[str, Any]:
+def empty_cache(config: Any, job: Job) -> dict[str, Array]:
     """The KV cache by the names that a flatbuffer gives it, as NumPy arrays of zeros."""
     entries = enumerate(_new_cache(config, job).caches)
     sides = ((block, side, getattr(entry, f"{side}_cache")) for block, entry in entries for side in ("k", "v"))
@@ -173,7 +176,8 @@ class _Probabilities(Intercept):
         self.capture = capture
         self.time = time
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         result = func(*args, **kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention:
             self._put(probabilities(*args, **kwargs), "derived")
