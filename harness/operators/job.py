@@ -31,7 +31,7 @@ from harness.record.record import FaultyOperator
 from harness.spec.model import GenerativeModel
 from harness.stages.litert.local import cache_before, fed_values
 from harness.stages.litert.ranges import RangeRunner
-from harness.stages.litert.stage import Array, device_mask
+from harness.stages.litert.stage import Array, TensorDetails, device_mask
 from harness.stages.litert_torch.recording import record
 from harness.store.trace import Trace
 
@@ -155,6 +155,6 @@ def _signature_inputs(
     values = {"tokens": tokens, "input_pos": positions}
     if "mask" in signature.inputs:
         values["mask"] = device_mask(positions, step.valid, job.kv_cache_len)
-    details = {name: {"dtype": np.float32} for name in signature.inputs}
+    details = {name: TensorDetails(dtype=np.float32) for name in signature.inputs}
     values |= cache_before(reference, step, job, details)
     return {index: values[name] for name, index in signature.inputs.items() if name in values}

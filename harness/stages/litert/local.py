@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from harness.stages.litert.stage import (
     TAP_PREFIX,
     Array,
     Runner,
+    TensorDetails,
     as_tap,
     is_cache,
     runtime,
@@ -143,7 +143,7 @@ def _trace(
             trace.put(tap, rows[:, : trace.length])
 
 
-def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
+def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, TensorDetails]) -> dict[str, Array]:
     """The KV cache as the reference had written it before a step; zeros after that."""
     found = {}
     for name, entry in details.items():

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -132,6 +132,21 @@ def tapped_outputs(plan: Mapping[str, Mapping[str, TapSource]]) -> dict[str, dic
     }
 
 
+class TensorDetails(TypedDict):
+    """What the runtime says of a tensor of a signature; there is more."""
+
+    shape: NotRequired[Array]
+    dtype: type[np.generic]
+
+
+class SignatureRunner(Protocol):
+    """A signature as ai-edge-litert runs it: arrays by name in, arrays by name out."""
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]: ...
+    def get_input_details(self) -> dict[str, TensorDetails]: ...
+    def get_output_details(self) -> dict[str, TensorDetails]: ...
+
+
 class Runner:
     """One interpreter, driven through the schedule that a device would use."""
 
@@ -150,9 +165,9 @@ class Runner:
             experimental_op_resolver_type=resolver,
             experimental_preserve_all_tensors=preserve,
         )
-        self._runners: dict[str, Any] = {}
+        self._runners: dict[str, SignatureRunner] = {}
 
-    def signature(self, name: str) -> Any:
+    def signature(self, name: str) -> SignatureRunner:
         if name not in self._runners:
             self._runners[name] = self.interpreter.get_signature_runner(name)
         return self._runners[name]
