@@ -81,15 +81,20 @@ def _with_error(row: TapRow, error: Excess | None, rules: list[Rule]) -> TapRow:
     whole, worst = (math.inf if math.isnan(value) else value for value in (error.whole, error.worst))
     figures = {"local_excess": whole, "local_position_excess": worst}
     judgement = judge_local(rules, row.model, row.hop, row.tap, row.positions, figures)
-    row = replace(
+    verdict, rule, why = row.verdict, row.rule, row.why
+    if judgement.verdict == "fail":  # a pass says nothing for what is missing: a constant tap agrees locally as well
+        if row.verdict == "missing":  # why it was no longer holds: something was compared, and differs
+            rule, why = judgement.rule, judgement.why
+        else:
+            why = "; ".join(filter(None, (row.why, judgement.why)))
+        verdict = "fail"
+    return replace(
         row,
         local_excess=whole,
         local_position_excess=worst,
         local_excess_limit=judgement.limits.get("local_excess", math.nan),
         local_position_excess_limit=judgement.limits.get("local_position_excess", math.nan),
+        verdict=verdict,
+        rule=rule,
+        why=why,
     )
-    if judgement.verdict == "pass":  # says nothing for what is missing: a constant tap agrees locally as well
-        return row
-    if row.verdict == "missing":  # why it was no longer holds: something was compared, and differs
-        return replace(row, verdict="fail", rule=judgement.rule, why=judgement.why)
-    return replace(row, verdict="fail", why="; ".join(filter(None, (row.why, judgement.why))))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.compare.metrics import (
     summarise,
 )
 from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
-from harness.compare.value_range import ValueRange, joined, with_range
+from harness.compare.value_range import ValueRange, fill_range, joined
 from harness.judge.coverage import Absent, checked
 from harness.judge.rules import Judgement, Rule, judge
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
@@ -151,8 +151,9 @@ def compare_traces(
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
             for hop in present:
                 row = TapRow(model=model, input=item, hop=hop.name, tap=tap, block=_block(tap), order=order)
-                row = with_range(row, of_input.range_of(tap))
-                rows.append(_compared(row, of_input, noise, hop, rules, tallies[hop], why_missing))
+                fill_range(row, of_input.range_of(tap))
+                _compare(row, of_input, noise, hop, rules, tallies[hop], why_missing)
+                rows.append(row)
             of_input.let_go()
     rows = without_constant_taps(rows)
     rows.sort(key=lambda row: (inputs.index(row.input), row.order))
@@ -235,7 +236,7 @@ def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> 
     return [known.get(number) for number in range(len(opened))]
 
 
-def _compared(
+def _compare(
     row: TapRow,
     taps: TapReader,
     noise: NoiseFloor | None,
@@ -243,49 +244,49 @@ def _compared(
     rules: list[Rule],
     tally: _LogitTally,
     why_missing: Callable[[str, str], Absent],
-) -> TapRow:
-    """The row of a tap on a hop, compared and judged; missing, or a failure, where it cannot be."""
+) -> None:
+    """Fill the row of a tap on a hop: compared and judged, or why it is missing, or fails without a comparison."""
     reference, candidate = hop.stages
     lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, row.tap)), None)
     if lacking is not None or noise is None:
-        return _missing(row, lacking or HF, why_missing)
+        return _fill_missing(row, lacking or HF, why_missing)
     spans = common_spans(taps.covered(reference, row.tap), taps.covered(candidate, row.tap))
     partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, row.tap)), None)
     if not spans:
-        return _missing(row, partly or candidate, why_missing)
+        return _fill_missing(row, partly or candidate, why_missing)
     values = taps.values(reference, row.tap), taps.values(candidate, row.tap), taps.values(ORACLE, row.tap)
     if not values[0].shape == values[1].shape == values[2].shape:
-        return replace(row, verdict="fail", why=_shapes(*values))
-    row, scale = _measured(row, *values, spans, noise, against_oracle=hop.judged_against == ORACLE)
+        row.verdict, row.why = "fail", _shapes(*values)
+        return None
+    scale = _fill_figures(row, *values, spans, noise, against_oracle=hop.judged_against == ORACLE)
     figures = {name: getattr(row, name) for name in _JUDGED} | {"scale": scale}
     if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
-        row = replace(row, excess=math.nan, position_excess=math.nan, total_excess=math.nan)
+        row.excess = row.position_excess = row.total_excess = math.nan
     if row.tap == LOGITS:
         figures |= _logit_figures(*values[:2], taps, spans, tally)
-    positions = sum(span.stop - span.start for span in spans)
-    row = replace(row, how="derived" if taps.derived(row.tap, reference, candidate) else "read", positions=positions)
-    row = _judged(row, judge(rules, row.model, hop.name, row.tap, positions, figures))
+    row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
+    row.positions = sum(span.stop - span.start for span in spans)
+    _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures))
     if partly is not None and row.verdict == "pass":
-        absent = _missing(row, partly, why_missing)
-        if not absent.absence:
-            return replace(absent, why=f"compared at {positions} of {values[2].shape[1]} positions: {absent.why}")
-    return row
+        absent = checked(why_missing(partly, row.tap), partly, row.tap)
+        if not absent.reason:
+            why = f"compared at {row.positions} of {values[2].shape[1]} positions: {absent.why}"
+            _fill_absent(row, absent._replace(why=why))
+    return None
 
 
-def _judged(row: TapRow, judgement: Judgement) -> TapRow:
-    return replace(
-        row,
-        verdict=judgement.verdict,
-        rule=judgement.rule,
-        why=judgement.why,
-        excess_limit=judgement.limits.get("excess", math.nan),
-        position_excess_limit=judgement.limits.get("position_excess", math.nan),
-    )
+def _fill_judgement(row: TapRow, judgement: Judgement) -> None:
+    row.verdict, row.rule, row.why = judgement.verdict, judgement.rule, judgement.why
+    row.excess_limit = judgement.limits.get("excess", math.nan)
+    row.position_excess_limit = judgement.limits.get("position_excess", math.nan)
 
 
-def _missing(row: TapRow, stage: str, why_missing: Callable[[str, str], Absent]) -> TapRow:
-    absent = checked(why_missing(stage, row.tap), stage, row.tap)
-    return replace(row, verdict="missing", why=absent.why, absence=absent.reason, rule="")
+def _fill_missing(row: TapRow, stage: str, why_missing: Callable[[str, str], Absent]) -> None:
+    _fill_absent(row, checked(why_missing(stage, row.tap), stage, row.tap))
+
+
+def _fill_absent(row: TapRow, absent: Absent) -> None:
+    row.verdict, row.rule, row.why, row.absence = "missing", "", absent.why, absent.reason
 
 
 def _shapes(*values: Array) -> str:
@@ -338,7 +339,7 @@ def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
                     let_go(array)
 
 
-def _measured(
+def _fill_figures(
     row: TapRow,
     reference: Array,
     candidate: Array,
@@ -347,8 +348,8 @@ def _measured(
     noise: NoiseFloor,
     *,
     against_oracle: bool,
-) -> tuple[TapRow, float]:
-    """The row with its figures, and the root mean square of the reference's values.
+) -> float:
+    """Fill a row with its figures. Returns the root mean square of the reference's values.
 
     against_oracle: whether the excess is that of the error against the oracle.
     """
@@ -358,25 +359,16 @@ def _measured(
     overall: Excess = excess(total.squared_error, noise, positions)
     over = overall if against_oracle else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
-    measured = replace(
-        row,
-        shape="x".join(map(str, candidate.shape)),
-        dtype=candidate.dtype.name,
-        max_abs_err=summary.max_abs_err,
-        mean_abs_err=summary.mean_abs_err,
-        rel_l2=summary.rel_l2,
-        cosine=summary.cosine,
-        snr_db=summary.snr_db,
-        noise_floor=noise.whole,
-        excess=over.whole,
-        position_excess=over.worst,
-        worst_position=int(positions[over.worst_position]),
-        total_excess=overall.whole,
-        # NaN in the oracle would void the noise floor, so it counts as well.
-        nan_count=max(summary.nan_count, int(total.nan_count.sum())),
-        inf_count=max(summary.inf_count, int(total.inf_count.sum())),
-    )
-    return measured, math.sqrt(stats.squared_reference.sum() / summary.elements)
+    row.shape, row.dtype = "x".join(map(str, candidate.shape)), candidate.dtype.name
+    row.max_abs_err, row.mean_abs_err = summary.max_abs_err, summary.mean_abs_err
+    row.rel_l2, row.cosine, row.snr_db = summary.rel_l2, summary.cosine, summary.snr_db
+    row.noise_floor, row.total_excess = noise.whole, overall.whole
+    row.excess, row.position_excess = over.whole, over.worst
+    row.worst_position = int(positions[over.worst_position])
+    # NaN in the oracle would void the noise floor, so it counts as well.
+    row.nan_count = max(summary.nan_count, int(total.nan_count.sum()))
+    row.inf_count = max(summary.inf_count, int(total.inf_count.sum()))
+    return math.sqrt(stats.squared_reference.sum() / summary.elements)
 
 
 def _logit_figures(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,18 +43,12 @@ class ValueRange:
         return max(abs(self.smallest), abs(self.largest))
 
 
-def with_range(row: TapRow, found: ValueRange | None) -> TapRow:
-    """A row with the range of the oracle's values at its tap, where that is known."""
-    if found is None:
-        return row
-    count = max(1, found.elements)
-    return replace(
-        row,
-        value_min=found.smallest,
-        value_max=found.largest,
-        overflow_share=found.beyond / count,
-        subnormal_share=found.subnormal / count,
-    )
+def fill_range(row: TapRow, found: ValueRange | None) -> None:
+    """Put the range of the oracle's values at a row's tap into it, where that is known."""
+    if found is not None:
+        count = max(1, found.elements)
+        row.value_min, row.value_max = found.smallest, found.largest
+        row.overflow_share, row.subnormal_share = found.beyond / count, found.subnormal / count
 
 
 def joined(parts: Sequence[ValueRange]) -> ValueRange:

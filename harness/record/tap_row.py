@@ -1,8 +1,8 @@
 """One tap of one input on one hop: a row of `taps.parquet`.
 
 In: what a comparison found, or a frame of such rows. Out: `TapRow`, whose fields are the columns; the frame; the rows.
-A run has thousands, so nothing is validated here: `taps_table.py` checks what comes from a file. Rows do not change:
-whoever knows more of one makes another of it with `replace`.
+A run has thousands, so nothing is validated here (`taps_table.py` checks what comes from a file), and the comparison
+fills a row in place. Nobody else changes one: whoever knows more of it makes another with `replace`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TapVerdict = Literal["pass", "fail", "missing"]
 _KEPT = "kept"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TapRow:
     """What a tap came to. Until something was compared it is missing, and its figures are NaN, its counts None."""
 
