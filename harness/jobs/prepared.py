@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
+from harness.names.stages import FLOAT
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
 from harness.weights.parameters import ParameterSource
@@ -68,3 +69,25 @@ class Prepared(BaseModel):
     def weights_mb(self) -> float:
         """The model's weights in float32."""
         return self.source.parameters * 4 / 1e6
+
+
+class ModelRequest(BaseModel):
+    """What a process is told that works on a run's model. Paths are absolute."""
+
+    prepared: Prepared
+    cache_root: str
+    spec_file: str
+    spec_variable: str
+
+
+class ConvertRequest(ModelRequest):
+    """What a conversion is told."""
+
+    recipe: str = FLOAT
+
+
+class TapRequest(ConvertRequest):
+    """What the alignment of a flatbuffer is told."""
+
+    flatbuffer: str  # path
+    sha256: str | None = None  # of a file that was converted here; None of one that the user gave

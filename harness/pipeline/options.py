@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
 from harness.inputs.tokens import check_jsonl
@@ -144,7 +143,7 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
 
 
-def recorded(options: Options) -> dict[str, Any]:
+def recorded(options: Options) -> dict[str, object]:
     """What was asked for, as the record shows it."""
     return {
         "command": ["edge-parity", *sys.argv[1:]],

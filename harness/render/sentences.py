@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.judge.shares import nearest
 from harness.locate.owners import is_given
@@ -18,6 +18,7 @@ from harness.names.stages import known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
+from harness.record.tap_row import TapRow
 from harness.render.numbers import number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
@@ -129,7 +130,7 @@ def _headline(record: Record) -> str:
     return clean(capital(sentence) + ".")
 
 
-def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
+def fault_words(record: Record, row: TapRow | None) -> str:
     """How far the first fault goes past its limit, in one sentence; empty where no figure does.
 
     row: the tap row of the first fault.
@@ -147,7 +148,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     where = f" ({module})" if module and not runs_file(target) else ""
     if math.isnan(figure.value) or math.isinf(figure.value):
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
-    at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
+    at = f" at token position {row.worst_position}" if figure.column == "position_excess" else ""
     at = " at its worst token position" if figure.column == "local_position_excess" else at
     alone = f", computed from what {source} has before it," if figure.column in LOCAL_FIGURES else ""
     return clean(

@@ -75,10 +75,8 @@ def test_the_same_infinity_or_nan_on_every_side_never_passes(
 
 def write_element(folder: Path, tap: str, at: tuple[int, ...], value: float) -> None:
     """Overwrite one number of a trace."""
-    shape, dtype = (Trace.open(folder).taps[tap][key] for key in ("shape", "dtype"))
-    mapped = np.memmap(
-        folder / VALUES_FILE, dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
-    )
+    stored = Trace.open(folder).taps[tap]
+    mapped = np.memmap(folder / VALUES_FILE, stored.dtype, "r+", offset=stored.offset, shape=stored.shape)
     mapped[at] = value
     mapped.flush()
 
