@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.bench.breaking import Change
+from harness.bench.breaking import Change, Tensors
 from harness.bench.workbench import FILE_STAGES
 
 Array = np.ndarray[Any, Any]
@@ -53,14 +53,14 @@ class Names:
 class Loader:
     """A loader of the model's own: `change` gets what the right one makes, by re-authored name."""
 
-    change: Callable[[dict[str, Any]], Any]
+    change: Callable[[Tensors], Any]
 
 
 @dataclass(frozen=True)
 class Stored:
     """The checkpoint itself, which every version loads: `change` gets its tensors by Hugging Face name."""
 
-    change: Callable[[dict[str, Any]], Any]
+    change: Callable[[Tensors], Any]
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _make(bench: Bench, fault: Mistake, folder: Path) -> _Broken:
         bench.trace(REAUTHORED, folder, model=model, change=change, reference=oracle)
         complains = verifier_complains(bench, model, change)
     findings = {
-        "weights by value": _errors(Finding.model_validate(found) for found in facts["findings"]),
+        "weights by value": _errors(iter(facts.findings)),
         **(_declaration_findings(bench, model) if model is not None else {}),
     }
     decoder = reference(model, bench.prepared) if model is not None and isinstance(site, Names) else None
@@ -183,7 +183,7 @@ def _break_checkpoint(bench: Bench, site: Stored, folder: Path) -> _Broken:
     facts = [other.trace(stage, folder) for stage in TORCH_STAGES][-1]
     for stage in LOCAL_STAGES:
         other.trace(stage, folder, reference=folder / ORACLE)
-    findings = {"weights by value": _errors(Finding.model_validate(found) for found in facts["findings"])}
+    findings = {"weights by value": _errors(iter(facts.findings))}
     return _Broken(folder, (REAUTHORED,), findings, verifier_complains(other))
 
 

@@ -26,6 +26,7 @@ from harness.bench.breaking import Change, ConfigChange, Tensors, loading, uncha
 from harness.bench.reseed import StoredWeight, places, reseed
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import FLOAT32_RUNS, compare_traces
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Silent
@@ -50,7 +51,7 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import Fault, HopResult
+from harness.record.record import Fault, Finding, HopResult
 from harness.record.tap_row import taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
@@ -204,7 +205,7 @@ class Bench:
         declared, prepared = model or self.model, self.prepared
         return route_of(declared).model(declared, miniature=prepared.miniature, layers=prepared.layers)
 
-    def _payload(self) -> dict[str, Any]:
+    def _payload(self) -> dict[str, object]:
         return {
             "prepared": self.prepared.model_dump(mode="json"),
             "cache_root": str(self.cache.root),
@@ -224,24 +225,24 @@ class Bench:
         reference: Path | None = None,
         change: Change | None = None,
         load: Load | None = None,
-    ) -> dict[str, Any]:
+    ) -> Facts:
         """Run one stage into `folder/<stage>`; returns its facts. A foreign flatbuffer is aligned and tapped again.
 
         tapped: a tapped copy and its plan, which need not be those of the flatbuffer. reference: the traces that make
         it a local pass. change: what is done to the re-authored network once it is loaded.
         load: what loads it, in place of that.
         """
-        files: dict[str, Any] = {}
+        files: dict[str, Path] = {}
         if runs_file(stage):
             copy_and_plan = tapped or (self.tapped if flatbuffer is None else self.tap(flatbuffer))
             files = dict(zip(("tapped", "plan"), copy_and_plan, strict=True))
             files["flatbuffer"] = flatbuffer or self.flatbuffer
         job = self.job(stage, folder, checkpoint, files).model_copy(update={"reference": reference})
         given = Given(model or self.model, load or loading(change or self.change))
-        return trace_inputs(job, Silent(), given).as_dict()
+        return trace_inputs(job, Silent(), given)
 
     def job(
-        self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Any] | None = None
+        self, stage: str, folder: Path, checkpoint: Path | None = None, files: Mapping[str, Path] | None = None
     ) -> Job:
         """What a run would tell a stage. files: the flatbuffer, its tapped copy and its plan, where needed."""
         return Job(
@@ -277,7 +278,7 @@ class Bench:
         folder = self.folder / "sound"
         for stage in self.stages:
             facts = self.trace(stage, folder)
-            assert not facts.get("steps_differing_from_untouched_file")
+            assert not facts.steps_differing_from_untouched_file
         for stage in LOCAL_STAGES:
             self.trace(stage, folder, reference=folder / ORACLE)
         for stage in FILE_STAGES if self.device_local else ():
@@ -362,14 +363,12 @@ class Bench:
             self.break_reauthored(Path(temporary), change, model)
             return self.judge(Path(temporary))
 
-    def break_reauthored(
-        self, folder: Path, change: Change = unchanged, model: Model | None = None
-    ) -> list[dict[str, Any]]:
+    def break_reauthored(self, folder: Path, change: Change = unchanged, model: Model | None = None) -> list[Finding]:
         """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
         reference = self.sound / ORACLE  # traced when it is first asked for: not with the broken model
         facts = self.trace(REAUTHORED, folder, model=model, change=change)
         self.trace(REAUTHORED, folder, model=model, change=change, reference=reference)
-        return list(facts["findings"])
+        return facts.findings
 
     def with_flatbuffer(
         self, change: Callable[[Path], Any], stages: Sequence[str] = FILE_STAGES, retap: bool = False
@@ -397,7 +396,7 @@ class Bench:
         tapped = self.tap(file) if retap else (copy_of_tapped, self.tapped[1])
         for stage in stages:
             facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
-            assert facts["steps_differing_from_untouched_file"] == []
+            assert facts.steps_differing_from_untouched_file == []
             if self.device_local:
                 self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / REAUTHORED)
         return file

@@ -56,7 +56,7 @@ class SpecCode:
     def digests(self) -> dict[str, str]:
         return {name: source_digest(path) for name, path in sorted(self.files.items())}
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, str]:
         """Plain values that the modules hold: a number that was computed when they were loaded is in no source."""
         return {
             f"{name}.{variable}": fingerprint(value)
@@ -172,9 +172,9 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value)
 
 
-def package_content(packages: Iterable[str], cache_root: Path) -> dict[str, Any]:
+def package_content(packages: Iterable[str], cache_root: Path) -> dict[str, object]:
     """What is not as installed in `packages` and those that conversions are made with; versions of the former."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     made_with = converting()
     for package in sorted({*made_with, *packages}):
         distribution = made_with.get(package) or _distribution_of(package)

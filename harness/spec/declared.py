@@ -12,19 +12,26 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.errors import TaskFaultError, UsageError
 
 _SECONDS = 300.0
-_known: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
 
 
-def run_for_declarations(file: Path) -> list[dict[str, Any]]:
-    """`{"variable", "name", "own"}` for each model that a file holds once it has run; in this process only once.
+class FoundModel(TypedDict):
+    """A model that a file holds once it has run."""
 
-    own: whether it was made in that file, and not imported from another. Raises UsageError where the file fails.
-    """
+    variable: str
+    name: str
+    own: bool  # whether it was made in that file, and not imported from another
+
+
+_known: dict[tuple[str, int, int], list[FoundModel]] = {}
+
+
+def run_for_declarations(file: Path) -> list[FoundModel]:
+    """The models that a file holds once it has run; in this process only once. Raises UsageError where it fails."""
     facts = file.stat()
     key = (str(file.resolve()), facts.st_mtime_ns, facts.st_size)
     if key not in _known:
@@ -32,7 +39,7 @@ def run_for_declarations(file: Path) -> list[dict[str, Any]]:
     return _known[key]
 
 
-def run_in_a_process(file: Path) -> list[dict[str, Any]]:
+def run_in_a_process(file: Path) -> list[FoundModel]:
     """What the file holds once it has run in a process of its own. Raises UsageError, TaskFaultError."""
     from harness.processes.scheduler import Json, Task, run_tasks
 
@@ -58,7 +65,7 @@ class _Silent:
     def ended(self, result: object) -> None: ...
 
 
-def held(payload: dict[str, Any], report: object) -> dict[str, Any]:
+def held(payload: Mapping[str, str], report: object) -> dict[str, list[FoundModel]]:
     """What a process of its own does: run the file and look at what it holds."""
     from harness.spec.load import run_spec
 
@@ -66,7 +73,7 @@ def held(payload: dict[str, Any], report: object) -> dict[str, Any]:
     return {"models": list(_models_of(run_spec(file), file))}
 
 
-def _models_of(module: ModuleType, file: Path) -> Iterator[dict[str, Any]]:
+def _models_of(module: ModuleType, file: Path) -> Iterator[FoundModel]:
     from harness.spec.model import Model
 
     imported = _imported(file)

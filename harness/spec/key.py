@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, source_from_cache
 from pathlib import Path
-from typing import Any
 
 from harness.record.record import Finding
 from harness.spec import numerics, patched
@@ -62,19 +61,20 @@ class KnownSpec:
             *numerics.findings_of(self._file, by_spec, outside),
         ]
 
-    def content(self, cache: Cache) -> dict[str, Any]:
+    def content(self, cache: Cache) -> dict[str, object]:
         """All that a conversion may depend on beyond weights, config and sizes."""
         code = self.code
-        content: dict[str, Any] = {
+        packages = package_content(code.packages, cache.root)
+        content: dict[str, object] = {
             "spec": code.digests(),
             "modules": sorted(source_digest(path) for path in self._further_modules()),
             "values": code.values(),
-            "packages": package_content(code.packages, cache.root),
+            "packages": packages,
             "changes": self._changes,
             "read": sorted(_digest(path, cache) for path in self._further_files(cache)),
             "environment": dict(sorted(self._seen.own.items())),
         }
-        if code.edited_since(self._since) or _packages_edited(content["packages"]):
+        if code.edited_since(self._since) or _packages_edited(packages):
             # What was loaded may be another version than what lies there now: kept under a name nobody asks for.
             content["edited meanwhile"] = secrets.token_hex(8)
         if unseen := sorted(self._own.unseen | (code.packages & _UNHEARD)):
@@ -113,10 +113,12 @@ def _digest(path: Path, cache: Cache) -> str:
         return "cannot be read"
 
 
-def _packages_edited(altered: dict[str, Any]) -> bool:
+def _packages_edited(altered: dict[str, object]) -> bool:
     """Whether a file of a package was written after this process had imported it."""
     for package, files in altered.items():
-        spec = find_spec(package) if isinstance(files, dict) else None
+        if not isinstance(files, dict):
+            continue
+        spec = find_spec(package)
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             if any(edited_between(Path(folder).parent / name, IMPORTED_AT) for name in files):
                 return True

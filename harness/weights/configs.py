@@ -10,12 +10,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.spec.model import Model
 from harness.system.reading import read_json
 from harness.weights.config_values import refuse_wrong_numbers
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG_FILE = "config.json"
 
@@ -97,9 +100,9 @@ def raw_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def distinct_tensors(model: Any) -> dict[str, Any]:
+def distinct_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without the second name of a tied matrix, as a checkpoint stores it."""
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:

@@ -172,7 +172,7 @@ def test_heads_read_in_the_wrong_layout_fail_the_hop(tmp_path: Path) -> None:
 def test_the_tapped_copy_gives_the_untouched_files_own_outputs_bit_for_bit(
     model: Bench, stage: str, tmp_path: Path
 ) -> None:
-    facts = model.trace(stage, tmp_path)
+    facts = model.trace(stage, tmp_path).as_dict()
     assert facts["steps"] > len(model.prepared.inputs)
     assert facts["steps_differing_from_untouched_file"] == []
 
@@ -184,7 +184,7 @@ def test_a_tapped_copy_of_another_file_is_found_out_at_every_step_that_is_checke
     values = llama.constant("model.layers.0.mlp.down_proj.weight")
     patch(file, values, jiggled_array(values))
     tapped = llama.tap(file)
-    facts = llama.trace(stage, tmp_path, tapped=tapped)
+    facts = llama.trace(stage, tmp_path, tapped=tapped).as_dict()
     checked = facts["steps_checked_against_untouched_file"]
     assert len(facts["steps_differing_from_untouched_file"]) == checked
     if stage == "tflite-xnnpack":

@@ -106,7 +106,7 @@ class Doubled(nullcontext[None]):
 @pytest.mark.parametrize("name", ["tiny_llama", "smollm2"])
 def test_the_oracle_agrees_with_a_forward_pass_in_numpy_at_every_tap(name: str, tmp_path: Path) -> None:
     model = bench(name)
-    model.trace("oracle", tmp_path)
+    model.trace("oracle", tmp_path).as_dict()
     errors = errors_of_the_oracle(model, tmp_path)
     worst = max(errors, key=lambda tap: errors[tap])
     print(f"oracle: {name}: largest error of {len(errors)} taps {errors[worst]:.2g} at {worst}")
@@ -117,7 +117,7 @@ def test_doubling_the_model_alone_would_not_agree(tmp_path: Path) -> None:
     """Else the agreement above would prove nothing: this is what float32 inside transformers costs."""
     model = bench("tiny_llama")
     with mock.patch.object(hf, "TrueFloat64", Doubled):
-        model.trace("oracle", tmp_path)
+        model.trace("oracle", tmp_path).as_dict()
     errors = errors_of_the_oracle(model, tmp_path)
     assert errors["embed"] == 0
     assert errors["block.0.attn.norm"] > 1e5 * AGREEMENT
@@ -125,7 +125,7 @@ def test_doubling_the_model_alone_would_not_agree(tmp_path: Path) -> None:
 
 
 def test_the_oracle_makes_no_tensor_narrower_than_float64(tmp_path: Path) -> None:
-    facts = bench("tiny_llama").trace("oracle", tmp_path)
+    facts = bench("tiny_llama").trace("oracle", tmp_path).as_dict()
     assert facts["dtype"] == "float64"
     assert facts["narrow_results"] == {}
     assert facts["torch_calls"] > 1000
@@ -204,4 +204,4 @@ def test_an_oracle_with_one_narrow_tensor_in_it_refuses_to_be_one(way: str, tmp_
         return NARROW[way](forward(self, x))
 
     with mock.patch.object(LlamaMLP, "forward", narrowed), pytest.raises(RuntimeError, match="not float64 throughout"):
-        bench("tiny_llama").trace("oracle", tmp_path)
+        bench("tiny_llama").trace("oracle", tmp_path).as_dict()

@@ -36,7 +36,7 @@ class _Receiver:
         self.converted = converted
 
 
-class _Ledger(dict[str, Any]):
+class _Ledger(dict[str, "torch.Tensor"]):
     """A state dict that goes on after a key it lacks, so that one pass finds them all.
 
     The stand-in is complex: concatenation with real tensors stays complex, which marks what was made from it.

@@ -112,7 +112,7 @@ def _mapped(folder: Path) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, mapped from its files rather than read."""
     from safetensors import safe_open
 
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict: it cannot be iterated

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.bench.breaking import jiggled, set_weight
+from harness.bench.breaking import Tensors, jiggled, set_weight
 from harness.bench.mistake import Loader, Mistake, Names, Network, Site, Stored
 from harness.bench.workbench import FIRST
 from harness.stages.litert_torch.faults.rewiring import block
@@ -56,7 +56,7 @@ def element(relative: float) -> Values:
 def stored(value: float) -> Stored:
     """One number of the checkpoint's last down projection."""
 
-    def change(tensors: dict[str, Any]) -> None:
+    def change(tensors: Tensors) -> None:
         name = max(name for name in tensors if name.endswith("mlp.down_proj.weight"))
         tensors[name][3, 5] = value
 
