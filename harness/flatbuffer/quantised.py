@@ -76,6 +76,26 @@ class Held:
     def _spread(self, each: Floats) -> Floats:
         return np.repeat(each, self.grid.block, axis=-1) if self.grid.block else each
 
+    def rows(self, rows: slice) -> Held:
+        """The same of some rows, the first axis."""
+        scale, zero = (
+            each[rows] if each.shape[:1] == self.whole.shape[:1] else each for each in (self.scale, self.zero)
+        )
+        return Held(self.grid, self.whole[rows], scale, zero)
+
+    def nearest(self, wanted: Floats) -> Floats:
+        """The numbers of the grid that are nearest to others of the same shape."""
+        scale, zero = self._spread(self.scale), self._spread(self.zero)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near: Floats = (np.clip(np.rint(wanted / scale) + zero, *self.ends) - zero) * scale
+        return np.where(np.isfinite(near), near, 0.0)
+
+    def grouped(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
+        """Numbers of this shape with those apart that share a scale, and the axes along which they share it."""
+        if self.grid.block:
+            return values.reshape(*values.shape[:-1], -1, self.grid.block), (values.ndim,)
+        return values, tuple(axis for axis in range(values.ndim) if axis != self.grid.axis)
+
     @property
     def ends(self) -> tuple[int, int]:
         """The least and the largest whole number of its type."""

@@ -83,16 +83,23 @@ def stages_of(options: Options) -> tuple[str, ...]:
     alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
     if alone and not options.quantize:
         raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
-    kernels = [stage.name for stage in every_stage() if stage.runs_file and stage.name in options.stages]
-    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in kernels)
-    if options.quantize and not any(hop.on_kernels for hop in hops_of(quantised)):
+    quantised = _quantised_stages(options)
+    if options.quantize and not hops_of(quantised):
         raise UsageError(
-            f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
+            f"--quantize judges what runs the quantised file: --stages needs {XNNPACK} or {BUILTIN}, {REFERENCE} both"
         )
     # Without these two there is no noise floor, and without a noise floor no verdict.
     float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
     _check_compared(options.stages, float32)
     return (*float32, *quantised)
+
+
+def _quantised_stages(options: Options) -> tuple[str, ...]:
+    """By recipe: what runs its file, and the re-authored model with the file's numbers, which that is compared with."""
+    kernels = [stage for stage in every_stage() if stage.runs_file and stage.name in options.stages]
+    references = {stage.quantised_reference for stage in kernels}
+    fakes = [stage for stage in every_stage() if stage.weights_of_file and stage.name in references]
+    return tuple(named(stage.name, recipe) for recipe in options.quantize for stage in (*fakes, *kernels))
 
 
 def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:

@@ -52,7 +52,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
     timeout = place.timeout
     chosen = [stage_named(name) for name in stages]
     tasks = []
-    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.runs_file):
+    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.reads_file):
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
@@ -62,7 +62,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
                 stage.name,
                 _RUN,
                 _job_maker(place, prepared, stage),
-                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.runs_file else ())),
+                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.reads_file else ())),
                 memory_mb=stage.memory.mb(weights),
                 torch=not stage.runs_file,
                 timeout=timeout,
@@ -185,7 +185,7 @@ def _job_maker(
 
     def payload(results: Results) -> Payload:
         flatbuffer: dict[str, Any] = {}
-        if stage.runs_file:
+        if stage.reads_file:
             own, recipe = place.tflite, stage.recipe
             tapped = results[named("tap", recipe)].value
             flatbuffer = {
