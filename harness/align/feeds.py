@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.align.views import TapSource
 from harness.flatbuffer.reader import Subgraph
@@ -20,18 +19,11 @@ _PARTS = {"split_gate": 2, "split_up": 2} | {
 
 @dataclass(frozen=True)
 class Feed:
-    """A tensor whose readers are given a reference's values. taps: those it is made of, see `tensor_of`."""
+    """A tensor whose readers are given a reference's values."""
 
-    tensor: int
+    tensor: int  # its number in the subgraph
     shape: tuple[int, ...]
-    taps: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"tensor": self.tensor, "shape": list(self.shape), "taps": list(self.taps)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Feed:
-        return cls(content["tensor"], tuple(content["shape"]), tuple(content["taps"]))
+    taps: tuple[str, ...]  # those it is made of, see `tensor_of`
 
 
 def plan_feeds(graph: Subgraph, sources: Mapping[str, TapSource], present: Collection[str]) -> list[Feed]:

@@ -30,9 +30,11 @@ _TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
 
 @dataclass(frozen=True)
 class SignaturePlan:
-    signature: str
-    sources: dict[str, TapSource]
-    missing: dict[str, Absence]
+    """The taps of one signature, in execution order."""
+
+    signature: str  # its name
+    sources: dict[str, TapSource]  # tap -> where it is
+    missing: dict[str, Absence]  # tap -> why it is nowhere
 
 
 def plan_signature(

@@ -52,7 +52,7 @@ class OpGraph:
     def op(self, identity: str) -> Op:
         return self._by_id[identity]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod

@@ -1,42 +1,66 @@
-"""What the alignment plan of a flatbuffer says of its taps, over all signatures.
+"""The alignment plan of a flatbuffer: where each tap is in each signature, and why the others are in none.
 
-In: `plan.json`, as `harness/pipeline/flatbuffers.py` writes it. Out: names, kinds of operators, why taps are missing.
+In: what the alignment found, or `plan.json`. Out: the plan, the file, and what the plan says of the taps over all
+signatures.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from harness.align.feeds import Feed
+from harness.align.views import TapSource
 from harness.names.coverage import FUSED_ATTENTION, LISTED, Absence, listed
+
+FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class AlignmentPlan:
+    """By signature."""
+
+    sources: dict[str, dict[str, TapSource]]  # tap -> where it is
+    missing: dict[str, dict[str, Absence]]  # tap -> why it is nowhere
+    feeds: dict[str, list[Feed]] = field(default_factory=dict)  # tensors that a local pass can give values
+
+    @classmethod
+    def read(cls, path: Path) -> AlignmentPlan:
+        """Raises ValueError for a file that holds no plan."""
+        return _PLAN.validate_json(path.read_bytes())
+
+    def write(self, path: Path) -> None:
+        path.write_bytes(_PLAN.dump_json(self))
+
+
+_PLAN = TypeAdapter(AlignmentPlan)
 
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """By tap: the tensor's name, the kind of operator that writes it, and why a signature lacks it.
+    """What a plan says of its taps, over all signatures."""
 
-    inner: taps inside a composite, which a delegate runs as one kernel.
-    """
-
-    names: dict[str, str] = field(default_factory=dict)
-    ops: dict[str, str] = field(default_factory=dict)
-    inner: frozenset[str] = frozenset()
-    missing: dict[str, Absence] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # tap -> the tensor's name
+    ops: dict[str, str] = field(default_factory=dict)  # tap -> the kind of operator that writes it
+    inner: frozenset[str] = frozenset()  # taps inside a composite, which a delegate runs as one kernel
+    missing: dict[str, Absence] = field(default_factory=dict)  # tap -> why a signature lacks it
 
     @classmethod
     def read(cls, path: Path) -> PlanFacts:
-        content = json.loads(path.read_text())
-        sources = [item for taps in content["sources"].values() for item in taps.items()]
+        """Those of a plan's file."""
+        plan = AlignmentPlan.read(path)
+        sources = [item for taps in plan.sources.values() for item in taps.items()]
         missing: dict[str, Absence] = {}
-        for name, said in (item for taps in content["missing"].values() for item in taps.items()):
+        for tap, absent in (item for taps in plan.missing.values() for item in taps.items()):
             # Of a tap that several signatures lack, a reason that is not listed counts.
-            if name not in missing or missing[name].reason:
-                missing[name] = Absence(*said)
+            if tap not in missing or missing[tap].reason:
+                missing[tap] = absent
         return cls(
-            names={tap: source["name"] for tap, source in reversed(sources)},
-            ops={tap: source["op"] for tap, source in reversed(sources)},
-            inner=frozenset(tap for tap, source in sources if source["inner"]),
+            names={tap: source.name for tap, source in reversed(sources)},
+            ops={tap: source.op for tap, source in reversed(sources)},
+            inner=frozenset(tap for tap, source in sources if source.inner),
             missing=missing,
         )
 

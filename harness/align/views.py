@@ -6,7 +6,7 @@ In: a tensor of a signature. Out: the tap's array, `[1, time, ...]`; and back. P
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,30 +22,21 @@ from harness.align.layout import (
 )
 
 Array = np.ndarray[Any, Any]
-Move = tuple[str, tuple[int, ...]]
+Move = tuple[str, tuple[int, ...]]  # "reshape" and the shape, or "transpose" and the order of the axes
 
 
 @dataclass(frozen=True)
 class TapSource:
-    """Where a tap is in a signature.
-
-    view: how `[1, time, ...]` is made of the tensor; see `view_tensor`.
-    moves: reshapes and transposes of the graph that come before the view, first to last.
-    subgraph: that of a composite when the tensor lies inside one, else the signature's own.
-    name: the tensor's name in the file; op: the kind of the operator that writes it.
-    """
+    """Where a tap is in a signature."""
 
     tap: str
-    tensor: int
-    subgraph: int
-    view: str
-    name: str
-    op: str
-    inner: bool = False
-    moves: tuple[Move, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    tensor: int  # its number in the subgraph
+    subgraph: int  # that of a composite when the tensor lies inside one, else the signature's own
+    view: str  # how `[1, time, ...]` is made of the tensor; see `view_tensor`
+    name: str  # the tensor's name in the file
+    op: str  # the kind of the operator that writes it
+    inner: bool = False  # whether the tensor lies inside a composite
+    moves: tuple[Move, ...] = ()  # reshapes and transposes of the graph that come before the view, first to last
 
 
 def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout: str = "default") -> Array:

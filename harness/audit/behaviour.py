@@ -71,7 +71,7 @@ def describe_activation(function: Callable[[Any], Any]) -> str:
     from torch.nn import functional
 
     x = torch.linspace(-6, 6, 241, dtype=torch.float32)
-    known: dict[str, Any] = {
+    known: dict[str, torch.Tensor] = {
         "silu": functional.silu(x),
         "gelu": functional.gelu(x),
         "gelu_tanh": functional.gelu(x, approximate="tanh"),

@@ -115,9 +115,9 @@ def block_text(blocks: tuple[int, ...]) -> str:
     return f"block{'s' if len(blocks) > 1 else ''} {number_text(list(blocks))}"
 
 
-def _flat(part: Any, reauthored: Structure | None = None) -> dict[str, Any]:
+def _flat(part: Any, reauthored: Structure | None = None) -> dict[str, object]:
     """Dotted field names to values; a part that is absent stays one value, None."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for item in fields(part):
         value = getattr(part, item.name)
         if isinstance(part, Structure) and item.name in _SIDES:
@@ -128,7 +128,7 @@ def _flat(part: Any, reauthored: Structure | None = None) -> dict[str, Any]:
     if isinstance(part, Layer) and reauthored is not None:
         # A window that nothing outgrows is none.
         reach = reauthored.max_length
-        if flat["window"] is not None and reach is not None and flat["window"] >= reach:
+        if part.window is not None and reach is not None and part.window >= reach:
             flat["window"] = None
     return flat
 

@@ -59,8 +59,8 @@ def fit(held: Held, weight: npt.NDArray[Any]) -> GridFit:
     error, nearest, norm, own, product = (float(part) for part in sums)
     size = max(norm, float(np.finfo(np.float64).tiny))
     cosine = product / math.sqrt(size * own) if own else 0.0
-    shares = [math.sqrt(part / size) for part in (error, nearest)]
-    found = GridFit(*shares, best=shares[1], cosine=cosine)
+    share = math.sqrt(nearest / size)
+    found = GridFit(error=math.sqrt(error / size), nearest=share, best=share, cosine=cosine)
     return found if not held.grid.granularity else _with_scales(found, held, weight)
 
 

@@ -14,17 +14,18 @@ from typing import Any
 from harness.audit.audit import audit_configs
 from harness.audit.named_roles import wrong_names
 from harness.audit.published import build_published
-from harness.audit.report import Audit, AuditRequest
+from harness.audit.report import Audit, AuditRequest, Audits
 from harness.errors import UsageError
-from harness.jobs.prepared import Prepared
+from harness.jobs.prepared import ModelRequest, Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.results import Audited
 from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.spec.code import spec_code
 from harness.spec.load import load_spec, module_name
 from harness.spec.model import Model, SpecRef
 from harness.spec.patched import findings_of, watching
-from harness.spec.rests import RESTS, rests_of, told
+from harness.spec.rests import rests_of
 from harness.spec.route import route_of
 from harness.spec.witness import Seen
 from harness.weights.configs import hf_config, published_config, raw_config
@@ -32,8 +33,8 @@ from harness.weights.kinds import refuse_absurd_sizes
 from harness.weights.published_names import read_folder
 
 
-def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """Audit every model; what is wrong with one stops no other."""
+def audit_models(payload: object, report: Reporter) -> dict[str, object]:
+    """Audit every model; what is wrong with one stops no other. payload: an `AuditRequest`. Returns `Audits`."""
     request = AuditRequest.model_validate(payload)
     folder = Path(request.checkpoint) if request.checkpoint else None
     audits = []
@@ -50,28 +51,27 @@ def audit_models(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         except UsageError as error:
             audit.error = str(error)
         audits.append(audit)
-    return {"audits": [audit.model_dump(mode="json") for audit in audits]}
+    return Audits(audits=audits).model_dump(mode="json")
 
 
-def audit_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def audit_run(payload: object, report: Reporter) -> dict[str, object]:
     """The two configs of a run, field by field: those of full size, unless the user's own checkpoint brings one.
 
-    In a process of its own: it runs small models of both kinds, and a model may crash or hang.
+    In a process of its own: it runs small models of both kinds, and a model may crash or hang. payload: a
+    `ModelRequest`. Returns an `Audited`.
     """
-    prepared = Prepared.model_validate(payload["prepared"])
-    file, modules = Path(payload["spec_file"]), frozenset(sys.modules)
+    request = ModelRequest.model_validate(payload)
+    file, modules = Path(request.spec_file), frozenset(sys.modules)
     seen, since = Seen(), time.time_ns()
     with seen.watching():
         with watching() as watched:
-            model = load_spec(SpecRef(file, payload["spec_variable"], {}))
+            model = load_spec(SpecRef(file, request.spec_variable, {}))
         watched.undo()
         code = spec_code(module_name(file), modules)
         report.progress(0, 1, "configs")
-        found = _audited(model, prepared)
-    return {
-        "findings": [finding.model_dump(mode="json") for finding in found],
-        RESTS: told(rests_of(seen, code, since, Path(payload["cache_root"]))),
-    }
+        found = _audited(model, request.prepared)
+    rests = rests_of(seen, code, since, Path(request.cache_root))
+    return Audited(findings=found, rests=rests).model_dump(mode="json")
 
 
 def _audited(model: Model, prepared: Prepared) -> list[Finding]:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from harness.audit.probes import LENGTH
 from harness.spec.model import Model
 from harness.spec.route import route_of
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 from harness.weights.configs import quiet_transformers
 from harness.weights.miniature import shrunk_hf_config
 
@@ -85,7 +85,8 @@ class _Seen(Intercept):
         self.activated: list[torch.Tensor] = []
         self.attention: tuple[torch.Tensor, ...] = ()
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         if func in _ACTIVATIONS and args:
             self.activated.append(args[0].clone())
         if func is functional.scaled_dot_product_attention and not self.attention:

@@ -7,14 +7,13 @@ reference that computes them in plain functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from harness.audit.behaviour import describe_activation
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 
 _MULTIPLIED = (torch.Tensor.__mul__, torch.Tensor.mul, torch.mul)
 _PRODUCTS = (torch.Tensor.__matmul__, torch.Tensor.matmul, torch.matmul)
@@ -36,7 +35,8 @@ class Overheard(Intercept):
         self.scales: list[tuple[float, int]] = []
         self._scaled: tuple[Any, float] = (None, 1.0)
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         if func is functional.scaled_dot_product_attention:
             scale = kwargs.get("scale") or 1 / math.sqrt(args[0].shape[-1])
             self.scales.append((scale, args[0].shape[-1]))

@@ -17,6 +17,12 @@ class AuditRequest(BaseModel):
     checkpoint: str | None = None
 
 
+class Audits(BaseModel):
+    """What a process that audits gives back."""
+
+    audits: list[Audit]
+
+
 class Audit(BaseModel):
     """What came of one model. file, variable: its spec. against: the config it was compared with.
     error: why it could not be audited."""

@@ -22,7 +22,7 @@ from harness.weights.parameters import Fused, ParameterSource
 
 Array = npt.NDArray[np.float32]
 _SHOWN = 8
-_STORED: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_STORED: dict[str, type[np.generic]] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 class ExpectedValues:

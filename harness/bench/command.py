@@ -50,6 +50,7 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
             model,
             "harness.bench.job:bench_model",
             {"model": model, "faults": ids, "seeds": list(range(1, seeds + 1)) if model in clean else []},
+            Report,
             memory_mb=_MB,
             torch=True,
             timeout=_SECONDS,
@@ -68,7 +69,9 @@ def _wide(model: str, seeds: int) -> Task:
     chosen = list(range(1, min(seeds, WIDE_SEEDS) + 1))
     payload = {"model": model, "faults": [], "seeds": chosen, "layers": WIDE_LAYERS}
     name = f"{model}, full width"
-    return Task(name, "harness.bench.job:bench_model", payload, memory_mb=_WIDE_MB, torch=True, timeout=_SECONDS)
+    return Task(
+        name, "harness.bench.job:bench_model", payload, Report, memory_mb=_WIDE_MB, torch=True, timeout=_SECONDS
+    )
 
 
 def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:
@@ -77,10 +80,10 @@ def _merged(tasks: list[Task], order: list[str], watcher: Watcher) -> Report:
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
         results = run_tasks(tasks, Path(folder) / "bench.log", watcher, cores=os.cpu_count() or 1)
     for name, result in sorted(results.items()):
-        if result.status != "ok":
+        part = result.gave(Report)
+        if part is None:
             report.errors.append(f"{name} {result.status}: {result.detail}")
             continue
-        part = Report.model_validate(result.value)
         report.results += part.results
         report.clean += part.clean
     report.results.sort(key=lambda found: order.index(found.id))

@@ -14,8 +14,8 @@ from pathlib import Path
 from harness.bench.workbench import Bench, Outcome
 from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
-from harness.explain.job import FaultPlace, explain_fault, reference
-from harness.explain.task import fault_of
+from harness.explain.job import explain_fault, reference
+from harness.explain.task import FaultPlace, fault_of
 from harness.record.record import Diagnosis
 
 
@@ -39,7 +39,7 @@ def joined(bench: Bench, broken: Path) -> Iterator[Path]:
 def first_fault(outcome: Outcome) -> FaultPlace:
     """The first fault, as the explanation is asked about it."""
     assert outcome.fault is not None, "the fault was not seen"
-    return FaultPlace.model_validate(fault_of(outcome.fault.hop, outcome.fault.tap, outcome.frame))
+    return fault_of(outcome.fault.hop, outcome.fault.tap, outcome.frame)
 
 
 def explain(bench: Bench, broken: Path, outcome: Outcome, decoder: Decoder | None = None) -> list[Diagnosis]:

@@ -29,6 +29,7 @@ from harness.compare.traces import FLOAT32_RUNS, compare_traces
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Silent
+from harness.jobs.results import Converted, Tapped
 from harness.jobs.session import Given, trace_inputs
 from harness.judge.rules import load_rules
 from harness.locate.faults import locate, summarise_hop
@@ -49,7 +50,8 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import Fault, HopResult, taps_frame
+from harness.record.record import Fault, HopResult
+from harness.record.tap_row import taps_frame
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import Model
@@ -140,13 +142,14 @@ class Bench:
     def flatbuffer(self) -> Path:
         """The conversion of the unbroken model."""
         given = Given(load=loading(self.change))
-        return Path(files.convert_model(self._payload(), Silent(), given)["flatbuffer"])
+        return Path(Converted.model_validate(files.convert_model(self._payload(), Silent(), given)).flatbuffer)
 
     @functools.cached_property
     def tapped(self) -> tuple[Path, Path]:
         """(tapped copy, alignment plan) of the unbroken flatbuffer."""
         made = files.tap_flatbuffer({**self._payload(), "flatbuffer": str(self.flatbuffer)}, Silent())
-        return Path(made["tapped"]), Path(made["plan"])
+        found = Tapped.model_validate(made)
+        return Path(found.tapped), Path(found.plan)
 
     def reseeded(self, seed: int, inputs: Sequence[tuple[str, int, int]], flatbuffer: bool = True) -> Bench:
         """The same sizes with other random weights and other tokens, and without a conversion of its own."""

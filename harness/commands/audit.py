@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness.audit.report import Audit, AuditRequest
+from harness.audit.report import Audit, AuditRequest, Audits
 from harness.errors import TaskFaultError, UsageError
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.spec.find import find_spec
@@ -38,6 +38,7 @@ def audit(models: list[str], checkpoint: str | None, watcher: Watcher, timeout: 
             f"audit {share + 1}" if shares > 1 else "audit",
             "harness.audit.job:audit_models",
             AuditRequest(specs=specs[share::shares], checkpoint=folder).model_dump(),
+            Audits,
             torch=True,
             timeout=timeout,
         )
@@ -55,10 +56,11 @@ def _run(tasks: list[Task], watcher: Watcher) -> list[Audit]:
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
         log = Path(folder) / "audit.log"
         for result in run_tasks(tasks, log, watcher, cores=len(tasks)).values():
-            if result.status != "ok":
+            answer = result.gave(Audits)
+            if answer is None:
                 lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
                 frames = [line for line in lines if line.startswith("File ")]
                 where = frames[-1] if frames else "without a word"
                 raise TaskFaultError(f"the audit broke off: {result.detail.split(';')[0]} ({where})")
-            audits += [Audit.model_validate(content) for content in result.value["audits"]]
+            audits += answer.audits
     return audits

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.commands.batch import ModelOutcome
 from harness.plain import shown
 from harness.processes.scheduler import TaskResult
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _PLAIN_EVERY = 10.0  # seconds between plain lines of one task
 
@@ -72,8 +75,8 @@ class BarProgress:
             console=Console(stderr=True),
             transient=True,
         )
-        self._ids: dict[str, Any] = {}
-        self._models: Any = None
+        self._ids: dict[str, TaskID] = {}
+        self._models: TaskID | None = None
 
     def __enter__(self) -> BarProgress:
         self._bars.start()

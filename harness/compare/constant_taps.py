@@ -10,37 +10,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from harness.names.taps import split_tap
+from harness.record.tap_row import TapRow
 
-Row = dict[str, Any]
 _SAME = 2.0**-24  # of the largest number: float32 holds no difference that is smaller
 # The probabilities of an input of one token are 1.0 by definition; a mask that lets more through shows there.
 _BY_DEFINITION = frozenset({"attn.probs"})
 
 
-def without_constant_taps(rows: Sequence[Row]) -> list[Row]:
+def without_constant_taps(rows: Sequence[TapRow]) -> list[TapRow]:
     """The rows; those of a tap that is constant wherever a hop compared it, and agrees, are missing with the reason."""
-    alive = {(row["hop"], row["tap"]) for row in rows if _is_alive(row)}
-    return [
-        _missing(row) if row["verdict"] == "pass" and (row["hop"], row["tap"]) not in alive else row for row in rows
-    ]
+    alive = {(row.hop, row.tap) for row in rows if _is_alive(row)}
+    return [_missing(row) if row.verdict == "pass" and (row.hop, row.tap) not in alive else row for row in rows]
 
 
-def _is_alive(row: Row) -> bool:
-    return row["verdict"] == "fail" or (row["verdict"] == "pass" and not constant_words(row))
+def _is_alive(row: TapRow) -> bool:
+    return row.verdict == "fail" or (row.verdict == "pass" and not constant_words(row))
 
 
-def _missing(row: Row) -> Row:
+def _missing(row: TapRow) -> TapRow:
     why = f"it is {constant_words(row)} in the oracle, on every input, so nothing is compared"
-    return {**row, "verdict": "missing", "rule": "", "why": why}
+    return replace(row, verdict="missing", rule="", why=why)
 
 
-def constant_words(row: Row) -> str:
+def constant_words(row: TapRow) -> str:
     """What all numbers of a tap are in the oracle, in words; empty where they differ, or where it is not known."""
-    least, most = row.get("value_min", math.nan), row.get("value_max", math.nan)
-    if split_tap(row["tap"])[1] in _BY_DEFINITION or not least <= most:
+    least, most = row.value_min, row.value_max
+    if split_tap(row.tap)[1] in _BY_DEFINITION or not least <= most:
         return ""
     if least == most == 0:
         return "0 throughout"
@@ -49,5 +47,5 @@ def constant_words(row: Row) -> str:
     return ""
 
 
-def _elements(row: Row) -> int:
-    return math.prod(int(size) for size in str(row["shape"]).split("x"))
+def _elements(row: TapRow) -> int:
+    return math.prod(int(size) for size in str(row.shape).split("x"))

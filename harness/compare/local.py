@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from harness.compare.noise import Excess, NoiseFloor, excess
-from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, common_spans, noise_floors, stats_over
+from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
 from harness.judge.rules import Rule, judge_local
 from harness.names.stages import ORACLE, Hop
 from harness.names.taps import LOCAL_SUFFIX
+from harness.record.tap_row import TapRow
 
 TapKey = tuple[str, str, str]  # input, hop, tap
 
@@ -64,28 +66,37 @@ def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: Noi
     return excess(stats_over(*pair, spans).squared_error, noise, positions)
 
 
-def with_local(rows: Iterable[Row], errors: Mapping[TapKey, Excess], rules: list[Rule]) -> list[Row]:
+def with_local(rows: Iterable[TapRow], errors: Mapping[TapKey, Excess], rules: list[Rule]) -> list[TapRow]:
     """The rows with what was introduced at each tap, judged once more by the rule that judged the tap.
 
     A tap that passes, or is missing, may fail by it. A tap that is missing never passes by it.
     """
-    return [_with_error(row, errors.get((row["input"], row["hop"], row["tap"])), rules) for row in rows]
+    return [_with_error(row, errors.get((row.input, row.hop, row.tap)), rules) for row in rows]
 
 
-def _with_error(row: Row, error: Excess | None, rules: list[Rule]) -> Row:
-    if error is None or "positions" not in row or not math.isnan(row["local_excess"]):
+def _with_error(row: TapRow, error: Excess | None, rules: list[Rule]) -> TapRow:
+    if error is None or row.positions is None or not math.isnan(row.local_excess):
         return row  # no local pass, nothing compared, or judged before
     # NaN says that no local pass ran: what is not a number counts as infinite.
-    figures = {
-        name: math.inf if math.isnan(value) else value
-        for name, value in (("local_excess", error.whole), ("local_position_excess", error.worst))
-    }
-    judgement = judge_local(rules, row["model"], row["hop"], row["tap"], row["positions"], figures)
-    limits = {f"{name}_limit": judgement.limits.get(name, math.nan) for name in figures}
-    row = {**row, **figures, **limits}
-    if judgement.verdict == "pass":  # says nothing for what is missing: a constant tap agrees locally as well
-        return row
-    if row["verdict"] == "missing":  # why it was no longer holds: something was compared, and differs
-        return {**row, "verdict": "fail", "rule": judgement.rule, "broken": judgement.codes, "why": judgement.why}
-    broken = ", ".join(filter(None, (row["broken"], judgement.codes)))
-    return {**row, "verdict": "fail", "broken": broken, "why": "; ".join(filter(None, (row["why"], judgement.why)))}
+    whole, worst = (math.inf if math.isnan(value) else value for value in (error.whole, error.worst))
+    figures = {"local_excess": whole, "local_position_excess": worst}
+    judgement = judge_local(rules, row.model, row.hop, row.tap, row.positions, figures)
+    verdict, rule, broken, why = row.verdict, row.rule, row.broken, row.why
+    if judgement.verdict == "fail":  # a pass says nothing for what is missing: a constant tap agrees locally as well
+        if row.verdict == "missing":  # why it was no longer holds: something was compared, and differs
+            rule, broken, why = judgement.rule, judgement.codes, judgement.why
+        else:
+            broken = ", ".join(filter(None, (row.broken, judgement.codes)))
+            why = "; ".join(filter(None, (row.why, judgement.why)))
+        verdict = "fail"
+    return replace(
+        row,
+        local_excess=whole,
+        local_position_excess=worst,
+        local_excess_limit=judgement.limits.get("local_excess", math.nan),
+        local_position_excess_limit=judgement.limits.get("local_position_excess", math.nan),
+        verdict=verdict,
+        rule=rule,
+        broken=broken,
+        why=why,
+    )

@@ -7,14 +7,14 @@ Values are the oracle's at the taps; what lies between two taps is not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from harness.compare.value_range import FLOAT16_OVERFLOWS, short
 from harness.names.codes import FindingCode
 from harness.names.taps import split_tap
 from harness.record.record import Finding
+from harness.record.tap_row import TapRow
 
 _SHOWN = 4
 _NORMED = ("residual", "out")  # the stream that a block's norms, the next block's and the final one read
@@ -29,7 +29,7 @@ class _Reach:
     input: str
 
 
-def overflow_findings(rows: Iterable[Mapping[str, Any]], rms_norms: bool) -> list[Finding]:
+def overflow_findings(rows: Iterable[TapRow], rms_norms: bool) -> list[Finding]:
     """At most two warnings: values that float16 cannot hold, and inputs of RMS norms whose squares it cannot.
 
     rms_norms: whether the norms of the model's blocks are RMS norms, which square what they read.
@@ -42,18 +42,17 @@ def overflow_findings(rows: Iterable[Mapping[str, Any]], rms_norms: bool) -> lis
     return [_finding(code, found, words) for code, found, words in said if found]
 
 
-def _reached(rows: Iterable[Mapping[str, Any]]) -> list[_Reach]:
+def _reached(rows: Iterable[TapRow]) -> list[_Reach]:
     """Every tap at its furthest, the furthest first. Infinity is not a range: the tap fails for it."""
     most: dict[str, _Reach] = {}
     for row in rows:
-        ends = [abs(row.get(name, math.nan)) for name in ("value_min", "value_max")]
-        magnitude = max(ends)
-        if math.isfinite(magnitude) and (row["tap"] not in most or magnitude > most[row["tap"]].magnitude):
-            most[row["tap"]] = _Reach(row["tap"], magnitude, row["input"])
+        magnitude = max(abs(row.value_min), abs(row.value_max))
+        if math.isfinite(magnitude) and (row.tap not in most or magnitude > most[row.tap].magnitude):
+            most[row.tap] = _Reach(row.tap, magnitude, row.input)
     return sorted(most.values(), key=lambda one: -one.magnitude)
 
 
-def _finding(code: FindingCode, found: list[_Reach], words: Any) -> Finding:
+def _finding(code: FindingCode, found: list[_Reach], words: Callable[[_Reach], str]) -> Finding:
     first = found[0]
     others = _grouped([one.tap for one in found[1:]])
     also = f"; also {others}" if others else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.judge.shares import FIGURES, Figure, limit_of, nearest
 from harness.record.record import HopResult, Logits, Record, Worst
+from harness.record.tap_row import TapRow, rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +86,9 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
         )
     common, uncompared = _inputs(record_a, record_b)
     rows_a, rows_b = _rows(frame_a, common), _rows(frame_b, common)
-    limits = _limits(rows_a) | _limits(rows_b)
-    taps_a = _lost_taps(record_a) | _worst_rows(rows_a, limits)
-    taps_b = _lost_taps(record_b) | _worst_rows(rows_b, limits)
+    limited = _limited(rows_a) | _limited(rows_b)
+    taps_a = _lost_taps(record_a) | _worst_rows(rows_a, limited)
+    taps_b = _lost_taps(record_b) | _worst_rows(rows_b, limited)
     changes = [_tap_change(key, taps_a[key], taps_b[key]) for key in taps_a if key in taps_b]
     moved = [change for change in changes if _moved(change)]
     moved.sort(key=_size, reverse=True)
@@ -135,12 +136,12 @@ def _nll(record: Record, other: Record, inputs: tuple[str, ...]) -> float | None
     return total / sum(one.tokens for one in chosen)
 
 
-def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> list[dict[Any, Any]]:
-    """The rows of `inputs`, hop by hop in execution order."""
-    wanted = ["hop", "input", "tap", "order", "verdict", "max_abs_err", "nan_count", "inf_count"]
+def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> list[TapRow]:
+    """The rows of `inputs`, hop by hop in execution order, with what is compared of them."""
+    wanted = ["model", "hop", "input", "tap", "block", "order", "verdict", "max_abs_err", "nan_count", "inf_count"]
     wanted += [*FIGURES, *(f"{name}_limit" for name in FIGURES)]
     rows = frame[frame["input"].isin(inputs)].sort_values(["hop", "order"], kind="stable")
-    return rows[[column for column in wanted if column in rows]].to_dict("records")
+    return rows_in(rows[[column for column in wanted if column in rows]])
 
 
 def _lost_taps(record: Record) -> dict[tuple[str, str], tuple[str, Figure | None]]:
@@ -149,30 +150,41 @@ def _lost_taps(record: Record) -> dict[tuple[str, str], tuple[str, Figure | None
     return {(hop.name, missing.tap): ("missing", None) for hop in lost for missing in hop.missing}
 
 
-def _limits(rows: list[dict[Any, Any]]) -> dict[tuple[str, str, str], dict[str, float | None]]:
-    """(hop, input, tap) -> its limits, for the taps that have any."""
-    found = {}
-    for row in rows:
-        limits = {f"{name}_limit": limit_of(row, name) for name in FIGURES}
-        if any(limit is not None for limit in limits.values()):
-            found[row["hop"], row["input"], row["tap"]] = limits
-    return found
+def _limited(rows: list[TapRow]) -> dict[tuple[str, str, str], TapRow]:
+    """(hop, input, tap) -> its row, for the taps that have any limit."""
+    return {(row.hop, row.input, row.tap): row for row in rows if _is_limited(row)}
+
+
+def _is_limited(row: TapRow) -> bool:
+    return any(limit_of(row, name) is not None for name in FIGURES)
 
 
 def _worst_rows(
-    rows: list[dict[Any, Any]], limits: Mapping[tuple[str, str, str], Mapping[str, float | None]]
+    rows: list[TapRow], limited: Mapping[tuple[str, str, str], TapRow]
 ) -> dict[tuple[str, str], tuple[str, Figure | None]]:
-    """(hop, tap) -> verdict and figure at their worst over the inputs, in execution order."""
+    """(hop, tap) -> verdict and figure at their worst over the inputs, in execution order.
+
+    limited: the rows whose limits the figures are measured by.
+    """
     worst: dict[tuple[str, str], tuple[str, Figure | None]] = {}
     for row in rows:
-        key = (str(row["hop"]), str(row["tap"]))
-        verdict = str(row["verdict"])
-        figure = nearest(row | dict(limits.get((row["hop"], row["input"], row["tap"]), {})))
+        key, verdict = (row.hop, row.tap), row.verdict
+        figure = nearest(_by_limits_of(row, limited.get((row.hop, row.input, row.tap), row)))
         seen_verdict, seen_figure = worst.get(key, (verdict, None))
         if figure is None or (seen_figure is not None and seen_figure.share >= figure.share):
             figure = seen_figure
         worst[key] = (max(seen_verdict, verdict, key=_SEVERITY.__getitem__), figure)
     return worst
+
+
+def _by_limits_of(row: TapRow, other: TapRow) -> TapRow:
+    return replace(
+        row,
+        excess_limit=other.excess_limit,
+        position_excess_limit=other.position_excess_limit,
+        local_excess_limit=other.local_excess_limit,
+        local_position_excess_limit=other.local_position_excess_limit,
+    )
 
 
 def _tap_change(key: tuple[str, str], a: tuple[str, Figure | None], b: tuple[str, Figure | None]) -> TapChange:

@@ -1,6 +1,6 @@
 """Compare the traces of a run, hop by hop and tap by tap, one tap in memory at a time.
 
-In: trace folders per stage and input. Out: rows of `TAP_COLUMNS` and, per hop, its logits figures.
+In: trace folders per stage and input. Out: a `TapRow` per input, hop and tap and, per hop, its logits figures.
 """
 
 from __future__ import annotations
@@ -23,21 +23,33 @@ from harness.compare.metrics import (
     ranged_stats,
     summarise,
 )
-from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
-from harness.compare.value_range import ValueRange, joined
-from harness.judge.rules import Rule, judge
+from harness.compare.noise import Excess, NoiseFloor, excess, with_grid, with_typical
+from harness.compare.value_range import ValueRange, fill_range, joined
+from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
 from harness.names.coverage import Absence, checked
 from harness.names.stages import HF, ORACLE, Hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
+from harness.record.tap_row import TapRow
 from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
 
-Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 1 << 24
-# Figures whose limits a row holds; those of local passes come later.
-_LIMITED = ("noise_floor", "excess", "position_excess", "local_excess", "local_position_excess")
+# The figures of a row that tolerance rules may limit; those of the logits come beside them.
+_JUDGED = (
+    "max_abs_err",
+    "mean_abs_err",
+    "rel_l2",
+    "cosine",
+    "snr_db",
+    "excess",
+    "position_excess",
+    "total_excess",
+    "noise_floor",
+    "nan_count",
+    "inf_count",
+)
 FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPLES))
 
 
@@ -59,7 +71,7 @@ class LogitPositions:
 
 @dataclass(frozen=True)
 class Comparison:
-    rows: list[Row]
+    rows: list[TapRow]
     logits: dict[str, Logits]
     hops: tuple[Hop, ...] = ()  # those whose stages ran
     logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
@@ -132,18 +144,21 @@ def compare_traces(
     """
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
-    rows: list[Row] = []
-    opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
+    rows: list[TapRow] = []
+    beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}
+    opened = [TapReader.of(traces, stages | beside, item) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
         for item, of_input, noise in zip(inputs, opened, floors, strict=True):
-            tap_rows = _compare_tap(of_input, noise, present, tap, model, rules, tallies, why_missing)
-            where = {"model": model, "input": item, "order": order}
-            rows.extend({**where, **row, **of_input.range_of(tap)} for row in tap_rows)
+            for hop in present:
+                row = TapRow(model=model, input=item, hop=hop.name, tap=tap, block=_block(tap), order=order)
+                fill_range(row, of_input.range_of(tap))
+                _compare(row, of_input, noise, hop, rules, tallies[hop], why_missing)
+                rows.append(row)
             of_input.let_go()
     rows = without_constant_taps(rows)
-    rows.sort(key=lambda row: (inputs.index(row["input"]), row["order"]))
+    rows.sort(key=lambda row: (inputs.index(row.input), row.order))
     logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
     each = {hop.name: tally.each for hop, tally in tallies.items()}
     return Comparison(rows, logits, tuple(present), each)
@@ -183,9 +198,9 @@ class TapReader:
     def note_range(self, tap: str, found: ValueRange) -> None:
         self._ranges[tap] = found
 
-    def range_of(self, tap: str) -> dict[str, float]:
-        """How large the numbers of a tap get in the oracle, as a row holds it; nothing where no noise floor was."""
-        return self._ranges[tap].columns() if tap in self._ranges else {}
+    def range_of(self, tap: str) -> ValueRange | None:
+        """How large the numbers of a tap get in the oracle; None where no noise floor was."""
+        return self._ranges.get(tap)
 
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
@@ -223,54 +238,70 @@ def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> 
     return [known.get(number) for number in range(len(opened))]
 
 
-def _compare_tap(
+def _compare(
+    row: TapRow,
     taps: TapReader,
     noise: NoiseFloor | None,
-    hops: list[Hop],
-    tap: str,
-    model: str,
+    hop: Hop,
     rules: list[Rule],
-    tallies: dict[Hop, _LogitTally],
+    tally: _LogitTally,
     why_missing: Callable[[str, str], Absence],
-) -> Iterator[Row]:
-    for hop in hops:
-        reference, candidate = hop.stages
-        base = {"hop": hop.name, "tap": tap, "block": _block(tap)}
-        lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, tap)), None)
-        if lacking is not None or noise is None:
-            yield {**base, **_missing(lacking or HF, tap, why_missing)}
-            continue
-        spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
-        partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, tap)), None)
-        if not spans:
-            yield {**base, **_missing(partly or candidate, tap, why_missing)}
-            continue
-        pair, oracle = (taps.values(reference, tap), taps.values(candidate, tap)), taps.values(ORACLE, tap)
-        if not pair[0].shape == pair[1].shape == oracle.shape:
-            shapes = _shapes(*pair, oracle)
-            yield {**base, "verdict": "fail", "rule": "", "broken": TapCode.SHAPES_DIFFER.value, "why": shapes}
-            continue
-        row, figures = _figures(*pair, oracle, spans, noise, against_oracle=hop.judged_against == ORACLE)
-        if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
-            row |= dict.fromkeys(("excess", "position_excess", "total_excess"), math.nan)
-        if tap == LOGITS:
-            figures |= _logit_figures(*pair, taps, spans, tallies[hop])
-        positions = sum(span.stop - span.start for span in spans)
-        judgement = judge(rules, model, hop.name, tap, positions, figures)
-        how = "derived" if taps.derived(tap, reference, candidate) else "read"
-        judged = {"verdict": judgement.verdict, "rule": judgement.rule}
-        judged |= {"broken": judgement.codes, "why": judgement.why}
-        if partly is not None and judgement.verdict == "pass":
-            absent = _missing(partly, tap, why_missing)
-            if not absent["absence"]:
-                judged = {**absent, "why": f"compared at {positions} of {oracle.shape[1]} positions: {absent['why']}"}
-        limits = {f"{name}_limit": judgement.limits.get(name, math.nan) for name in _LIMITED}
-        yield {**base, **row, "how": how, "positions": positions, **judged, **limits}
+) -> None:
+    """Fill the row of a tap on a hop: compared and judged, or why it is missing, or fails without a comparison."""
+    reference, candidate = hop.stages
+    lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, row.tap)), None)
+    if lacking is not None or noise is None:
+        return _fill_missing(row, lacking or HF, why_missing)
+    spans = common_spans(taps.covered(reference, row.tap), taps.covered(candidate, row.tap))
+    partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, row.tap)), None)
+    if not spans:
+        return _fill_missing(row, partly or candidate, why_missing)
+    values = taps.values(reference, row.tap), taps.values(candidate, row.tap), taps.values(ORACLE, row.tap)
+    if not values[0].shape == values[1].shape == values[2].shape:
+        row.verdict, row.broken, row.why = "fail", TapCode.SHAPES_DIFFER.value, _shapes(*values)
+        return None
+    floor = _floor_of(hop, taps, row.tap, noise)
+    scale = _fill_figures(row, *values, spans, floor, against_oracle=hop.judged_against == ORACLE)
+    row.noise_floor = noise.whole  # of float32 alone
+    figures = {name: getattr(row, name) for name in _JUDGED} | {"scale": scale}
+    if hop.by_snr:  # four bits or eight: what float32 costs does not measure them
+        row.excess = row.position_excess = row.total_excess = math.nan
+    if row.tap == LOGITS:
+        figures |= _logit_figures(*values[:2], taps, spans, tally, hop.unrounded)
+    row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
+    row.positions = sum(span.stop - span.start for span in spans)
+    _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures))
+    if partly is not None and row.verdict == "pass":
+        absent = checked(why_missing(partly, row.tap), partly, row.tap)
+        if not absent.reason:
+            why = f"compared at {row.positions} of {values[2].shape[1]} positions: {absent.why}"
+            _fill_absent(row, absent._replace(why=why))
+    return None
 
 
-def _missing(stage: str, tap: str, why_missing: Callable[[str, str], Absence]) -> Row:
-    absent = checked(why_missing(stage, tap), stage, tap)
-    return {"verdict": "missing", "why": absent.why, "absence": absent.reason, "rule": "", "broken": ""}
+def _floor_of(hop: Hop, taps: TapReader, tap: str, noise: NoiseFloor) -> NoiseFloor:
+    """What a hop's errors are measured in at a tap."""
+    if not hop.unrounded or not taps.has(hop.unrounded, tap):
+        return noise
+    rounded, plain = taps.values(hop.reference, tap), taps.values(hop.unrounded, tap)
+    return with_grid(noise, stats_over(rounded, plain, [slice(0, rounded.shape[1])]).squared_error)
+
+
+def _fill_judgement(row: TapRow, judgement: Judgement) -> None:
+    row.verdict, row.rule = judgement.verdict, judgement.rule
+    row.broken, row.why = judgement.codes, judgement.why
+    row.noise_floor_limit = judgement.limits.get("noise_floor", math.nan)
+    row.excess_limit = judgement.limits.get("excess", math.nan)
+    row.position_excess_limit = judgement.limits.get("position_excess", math.nan)
+
+
+def _fill_missing(row: TapRow, stage: str, why_missing: Callable[[str, str], Absence]) -> None:
+    _fill_absent(row, checked(why_missing(stage, row.tap), stage, row.tap))
+
+
+def _fill_absent(row: TapRow, absent: Absence) -> None:
+    row.verdict, row.rule, row.broken = "missing", "", ""
+    row.why, row.absence = absent.why, absent.reason
 
 
 def _shapes(*values: Array) -> str:
@@ -323,49 +354,48 @@ def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
                     let_go(array)
 
 
-def _figures(
-    reference: Array, candidate: Array, oracle: Array, spans: list[slice], noise: NoiseFloor, *, against_oracle: bool
-) -> tuple[Row, dict[str, float]]:
-    """The row of a tap and its figures. against_oracle: whether the excess is that of the error against the oracle."""
+def _fill_figures(
+    row: TapRow,
+    reference: Array,
+    candidate: Array,
+    oracle: Array,
+    spans: list[slice],
+    noise: NoiseFloor,
+    *,
+    against_oracle: bool,
+) -> float:
+    """Fill a row with its figures. Returns the root mean square of the reference's values.
+
+    against_oracle: whether the excess is that of the error against the oracle.
+    """
     stats = stats_over(reference, candidate, spans)
     total = stats_over(oracle, candidate, spans)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     overall: Excess = excess(total.squared_error, noise, positions)
     over = overall if against_oracle else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
-    figures = {
-        "max_abs_err": summary.max_abs_err,
-        "mean_abs_err": summary.mean_abs_err,
-        "rel_l2": summary.rel_l2,
-        "cosine": summary.cosine,
-        "snr_db": summary.snr_db,
-        "excess": over.whole,
-        "position_excess": over.worst,
-        "total_excess": overall.whole,
-        "noise_floor": noise.whole,
-        # NaN in the oracle would void the noise floor, so it counts as well.
-        "nan_count": max(summary.nan_count, int(total.nan_count.sum())),
-        "inf_count": max(summary.inf_count, int(total.inf_count.sum())),
-    }
-    scale = {"scale": math.sqrt(stats.squared_reference.sum() / summary.elements)}
-    row: Row = {
-        **figures,
-        "worst_position": int(positions[over.worst_position]),
-        "local_excess": float("nan"),
-        "local_position_excess": float("nan"),
-        "shape": "x".join(map(str, candidate.shape)),
-        "dtype": candidate.dtype.name,
-    }
-    return row, figures | scale
+    row.shape, row.dtype = "x".join(map(str, candidate.shape)), candidate.dtype.name
+    row.max_abs_err, row.mean_abs_err = summary.max_abs_err, summary.mean_abs_err
+    row.rel_l2, row.cosine, row.snr_db = summary.rel_l2, summary.cosine, summary.snr_db
+    row.noise_floor, row.total_excess = noise.whole, overall.whole
+    row.excess, row.position_excess = over.whole, over.worst
+    row.worst_position = int(positions[over.worst_position])
+    # NaN in the oracle would void the noise floor, so it counts as well.
+    row.nan_count = max(summary.nan_count, int(total.nan_count.sum()))
+    row.inf_count = max(summary.inf_count, int(total.inf_count.sum()))
+    return math.sqrt(stats.squared_reference.sum() / summary.elements)
 
 
 def _logit_figures(
-    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally
+    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally, unrounded: str
 ) -> dict[str, float]:
+    """unrounded: where the same logits without the rounding of inputs lie, if anywhere: a flip within it is none."""
     oracle = taps.values(ORACLE, LOGITS)
     singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
     parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
     noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)
+    if unrounded and taps.has(unrounded, LOGITS):
+        noise = np.maximum(noise, stats_over(reference, taps.values(unrounded, LOGITS), spans).max_abs_err)
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )

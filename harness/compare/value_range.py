@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.record.tap_row import TapRow
+
 FLOAT16_LARGEST = 65504.0
 # From here on rounding to float16 gives infinity: half a step past its largest number.
 FLOAT16_OVERFLOWS = 65520.0
-COLUMNS = ("value_min", "value_max", "overflow_share", "subnormal_share")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class ValueRange:
     def magnitude(self) -> float:
         return max(abs(self.smallest), abs(self.largest))
 
-    def columns(self) -> dict[str, float]:
-        """As a row of `taps.parquet` holds it."""
-        count = max(1, self.elements)
-        return dict(
-            zip(COLUMNS, (self.smallest, self.largest, self.beyond / count, self.subnormal / count), strict=True)
-        )
+
+def fill_range(row: TapRow, found: ValueRange | None) -> None:
+    """Put the range of the oracle's values at a row's tap into it, where that is known."""
+    if found is not None:
+        count = max(1, found.elements)
+        row.value_min, row.value_max = found.smallest, found.largest
+        row.overflow_share, row.subnormal_share = found.beyond / count, found.subnormal / count
 
 
 def joined(parts: Sequence[ValueRange]) -> ValueRange:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -266,7 +265,7 @@ def _refuse_other_sizes(known: KnownTaps, oracle: Trace) -> None:
     for tap, values in known.touched().items():
         if tap not in oracle or tap.endswith("attn.probs"):
             continue
-        published = tuple(oracle.taps[tap]["shape"][2:])
+        published = oracle.taps[tap].shape[2:]
         if values.shape[1:] != published:
             raise NotCoveredError(f"{tap}, of which it is made, has shape {values.shape[1:]} and not {published}")
 
@@ -291,7 +290,7 @@ def _positions(trace: Trace, tap: str, length: int, worst: int) -> tuple[Array, 
     there = there[there < count]
     if tap != LOGITS:
         return np.arange(count), there
-    most = max(8, _LOGIT_NUMBERS // int(trace.taps[tap]["shape"][-1]))
+    most = max(8, _LOGIT_NUMBERS // trace.taps[tap].shape[-1])
     if len(there) > most:
         there = np.union1d(there[np.linspace(0, len(there) - 1, most).astype(int)], there[there == worst])
     return there, np.arange(len(there))
@@ -323,7 +322,7 @@ def save(evidence: Evidence, folder: Path, name: str) -> None:
     packed = {key: _narrow(values) for key, values in arrays.items()}
     np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **packed)
     layer = asdict(evidence.decoder.layer(evidence.block)) if evidence.block >= 0 else {}
-    about: dict[str, Any] = {
+    about: dict[str, object] = {
         "hop": evidence.hop,
         "tap": evidence.tap,
         "input": evidence.input,

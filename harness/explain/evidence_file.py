@@ -8,7 +8,6 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,16 +47,26 @@ def load_evidence(folder: Path, number: int = 0) -> SavedEvidence:
     try:
         about = read_json(folder / f"{number}.json", "run the model again")
         with np.load(folder / f"{number}.npz") as arrays:
-            held: dict[str, Any] = {name: _wide(arrays[name]) for name in arrays.files}
-        values = {key: held[key] for key in ("expected", "positions", "norms", "noise", "accumulated")}
-        words = {key: about[key] for key in ("hop", "tap", "input", "worst", "read", "entering")}
-        Hop.parse(str(words["hop"]))
+            held: dict[str, Array] = {name: _wide(arrays[name]) for name in arrays.files}
+        Hop.parse(str(about["hop"]))
+        return SavedEvidence(
+            hop=about["hop"],
+            tap=about["tap"],
+            input=about["input"],
+            worst=about["worst"],
+            read=about["read"],
+            entering=about["entering"],
+            known={name.removeprefix("known/"): held[name] for name in held if name.startswith("known/")},
+            expected=held["expected"],
+            positions=held["positions"],
+            norms=held["norms"],
+            noise=held["noise"],
+            accumulated=held["accumulated"],
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{folder} holds no evidence of a fault ({one_line(error, 200)}); run the model again"
         ) from None
-    known = {name.removeprefix("known/"): values for name, values in held.items() if name.startswith("known/")}
-    return SavedEvidence(known=known, **words, **values)
 
 
 def _wide(values: Array) -> Array:

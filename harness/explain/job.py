@@ -8,47 +8,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from harness.explain.decoder import Decoder, NotCoveredError, Weights
 from harness.explain.diagnose import diagnose
 from harness.explain.evidence import gather, save
 from harness.explain.facts import checkpoint_structure
 from harness.explain.roles import CheckpointWeights
-from harness.explain.task import RUN_FILE
+from harness.explain.task import RUN_FILE, ExplainRequest, FaultPlace
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.results import Explained
 from harness.record.record import Diagnosis
 from harness.spec.load import load_spec
 from harness.spec.model import Model, SpecRef
 
 
-class FaultPlace(BaseModel):
-    """Where a fault is that is to be explained. input: one that shows it; worst: the position that shows it most."""
-
-    hop: str
-    tap: str
-    input: str
-    worst: int = 0
-
-
-class ExplainRequest(BaseModel):
-    """traces: of the run. folder: where evidence is written. flatbuffer, plan: of the TFLite stages, if there are."""
-
-    prepared: Prepared
-    spec_file: str
-    spec_variable: str
-    traces: Path
-    folder: Path
-    faults: list[FaultPlace]
-    flatbuffer: str = ""
-    plan: str = ""
-
-
-def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """{"diagnosis": entries of the record, "unexplained": a sentence per fault that nothing explains}"""
+def explain_run(payload: object, report: Reporter) -> dict[str, object]:
+    """payload: an `ExplainRequest`. Returns an `Explained`."""
     request = ExplainRequest.model_validate(payload)
     prepared = request.prepared
     with costs_only_this_stage():
@@ -67,7 +43,7 @@ def explain_run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         if not entries:
             unexplained.append(f"{fault.hop} at {fault.tap}: none of the hypotheses explains the error")
     save_run(request)
-    return {"diagnosis": [entry.model_dump(mode="json") for entry in found], "unexplained": unexplained}
+    return Explained(diagnosis=found, unexplained=unexplained).model_dump(mode="json")
 
 
 def save_run(request: ExplainRequest) -> None:

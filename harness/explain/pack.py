@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.explain.task import EVIDENCE, REPRO, RUN_FILE, repro_task
+from harness.jobs.results import Repro
 from harness.names.stages import Hop, runs_file
 from harness.processes.scheduler import Watcher, run_tasks
 from harness.record.record import Record
@@ -36,11 +37,10 @@ def pack(run: Path, record: Record, target: Path, watcher: Watcher, spec: str | 
         raise UsageError(f"--repro {target} cannot be made ({error.strerror}); give another folder") from None
     with tempfile.TemporaryDirectory() as logs:
         result = run_tasks([repro_task(run, target.resolve(), told)], Path(logs) / "repro.log", watcher)[REPRO]
-    if result.status != "ok":
+    made = result.gave(Repro)
+    if made is None:
         raise UsageError(f"--repro {target}: the faulty piece cannot be cut out: {result.detail.split(';')[0]}")
-    done = subprocess.run(
-        [sys.executable, result.value["script"]], capture_output=True, text=True, timeout=_SECONDS, check=False
-    )
+    done = subprocess.run([sys.executable, made.script], capture_output=True, text=True, timeout=_SECONDS, check=False)
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[-1] if lines else f"its script says nothing (exit {done.returncode})"
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness.errors import UsageError
 from harness.explain.evidence_file import SavedEvidence, load_evidence
-from harness.explain.task import RUN_FILE
+from harness.explain.task import RUN_FILE, ReproRequest
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter
+from harness.jobs.results import Repro
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import runs_file
 from harness.plain import brief
@@ -60,14 +60,15 @@ inputs = {{name.removeprefix("in/"): values[name] for name in values.files if na
 made = interpreter.get_signature_runner("cut")(**inputs)["out"]"""
 
 
-def write_repro(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
-    """payload: `evidence`, the folder in the run; `target`, an empty one. Returns the script's path.
+def write_repro(payload: object, report: Reporter, given: Given = AS_NAMED) -> dict[str, object]:
+    """payload: a `ReproRequest`. Returns a `Repro`.
 
     Raises UsageError for a fault that cannot be cut out.
     """
-    folder, target = Path(payload["evidence"]), Path(payload["target"])
+    request = ReproRequest.model_validate(payload)
+    folder, target = request.evidence, request.target
     saved = load_evidence(folder)
-    run, prepared = _read_run(folder, payload.get("replaced", {}))
+    run, prepared = _read_run(folder, request.replaced)
     _check_words(saved, prepared)
     report.progress(0, 1, saved.tap)
     if runs_file(saved.candidate):
@@ -88,14 +89,15 @@ def write_repro(payload: dict[str, Any], report: Reporter, given: Given = AS_NAM
     what = f"{prepared.model}: {saved.tap} of {saved.candidate} is not what its inputs make of it."
     script = _SCRIPT.format(what=what, values=VALUES, tap=saved.tap, candidate=saved.candidate, limit=LIMIT, **parts)
     (target / SCRIPT).write_text(script)
-    return {"script": str(target / SCRIPT)}
+    return Repro(script=str(target / SCRIPT)).model_dump()
 
 
-def _read_run(folder: Path, replaced: dict[str, str]) -> tuple[dict[str, Any], Prepared]:
+def _read_run(folder: Path, replaced: dict[str, str]) -> tuple[dict[str, str], Prepared]:
     content = read_json(folder / RUN_FILE, "run the model again", TEXT)
     try:
-        return {**content, **replaced}, Prepared.model_validate(content["prepared"])
-    except (KeyError, TypeError, ValueError):
+        run = {name: str(value) for name, value in content.items() if name != "prepared"}
+        return run | replaced, Prepared.model_validate(content["prepared"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run the model again") from None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource
 from harness.errors import UsageError
 from harness.explain.evidence_file import CUT, SavedEvidence, chosen
@@ -23,7 +24,7 @@ from harness.flatbuffer.tap import write_tapped
 from harness.inputs.tokens import Step, schedule
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared
-from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap, read_plan
+from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap
 
 
 def cut_out(saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], target: Path) -> dict[str, Array]:
@@ -34,7 +35,7 @@ def cut_out(saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], ta
             raise UsageError(f"{path} is gone, which this run used; run the model again")
     item = next(item for item in prepared.inputs if item.id == saved.input)
     step = _step(item, prepared, saved.worst)
-    sources, model = read_plan(plan_file)[step.signature], FlatbufferModel(flatbuffer)
+    sources, model = AlignmentPlan.read(plan_file).sources[step.signature], FlatbufferModel(flatbuffer)
     source = sources[saved.tap]
     cut, carriers = _range(model, source, sources, saved.read, step.signature)
     names = {f"in{number}": index for number, index in enumerate(cut.inputs)}

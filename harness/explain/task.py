@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
 
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Explained, Repro
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Finding, Record
+from harness.record.tap_row import rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +30,36 @@ _FAULTS = 3  # are explained at most
 _SECONDS = 300.0
 
 
+class FaultPlace(BaseModel):
+    """A fault on the input on which it is explained."""
+
+    hop: str
+    tap: str
+    input: str  # its id
+    worst: int = 0  # the position with the largest excess
+
+
+class ExplainRequest(BaseModel):
+    """What the process that explains is told."""
+
+    prepared: Prepared
+    spec_file: str
+    spec_variable: str
+    traces: Path  # of the run
+    folder: Path  # where evidence is written
+    faults: list[FaultPlace]
+    flatbuffer: str = ""  # of the TFLite stages, if there are any
+    plan: str = ""  # how that is aligned
+
+
+class ReproRequest(BaseModel):
+    """What the process that writes a folder to show a fault with is told."""
+
+    evidence: Path  # the folder in the run
+    target: Path  # the new folder, empty
+    replaced: dict[str, str] = Field(default_factory=dict)  # stands in place of what the evidence says of the model
+
+
 def explain_task(
     record: Record,
     frame: pd.DataFrame,
@@ -33,22 +67,25 @@ def explain_task(
     spec: tuple[str, str],
     traces: Path,
     folder: Path,
-    files: dict[str, str],
+    flatbuffer: str,
+    plan: str,
 ) -> Task | None:
-    """spec: file and variable of the declaration. traces, folder: of the run. files: `flatbuffer` and `plan`."""
+    """spec: file and variable of the declaration. traces, folder: of the run. flatbuffer, plan: empty without one."""
     faults = [fault_of(hop, tap, frame) for hop, tap in _places(record)][:_FAULTS]
     if not faults:
         return None
-    payload = {
-        "prepared": prepared.model_dump(mode="json"),
-        "spec_file": spec[0],
-        "spec_variable": spec[1],
-        "traces": str(traces),
-        "folder": str(folder / EVIDENCE),
-        "faults": faults,
-        **files,
-    }
-    return Task(EXPLAIN, "harness.explain.job:explain_run", payload, torch=True, timeout=_SECONDS)
+    request = ExplainRequest(
+        prepared=prepared,
+        spec_file=spec[0],
+        spec_variable=spec[1],
+        traces=traces,
+        folder=folder / EVIDENCE,
+        faults=faults,
+        flatbuffer=flatbuffer,
+        plan=plan,
+    )
+    payload = request.model_dump(mode="json")
+    return Task(EXPLAIN, "harness.explain.job:explain_run", payload, Explained, torch=True, timeout=_SECONDS)
 
 
 def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
@@ -56,21 +93,23 @@ def repro_task(run: Path, target: Path, replaced: Mapping[str, str]) -> Task:
 
     replaced: what stands in place of what the run's evidence says of the model.
     """
-    payload = {"evidence": str(run / EVIDENCE), "target": str(target), "replaced": dict(replaced)}
-    return Task(REPRO, "harness.explain.repro:write_repro", payload, timeout=_SECONDS)
+    request = ReproRequest(evidence=run / EVIDENCE, target=target, replaced=dict(replaced))
+    payload = request.model_dump(mode="json")
+    return Task(REPRO, "harness.explain.repro:write_repro", payload, Repro, timeout=_SECONDS)
 
 
 def explained(record: Record, result: TaskResult) -> Record:
     """The record with what the task found, or with a word about why it found nothing."""
-    if result.status != "ok":
+    found = result.gave(Explained)
+    if found is None:
         what = f"the fault is not explained: {result.detail}"
         lost = Finding(kind="runtime", code=FindingCode.FAULT_NOT_EXPLAINED, severity="warning", what=what)
         return record.model_copy(update={"findings": [*record.findings, lost]})
     return Record.model_validate(
         {
             **record.model_dump(by_alias=True),
-            "diagnosis": result.value["diagnosis"],
-            "unexplained": result.value["unexplained"],
+            "diagnosis": [entry.model_dump(by_alias=True) for entry in found.diagnosis],
+            "unexplained": found.unexplained,
         }
     )
 
@@ -88,16 +127,15 @@ def _places(record: Record) -> list[tuple[str, str]]:
     return list(places.values())
 
 
-def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> dict[str, Any]:
+def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> FaultPlace:
     """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
-    rows = frame[(frame["hop"] == hop) & (frame["tap"] == tap)].to_dict("records")
-    failing = [row for row in rows if row["verdict"] == "fail"] or rows
-    row = max(failing, key=lambda row: _length(row["shape"]))
-    worst = row["worst_position"]
-    return {"hop": hop, "tap": tap, "input": row["input"], "worst": int(worst) if worst == worst else 0}
+    rows = rows_in(frame[(frame["hop"] == hop) & (frame["tap"] == tap)])
+    failing = [row for row in rows if row.verdict == "fail"] or rows
+    row = max(failing, key=lambda row: _length(row.shape))
+    return FaultPlace(hop=hop, tap=tap, input=row.input, worst=row.worst_position or 0)
 
 
-def _length(shape: object) -> int:
+def _length(shape: str | None) -> int:
     """Positions of a tap's shape, "1x45x128"; 0 where the row has none."""
-    parts = str(shape).split("x")
+    parts = (shape or "").split("x")
     return int(parts[1]) if len(parts) > 1 else 0

@@ -1,6 +1,6 @@
 """Graphs of operators as Model Explorer reads them, with what a run says of their taps.
 
-In: a `Side` of a hop: its `OpGraph`, that of the other side, and the worst row of each tap. Out: the content of JSON
+In: a `Side` of a hop: its `OpGraph`, that of the other side, and what is shown of each tap. Out: the content of JSON
 files. Pure.
 
 The operator that makes a tap has the tap's name as its id, on both sides: that keeps two panes together. All others
@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from harness.align.op_graph import INPUTS, Op, OpGraph, belonging, drawn, made_by
+from harness.align.op_graph import INPUTS, OpGraph, belonging, drawn, made_by
 from harness.names.stages import runs_file
 from harness.names.taps import split_tap
-from harness.plain import clean
 from harness.record.record import HopResult, Record
+from harness.render.explorer import ShownTap, tap_attributes
 from harness.render.explorer import graph_id as tap_graph_id
-from harness.render.explorer import tap_attributes
+from harness.render.model_explorer import Collection, Graph, NodeLinks, Overlay, OverlayFile, Shown, node
 from harness.render.numbers import sort_key
-
-Rows = Mapping[str, Mapping[str, Any]]
 
 PARTNER = "partner"
 ALONE = "#c9b6e4"
@@ -34,7 +31,7 @@ _SEVERITY = ("pass", "missing", "fail")
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a hop. other: the graph of the other side. worst: tap -> its worst row.
+    """One side of a hop. other: the graph of the other side. worst: tap -> what is shown of it.
 
     overlays: by name, what each says of the taps. faults: operator -> what is wrong with it.
     """
@@ -44,8 +41,8 @@ class Side:
     stage: str
     graph: OpGraph
     other: OpGraph
-    worst: Rows
-    overlays: Mapping[str, Mapping[str, Any]]
+    worst: Mapping[str, ShownTap]
+    overlays: Mapping[str, Overlay]
     faults: Mapping[str, str]
 
     @property
@@ -65,11 +62,11 @@ class Side:
 
     def alone(self, tap: str) -> str:
         """Why a tap has no partner on the other side; empty for one that has."""
-        row = self.worst.get(tap)
-        if row is None:
+        shown = self.worst.get(tap)
+        if shown is None:
             return "not compared"
-        if row["verdict"] == "missing":
-            return str(row["why"])
+        if shown.row.verdict == "missing":
+            return shown.row.why
         return "" if tap in self.partners else "no operator of the other side makes it"
 
 
@@ -79,7 +76,7 @@ def node_ids(graph: OpGraph, stage: str) -> dict[str, str]:
     return {op.id: made[op.id][0] if op.id in made else f"{version} {op.id}" for op in graph.ops}
 
 
-def graph_file(side: Side) -> dict[str, Any]:
+def graph_file(side: Side) -> Collection:
     """A collection of one graph; its label is the graph's id."""
     made, owned = made_by(side.graph), belonging(side.graph)
     ops, doubles = drawn(side.graph)
@@ -88,9 +85,9 @@ def graph_file(side: Side) -> dict[str, Any]:
     for op in ops:
         taps = made.get(op.id, ())
         label = f"{op.label} = {', '.join(split_tap(tap)[1] for tap in taps)}" if taps else op.label
-        attributes: dict[str, Any] = {}
+        attributes: dict[str, str | NodeLinks] = {}
         if op.id in doubles:
-            attributes["stands for"] = {"type": "node_ids", "nodeIds": [ids[doubles[op.id]]]}
+            attributes["stands for"] = NodeLinks(type="node_ids", nodeIds=[ids[doubles[op.id]]])
         elif op.id in side.faults:
             label, attributes["at fault"] = f"{label} (at fault)", side.faults[op.id]
         if op.id not in doubles and side.graph.op(op.id).namespace != INPUTS:
@@ -99,8 +96,9 @@ def graph_file(side: Side) -> dict[str, Any]:
         for tap in taps:
             prefix = f"{split_tap(tap)[1]}: " if len(taps) > 1 else ""
             attributes |= {f"{prefix}{key}": value for key, value in _figures(side, tap)}
-        nodes.append(_node(op, ids, label, attributes))
-    return {"label": side.graph_id, "graphs": [{"id": side.graph_id, "nodes": nodes}]}
+        sources = [ids[source] for source in op.sources]
+        nodes.append(node(ids[op.id], label, op.namespace, attributes.items(), sources, op.shape, op.dtype))
+    return Collection(label=side.graph_id, graphs=[Graph(id=side.graph_id, nodes=nodes)])
 
 
 def _place_of(makes: tuple[str, ...], owned: tuple[str, ...]) -> dict[str, str]:
@@ -118,28 +116,7 @@ def _figures(side: Side, tap: str) -> Iterable[tuple[str, str]]:
     yield PARTNER, f"none: {why}" if why else side.partners[tap]
 
 
-def _node(op: Op, ids: Mapping[str, str], label: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """attributes: texts, or what links to other nodes."""
-    node: dict[str, Any] = {
-        "id": ids[op.id],
-        "label": clean(label),
-        "namespace": clean(op.namespace),
-        "attrs": [
-            {"key": clean(key), "value": clean(value) if isinstance(value, str) else value}
-            for key, value in attributes.items()
-        ],
-        "incomingEdges": [
-            {"sourceNodeId": ids[source], "sourceNodeOutputId": "0", "targetNodeInputId": str(number)}
-            for number, source in enumerate(op.sources)
-        ],
-    }
-    if op.shape:
-        described = [{"key": "shape", "value": op.shape}, {"key": "dtype", "value": op.dtype}]
-        node["outputsMetadata"] = [{"id": "0", "attrs": described}]
-    return node
-
-
-def overlay_files(side: Side) -> dict[str, dict[str, Any]]:
+def overlay_files(side: Side) -> dict[str, OverlayFile]:
     """Overlay -> content of its file: those of the taps, and `partner`, which taps have one opposite.
 
     An operator between two taps has the figures of the one that it feeds; one that makes several those of the worst.
@@ -148,19 +125,20 @@ def overlay_files(side: Side) -> dict[str, dict[str, Any]]:
     shown = {side.ids[op]: max(taps, key=lambda tap: _severity(side.worst.get(tap))) for op, taps in owned}
     files = {}
     for overlay, data in side.overlays.items():
-        figures = data["results"]
-        files[overlay] = {**data, "results": {node: figures[tap] for node, tap in shown.items() if tap in figures}}
+        figures, own = data["results"], data.copy()
+        own["results"] = {node: figures[tap] for node, tap in shown.items() if tap in figures}
+        files[overlay] = own
     partners = {side.ids[op]: _partner_of(side, taps) for op, taps in made_by(side.graph).items()}
-    files[PARTNER] = {"name": PARTNER, "results": partners}
+    files[PARTNER] = Overlay(name=PARTNER, results=partners)
     return {overlay: {side.graph_id: data} for overlay, data in files.items()}
 
 
-def _severity(row: Mapping[str, Any] | None) -> tuple[int, float]:
-    return (-1, 0.0) if row is None else (_SEVERITY.index(row["verdict"]), sort_key(row))
+def _severity(shown: ShownTap | None) -> tuple[int, float]:
+    return (-1, 0.0) if shown is None else (_SEVERITY.index(shown.row.verdict), sort_key(shown.row))
 
 
-def _partner_of(side: Side, taps: tuple[str, ...]) -> dict[str, Any]:
+def _partner_of(side: Side, taps: tuple[str, ...]) -> Shown:
     alone = [tap for tap in taps if side.alone(tap)]
     if not alone:
-        return {"value": "compared", "bgColor": _TOGETHER}
-    return {"value": "no partner" if len(alone) == len(taps) else "some have no partner", "bgColor": ALONE}
+        return Shown(value="compared", bgColor=_TOGETHER)
+    return Shown(value="no partner" if len(alone) == len(taps) else "some have no partner", bgColor=ALONE)

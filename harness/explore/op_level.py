@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.explore.operators import OpSide, write_op_level
@@ -13,6 +13,7 @@ from harness.explore.panes import Pane, View, as_json
 from harness.explore.tap_level import CANDIDATE, REFERENCE, first_overlay, view_words, where_to_open
 from harness.record.record import HopResult, Record
 from harness.render.explorer import FOLDER
+from harness.render.model_explorer import Collection, OverlayFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def op_view(
     except PermissionError as error:
         raise UsageError(f"{error.filename} cannot be written; copy the run folder, or leave --level op out") from None
     left, right = level.sides["from"], level.sides["to"]
-    overlays = {name: _read(left.overlays[name]) | _read(right.overlays[name]) for name in right.overlays}
+    overlays = {name: {**_overlay(left.overlays[name]), **_overlay(right.overlays[name])} for name in right.overlays}
     shown = first_overlay(
         record, hop, right.node or "", {name: each[right.graph_id] for name, each in overlays.items()}
     )
@@ -51,7 +52,7 @@ def _pane(side: OpSide, label: str, overlays: Mapping[str, bytes], shown: str) -
     return Pane(
         label=label,
         graph_id=side.graph_id,
-        graph=as_json(_read(side.graph) | {"label": label}),
+        graph=as_json(Collection(label=label, graphs=_graph(side.graph)["graphs"])),
         overlays=overlays,
         shown=shown,
         node=side.node or "",
@@ -59,6 +60,11 @@ def _pane(side: OpSide, label: str, overlays: Mapping[str, bytes], shown: str) -
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_bytes())
+def _overlay(path: Path) -> OverlayFile:
+    content: OverlayFile = json.loads(path.read_bytes())
+    return content
+
+
+def _graph(path: Path) -> Collection:
+    content: Collection = json.loads(path.read_bytes())
     return content

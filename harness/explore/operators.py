@@ -10,12 +10,12 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.align.op_graph import OpGraph
 from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
-from harness.explore.ops_job import FLATBUFFER
+from harness.explore.ops_job import FLATBUFFER, OpsRequest
 from harness.explore.tap_level import where_to_open
 from harness.inputs.tokens import schedule
 from harness.names.stages import FLOAT, HF, runs_file, split
@@ -89,24 +89,26 @@ def write_op_level(
         wrong = faults_in(graph, record, hop) if side == "to" else {}
         shown = Side(record, hop, stage, graph, graphs[other], worst, figures, wrong)
         node = next(iter(wrong), graph.taps.get(start))
+        paths = _written(shown, target, f"{file_stem(hop)}.{side}.{_FOLDER}")
         sides[side] = OpSide(
             stage=stage,
             label=shown.graph_id,
             graph_id=shown.graph_id,
             node=shown.ids[node] if node else None,
             namespace=next((op.namespace for op in graph.ops if op.id == node), ""),
-            **_written(shown, target, f"{file_stem(hop)}.{side}.{_FOLDER}"),
+            graph=paths.pop("graph"),
+            overlays=paths,
         )
     return OpLevel(hop.name, signature, sides)
 
 
-def _written(side: Side, target: Path, stem: str) -> dict[str, Any]:
-    """Writes the files of a side; their paths, as `OpSide` has them."""
+def _written(side: Side, target: Path, stem: str) -> dict[str, Path]:
+    """Writes the files of a side. Returns their paths: `graph`, and the overlays by name."""
     paths = {}
     for name, content in {"graph": graph_file(side), **overlay_files(side)}.items():
         paths[name] = target / f"{stem}.{name}.json"
         write_text(paths[name], json.dumps(content, separators=(",", ":"), allow_nan=False))
-    return {"graph": paths.pop("graph"), "overlays": paths}
+    return paths
 
 
 def _signature(models: RunModels, fault: Fault | None, frame: pd.DataFrame) -> str:
@@ -130,12 +132,12 @@ def _graphs(models: RunModels, hop: HopResult, signature: str, target: Path, pro
     """The graph of each side, made now where there is none yet."""
     folder = target / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    payloads = {stage: _payload(models, stage, signature, folder) for stage in (hop.from_, hop.to)}
-    files = {stage: Path(payload["target"]) for stage, payload in payloads.items()}
+    requests = {stage: _request(models, stage, signature, folder) for stage in (hop.from_, hop.to)}
+    files = {stage: Path(request.target) for stage, request in requests.items()}
     # Both stages of a hop may run the same file.
-    making = {files[stage]: (stage, payload) for stage, payload in payloads.items() if not files[stage].is_file()}
+    making = {files[stage]: (stage, request) for stage, request in requests.items() if not files[stage].is_file()}
     if making:
-        tasks = [_task(models, stage, payload) for stage, payload in making.values()]
+        tasks = [_task(models, stage, request) for stage, request in making.values()]
         with tempfile.TemporaryDirectory() as logs:
             results = run_tasks(tasks, Path(logs) / "operators.log", progress)
         for name, result in results.items():
@@ -153,26 +155,26 @@ def _read_graph(path: Path) -> OpGraph:
         raise UsageError(f"{path} is not a graph of operators; delete {path.parent}") from None
 
 
-def _payload(models: RunModels, stage: str, signature: str, folder: Path) -> dict[str, Any]:
+def _request(models: RunModels, stage: str, signature: str, folder: Path) -> OpsRequest:
     """What the process of a stage's graph is told."""
     recipe = split(stage)[1]
     kind = FLATBUFFER if runs_file(stage) else stage
     parts = [kind, *([recipe] if recipe != FLOAT else []), *([signature] if kind != HF else [])]
-    payload = {"kind": kind, "signature": signature, "target": str(folder / f"{_FORMAT}.{'.'.join(parts)}.json")}
-    if Path(payload["target"]).is_file():
-        return payload
+    target = folder / f"{_FORMAT}.{'.'.join(parts)}.json"
+    request = OpsRequest(models=models, kind=kind, signature=signature, target=str(target))
+    if target.is_file():
+        return request
     if kind == FLATBUFFER:
-        payload["flatbuffer"] = str(models.flatbuffer_of(stage))
-    else:
-        models.check_sources()
-    return payload
+        return request.model_copy(update={"flatbuffer": str(models.flatbuffer_of(stage))})
+    models.check_sources()
+    return request
 
 
-def _task(models: RunModels, stage: str, payload: dict[str, Any]) -> Task:
+def _task(models: RunModels, stage: str, request: OpsRequest) -> Task:
     weights = models.prepared.weights_mb
     # The frameworks are imported again: the server that forks stages would stay for as long as somebody looks.
     memory = _FLATBUFFER_MB if runs_file(stage) else weights + _TORCH_MB
-    told = {**payload, "models": models.model_dump(mode="json")}
+    told = request.model_dump(mode="json")
     return Task(f"operators of {stage}", "harness.explore.ops_job:make_ops", told, memory_mb=memory, timeout=_SECONDS)
 
 

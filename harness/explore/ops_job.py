@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from harness.align.op_graph import OpGraph
 from harness.jobs.reporter import Reporter
@@ -21,12 +22,22 @@ from harness.spec.route import route_of
 FLATBUFFER = "flatbuffer"
 
 
-def make_ops(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """payload: `models`, `kind` of version, `signature`, `flatbuffer` for that kind, and the `target` file."""
-    models = RunModels.model_validate(payload["models"])
-    report.progress(0, 1, payload["kind"])
-    graph = _graph(models, payload["kind"], payload["signature"], payload.get("flatbuffer"))
-    write_text(Path(payload["target"]), json.dumps(graph.as_dict(), separators=(",", ":")))
+class OpsRequest(BaseModel):
+    """What the process that makes a graph of operators is told."""
+
+    models: RunModels
+    kind: str  # version of the model: FLATBUFFER, or a stage
+    signature: str
+    target: str  # path of the file to write
+    flatbuffer: str | None = None  # path, for that kind
+
+
+def make_ops(payload: object, report: Reporter) -> dict[str, object]:
+    """payload: an `OpsRequest`. Writes its target."""
+    request = OpsRequest.model_validate(payload)
+    report.progress(0, 1, request.kind)
+    graph = _graph(request.models, request.kind, request.signature, request.flatbuffer)
+    write_text(Path(request.target), json.dumps(graph.as_dict(), separators=(",", ":")))
     return {"operators": len(graph.ops), "taps": len(graph.taps)}
 
 

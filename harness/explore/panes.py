@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 _SIDES = ("left", "right")
 JSON_LOADER = "builtin_json"
@@ -82,12 +82,23 @@ def _in_order(pane: Pane) -> list[str]:
     return sorted(pane.overlays, key=lambda name: name == pane.shown)
 
 
-def _pane_state(pane: Pane, selected: bool) -> dict[str, Any]:
-    return {
-        "deepestExpandedGroupNodeIds": [f"{layer}___group___" for layer in pane.layers],
-        "selectedNodeId": pane.node,
-        "selectedGraphId": pane.graph_id,
-        "selectedCollectionLabel": pane.label,
-        "widthFraction": 0.5,
-        "selected": selected,
-    }
+class PaneState(TypedDict):
+    """How a pane opens. The keys are Model Explorer's own."""
+
+    deepestExpandedGroupNodeIds: list[str]
+    selectedNodeId: str
+    selectedGraphId: str
+    selectedCollectionLabel: str
+    widthFraction: float  # of the window
+    selected: bool  # whether it has the focus
+
+
+def _pane_state(pane: Pane, selected: bool) -> PaneState:
+    return PaneState(
+        deepestExpandedGroupNodeIds=[f"{layer}___group___" for layer in pane.layers],
+        selectedNodeId=pane.node,
+        selectedGraphId=pane.graph_id,
+        selectedCollectionLabel=pane.label,
+        widthFraction=0.5,
+        selected=selected,
+    )

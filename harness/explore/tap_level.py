@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.explore.panes import Pane, View, as_json
@@ -23,6 +23,7 @@ from harness.render.explorer import (
     overlays,
     worst_rows,
 )
+from harness.render.model_explorer import Collection, Graph, Overlay
 from harness.render.numbers import rows_of, share_of
 from harness.render.words import fault_of
 
@@ -61,8 +62,8 @@ def tap_view(record: Record, frame: pd.DataFrame, hop: HopResult) -> View:
     documents = {name: as_json(dict.fromkeys((hop.from_, hop.to), content)) for name, content in results.items()}
 
     def pane(stage: str, label: str) -> Pane:
-        graph = graph_collection(record, hop, stage, worst)["graphs"][0] | {"id": stage}
-        content = as_json({"label": label, "graphs": [graph]})
+        (graph,) = graph_collection(record, hop, stage, worst)["graphs"]
+        content = as_json(Collection(label=label, graphs=[Graph(id=stage, nodes=graph["nodes"])]))
         return Pane(label, stage, content, documents, shown, node=tap, layers=_layers_around(tap, worst))
 
     return View(pane(hop.from_, REFERENCE), pane(hop.to, CANDIDATE), view_words(record, hop, place, tap))
@@ -87,13 +88,13 @@ def where_to_open(record: Record, hop: HopResult) -> tuple[str, str]:
     return ("the tap nearest to its limit", max(worst, key=share_of).tap) if worst else ("", "")
 
 
-def first_overlay(record: Record, hop: HopResult, tap: str, overlays: Mapping[str, Mapping[str, Any]]) -> str:
+def first_overlay(record: Record, hop: HopResult, tap: str, overlays: Mapping[str, Overlay]) -> str:
     """The one that points at the fault: local excess where it was judged, else what was. overlays: name -> content.
 
     A tap that holds NaN has no number: there the verdicts are what shows it.
     """
     fault = fault_of(record, hop)
-    wanted = [SNR] if hop.hop.on_kernels else [EXCESS]
+    wanted = [SNR] if hop.hop.by_snr else [EXCESS]
     if fault is not None and fault.local_excess is not None and math.isfinite(fault.local_excess):
         wanted = [LOCAL_EXCESS, *wanted]
     if hop.verdict == "pass" and wanted == [EXCESS]:
@@ -128,7 +129,7 @@ def _lost(record: Record, hop: HopResult | None = None) -> str:
     return f" ({said})" if said else ""
 
 
-def _layers_around(tap: str, taps: Mapping[str, Any]) -> tuple[str, ...]:
+def _layers_around(tap: str, taps: Iterable[str]) -> tuple[str, ...]:
     """All layers of the block that a tap stands in."""
     block, _ = split_tap(tap)
     mine: Sequence[str] = [other for other in taps if block is not None and split_tap(other)[0] == block]

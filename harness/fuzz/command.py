@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
@@ -213,7 +212,7 @@ def _judge(
 
 def save(file: Path, item: TokenInput, seed: int) -> None:
     """Write an input as a file that `run --inputs` takes: whole, or not at all."""
-    line: dict[str, Any] = {"id": f"fuzz-{seed}", "tokens": list(item.tokens), "decode_tail": item.decode_tail}
+    line: dict[str, object] = {"id": f"fuzz-{seed}", "tokens": list(item.tokens), "decode_tail": item.decode_tail}
     partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from harness.compare.noise import NoiseFloor
-from harness.compare.traces import FLOAT32_RUNS, Row, TapReader, compare_traces, noise_floors
+from harness.compare.traces import FLOAT32_RUNS, TapReader, compare_traces, noise_floors
 from harness.judge.rules import Rule
 from harness.names.coverage import Absence
 from harness.names.stages import ORACLE, Hop
+from harness.record.tap_row import TapRow
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 FloorsAt = Callable[[Sequence[TapReader], str], list[NoiseFloor | None]]
-_LIMITED = ("excess", "position_excess")
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,12 @@ def judge_input(
     compared = compare_traces(
         traces, stages, [item], taps, model, rules, lambda stage, tap: missing, hops=tuple(hops), floors_at=floors_at
     )
-    rows = [row for row in compared.rows if row["verdict"] != "missing"]
-    firsts = (_first(row for row in rows if row["hop"] == hop.name and row["verdict"] == "fail") for hop in hops)
+    rows = [row for row in compared.rows if row.verdict != "missing"]
+    firsts = (_first(row for row in rows if row.hop == hop.name and row.verdict == "fail") for hop in hops)
     faults = tuple(
-        Failure(row["hop"], row["tap"], row["why"], row["rule"], row.get("worst_position", -1)) for row in firsts if row
+        Failure(row.hop, row.tap, row.why, row.rule, -1 if row.worst_position is None else row.worst_position)
+        for row in firsts
+        if row
     )
     nearest = max(map(_nearest, rows), key=lambda near: near.share, default=Nearest())
     return InputJudgement(faults, nearest)
@@ -107,17 +109,20 @@ def raised(floor: NoiseFloor, known: Floats) -> NoiseFloor:
     return replace(floor, typical=float(np.maximum(floor.typical, median)))
 
 
-def _first(rows: Iterable[Row]) -> Row | None:
-    return min(rows, key=lambda row: int(row["order"]), default=None)
+def _first(rows: Iterable[TapRow]) -> TapRow | None:
+    return min(rows, key=lambda row: row.order, default=None)
 
 
-def _nearest(row: Row) -> Nearest:
-    shares = {name: _share(row[name], row[f"{name}_limit"]) for name in _LIMITED if name in row}
-    name = max(shares, key=lambda key: shares[key], default="")
-    if not name:
-        return Nearest(math.inf, f"{row['why']} at {row['tap']} of {row['hop']}")
-    what = f"{name} {row[name]:.3g} of {row[f'{name}_limit']:g} at {row['tap']} of {row['hop']}"
-    return Nearest(shares[name], what)
+def _nearest(row: TapRow) -> Nearest:
+    where = f"at {row.tap} of {row.hop}"
+    if row.positions is None:  # shapes differ
+        return Nearest(math.inf, f"{row.why} {where}")
+    limited = {
+        "excess": (row.excess, row.excess_limit),
+        "position_excess": (row.position_excess, row.position_excess_limit),
+    }
+    name, (value, limit) = max(limited.items(), key=lambda item: _share(*item[1]))
+    return Nearest(_share(value, limit), f"{name} {value:.3g} of {limit:g} {where}")
 
 
 def _share(value: float, limit: float) -> float:

@@ -7,10 +7,10 @@ and for each the `Step`s of prefill and decode by which the device covers its po
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, cast
 
 from harness.errors import UsageError
 from harness.names.allowed import NAME_RULE, is_name
@@ -182,7 +182,7 @@ def inputs_from_prompts(
     inputs = []
     for number, prompt in enumerate(prompts, start=1):
         where = f"prompt {number}"
-        inputs.append(_checked(f"prompt-{number}", {"text": prompt}, tokenizer, vocab_size, limit, where))
+        inputs.append(_checked(f"prompt-{number}", InputLine(text=prompt), tokenizer, vocab_size, limit, where))
     return inputs
 
 
@@ -202,7 +202,16 @@ def check_jsonl(path: Path) -> None:
         pass
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+class InputLine(TypedDict, total=False):
+    """A line of `--inputs FILE.jsonl`, with `text` or `tokens`. What is `object` here is checked where it is used."""
+
+    id: object
+    text: str
+    tokens: list[int]
+    decode_tail: object
+
+
+def _entries(path: Path) -> Iterator[tuple[str, InputLine, str]]:
     """(id, object, "file:line") of each line. Raises UsageError, also when there are none."""
     seen: dict[str, tuple[int, str]] = {}
     for number, line in _lines(path):
@@ -289,7 +298,7 @@ def _encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
 
 
 def _checked(
-    name: str, entry: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int, limit: int, where: str
+    name: str, entry: InputLine, tokenizer: Tokenizer | None, vocab_size: int, limit: int, where: str
 ) -> TokenInput:
     text = entry.get("text")
     if text is None:
@@ -327,7 +336,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
+def _parse(line: str, where: str) -> InputLine:
     example = '{"text": "..."} or {"tokens": [1, 2, 3]}'
     try:
         entry = json.loads(line, object_pairs_hook=without_doubles)
@@ -349,10 +358,10 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         raise UsageError(f'{where}: "text" is not a string; write {example}')
     if "tokens" in entry:
         _check_token_list(entry["tokens"], where)
-    return entry
+    return cast("InputLine", entry)
 
 
-def _check_token_list(tokens: Any, where: str) -> None:
+def _check_token_list(tokens: object, where: str) -> None:
     if not isinstance(tokens, list) or not tokens:
         raise UsageError(f'{where}: "tokens" is not a list with something in it; write {{"tokens": [1, 2, 3]}}')
     for token in tokens:
@@ -361,7 +370,7 @@ def _check_token_list(tokens: Any, where: str) -> None:
             raise UsageError(f'{where}: "tokens" holds {brief(token, 40, json.dumps)}; give whole numbers only')
 
 
-def _name(entry: Mapping[str, Any], default: str, where: str) -> str:
+def _name(entry: InputLine, default: str, where: str) -> str:
     name = entry.get("id", default)
     if not isinstance(name, str) or not is_name(name):
         raise UsageError(f'{where}: "id" {brief(name, 80, json.dumps)} cannot name a folder; {NAME_RULE}')

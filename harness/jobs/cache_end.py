@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
 
 from harness.align.layout import canonical_cache
+from harness.jobs.facts import CacheEnd, LastPosition
 from harness.names.taps import LOGITS
 
 Array = np.ndarray[Any, Any]
@@ -23,14 +23,6 @@ Decode = Callable[[int, Mapping[str, Array]], Mapping[str, Array]]
 _SAMPLE = 256  # logits by which versions are compared
 _APART = 0.01  # of the spread of the logits: nine sound miniatures are off by 1.5e-6 to 1.1e-5
 _SAID = 160  # the end counts: kernels put what they grumble about before it
-
-
-class CacheEnd(BaseModel):
-    """refusal: what the runtime said; empty where it took the position. overwritten: slots that changed then."""
-
-    position: int
-    refusal: str = ""
-    overwritten: list[int] = Field(default_factory=list)
 
 
 def past_the_cache(decode: Decode, empty: Mapping[str, Array], length: int, layout: str) -> CacheEnd:
@@ -47,30 +39,24 @@ def past_the_cache(decode: Decode, empty: Mapping[str, Array], length: int, layo
     return CacheEnd(position=length, overwritten=sorted(changed))
 
 
-class LastPosition(BaseModel):
-    """logits: some of them, evenly spaced, None for what is not finite. refusal: what the runtime said instead."""
+def wrong(own: LastPosition, reference: LastPosition) -> str:
+    """What is wrong with a last position by the same of the reference, in words that follow a subject; empty for what
+    agrees.
 
-    position: int
-    logits: list[float | None] = Field(default_factory=list)
-    refusal: str = ""
-
-    def wrong(self, reference: LastPosition) -> str:
-        """What is wrong with it by the same of the reference, in words that follow a subject; empty for what agrees.
-
-        Where the reference has numbers that are not finite, nothing can be told.
-        """
-        known = np.array(reference.logits, float)
-        if reference.refusal or not known.size or not np.isfinite(known).all():
-            return ""
-        if self.refusal:
-            return f"refuses it ({self.refusal})"
-        own = np.array(self.logits, float)
-        if own.shape != known.shape:
-            return ""
-        if not np.isfinite(own).all():
-            return "gives logits that are not finite"
-        apart, spread = float(np.abs(own - known).max()), float(known.std())
-        return f"gives other logits, off by {apart / spread:.2g} of their spread" if apart > _APART * spread > 0 else ""
+    Where the reference has numbers that are not finite, nothing can be told.
+    """
+    known = np.array(reference.logits, float)
+    if reference.refusal or not known.size or not np.isfinite(known).all():
+        return ""
+    if own.refusal:
+        return f"refuses it ({own.refusal})"
+    found = np.array(own.logits, float)
+    if found.shape != known.shape:
+        return ""
+    if not np.isfinite(found).all():
+        return "gives logits that are not finite"
+    apart, spread = float(np.abs(found - known).max()), float(known.std())
+    return f"gives other logits, off by {apart / spread:.2g} of their spread" if apart > _APART * spread > 0 else ""
 
 
 def last_position(decode: Decode, empty: Mapping[str, Array], length: int, layout: str) -> LastPosition:

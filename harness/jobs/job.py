@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -90,4 +89,4 @@ class Job(BaseModel):
     tapped: Path | None = None
     plan: Path | None = None
     threads: int = 2
-    options: dict[str, Any] = Field(default_factory=dict)
+    search: list[str] = Field(default_factory=list)  # taps whose faulty operators are searched for

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
+from harness.names.recipes import Recipe, Rules
+from harness.names.stages import FLOAT
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
 from harness.weights.parameters import ParameterSource
@@ -27,13 +29,13 @@ class Request(BaseModel):
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
     variant: VariantOptions = VariantOptions()
-    quantize: list[str] = Field(default_factory=list)
+    quantize: list[Recipe] = Field(default_factory=list)
     cache_root: str = ""
 
 
 class Prepared(BaseModel):
     """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
-    logits on prefill; one that ships need not. quantized_keys: the conversion key of each recipe. parameters, tables,
+    logits on prefill; one that ships need not. recipes: name -> rules. parameters, tables,
     windows: what the audit of a flatbuffer's constants needs, see `harness/audit/`.
     """
 
@@ -56,7 +58,7 @@ class Prepared(BaseModel):
     prefill_logits: bool = True
     coverage: dict[str, float]
     conversion_key: str
-    quantized_keys: dict[str, str] = Field(default_factory=dict)
+    recipes: dict[str, Rules] = Field(default_factory=dict)
     findings: list[Finding]
     rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
     audited: bool = False  # whether those of the config audit are among the findings
@@ -68,3 +70,28 @@ class Prepared(BaseModel):
     def weights_mb(self) -> float:
         """The model's weights in float32."""
         return self.source.parameters * 4 / 1e6
+
+
+class ModelRequest(BaseModel):
+    """What a process is told that works on a run's model. Paths are absolute."""
+
+    prepared: Prepared
+    cache_root: str
+    spec_file: str
+    spec_variable: str
+
+
+class QuantiseRequest(ModelRequest):
+    """What is told to whoever quantises a float32 flatbuffer."""
+
+    recipe: str
+    flatbuffer: str  # path
+    sha256: str  # of it
+
+
+class TapRequest(ModelRequest):
+    """What the alignment of a flatbuffer is told."""
+
+    recipe: str = FLOAT
+    flatbuffer: str  # path
+    sha256: str | None = None  # of a file that was converted here; None of one that the user gave

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.errors import UsageError
 
@@ -16,8 +16,8 @@ class Reporter(Protocol):
 class ServingReporter(Reporter, Protocol):
     """What a stage that serves speaks to."""
 
-    def requests(self) -> Iterator[dict[str, Any]]:
-        """What it is asked, one after the other, until nobody asks any more."""
+    def requests(self) -> Iterator[object]:
+        """What it is asked, as JSON, one after the other, until nobody asks any more."""
 
     def answer(self) -> None:
         """Say that it is ready: once it has loaded its model, and after each request."""

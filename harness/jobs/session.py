@@ -1,7 +1,7 @@
 """What every stage is to the engine: a model that is loaded once and traces the inputs it is given.
 
-In: nothing. Out: the contract (`Session`, `Facts`, `Given`) and what drives any stage by it: `run` for the inputs of a
-job, `serve` for one input after the other. Both are entered in a process of their own.
+In: nothing. Out: the contract (`Session`, `Given`; what it says is `Facts`) and what drives any stage by it: `run` for
+the inputs of a job, `serve` for one input after the other. Both are entered in a process of their own.
 
 A stage is a function `open_session(job, given)` that yields a `Session` and lets go of the model when it is left; its
 line in `harness/names/stages.py` names that function.
@@ -16,34 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from harness.jobs.cache_end import CacheEnd, LastPosition
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, ServingReporter, costs_only_this_stage
-from harness.record.record import Finding
 from harness.spec.load import load_spec
 from harness.spec.model import Model, SpecRef
 from harness.spec.patched import watching
 from harness.spec.route import Load, RouteModel
 from harness.store.trace import Trace
-
-
-class Facts(BaseModel):
-    """What a stage has to say beside its traces. Those named here the engine reads; a stage may add its own."""
-
-    model_config = ConfigDict(extra="allow")
-
-    findings: list[Finding] = Field(default_factory=list)  # what it found with the weights in hand
-    absent_modules: list[str] = Field(default_factory=list)  # that the model should have, and has not
-    steps_differing_from_untouched_file: list[str] = Field(default_factory=list)
-    past_the_cache: CacheEnd | None = None
-    last_position: LastPosition | None = None  # of its KV cache; None where it was not asked
-
-    def as_dict(self) -> dict[str, Any]:
-        """Those that the stage has, as JSON holds them."""
-        held = self.model_dump(mode="json")
-        return {name: held[name] for name in held if name in self.model_fields_set}
 
 
 @dataclass(frozen=True)
@@ -102,14 +82,14 @@ def trace_inputs(job: Job, report: Reporter, given: Given = AS_NAMED) -> Facts:
         return session.facts()
 
 
-def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
+def run(payload: object, report: Reporter) -> dict[str, object]:
     """A stage's process: payload is a `Job`. Returns the facts that the stage has, as JSON holds them."""
     job = Job.model_validate(payload)
     with costs_only_this_stage():
         return trace_inputs(job, report).as_dict()
 
 
-def serve(payload: dict[str, Any], report: ServingReporter) -> dict[str, Any]:
+def serve(payload: object, report: ServingReporter) -> dict[str, int]:
     """A stage's process that keeps its model and traces whatever input it is asked for.
 
     Nothing is checked before: that the tapped copy computes what the untouched file does is for a run to prove.

@@ -180,7 +180,7 @@ def _twice(defects: tuple[Defect, ...]) -> str:
     return next((repr(name) for names in (ids, hops) for name in names if names.count(name) > 1), "")
 
 
-def _where(content: dict[str, Any], place: tuple[int | str, ...]) -> str:
+def _where(content: Mapping[str, object], place: tuple[int | str, ...]) -> str:
     """`defect 'falcon-alibi', place 1, hop` rather than `defect.0.place.0.hop`."""
     words: list[str] = []
     for i, part in enumerate(place):

@@ -20,6 +20,7 @@ from harness.names.figures import FLOOR, LOCAL_FIGURES, LOGITS_ONLY, LOWER, UPPE
 from harness.names.stages import Hop
 from harness.plain import brief, one_line
 from harness.record.faults import BrokenFloor
+from harness.record.tap_row import TapRow
 from harness.system.reading import read_toml
 
 DEFAULT_RULES = Path(__file__).with_name("tolerances.toml")
@@ -206,11 +207,11 @@ def _break(name: str, limit: float, value: float) -> str:
     return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"
 
 
-def floor_alone(row: Mapping[Any, Any]) -> BrokenFloor | None:
+def floor_alone(row: TapRow) -> BrokenFloor | None:
     """The noise floor of a row of taps, where its limit is the only one that the tap breaks.
 
     Then the candidate is within every limit that is on it: the floor is of `hf` against `oracle`.
     """
-    if row.get("broken") != FLOOR or math.isnan(row[FLOOR]):
+    if row.broken != FLOOR or math.isnan(row.noise_floor):
         return None
-    return BrokenFloor(value=float(row[FLOOR]), limit=float(row[f"{FLOOR}_limit"]))
+    return BrokenFloor(value=row.noise_floor, limit=row.noise_floor_limit)

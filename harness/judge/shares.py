@@ -6,12 +6,11 @@ Short inputs have wider limits, so raw excess cannot be compared between rows; t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.judge.rules import floor_alone
 from harness.names.figures import FLOOR, LOCAL_FIGURES
+from harness.record.tap_row import TapRow
 
 FIGURES = ("excess", "position_excess", "local_excess", "local_position_excess")
 
@@ -40,44 +39,39 @@ class Figure:
         return self.value / self.limit
 
 
-def limit_of(row: Mapping[Any, Any], column: str) -> float | None:
-    """The limit of a figure; None where there is none. Old taps files lack the columns."""
-    limit = row.get(f"{column}_limit")
-    return None if limit is None or math.isnan(limit) else float(limit)
+def limit_of(row: TapRow, column: str) -> float | None:
+    """The limit of one of `FIGURES`; None where there is none."""
+    limit: float = getattr(row, f"{column}_limit")
+    return None if math.isnan(limit) else limit
 
 
-def nearest(row: Mapping[Any, Any]) -> Figure | None:
+def nearest(row: TapRow) -> Figure | None:
     """The figure that uses up most of its limit; None for a tap that was not compared or has no figure.
 
     A figure without a limit counts only where none has one: then it is the excess. Local figures are of chosen
     inputs: elsewhere they are NaN, which there says nothing of the tap. The noise floor is the figure of a tap that
     breaks no other limit: an excess over it is small there because the floor is large.
     """
-    if row["verdict"] == "missing":
+    if row.verdict == "missing":
         return None
-    floor = floor_alone(row) if row["verdict"] == "fail" else None
+    floor = floor_alone(row) if row.verdict == "fail" else None
     if floor is not None:
         return Figure(FLOOR, math.inf if floor.value is None else floor.value, floor.limit)
-    known = [column for column in FIGURES if column not in LOCAL_FIGURES or not math.isnan(_value(row.get(column)))]
+    known = [column for column in FIGURES if column not in LOCAL_FIGURES or not math.isnan(getattr(row, column))]
     limited = [(column, limit_of(row, column)) for column in known]
     limited = [pair for pair in limited if pair[1] is not None] or [("excess", None)]
-    figures = [Figure(column, _value(row[column]), limit) for column, limit in limited]
+    figures = [Figure(column, getattr(row, column), limit) for column, limit in limited]
     worst = max(figures, key=lambda figure: figure.share)
     undefined = worst.limit is None and math.isnan(worst.value) and not _holds_nan(row)
     return None if undefined else worst
 
 
-def share(row: Mapping[Any, Any]) -> float | None:
+def share(row: TapRow) -> float | None:
     """The share of its limit that a tap uses up: above 1 it fails. None where it has no figure."""
     figure = nearest(row)
     return None if figure is None else figure.share
 
 
-def _value(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _holds_nan(row: Mapping[Any, Any]) -> bool:
+def _holds_nan(row: TapRow) -> bool:
     """Every compared tap has a `max_abs_err`: where that is NaN, or NaN and Inf were counted, the tap holds some."""
-    counts = (_value(row.get(name)) for name in ("nan_count", "inf_count"))
-    return math.isnan(_value(row.get("max_abs_err"))) or any(count > 0 for count in counts)
+    return math.isnan(row.max_abs_err) or bool(row.nan_count) or bool(row.inf_count)

@@ -21,6 +21,7 @@ from harness.names.coverage import LISTED
 from harness.names.stages import Hop, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.record.tap_row import TapRow, rows_in
 
 
 class LostStage(NamedTuple):
@@ -39,7 +40,7 @@ def summarise_hop(
     blocked: LostStage | None = None,
 ) -> HopResult:
     """A hop's line in the record."""
-    kernels = hop.on_kernels
+    by_snr = hop.by_snr
     rows = frame[frame["hop"] == hop.name]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
@@ -53,11 +54,11 @@ def summarise_hop(
         taps_missing=len(missing),
         coverage=compared / len(taps),
         coverage_required=required_coverage,
-        worst=None if kernels else _worst(rows, "excess"),
-        worst_position=None if kernels else _worst(rows, "position_excess"),
-        lowest_snr=_lowest_snr(rows) if kernels else None,
+        worst=None if by_snr else _worst(rows, "excess"),
+        worst_position=None if by_snr else _worst(rows, "position_excess"),
+        lowest_snr=_lowest_snr(rows) if by_snr else None,
         logits=logits,
-        first_failing_tap=str(first_row(failing)["tap"]) if len(failing) else None,
+        first_failing_tap=first_row(failing).tap if len(failing) else None,
         missing=missing,
         reasons=list(reasons.values()),
         reason_codes=list(reasons),
@@ -72,7 +73,7 @@ def _reasons(rows: pd.DataFrame, coverage: float, required: float, blocked: Lost
     if len(failing):
         first = first_row(failing)
         failed = _taps_fail(failing["tap"].nunique())
-        reasons[ReasonCode.TAPS_FAIL] = f"{failed}, first {first['tap']} (input {first['input']}): {first['why']}"
+        reasons[ReasonCode.TAPS_FAIL] = f"{failed}, first {first.tap} (input {first.input}): {first.why}"
     if not blocked and (said := _unexplained(rows)):
         reasons[ReasonCode.TAPS_MISSING] = said
     if not blocked and coverage < required:
@@ -91,8 +92,8 @@ def _missing(rows: pd.DataFrame, blocked: LostStage | None, taps: list[str]) -> 
         return [MissingTap(tap=tap, why=blocked.why) for tap in taps]
     absent = _absent(rows).sort_values(["order", "listed"]).drop_duplicates("tap")
     return [
-        MissingTap(tap=row["tap"], why=row["why"], reason=row["absence"] if row["listed"] else "")
-        for _, row in absent.iterrows()
+        MissingTap(tap=row.tap, why=row.why, reason=(row.absence or "") if is_listed else "")
+        for row, is_listed in zip(rows_in(absent), absent["listed"], strict=True)
     ]
 
 
@@ -114,16 +115,21 @@ def _unexplained(rows: pd.DataFrame) -> str:
     absent = absent[~absent["listed"].astype(bool)].sort_values("order")
     if absent.empty:
         return ""
-    first, count = absent.iloc[0], absent["tap"].nunique()
+    (first,), count = rows_in(absent.head(1)), absent["tap"].nunique()
     what = "1 tap is" if count == 1 else f"{count} taps are"
-    return f"{what} missing for no listed reason, first {first['tap']}: {first['why']}"
+    return f"{what} missing for no listed reason, first {first.tap}: {first.why}"
 
 
-def first_row(failing: pd.DataFrame) -> Any:
+def first_row(failing: pd.DataFrame) -> TapRow:
     """The failing row that is first in execution order; on several inputs, the one that shows it most."""
     earliest = failing[failing["order"] == failing["order"].min()]
     severity = earliest["position_excess"].fillna(math.inf)
-    return earliest.loc[severity.idxmax()]
+    return _row_at(earliest, severity.idxmax())
+
+
+def _row_at(rows: pd.DataFrame, label: object) -> TapRow:
+    (row,) = rows_in(rows.loc[cast("Any", [label])])
+    return row
 
 
 def _worst(rows: pd.DataFrame, column: str) -> Worst | None:
@@ -134,18 +140,17 @@ def _worst(rows: pd.DataFrame, column: str) -> Worst | None:
     limit = f"{column}_limit"
     # NaN is worse than any number: it must not be lost in a maximum. A rule without this limit counts as limit 1.
     used = (compared[column] / compared[limit].fillna(1.0)).where(compared[column].notna(), math.inf)
-    row: Any = compared.loc[cast("Any", used.idxmax())]
-    return Worst(
-        tap=row["tap"], input=row["input"], excess=row[column], max_abs_err=row["max_abs_err"], limit=row[limit]
-    )
+    row = _row_at(compared, used.idxmax())
+    figure, its_limit = getattr(row, column), getattr(row, limit)
+    return Worst(tap=row.tap, input=row.input, excess=figure, max_abs_err=row.max_abs_err, limit=its_limit)
 
 
 def _lowest_snr(rows: pd.DataFrame) -> LowestSnr | None:
     compared = rows[rows["verdict"] != "missing"]
     if compared.empty:
         return None
-    row: Any = compared.loc[cast("Any", compared["snr_db"].fillna(-math.inf).idxmin())]
-    return LowestSnr(tap=row["tap"], input=row["input"], snr_db=row["snr_db"])
+    row = _row_at(compared, compared["snr_db"].fillna(-math.inf).idxmin())
+    return LowestSnr(tap=row.tap, input=row.input, snr_db=row.snr_db)
 
 
 def cases(hops: list[HopResult], frame: pd.DataFrame, inputs: list[str]) -> list[Case]:
@@ -164,20 +169,20 @@ def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
         why = hop.reasons[0] if hop.reasons else "nothing was compared"
         return Case(input=item, hop=hop.name, verdict="missing", message=f"{hop.name} on {item}: {why}")
     worst, worst_position = None, None
-    if not Hop.parse(hop.name).on_kernels:
+    if not Hop.parse(hop.name).by_snr:
         worst = float(compared["excess"].fillna(math.inf).max())
         worst_position = float(compared["position_excess"].fillna(math.inf).max())
     failing = rows[rows["verdict"] == "fail"]
     if len(failing):
         row = first_row(failing)
-        message = f"{hop.name} on {item}: first failing tap {row['tap']}, {row['why']} (rule {row['rule'] or 'none'})"
+        message = f"{hop.name} on {item}: first failing tap {row.tap}, {row.why} (rule {row.rule or 'none'})"
         return Case(
             input=item,
             hop=hop.name,
             verdict="fail",
-            first_failing_tap=row["tap"],
-            excess=row["excess"],
-            position_excess=row["position_excess"],
+            first_failing_tap=row.tap,
+            excess=row.excess,
+            position_excess=row.position_excess,
             message=message,
         )
     lacking = [*_lacking(hop, rows), *hop.reasons_of(ReasonCode.COVERAGE_LOW)]
@@ -192,7 +197,7 @@ def _lacking(hop: HopResult, rows: pd.DataFrame) -> list[str]:
     """What an input lacks for no listed reason, in words."""
     unexplained = {missing.tap for missing in hop.missing if not missing.reason}
     absent = rows[(rows["verdict"] == "missing") & rows["tap"].isin(unexplained)].sort_values("order")
-    return [f"{row['tap']} is missing: {row['why']}" for _, row in absent.head(1).iterrows()]
+    return [f"{row.tap} is missing: {row.why}" for row in rows_in(absent.head(1))]
 
 
 def locate(
@@ -211,37 +216,36 @@ def locate(
         if hop.verdict == "pass" or not (rows["verdict"] == "fail").any():
             continue
         for row in _faulty(rows):
-            block = int(row["block"])
             found.append(
                 Fault(
                     hop=hop.name,
-                    tap=row["tap"],
-                    block=None if block < 0 else block,
-                    input=row["input"],
-                    modules=dict(modules.get(row["tap"], {})),
-                    op=ops.get(row["tap"]) if runs_file(hop.to) else None,
-                    excess=row["excess"],
-                    position_excess=row["position_excess"],
-                    local_excess=_number(row["local_excess"]),
-                    local_position_excess=_number(row["local_position_excess"]),
-                    reason=row["why"],
-                    broken=_codes(row["broken"]),
+                    tap=row.tap,
+                    block=None if row.block < 0 else row.block,
+                    input=row.input,
+                    modules=dict(modules.get(row.tap, {})),
+                    op=ops.get(row.tap) if runs_file(hop.to) else None,
+                    excess=row.excess,
+                    position_excess=row.position_excess,
+                    local_excess=_number(row.local_excess),
+                    local_position_excess=_number(row.local_position_excess),
+                    reason=row.why,
+                    broken=_codes(row.broken),
                     floor=floor_alone(row),
                 )
             )
     return [fault.model_copy(update={"where": _where(fault, found)}) for fault in found]
 
 
-def _faulty(rows: pd.DataFrame) -> list[Any]:
+def _faulty(rows: pd.DataFrame) -> list[TapRow]:
     """One row for each tap of a failing hop that is at fault, in execution order."""
     failing = rows[rows["verdict"] == "fail"]
     first = first_row(failing)
     known = set(rows[rows["local_excess"].notna()]["tap"])
     worst = rows.assign(share=_local_share(rows)).sort_values("share", ascending=False).drop_duplicates("tap")
-    over = {row["tap"]: row for _, row in worst[worst["share"] > 1].sort_values("order").iterrows()}
+    over = {row.tap: row for row in rows_in(worst[worst["share"] > 1].sort_values("order"))}
     # What no local pass could look at may be at fault itself, if it fails before any tap that surely is.
-    blind = first["tap"] not in known and all(first["order"] < row["order"] for row in over.values())
-    faulty = {first["tap"]: first, **over} if blind else over
+    blind = first.tap not in known and all(first.order < row.order for row in over.values())
+    faulty = {first.tap: first, **over} if blind else over
     own = [row for tap, row in faulty.items() if not _fed_by(tap, set(faulty), known)]
     return own or [first]
 
@@ -277,9 +281,9 @@ def hides_others(reference: Array, candidate: Array) -> bool:
     return bool(((mine == 0) & (theirs > _SEEN)).any() or ((theirs == 0) & (mine > _SEEN)).any())
 
 
-def _codes(broken: object) -> list[str]:
+def _codes(broken: str) -> list[str]:
     """What a row of taps names as broken, one by one; nothing of a row that names none."""
-    return broken.split(", ") if isinstance(broken, str) and broken else []
+    return broken.split(", ") if broken else []
 
 
 def _number(value: float) -> float | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from harness.names.taps import UNROUNDED_SUFFIX
+
 ORACLE, HF, REAUTHORED = "oracle", "hf", "reauthored"
 FAKEQUANT, FAKEQUANT_BUILTIN = "fakequant", "fakequant-builtin"
 XNNPACK, BUILTIN, REFERENCE = "tflite-xnnpack", "tflite-builtin", "tflite-reference"
@@ -126,6 +128,16 @@ class Hop:
     def on_kernels(self) -> bool:
         """Whether both stages run the same quantised file."""
         return self.floor is Floor.KERNELS
+
+    @property
+    def by_snr(self) -> bool:
+        """Whether its errors are told as signal to noise: what float32 costs does not measure them."""
+        return self.floor in (Floor.KERNELS, Floor.PRICE)
+
+    @property
+    def unrounded(self) -> str:
+        """Where the traces lie that say what one step of its grid costs; empty for a hop that has no grid."""
+        return self.reference + UNROUNDED_SUFFIX if self.floor is Floor.RUNTIME else ""
 
     @classmethod
     def parse(cls, name: str) -> Hop:

@@ -7,65 +7,64 @@ The route's own version runs once more, on an input without padding, so that eve
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness.align.feeds import Feed
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource
 from harness.flatbuffer.cut import range_between
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.inputs.tokens import Step, schedule
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.results import Descended
 from harness.jobs.session import AS_NAMED
 from harness.names.taps import block_tap, split_tap
 from harness.operators.evaluate import Evaluator
 from harness.operators.matching import RecordedTaps
 from harness.operators.search import OpFault, Question, find_fault
+from harness.record.record import FaultyOperator
 from harness.spec.model import Model
 from harness.spec.route import route_of
 from harness.stages.litert.local import cache_before, fed_values
 from harness.stages.litert.ranges import RangeRunner
-from harness.stages.litert.stage import Array, device_mask, read_plan
+from harness.stages.litert.stage import Array, TensorDetails, device_mask
 from harness.store.trace import Trace
 
 # Two right float32 computations of one step differ by less, as a share of the tap's largest value.
 AGREED = 2e-5
 
 
-def run(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """Find the operators that cause the taps in the options of a job, in a process of its own."""
+def run(payload: object, report: Reporter) -> dict[str, object]:
+    """The process that finds the operators which cause taps. payload: a `Job`. Returns a `Descended`."""
     job = Job.model_validate(payload)
     with costs_only_this_stage():
-        return descend(job, AS_NAMED.declared(job), report)
+        return descend(job, AS_NAMED.declared(job), report).model_dump(mode="json")
 
 
-def descend(job: Job, model: Model, report: Reporter) -> dict[str, Any]:
-    """Find the operators that cause `job.options["taps"]`.
+def descend(job: Job, model: Model, report: Reporter) -> Descended:
+    """Find the operators that cause `job.search`.
 
-    Returns `{"stage": ..., "faults": {tap: OpFault as a dictionary, with the signature where it shows}}`. A tap is
-    absent where the stage gives the reference's value of it on the reference's values of the taps before it.
+    A tap is absent where the stage gives the reference's value of it on the reference's values of the taps before it.
     """
-    taps = list(job.options["taps"])
     faults = {}
-    for number, tap in enumerate(taps):
-        report.progress(number, len(taps), tap)
+    for number, tap in enumerate(job.search):
+        report.progress(number, len(job.search), tap)
         fault = _first_signature(job, model, tap)
         if fault is not None:
             faults[tap] = fault
-    return {"stage": job.stage, "faults": faults}
+    return Descended(stage=job.stage, faults=faults)
 
 
-def _first_signature(job: Job, model: Model, tap: str) -> dict[str, Any] | None:
+def _first_signature(job: Job, model: Model, tap: str) -> FaultyOperator | None:
     for item, step, reference, recorded in _places(job, model, split_tap(tap)[0]):
         fault = _descend(job, tap, item, step, reference, recorded)
         if fault is not None:
-            return {"signature": step.signature, **fault.as_dict()}
+            return fault.recorded(step.signature)
     return None
 
 
@@ -119,14 +118,15 @@ def question_of(
     probabilities, which lie within a composite, it is what is made of them.
     """
     assert job.plan
-    plan = read_plan(job.plan)[step.signature]
+    whole = AlignmentPlan.read(job.plan)
+    plan = whole.sources[step.signature]
     block, point = split_tap(tap)
     if tap in plan and plan[tap].inner and block is not None and point == "attn.probs":
         tap = block_tap(block, "attn.context")
     if tap not in plan or plan[tap].inner:
         return None
-    entries = json.loads(job.plan.read_text())["feeds"][step.signature]
-    feeds = {feed.tensor: feed for feed in map(Feed.from_dict, entries) if all(name in reference for name in feed.taps)}
+    usable = (feed for feed in whole.feeds[step.signature] if all(name in reference for name in feed.taps))
+    feeds = {feed.tensor: feed for feed in usable}
     tensor, signature = plan[tap].tensor, file.signatures[step.signature]
     graph = file.subgraph(signature.subgraph)
     own = feeds.get(tensor) or _own_feed(plan[tap], graph.tensors[tensor].shape)
@@ -155,6 +155,6 @@ def _signature_inputs(
     values = {"tokens": tokens, "input_pos": positions}
     if "mask" in signature.inputs:
         values["mask"] = device_mask(positions, step.valid, job.kv_cache_len)
-    details = {name: {"dtype": np.float32} for name in signature.inputs}
+    details = {name: TensorDetails(dtype=np.float32) for name in signature.inputs}
     values |= cache_before(reference, step, job, details)
     return {index: values[name] for name, index in signature.inputs.items() if name in values}

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from harness.operators.definitions import Array, define
 from harness.operators.evaluate import Evaluator, Key, Node, wide
 from harness.operators.matching import RecordedTaps
 from harness.operators.repairs import Repair, repairs, rewired
+from harness.record.record import FaultyOperator
 
 CONVERTER = "converter"
 KERNEL = "kernel"
@@ -51,8 +51,9 @@ class OpFault:
     error: float
     after: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def recorded(self, signature: str) -> FaultyOperator:
+        """As the record holds it. signature: the first in which it shows."""
+        return FaultyOperator(**{**asdict(self), "composites": list(self.composites), "signature": signature})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from harness.align.plan import PlanFacts
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import Comparison, compare_traces
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Tapped, facts_of
 from harness.judge.rules import Rule
 from harness.locate.faults import first_row
 from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
@@ -25,7 +26,7 @@ from harness.names.stages import (
 )
 from harness.names.taps import split_tap
 from harness.processes.scheduler import Results
-from harness.record.record import taps_frame
+from harness.record.tap_row import taps_frame
 
 
 def compare(
@@ -63,7 +64,7 @@ def in_question(comparison: Comparison) -> list[str]:
     """The inputs on which hops first fail: what was introduced there is worth knowing."""
     frame = taps_frame(comparison.rows)
     failing = [frame[(frame["hop"] == hop.name) & (frame["verdict"] == "fail")] for hop in comparison.hops]
-    return list(dict.fromkeys(str(first_row(rows)["input"]) for rows in failing if len(rows)))
+    return list(dict.fromkeys(first_row(rows).input for rows in failing if len(rows)))
 
 
 def plans_of(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:
@@ -74,7 +75,8 @@ def plans_of(results: Results, stages: tuple[str, ...]) -> dict[str, PlanFacts]:
 def _plan(results: Results, recipe: str) -> PlanFacts:
     """What the alignment plan of a recipe's file says; nothing without a flatbuffer."""
     tap = results.get(named("tap", recipe))
-    return PlanFacts() if tap is None or tap.status != "ok" else PlanFacts.read(Path(tap.value["plan"]))
+    tapped = tap.gave(Tapped) if tap is not None else None
+    return PlanFacts() if tapped is None else PlanFacts.read(Path(tapped.plan))
 
 
 def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepared: Prepared) -> Absence:
@@ -85,5 +87,5 @@ def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepar
         return absent
     if stage == REAUTHORED and split_tap(tap)[1] in prepared.undeclared:
         return listed(UNDECLARED_POINT)
-    modules = results[stage].value.get("absent_modules", []) if stage in results else []
+    modules = facts_of(results, stage).absent_modules
     return Absence(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.align.plan import PlanFacts
 from harness.compare.traces import Comparison
+from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Converted, Tapped
 from harness.judge.known_defects import Defect, match, on_record
 from harness.judge.rules import Rule, load_rules, looser_than
 from harness.locate.faults import LostStage, cases, locate, summarise_hop
@@ -26,9 +28,9 @@ from harness.names.stages import (
     split,
     stage_named,
 )
-from harness.pipeline.end_findings import LAST_POSITION
 from harness.processes.scheduler import TaskResult
-from harness.record.record import HopResult, Input, LooserRule, Record, StageResult, taps_frame
+from harness.record.record import HopResult, Input, LooserRule, Record, StageResult
+from harness.record.tap_row import taps_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ def conclude(
     stages: tuple[str, ...],
     comparison: Comparison,
     traces: Path,
-    options: dict[str, Any],
+    options: dict[str, object],
     defects: Iterable[Defect] = (),
     rules: list[Rule] | None = None,
 ) -> tuple[Record, pd.DataFrame]:
@@ -129,8 +131,12 @@ def _inputs(prepared: Prepared) -> list[Input]:
 
 
 def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[LooserRule]:
-    judged = (row for row in comparison.rows if row["verdict"] != "missing" and row["rule"])
-    found = looser_than(rules, load_rules(), ((model, row["hop"], row["tap"], row["positions"]) for row in judged))
+    places = (
+        (model, row.hop, row.tap, row.positions)
+        for row in comparison.rows
+        if row.verdict != "missing" and row.rule and row.positions is not None
+    )
+    found = looser_than(rules, load_rules(), places)
     return [LooserRule(rule=rule, than=than, limits=limits) for (rule, than), limits in found.items()]
 
 
@@ -157,16 +163,12 @@ def _blocked(hop: Hop, results: dict[str, TaskResult]) -> LostStage | None:
 
 
 def _stage(result: TaskResult) -> StageResult:
-    facts = {
-        key: value
-        for key, value in result.value.items()
-        if key not in ("flatbuffer", "tapped", "plan", "findings", LAST_POSITION)
-    }
+    said = result.gave(Facts) or result.gave(Converted) or result.gave(Tapped)
     return StageResult(
         name=result.name,
         status=result.status,
         seconds=result.seconds,
         peak_rss_mb=result.peak_rss_mb,
         detail=result.detail,
-        facts=facts,
+        facts=said.recorded() if said is not None else {},
     )

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from harness.jobs.cache_end import LastPosition
+from harness.jobs.cache_end import wrong
+from harness.jobs.results import facts_of
 from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
-
-LAST_POSITION = "last_position"
 
 
 def cache_findings(results: Results) -> list[Finding]:
     """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
     stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
     for name in sorted(filter(runs_file, results), key=_device_order):
-        end = results[name].value.get("past_the_cache")
-        if end and not end["refusal"]:
-            stages.setdefault((end["position"], tuple(end["overwritten"])), []).append(name)
+        end = facts_of(results, name).past_the_cache
+        if end is not None and not end.refusal:
+            stages.setdefault((end.position, tuple(end.overwritten)), []).append(name)
     return [
         Finding(
             kind="runtime",
@@ -41,16 +40,15 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
     passing: the stages whose hops pass. Where one fails, its taps say more. Files whose mask is an input hold nothing
     that this could show.
     """
-    known = results[REAUTHORED].value.get(LAST_POSITION) if REAUTHORED in results else None
-    if not known:
+    reference = facts_of(results, REAUTHORED).last_position
+    if reference is None:
         return []
-    reference = LastPosition.model_validate(known)
-    wrong: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for name in sorted(set(file_stages()).intersection(results, passing), key=_device_order):
-        own = results[name].value.get(LAST_POSITION)
-        said = LastPosition.model_validate(own).wrong(reference) if own else ""
+        own = facts_of(results, name).last_position
+        said = wrong(own, reference) if own is not None else ""
         if said:
-            wrong.setdefault(said, []).append(name)
+            stages.setdefault(said, []).append(name)
     at = f"decode at position {reference.position}, the last one of the KV cache, with every slot full"
     return [
         Finding(
@@ -59,7 +57,7 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
             severity="error",
             what=f"{' and '.join(names)}: {at}, {said}; the re-authored model does not",
         )
-        for said, names in wrong.items()
+        for said, names in stages.items()
     ]
 
 

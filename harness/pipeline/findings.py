@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.compare.overflow import overflow_findings
-from harness.compare.traces import Row
+from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Tapped, facts_of
 from harness.names.codes import FindingCode
 from harness.names.recipes import unjudged
 from harness.names.stages import runs_file
@@ -17,8 +18,8 @@ from harness.pipeline.end_findings import cache_findings, last_position_findings
 from harness.pipeline.tasks import is_local_pass
 from harness.processes.scheduler import TaskResult
 from harness.record.record import Finding, HopResult
+from harness.record.tap_row import TapRow
 
-DIFFERING = "steps_differing_from_untouched_file"
 _ENDED_BADLY = ("crashed", "timeout")
 
 
@@ -27,7 +28,7 @@ def findings_of(
     results: dict[str, TaskResult],
     stages: tuple[str, ...],
     hops: Sequence[HopResult],
-    rows: Sequence[Row],
+    rows: Sequence[TapRow],
 ) -> list[Finding]:
     """Everything that numbers at the taps do not say: of the preparation, of the stages, and of what they came to."""
     found = [*prepared.findings, *stage_findings(results), *runtime_findings(results), *local_findings(results)]
@@ -60,13 +61,18 @@ def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
 
 def stage_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """What tasks found while they had the weights in hand."""
-    return [Finding.model_validate(found) for result in results.values() for found in result.value.get("findings", [])]
+    return [found for result in results.values() for found in _found_by(result)]
+
+
+def _found_by(result: TaskResult) -> list[Finding]:
+    said = result.gave(Facts) or result.gave(Tapped)
+    return said.findings if said is not None else []
 
 
 def runtime_findings(results: dict[str, TaskResult]) -> list[Finding]:
     found = []
     for name in filter(runs_file, results):
-        differing = results[name].value.get(DIFFERING, [])
+        differing = facts_of(results, name).steps_differing_from_untouched_file
         if differing:
             what = f"{name}: the tapped copy's own outputs differ from the untouched file's at {', '.join(differing)}"
             found.append(Finding(kind="runtime", code=FindingCode.TAPPED_COPY_DIFFERS, severity="error", what=what))

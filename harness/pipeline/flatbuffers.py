@@ -5,7 +5,6 @@ In: a `Prepared` model. Out: paths. These functions run in processes of their ow
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from harness.align.feeds import plan_feeds
 from harness.align.flatbuffer import plan_signature
 from harness.align.naming import hf_naming
+from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
 from harness.errors import UsageError
@@ -23,12 +23,13 @@ from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
 from harness.inputs.tokens import schedule
-from harness.jobs.prepared import Prepared
+from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.reporter import Reporter, costs_only_this_stage
+from harness.jobs.results import ConstantsAudit, Converted, Tapped
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, HF
-from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, converted
+from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, QUANTISED, converted, quantised
 from harness.record.record import Finding
 from harness.spec.conversion_reads import Reader
 from harness.spec.load import load_spec
@@ -39,27 +40,27 @@ from harness.store.cache import Cache, key_of, sha256_of, source_of
 
 TAPPED = "tapped"
 CONSTANTS = "constants"
+_CONSTANTS_FILE = "constants.json"
 
 
-def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_NAMED) -> dict[str, Any]:
-    """Convert, or find the conversion in the cache. Returns the flatbuffer's path and digest.
+def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) -> dict[str, object]:
+    """Convert, or find the conversion in the cache. payload: a `ModelRequest`. Returns a `Converted`.
 
     given: whoever hands in what loads the network keeps the conversion in a cache of its own.
     """
-    prepared = Prepared.model_validate(payload["prepared"])
-    cache = Cache(Path(payload["cache_root"]), say=print)
+    request = ModelRequest.model_validate(payload)
+    prepared, key = request.prepared, request.prepared.conversion_key
+    cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 1, "looking in the cache")
 
-    recipe = payload.get("recipe", FLOAT)
-    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    reader = Reader(Path(payload["spec_file"]), cache)
+    reader = Reader(Path(request.spec_file), cache)
     made = False
 
     def build() -> tuple[RouteModel, Any]:
         nonlocal made
         made = True
         report.progress(0, 1, "converting")
-        model = load_spec(SpecRef.of(payload["spec_file"], payload["spec_variable"]))
+        model = load_spec(SpecRef.of(request.spec_file, request.spec_variable))
         own = route_of(model).model(
             model, miniature=prepared.miniature, layers=prepared.layers, variant=prepared.variant
         )
@@ -70,23 +71,33 @@ def convert_model(payload: dict[str, Any], report: Reporter, given: Given = AS_N
 
     def write(built: tuple[RouteModel, Any], file: Path) -> None:
         own, network = built
-        own.write(network, file, prepared.prefill, prepared.kv_cache_len, recipe)
+        own.write(network, file, prepared.prefill, prepared.kv_cache_len)
 
-    path = converted(cache, key, build, write, recipe, reader)
-    return {
-        "flatbuffer": str(path),
-        "sha256": cache.checksums(CONVERSIONS, key)[FLATBUFFER],
-        "cached": not made,
-    }
+    path = converted(cache, key, build, write, reader)
+    digest = cache.checksums(CONVERSIONS, key)[FLATBUFFER]
+    return Converted(flatbuffer=str(path), sha256=digest, cached=not made).model_dump()
 
 
-def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
-    """Align a flatbuffer with the taps and write its tapped copy. Cached by the file's content and our own code."""
-    prepared = Prepared.model_validate(payload["prepared"])
-    source = Path(payload["flatbuffer"])
+def quantise_model(payload: object, report: Reporter) -> dict[str, object]:
+    """Quantise a converted flatbuffer, or find it in the cache. payload: a `QuantiseRequest`. Returns a `Converted`."""
+    request = QuantiseRequest.model_validate(payload)
+    report.progress(0, 1, "quantising")
+    cache, rules = Cache(Path(request.cache_root), say=print), request.prepared.recipes[request.recipe]
+    path, made = quantised(cache, Path(request.flatbuffer), request.sha256, rules, request.recipe)
+    digest = cache.checksums(QUANTISED, path.parent.name)[FLATBUFFER]
+    return Converted(flatbuffer=str(path), sha256=digest, cached=not made).model_dump()
+
+
+def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
+    """Align a flatbuffer with the taps and write its tapped copy. Cached by the file's content and our own code.
+
+    payload: a `TapRequest`. Returns a `Tapped`.
+    """
+    request = TapRequest.model_validate(payload)
+    prepared, source, recipe = request.prepared, Path(request.flatbuffer), request.recipe
     report.progress(0, 2, "reading")
-    digest = payload.get("sha256") or sha256_of(source)
-    cache = Cache(Path(payload["cache_root"]), say=print)
+    digest = request.sha256 or sha256_of(source)
+    cache = Cache(Path(request.cache_root), say=print)
     code = {name: sha256_of(source_of(name)) for name in _ALIGNMENT_CODE}
     dims = prepared.dimensions.model_dump()
     names = {tap: entry.get(HF) for tap, entry in prepared.modules.items()}
@@ -97,20 +108,20 @@ def tap_flatbuffer(payload: dict[str, Any], report: Reporter) -> dict[str, Any]:
         report.progress(1, 2, "writing the tapped copy")
         write_tapped_and_plan(source, folder, prepared)
 
-    own = "sha256" not in payload
+    own = request.sha256 is None
     if own:
         _open_in_runtime(source)
     with readable(source, own):
         folder = cache.build(TAPPED, key, make)
     # A quantised file holds no parameter bit by bit.
-    recipe = payload.get("recipe", FLOAT)
     with readable(source, own):
         if recipe == FLOAT:
             audited = _audit_constants(cache, prepared, source, digest)
-            audited["findings"] += [found.model_dump() for found in not_run_findings(FlatbufferModel(source), prepared)]
+            audited.findings += not_run_findings(FlatbufferModel(source), prepared)
         else:
             audited = _not_finite(cache, recipe, source, digest)
-    return {"tapped": str(folder / FLATBUFFER), "plan": str(folder / "plan.json"), "sha256": digest, **audited}
+    files = {"tapped": str(folder / FLATBUFFER), "plan": str(folder / FILE), "sha256": digest}
+    return Tapped(**dict(audited), **files).model_dump(mode="json")
 
 
 def _open_in_runtime(source: Path) -> None:
@@ -174,7 +185,7 @@ def _subject(names: list[str]) -> str:
     return f"signature{'s' if rest else ''} {listed} of the flatbuffer {'were' if rest else 'was'}"
 
 
-def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> dict[str, Any]:
+def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str) -> ConstantsAudit:
     """The flatbuffer's constants against the checkpoint, by value; cached by the content of both and our own code."""
     code = {name: sha256_of(source_of(name)) for name in _CONSTANTS_CODE}
     parameters = [parameter.model_dump() for parameter in prepared.parameters]
@@ -188,24 +199,28 @@ def _audit_constants(cache: Cache, prepared: Prepared, source: Path, digest: str
             prepared.tables,
             prepared.windows,
         )
-        facts = {"constants_matched": found.matched, "constants_computed": found.computed}
-        findings = [finding.model_dump() for finding in found.findings]
-        (folder / "constants.json").write_text(json.dumps({**facts, "findings": findings}))
+        _write_audit(
+            folder,
+            ConstantsAudit(findings=found.findings, constants_matched=found.matched, constants_computed=found.computed),
+        )
 
     folder = cache.build(CONSTANTS, key_of({**content, "tables": prepared.tables, "windows": prepared.windows}), make)
-    return dict(json.loads((folder / "constants.json").read_text()))
+    return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
-def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> dict[str, Any]:
+def _write_audit(folder: Path, audit: ConstantsAudit) -> None:
+    (folder / _CONSTANTS_FILE).write_text(audit.model_dump_json(exclude_none=True))
+
+
+def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> ConstantsAudit:
     """Constants of a recipe's file that are not finite; cached by the content of the file and our own code."""
     code = {name: sha256_of(source_of(name)) for name in _FINITE_CODE}
 
     def make(folder: Path) -> None:
-        findings = [finding.model_dump() for finding in file_findings(FlatbufferModel(source), recipe)]
-        (folder / "constants.json").write_text(json.dumps({"findings": findings}))
+        _write_audit(folder, ConstantsAudit(findings=file_findings(FlatbufferModel(source), recipe)))
 
     folder = cache.build(CONSTANTS, key_of({"flatbuffer": digest, "recipe": recipe, "code": code}), make)
-    return dict(json.loads((folder / "constants.json").read_text()))
+    return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
 _FINITE_CODE = ("harness.audit.finite", "harness.flatbuffer.reader")
@@ -232,6 +247,7 @@ _ALIGNMENT_CODE = (
     "harness.align.naming",
     "harness.align.flatbuffer",
     "harness.align.feeds",
+    "harness.align.plan",
     "harness.align.layout",
     "harness.align.views",
     "harness.flatbuffer.reader",
@@ -265,12 +281,7 @@ def write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> Non
     write_tapped(
         source, folder / FLATBUFFER, tapped_outputs(sources), fed_inputs(feeds), severed_head=folder / SEVERED_HEAD
     )
-    content = {
-        "sources": {name: {tap: item.as_dict() for tap, item in plan.sources.items()} for name, plan in plans.items()},
-        "feeds": {name: [feed.as_dict() for feed in entries] for name, entries in feeds.items()},
-        "missing": {name: plan.missing for name, plan in plans.items()},
-    }
-    (folder / "plan.json").write_text(json.dumps(content))
+    AlignmentPlan(sources, {name: plan.missing for name, plan in plans.items()}, feeds).write(folder / FILE)
     if not any(plan.sources for plan in plans.values()):
         raise UsageError(
             f"{source}: no tensor could be aligned; its tensor names carry no module paths, "

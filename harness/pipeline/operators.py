@@ -7,15 +7,15 @@ framework. The descent itself is `harness/operators/job.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Descended
 from harness.locate.owners import CONVERTER, converter_or_kernels_of, is_given, kernels_of
 from harness.names.codes import FindingCode
 from harness.names.stages import Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
-from harness.record.record import Fault, Finding, Record
+from harness.record.record import Fault, FaultyOperator, Finding, Record
 
 _FAULTS = 2  # of a hop are descended into at most
 
@@ -34,11 +34,12 @@ def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) ->
     findings, faults = list(record.findings), list(record.faults)
     for hop, task in tasks.items():
         result = ended[task.name]
-        if result.status != "ok":
+        answer = result.gave(Descended)
+        if answer is None:
             what = f"the operator that causes the first fault of {hop} is not known: {result.detail}"
             findings.append(Finding(kind="runtime", code=FindingCode.OPERATOR_NOT_FOUND, severity="warning", what=what))
             continue
-        found = result.value["faults"]
+        found = answer.faults
         faults = [
             _with_operator(fault, found[fault.tap]) if fault.hop == hop and fault.tap in found else fault
             for fault in faults
@@ -52,13 +53,13 @@ def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) ->
     )
 
 
-def _with_operator(fault: Fault, found: dict[str, Any]) -> Fault:
-    changes: dict[str, Any] = {"operator": found, "op": found["op"]}
+def _with_operator(fault: Fault, found: FaultyOperator) -> Fault:
+    changes: dict[str, object] = {"operator": found.model_dump(), "op": found.op}
     kernels, either = (name(fault.between.candidate) for name in (kernels_of, converter_or_kernels_of))
     if fault.owner in (CONVERTER, kernels, either):
-        inside = f" of {found['composites'][-1]}" if found["composites"] else ""
-        said = f"{found['op']} {found['index']}{inside}: {found['why']}"
-        owner = CONVERTER if found["whose"] == "converter" else kernels
+        inside = f" of {found.composites[-1]}" if found.composites else ""
+        said = f"{found.op} {found.index}{inside}: {found.why}"
+        owner = CONVERTER if found.whose == "converter" else kernels
         agrees = fault.owner in (owner, either)
         changes |= {"owner": owner, "evidence": [*fault.evidence, said] if agrees else [said]}
     return Fault.model_validate({**fault.model_dump(), **changes})

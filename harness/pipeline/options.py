@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
 from harness.inputs.tokens import check_jsonl
 from harness.judge.rules import load_rules
+from harness.names.recipes import Recipe
 from harness.names.stages import (
     BUILTIN,
     HF,
@@ -51,7 +51,7 @@ class Options:
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
-    quantize: tuple[str, ...] = ()
+    quantize: tuple[Recipe, ...] = ()
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -99,7 +99,7 @@ def _quantised_stages(options: Options) -> tuple[str, ...]:
     kernels = [stage for stage in every_stage() if stage.runs_file and stage.name in options.stages]
     references = {stage.quantised_reference for stage in kernels}
     fakes = [stage for stage in every_stage() if stage.weights_of_file and stage.name in references]
-    return tuple(named(stage.name, recipe) for recipe in options.quantize for stage in (*fakes, *kernels))
+    return tuple(named(stage.name, recipe.name) for recipe in options.quantize for stage in (*fakes, *kernels))
 
 
 def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
@@ -151,7 +151,7 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
 
 
-def recorded(options: Options) -> dict[str, Any]:
+def recorded(options: Options) -> dict[str, object]:
     """What was asked for, as the record shows it."""
     return {
         "command": ["edge-parity", *sys.argv[1:]],
@@ -160,7 +160,7 @@ def recorded(options: Options) -> dict[str, Any]:
         "layers": options.layers,
         "tflite": str(options.tflite) if options.tflite else None,
         "stages": list(options.stages),
-        "quantize": list(options.quantize),
+        "quantize": [recipe.name for recipe in options.quantize],
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "seed": options.seed,

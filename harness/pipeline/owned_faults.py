@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.jobs.results import facts_of
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.faults import ANOTHER_MASK, hides_others
 from harness.locate.owners import is_given, ownership, taps_at
@@ -26,8 +27,6 @@ from harness.store.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
-
-from harness.pipeline.findings import DIFFERING
 
 
 def with_mask(fault: Fault, traces: Path) -> Fault:
@@ -54,7 +53,7 @@ def owned(
         same_place = frame[frame["tap"].isin(taps_at(fault.tap)) & (frame["input"] == fault.input)]
         compared = set(same_place[same_place["verdict"] != "missing"]["hop"])
         observers = {
-            name: results[name].value.get(DIFFERING, [])
+            name: facts_of(results, name).steps_differing_from_untouched_file
             for name in file_stages()
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
 from harness.jobs.prepared import Prepared, Request
@@ -49,7 +48,7 @@ def recall_key(request: Request) -> str | None:
     """The key of a request; None for one that a network may answer differently each time."""
     if request.checkpoint is not None and not Path(request.checkpoint).expanduser().is_dir():
         return None
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "request": request.model_dump(),
         "checkpoint": str(Path(request.checkpoint).expanduser().resolve()) if request.checkpoint else None,
         "versions": {name: _version(name) for name in (*_PACKAGES, *recorded_distributions())},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import TaskFaultError, UsageError
 from harness.jobs.prepared import Prepared, Request
+from harness.jobs.results import Audited, Converted, Preparation, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.codes import FindingCode
@@ -34,7 +35,7 @@ from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, 
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
 from harness.spec.model import SpecRef
-from harness.spec.rests import RESTS, Rests, heard
+from harness.spec.rests import RESTS, Rests
 from harness.spec.trust import mark_run
 from harness.store.cache import Cache
 from harness.store.run_folder import LOG_FILE, deleting, working_folder
@@ -103,7 +104,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
     results, comparison = run_stages(state, prepared, stages, rules)
     audit = results.pop(AUDIT, None)
-    state.rests += [heard(audit.value)] if audit is not None else []
+    state.rests += [_rests_of(audit)] if audit is not None else []
     prepared = _audited(prepared, audit)
     if prepared.audited:
         remember(state.cache, key, prepared, state.rests)
@@ -187,24 +188,33 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         known = recall(state.cache, key)
         if known is not None:
             return known, key
-        task = Task("prepare", _PREPARE, {**request.model_dump(), RESTS: True}, torch=True, timeout=options.timeout)
+        task = Task(
+            "prepare", _PREPARE, {**request.model_dump(), RESTS: True}, Preparation, torch=True, timeout=options.timeout
+        )
         result = run_tasks([task], state.log, state.watcher)["prepare"]
-        if result.status != "ok":
+        prepared = result.gave(Preparation)
+        if prepared is None:
             raise _not_prepared(state, result)
-        state.rests = [heard(result.value)]
-        return Prepared.model_validate(result.value), key
+        state.rests = [prepared.rests]
+        return prepared, key
 
 
 def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
     """With the findings of the config audit. An audit that did not end is a finding too: the stages tell the rest."""
     if audit is None:
         return prepared
-    if audit.status != "ok":
+    audited = audit.gave(Audited)
+    if audited is None:
         what = f"the configs are not audited: {audit.detail}"
         lost = Finding(kind="config", code=FindingCode.CONFIGS_NOT_AUDITED, severity="warning", what=what)
         return prepared.model_copy(update={"findings": [lost, *prepared.findings]})
-    found = [Finding.model_validate(finding) for finding in audit.value["findings"]]
-    return prepared.model_copy(update={"findings": [*found, *prepared.findings], "audited": True})
+    return prepared.model_copy(update={"findings": [*audited.findings, *prepared.findings], "audited": True})
+
+
+def _rests_of(audit: TaskResult) -> Rests | None:
+    """What an audit rests on; None where it does not say."""
+    audited = audit.gave(Audited)
+    return audited.rests if audited is not None else None
 
 
 def _not_prepared(state: Work, result: TaskResult) -> Exception:
@@ -317,16 +327,13 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     from harness.pipeline.operators import descent_tasks, with_operators
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
-    files: dict[str, str] = {
-        name: str(result.value[name])
-        for result in (results.get("convert"), results.get("tap"))
-        if result is not None
-        for name in ("flatbuffer", "plan")
-        if name in result.value
-    }
-    if state.options.tflite:
-        files["flatbuffer"] = str(state.options.tflite.resolve())
-    causes = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, files)
+    converted, tapped = results.get("convert"), results.get("tap")
+    made = converted.gave(Converted) if converted is not None else None
+    aligned = tapped.gave(Tapped) if tapped is not None else None
+    own = state.options.tflite
+    flatbuffer = str(own.resolve()) if own else made.flatbuffer if made is not None else ""
+    plan = aligned.plan if aligned is not None else ""
+    causes = explain_task(record, frame, prepared, spec, state.folder / "traces", state.folder, flatbuffer, plan)
     if causes is None:
         return record
     operators = descent_tasks(place_of(state), prepared, record, results)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import UsageError
 from harness.jobs.prepared import Prepared
+from harness.jobs.results import Converted
 from harness.names.stages import FLOAT, named, split
 from harness.processes.scheduler import TaskResult
 from harness.record.record import write_text
@@ -68,10 +69,11 @@ def save_models(
 ) -> None:
     """run: its folder. ref: the declaration. results: of its tasks. own: the user's flatbuffer, if there is one."""
     flatbuffers = {FLOAT: str(own.resolve())} if own is not None else {}
-    for recipe in (FLOAT, *prepared.quantized_keys):
+    for recipe in (FLOAT, *prepared.recipes):
         found = results.get(named("convert", recipe))
-        if found is not None and "flatbuffer" in found.value:
-            flatbuffers[recipe] = str(found.value["flatbuffer"])
+        converted = found.gave(Converted) if found is not None else None
+        if converted is not None:
+            flatbuffers[recipe] = converted.flatbuffer
     light = prepared.model_copy(update={"parameters": [], "tables": [], "findings": [], "modules": {}})
     spec = {"spec_file": str(ref.file.resolve()), "spec_variable": ref.variable}
     models = RunModels(prepared=light, flatbuffers=flatbuffers, **spec)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.inputs.tokens import schedule
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job
-from harness.jobs.prepared import Prepared
-from harness.names.stages import FLOAT, Hop, Stage, every_stage, named, runs_file, stage_named
+from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
+from harness.jobs.results import Audited, Converted, Descended, Tapped
+from harness.names.stages import FLOAT, Hop, Stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
 from harness.processes.scheduler import Payload, Results, Task
@@ -40,15 +41,24 @@ class RunPaths:
     timeout: float
 
 
+@dataclass(frozen=True)
+class StageFiles:
+    """What a stage that runs a flatbuffer is given; nothing for the others."""
+
+    flatbuffer: Path | None = None
+    tapped: Path | None = None
+    plan: Path | None = None
+
+
 def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
     """Stages in the order that keeps all cores busy: the slowest chain first."""
     weights = prepared.weights_mb
-    common: Payload = {
-        "prepared": prepared.model_dump(mode="json"),
-        "cache_root": place.cache_root,
-        "spec_file": place.spec_file,
-        "spec_variable": place.spec_variable,
-    }
+    common = ModelRequest(
+        prepared=prepared,
+        cache_root=place.cache_root,
+        spec_file=place.spec_file,
+        spec_variable=place.spec_variable,
+    )
     timeout = place.timeout
     chosen = [stage_named(name) for name in stages]
     tasks = []
@@ -62,6 +72,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
                 stage.name,
                 _RUN,
                 _job_maker(place, prepared, stage),
+                Facts,
                 needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.reads_file else ())),
                 memory_mb=stage.memory.mb(weights),
                 torch=not stage.runs_file,
@@ -73,7 +84,8 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
             Task(
                 AUDIT,
                 "harness.audit.job:audit_run",
-                common,
+                common.model_dump(mode="json"),
+                Audited,
                 memory_mb=150,
                 torch=True,
                 timeout=min(timeout, _AUDIT_SECONDS),
@@ -89,13 +101,14 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
             stage.name + LOCAL_SUFFIX,
             _RUN,
             _job_maker(place, prepared, stage, stage.local_reference, inputs),
+            Facts,
             needs=(stage.local_reference, stage.name),
             memory_mb=stage.memory.mb(prepared.weights_mb),
             torch=not stage.runs_file,
             timeout=place.timeout,
         )
-        for stage in every_stage()
-        if stage.name in stages and stage.local_reference in stages
+        for stage in map(stage_named, stages)
+        if stage.local_reference in stages
     ]
 
 
@@ -110,7 +123,8 @@ def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[s
     return Task(
         f"{stage.name}.operator",
         "harness.operators.job:run",
-        {**payload, "options": {"taps": list(taps)}},
+        {**payload, "search": list(taps)},
+        Descended,
         memory_mb=2 * stage.memory.mb(prepared.weights_mb),
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
@@ -146,32 +160,56 @@ def conversion_mb(prepared: Prepared) -> float:
     return 3.2 * prepared.weights_mb + 1600
 
 
-def _convert_task(place: RunPaths, prepared: Prepared, common: Payload, recipe: str) -> Task:
+def _convert_task(place: RunPaths, prepared: Prepared, common: ModelRequest, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
-    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    cached = is_kept(Cache(Path(place.cache_root)), key, Path(common["spec_file"]))
+    if recipe != FLOAT:
+        return _quantise_task(place, prepared, common, recipe)
+    cached = is_kept(Cache(Path(place.cache_root)), prepared.conversion_key, Path(common.spec_file))
     return Task(
-        named("convert", recipe),
+        "convert",
         "harness.pipeline.flatbuffers:convert_model",
-        {**common, "recipe": recipe},
+        common.model_dump(mode="json"),
+        Converted,
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
         timeout=place.timeout,
     )
 
 
-def _tap_task(place: RunPaths, common: Payload, weights: float, timeout: float, recipe: str) -> Task:
+def _quantise_task(place: RunPaths, prepared: Prepared, common: ModelRequest, recipe: str) -> Task:
+    def payload(results: Results) -> Payload:
+        made = results["convert"].gave(Converted)
+        assert made is not None, "it is needed by this task"
+        told = QuantiseRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
+        return told.model_dump(mode="json")
+
+    return Task(
+        named("convert", recipe),
+        "harness.pipeline.flatbuffers:quantise_model",
+        payload,
+        Converted,
+        needs=("convert",),
+        memory_mb=3 * prepared.weights_mb + 300,
+        timeout=place.timeout,
+    )
+
+
+def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: float, recipe: str) -> Task:
     own, convert = place.tflite, named("convert", recipe)
 
     def payload(results: Results) -> Payload:
         if own is not None:
-            return {**common, "flatbuffer": str(own)}
-        return {**common, "recipe": recipe, **results[convert].value}
+            return TapRequest(**dict(common), flatbuffer=str(own)).model_dump(mode="json")
+        made = results[convert].gave(Converted)
+        assert made is not None, "it is needed by this task"
+        told = TapRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
+        return told.model_dump(mode="json")
 
     return Task(
         named("tap", recipe),
         "harness.pipeline.flatbuffers:tap_flatbuffer",
         payload,
+        Tapped,
         needs=() if own is not None else (convert,),
         memory_mb=weights + 400,
         timeout=timeout,
@@ -184,15 +222,7 @@ def _job_maker(
     """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
 
     def payload(results: Results) -> Payload:
-        flatbuffer: dict[str, Any] = {}
-        if stage.reads_file:
-            own, recipe = place.tflite, stage.recipe
-            tapped = results[named("tap", recipe)].value
-            flatbuffer = {
-                "flatbuffer": own if own else results[named("convert", recipe)].value["flatbuffer"],
-                "tapped": tapped["tapped"],
-                "plan": tapped["plan"],
-            }
+        files = _files_of(stage, place, results) if stage.reads_file else StageFiles()
         job = Job(
             stage=stage.name,
             opens=stage.opens,
@@ -210,8 +240,21 @@ def _job_maker(
             miniature=prepared.miniature,
             layers=prepared.layers,
             threads=1,  # stages overlap: a core each is quicker than all cores for one after the other
-            **flatbuffer,
+            flatbuffer=files.flatbuffer,
+            tapped=files.tapped,
+            plan=files.plan,
         )
         return job.model_dump(mode="json")
 
     return payload
+
+
+def _files_of(stage: Stage, place: RunPaths, results: Results) -> StageFiles:
+    aligned = results[named("tap", stage.recipe)].gave(Tapped)
+    assert aligned is not None, "every job of the stage needs it"
+    flatbuffer = place.tflite
+    if flatbuffer is None:
+        made = results[named("convert", stage.recipe)].gave(Converted)
+        assert made is not None, "the tapped copy needs it"
+        flatbuffer = Path(made.flatbuffer)
+    return StageFiles(flatbuffer, Path(aligned.tapped), Path(aligned.plan))

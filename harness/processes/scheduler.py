@@ -17,17 +17,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, RootModel
 
 from harness.errors import UsageError
 from harness.processes import worker
 from harness.system.memory import memory
 
 Status = Literal["ok", "crashed", "timeout", "skipped"]
-Payload = dict[str, Any]
+Payload = dict[str, Any]  # what a process is told: JSON
 Results = Mapping[str, "TaskResult"]
 
 _POLL = 0.2  # seconds between looks at memory and deadlines
@@ -39,6 +41,13 @@ _MUCH = 0.5  # share of the memory; whom the system kills for memory as a rule h
 _DYING = 2.0  # seconds in which a process that has closed its sockets has surely ended
 
 
+class Json(RootModel[dict[str, Any]]):
+    """What a process gives where whoever asked reads the JSON itself."""
+
+
+Given = TypeVar("Given", bound=BaseModel)
+
+
 class ServerLostError(Exception):
     """The server that forks torch stages ended, was started again, and ended again."""
 
@@ -48,6 +57,7 @@ class Task:
     """Work for one process.
 
     target: `module:function`, called as `function(payload, reporter)`; returns a JSON-able dict.
+    gives: the class of what it returns: the JSON is read as that once, where it arrives.
     payload: its argument, or a function of the results so far that makes it.
     needs: tasks that must have ended well before; if one did not, this one is skipped.
     memory_mb: what it is expected to take at its peak, without what a torch task shares with the server that forks
@@ -58,6 +68,7 @@ class Task:
     name: str
     target: str
     payload: Payload | Callable[[Results], Payload]
+    gives: type[BaseModel] = Json
     needs: tuple[str, ...] = ()
     memory_mb: float = 500
     torch: bool = False
@@ -67,12 +78,18 @@ class Task:
 
 @dataclass
 class TaskResult:
+    """What became of a task."""
+
     name: str
     status: Status
-    seconds: float = 0.0
-    peak_rss_mb: float = 0.0
-    value: Payload = field(default_factory=dict)
-    detail: str = ""
+    seconds: float = 0.0  # wall time
+    peak_rss_mb: float = 0.0  # of its process, MB (10^6 bytes)
+    value: BaseModel | None = None  # what it gave; None unless it ended well
+    detail: str = ""  # what happened, for one that did not
+
+    def gave(self, kind: type[Given]) -> Given | None:
+        """What it gave, if that is of a kind; None where it ended badly, or gives something else."""
+        return self.value if isinstance(self.value, kind) else None
 
 
 class Watcher(Protocol):
@@ -90,7 +107,7 @@ class Running:
     pipe: Connection
     began: float
     peak_mb: float = 0.0
-    value: Payload | None = None
+    value: BaseModel | None = None
     detail: str = ""
     usage: str | None = None
     timed_out: bool = False
@@ -365,7 +382,8 @@ def _receive(entry: Running, watcher: Watcher) -> None:
             if kind == "progress":
                 watcher.progress(entry.task.name, *content)
             elif kind == "done":
-                entry.value, entry.peak_mb = content["value"], max(entry.peak_mb, content["peak_rss_mb"])
+                entry.value = entry.task.gives.model_validate(content["value"])
+                entry.peak_mb = max(entry.peak_mb, content["peak_rss_mb"])
             elif kind == "usage":
                 entry.usage = content
             else:

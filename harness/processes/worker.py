@@ -39,7 +39,7 @@ class _PipeReporter:
             self._last = now
             self._pipe.send(("progress", (done, total, what)))
 
-    def requests(self) -> Iterator[dict[str, Any]]:
+    def requests(self) -> Iterator[object]:
         with contextlib.suppress(EOFError):
             while True:
                 yield json.loads(self._pipe.recv_bytes())
@@ -48,7 +48,7 @@ class _PipeReporter:
         self._pipe.send(("answer", None))
 
 
-def main(name: str, target: str, payload: dict[str, Any], pipe: Connection, log: str, parent: int) -> None:
+def main(name: str, target: str, payload: object, pipe: Connection, log: str, parent: int) -> None:
     """Run `module:function` as a task. Everything the frameworks print goes to `log`."""
     die_with_parent(parent)
     let_warnings_be()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,12 @@ from pydantic import Field, ValidationError, model_validator
 from harness.errors import UsageError
 from harness.plain import brief
 from harness.record.faults import Diagnosis, Fault, FaultyOperator
-from harness.record.findings import (
-    EarlierLikelihood,
-    Finding,
-    KnownDefect,
-    Likelihood,
-    LooserRule,
-    TextLikelihood,
-)
+from harness.record.findings import EarlierLikelihood, Finding, KnownDefect, Likelihood, LooserRule, TextLikelihood
 from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, Worst
 from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
+from harness.record.tap_row import TAP_COLUMNS
 from harness.system.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +31,6 @@ __all__ = [
     "RECORD_FILE",
     "SCHEMA_VERSION",
     "TAPS_FILE",
-    "TAP_COLUMNS",
     "Case",
     "Diagnosis",
     "EarlierLikelihood",
@@ -64,7 +56,6 @@ __all__ = [
     "read_record",
     "read_run",
     "read_taps",
-    "taps_frame",
     "write_record",
     "write_text",
 ]
@@ -73,53 +64,6 @@ SCHEMA_VERSION = 1
 RECORD_FILE = "parity.json"
 TAPS_FILE = "taps.parquet"
 FIRST_FAULT = "first_fault"  # a key of `parity.json` that is made of another one
-
-# One row per input x hop x tap. `shape` is text ("1x12x9x64"); `block` is -1 outside the blocks.
-# `position_excess` is the largest excess of a single token position, `worst_position` where it is.
-# `local_excess` is what was introduced at the tap; empty on inputs that no local pass ran.
-# `value_min` to `subnormal_share` are of the oracle: how large its numbers get, and what float16 would make of them.
-# `absence` is the listed reason of a missing tap; a missing tap without one fails its hop.
-# `broken` names the figures whose limits a failing tap breaks; `why` says the same in words.
-# The limits are those of the rule that judged the tap; empty where it sets none.
-TAP_COLUMNS: tuple[str, ...] = (
-    "model",
-    "input",
-    "hop",
-    "tap",
-    "block",
-    "order",
-    "shape",
-    "dtype",
-    "max_abs_err",
-    "mean_abs_err",
-    "rel_l2",
-    "cosine",
-    "snr_db",
-    "noise_floor",
-    "excess",
-    "position_excess",
-    "worst_position",
-    "total_excess",
-    "local_excess",
-    "local_position_excess",
-    "nan_count",
-    "inf_count",
-    "value_min",
-    "value_max",
-    "overflow_share",
-    "subnormal_share",
-    "how",
-    "verdict",
-    "absence",
-    "rule",
-    "broken",
-    "noise_floor_limit",
-    "excess_limit",
-    "position_excess_limit",
-    "local_excess_limit",
-    "local_position_excess_limit",
-    "why",
-)
 
 
 class Record(Part):
@@ -209,13 +153,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def taps_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a tidy frame with exactly `TAP_COLUMNS`, whatever order they came in."""
-    import pandas as pd
-
-    return pd.DataFrame(list(rows), columns=list(TAP_COLUMNS))
 
 
 def write_record(folder: Path, record: Record, rows: pd.DataFrame) -> None:

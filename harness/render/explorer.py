@@ -2,7 +2,7 @@
 
 The graph has one node per tap, and the same node ids on both sides of a hop: that is what keeps
 two panes together. An op-level graph of thirty blocks is a thin line that nobody reads.
-Formats: https://github.com/google-ai-edge/model-explorer/wiki (JSON graph; custom node data).
+Formats: `model_explorer.py`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.judge.shares import limit_of, nearest
 from harness.names.stages import Hop
 from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
-from harness.plain import clean
 from harness.record.record import HopResult, Record, write_text
-from harness.render.numbers import is_nothing, number, rows_of, tap_figure, tap_value, worst_per_tap
+from harness.record.tap_row import TapRow
+from harness.render.model_explorer import Collection, Graph, Node, Overlay, OverlayFile, Shown, Threshold, node
+from harness.render.numbers import number, rows_of, tap_figure, tap_value, worst_per_tap
 from harness.render.sentences import module_of
 
 if TYPE_CHECKING:
@@ -80,13 +82,11 @@ def graph_id(hop: HopResult, stage: str) -> str:
     return f"{hop.name}/{stage}"
 
 
-def graph_collection(
-    record: Record, hop: HopResult, stage: str, worst: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def graph_collection(record: Record, hop: HopResult, stage: str, worst: Mapping[str, ShownTap]) -> Collection:
     """One stage of a hop as a graph; the other stage's has the same nodes. Label and id are `graph_id`."""
     nodes = [_node(record, stage, tap, sources, worst[tap]) for tap, sources in dataflow(worst).items()]
     identity = graph_id(hop, stage)
-    return {"label": identity, "graphs": [{"id": identity, "nodes": nodes}]}
+    return Collection(label=identity, graphs=[Graph(id=identity, nodes=nodes)])
 
 
 def dataflow(taps: Iterable[str]) -> dict[str, list[str]]:
@@ -133,23 +133,10 @@ class _Flow:
         return self._found[block, origin]
 
 
-def _node(record: Record, stage: str, tap: str, sources: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
-    _, point = split_tap(tap)
-    shape, dtype = ("" if is_nothing(row[column]) else str(row[column]) for column in ("shape", "dtype"))
-    node: dict[str, Any] = {
-        "id": tap,
-        "label": point,
-        "namespace": namespace(tap),
-        "attrs": [{"key": key, "value": clean(value)} for key, value in tap_attributes(record, stage, tap, row)],
-        "incomingEdges": [
-            {"sourceNodeId": source, "sourceNodeOutputId": "0", "targetNodeInputId": str(i)}
-            for i, source in enumerate(sources)
-        ],
-    }
-    if shape:
-        described = [{"key": "shape", "value": clean(shape)}, {"key": "dtype", "value": clean(dtype)}]
-        node["outputsMetadata"] = [{"id": "0", "attrs": described}]
-    return node
+def _node(record: Record, stage: str, tap: str, sources: Sequence[str], shown: ShownTap) -> Node:
+    attributes = tap_attributes(record, stage, tap, shown)
+    row = shown.row
+    return node(tap, split_tap(tap)[1], namespace(tap), attributes, sources, row.shape or "", row.dtype or "")
 
 
 def namespace(tap: str) -> str:
@@ -161,80 +148,94 @@ def namespace(tap: str) -> str:
     return f"block_{block}" + (f"/{group}" if group else "")
 
 
-def tap_attributes(record: Record, stage: str, tap: str, row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def tap_attributes(record: Record, stage: str, tap: str, shown: ShownTap) -> Iterable[tuple[str, str]]:
+    row = shown.row
     yield "module", module_of(record, tap, stage) or "-"
-    yield "verdict", str(row["verdict"])
-    if row["verdict"] == "missing":
-        yield "why", str(row["why"])
+    yield "verdict", row.verdict
+    if row.verdict == "missing":
+        yield "why", row.why
         return
-    yield "worst input", str(row["input"])
-    yield "shape", str(row["shape"])
-    yield "dtype", str(row["dtype"])
+    yield "worst input", row.input
+    yield "shape", str(row.shape)
+    yield "dtype", str(row.dtype)
     for column in ("excess", "position_excess"):
         yield column, tap_figure(row, column)
-    elsewhere = row.get("local_input", row["input"])
-    of = f", input {elsewhere}" if elsewhere != row["input"] else ""
+    of = f", input {shown.local_input}" if shown.local_input != row.input else ""
     yield LOCAL_EXCESS, tap_figure(row, LOCAL_EXCESS) + of
     for column in ("total_excess", "rel_l2", "noise_floor", "max_abs_err"):
         yield column, number(tap_value(row, column))
-    yield "judged by", str(row["rule"])
-    if row["why"]:
-        yield "why", str(row["why"])
+    yield "judged by", row.rule
+    if row.why:
+        yield "why", row.why
 
 
-def worst_rows(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class ShownTap:
+    """What is shown of a tap: its row of one input. The local figures in it may be of another, `local_input`."""
+
+    row: TapRow
+    local_input: str
+
+
+def worst_rows(rows: Iterable[TapRow]) -> dict[str, ShownTap]:
     """What is shown of each tap: its row of the input on which it uses up most of its limit. rows: those of one hop.
 
     Between two sets of kernels it is the one with the lowest SNR, since that is what they are judged by.
-    Only some inputs are judged locally: the local figures are of the one of these where most of their limit is used,
-    and `local_input` names it.
+    Only some inputs are judged locally: the local figures are of the one of these where most of their limit is used.
     """
     rows = list(rows)
     local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
-    nearest_local = {row["tap"]: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
+    nearest_local = {row.tap: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
     worst = worst_per_tap(rows)
-    if rows and Hop.parse(rows[0]["hop"]).on_kernels:
-        noisiest = {row["tap"]: row for row in sorted(rows, key=_signal, reverse=True)}
+    if rows and Hop.parse(rows[0].hop).by_snr:
+        noisiest = {row.tap: row for row in sorted(rows, key=_signal, reverse=True)}
         worst = {tap: noisiest[tap] for tap in worst}
-    return {tap: row | _local_part(nearest_local.get(tap)) for tap, row in worst.items()}
+    return {tap: _with_local(row, nearest_local.get(tap)) for tap, row in worst.items()}
 
 
-def _signal(row: Mapping[str, Any]) -> tuple[bool, float]:
+def _signal(row: TapRow) -> tuple[bool, float]:
     """Smallest for a tap that fails, then by its SNR in dB; one that holds NaN has none at all."""
-    value = tap_value(row, SNR) if row["verdict"] != "missing" else math.inf
-    return row["verdict"] != "fail", value if isinstance(value, float) else -math.inf
+    value = tap_value(row, SNR) if row.verdict != "missing" else math.inf
+    return row.verdict != "fail", value if isinstance(value, float) else -math.inf
 
 
-def _local_part(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    if row is None:
-        return {}
-    return {str(name): value for name, value in row.items() if name.startswith("local_")} | {
-        "local_input": row["input"]
-    }
+def _with_local(row: TapRow, local: TapRow | None) -> ShownTap:
+    if local is None:
+        return ShownTap(row, row.input)
+    merged = replace(
+        row,
+        local_excess=local.local_excess,
+        local_position_excess=local.local_position_excess,
+        local_excess_limit=local.local_excess_limit,
+        local_position_excess_limit=local.local_position_excess_limit,
+    )
+    return ShownTap(merged, local.input)
 
 
-def overlays(hop: HopResult, worst: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All overlays of a hop, by name. worst: tap -> the row that is shown."""
+def overlays(hop: HopResult, worst: Mapping[str, ShownTap]) -> dict[str, OverlayFile]:
+    """All overlays of a hop, by name. worst: what is shown of each tap."""
     return {name: node_data(hop, worst, name) for name in OVERLAYS}
 
 
-def node_data(hop: HopResult, worst: Mapping[str, Mapping[str, Any]], overlay: str) -> dict[str, Any]:
-    """One overlay for both graphs of a hop. worst: the row of each tap that it shows.
+def node_data(hop: HopResult, worst: Mapping[str, ShownTap], overlay: str) -> OverlayFile:
+    """One overlay for both graphs of a hop. worst: what it shows of each tap.
 
     A file with NaN or Infinity does not open, and a number in its place would be a lie: such a tap
     has no colour in the number overlays and says `fail, not finite` in the verdict overlay. Only an SNR
     without any noise has a word for it.
     """
-    results: dict[str, dict[str, Any]] = {}
-    for tap, row in worst.items():
+    results: dict[str, Shown] = {}
+    for tap, row in ((tap, shown.row) for tap, shown in worst.items()):
         value = _shown(row, overlay)
         if isinstance(value, str):
-            results[tap] = {"value": value, "bgColor": _NONE if overlay == SNR else _COLOURS[row["verdict"]]}
+            results[tap] = Shown(value=value, bgColor=_NONE if overlay == SNR else _COLOURS[row.verdict])
         elif value is not None:
-            results[tap] = {"value": float(f"{value:.4g}")} | _colour(row, overlay)
-    data: dict[str, Any] = {"name": overlay, "results": results}
+            results[tap] = Shown(value=float(f"{value:.4g}"))
+            if colour := _colour(row, overlay):
+                results[tap]["bgColor"] = colour
+    data = Overlay(name=overlay, results=results)
     if overlay in _SCALES:
-        data["thresholds"] = [{"value": bound, "bgColor": colour} for bound, colour in _SCALES[overlay]]
+        data["thresholds"] = [Threshold(value=bound, bgColor=colour) for bound, colour in _SCALES[overlay]]
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
 
 
@@ -254,7 +255,7 @@ def _step(bound: float, scale: Sequence[tuple[float, str]]) -> str:
     return f"up to {bound:g}" if bound != _END else f"above {scale[-2][0]:g}"
 
 
-def _shown(row: Mapping[str, Any], overlay: str) -> float | str | None:
+def _shown(row: TapRow, overlay: str) -> float | str | None:
     """A finite number, words, or None for a tap without either."""
     if overlay == VERDICT:
         return _verdict(row)
@@ -266,26 +267,29 @@ def _shown(row: Mapping[str, Any], overlay: str) -> float | str | None:
     return value if math.isfinite(value) else None
 
 
-def _colour(row: Mapping[str, Any], overlay: str) -> dict[str, str]:
-    """An excess within its limit is not coloured as if it were past it: short inputs have wider limits."""
+def _colour(row: TapRow, overlay: str) -> str:
+    """An excess within its limit is not coloured as if it were past it: short inputs have wider limits.
+
+    Empty where the thresholds colour it.
+    """
     limit = limit_of(row, overlay) if overlay in (EXCESS, LOCAL_EXCESS) else None
     if not limit:
-        return {}
+        return ""
     used = _of_own_limit(row, overlay)
-    return {"bgColor": next(colour for bound, colour in _OF_LIMIT if used <= bound or bound == _END)}
+    return next(colour for bound, colour in _OF_LIMIT if used <= bound or bound == _END)
 
 
-def _of_own_limit(row: Mapping[str, Any], column: str) -> float:
+def _of_own_limit(row: TapRow, column: str) -> float:
     limit, value = limit_of(row, column), tap_value(row, column)
     return float(value or 0.0) / (limit or 1.0)
 
 
-def _limit_used(row: Mapping[str, Any]) -> float | None:
+def _limit_used(row: TapRow) -> float | None:
     figure = nearest(row)
     return None if figure is None or figure.limit is None else figure.share
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
+def _verdict(row: TapRow) -> str:
     value = tap_value(row, "excess")
     finite = value is None or (isinstance(value, float) and math.isfinite(value))
-    return str(row["verdict"]) if finite else f"{row['verdict']}, not finite"
+    return row.verdict if finite else f"{row.verdict}, not finite"

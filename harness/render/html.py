@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.names.stages import ORACLE
 from harness.record.details import read_details
 from harness.record.record import Fault, HopResult, Record, StageResult, write_text
+from harness.record.tap_row import TapRow
 from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
@@ -147,10 +148,10 @@ def _versions(record: Record) -> list[str]:
     return list(dict.fromkeys((*VERSIONS, *record.first_fault.modules)))
 
 
-def _fault_row(record: Record, frame: pd.DataFrame) -> dict[str, Any] | None:
+def _fault_row(record: Record, frame: pd.DataFrame) -> TapRow | None:
     fault = record.first_fault
     if fault is None:
         return None
     rows = rows_of(frame, hop=fault.hop, tap=fault.tap)
-    mine = [row for row in rows if row["input"] == fault.input] or [row for row in rows if row["verdict"] == "fail"]
+    mine = [row for row in rows if row.input == fault.input] or [row for row in rows if row.verdict == "fail"]
     return mine[0] if mine else None

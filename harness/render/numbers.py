@@ -6,11 +6,12 @@ In: the record, or rows of its taps. Out: text. Computes no number of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from harness.judge.shares import Figure, limit_of, nearest, share
 from harness.record.record import Fault, HopResult, Record, Worst
+from harness.record.tap_row import TapRow, rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def is_nothing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
+def tap_value(row: TapRow, column: str) -> float | str | None:
     """A number of a tap row, honest about what is not one.
 
     A missing tap has no numbers: None; nor has one whose shapes differ, of which nothing was counted. A
@@ -65,16 +66,15 @@ def tap_value(row: Mapping[str, Any], column: str) -> float | str | None:
     that is nothing it was NaN before a file made it null; any other number may be undefined there (no
     excess without a noise floor): None.
     """
-    value = row[column]
-    if row["verdict"] == "missing" or is_nothing(row["nan_count"]):
+    value: float | None = getattr(row, column)
+    if row.verdict == "missing" or row.nan_count is None:
         return None
-    if not is_nothing(value):
+    if value is not None and not math.isnan(value):
         return float(value)
-    holds_nan = any(not is_nothing(row[name]) and row[name] > 0 for name in ("nan_count", "inf_count"))
-    return "NaN" if holds_nan or is_nothing(row["max_abs_err"]) else None
+    return "NaN" if row.nan_count or row.inf_count or math.isnan(row.max_abs_err) else None
 
 
-def sort_key(row: Mapping[str, Any]) -> float:
+def sort_key(row: TapRow) -> float:
     """Worst first under `reverse=True`: by the share of its limit that a tap uses up.
 
     NaN of a compared tap stands above everything, a missing tap below.
@@ -101,39 +101,38 @@ def floor_text(fault: Fault) -> str:
     return "" if floor is None else of_limit(number(math.inf if floor.value is None else floor.value), floor.limit)
 
 
-def tap_figure(row: Mapping[str, Any], column: str) -> str:
+def tap_figure(row: TapRow, column: str) -> str:
     """A figure of a tap row beside its limit: `3.20 of 4`."""
     value = number(tap_value(row, column))
     return value if value == "-" else of_limit(value, limit_of(row, column))
 
 
-def nearest_figure(row: Mapping[str, Any]) -> str:
+def nearest_figure(row: TapRow) -> str:
     """The figure of a tap that uses up most of its limit, as `3.20 of 4` or `position 15.1 of 16`."""
-    if is_nothing(row["nan_count"]):
+    if row.nan_count is None:
         return "not comparable"
     return figure_text(nearest(row)).removeprefix("excess ")
 
 
-def rows_of(frame: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
+def rows_of(frame: pd.DataFrame, **wanted: str) -> list[TapRow]:
     """Tap rows whose columns have the wanted values, in execution order."""
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
-    rows = [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
-    return sorted(rows, key=lambda row: int(row["order"]))
+    return sorted(rows_in(frame), key=lambda row: row.order)
 
 
-def worst_per_tap(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def worst_per_tap(rows: Sequence[TapRow]) -> dict[str, TapRow]:
     """The worst row of each tap over its inputs: a failing one before a missing one before a pass."""
-    chosen: dict[str, tuple[tuple[int, float], dict[str, Any]]] = {}
+    chosen: dict[str, tuple[tuple[int, float], TapRow]] = {}
     for row in rows:
-        badness, other = _badness(row), chosen.get(row["tap"])
+        badness, other = _badness(row), chosen.get(row.tap)
         if other is None or badness > other[0]:
-            chosen[row["tap"]] = badness, row
+            chosen[row.tap] = badness, row
     return {tap: row for tap, (_, row) in chosen.items()}
 
 
-def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
-    return -_WORST_FIRST.index(row["verdict"]), sort_key(row)
+def _badness(row: TapRow) -> tuple[int, float]:
+    return -_WORST_FIRST.index(row.verdict), sort_key(row)
 
 
 def worst_excess(worst: Worst | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from harness.judge.shares import FIGURES, limit_of, share
 from harness.names.figures import LOCAL_FIGURES
@@ -15,7 +15,8 @@ from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
-from harness.render.numbers import is_nothing, tap_value
+from harness.record.tap_row import TapRow, rows_in
+from harness.render.numbers import tap_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,32 @@ _TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
 _COUNTS = ("worst_position", "nan_count", "inf_count")
 
 
-def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
+Cell = float | str | None  # null, or the word `NaN`, `inf` or `-inf` where there is no number; texts by their index
+
+
+class FaultIndex(TypedDict):
+    """Where the first fault is, by index in the texts; null for what the taps do not name."""
+
+    hop: int | None
+    tap: int | None
+    input: int | None
+
+
+class TapData(TypedDict):
+    """The taps table as the scripts read it."""
+
+    columns: dict[str, list[Cell]]
+    rows: int  # how many
+    texts: dict[str, list[str]]  # column -> its texts, by index
+    verdicts: tuple[str, ...]
+    blocks: list[int]  # of each tap in `texts`
+    versions: tuple[str, ...]
+    modules: list[list[str]]  # of each tap, one name per version
+    fault: FaultIndex | None
+    details: NotRequired[DetailsData]
+
+
+def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
     """The taps frame in columns: texts by index, a number, null, or the word `NaN`, `inf` or `-inf`."""
     taps = frame[["tap", "order", "block"]].drop_duplicates("tap").sort_values("order", kind="stable")
     order = {str(tap): i for i, tap in enumerate(taps["tap"])}
@@ -54,63 +80,63 @@ def tap_data(record: Record, frame: pd.DataFrame) -> dict[str, Any]:
     texts["hop"] = {hop.name: i for i, hop in enumerate(record.hops)}
     texts["tap"] = order
     names = [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *(f"{name}_limit" for name in FIGURES), USED, *RANGE, MAGNITUDE]
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for row in frame.sort_values(["hop", "input", "order"], kind="stable").to_dict("records"):
+    columns: dict[str, list[Cell]] = {name: [] for name in names}
+    for row in rows_in(frame.sort_values(["hop", "input", "order"], kind="stable")):
         for name, value in _cells(row, texts).items():
             columns[name].append(value)
-    return {
-        "columns": columns,
-        "rows": len(frame),
-        "texts": {column: [clean(text) for text in index] for column, index in texts.items()},
-        "verdicts": VERDICTS,
-        "blocks": [int(block) for block in taps["block"]],
-        "versions": VERSIONS,
-        "modules": [[clean(record.taps.get(tap, {}).get(name) or "") for name in VERSIONS] for tap in order],
-        "fault": _fault_index(record, texts),
-    }
+    return TapData(
+        columns=columns,
+        rows=len(frame),
+        texts={column: [clean(text) for text in index] for column, index in texts.items()},
+        verdicts=VERDICTS,
+        blocks=[int(block) for block in taps["block"]],
+        versions=VERSIONS,
+        modules=[[clean(record.taps.get(tap, {}).get(name) or "") for name in VERSIONS] for tap in order],
+        fault=_fault_index(record, texts),
+    )
 
 
-def _cells(row: dict[Any, Any], texts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
+def _cells(row: TapRow, texts: dict[str, dict[str, int]]) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
     for column in _TEXTS:
-        cells[column] = _index(texts[column], "" if is_nothing(row[column]) else str(row[column]))
-    cells["verdict"] = VERDICTS.index(row["verdict"])
+        cells[column] = _index(texts[column], getattr(row, column) or "")
+    cells["verdict"] = VERDICTS.index(row.verdict)
     for column in _COUNTS:
-        cells[column] = 0 if is_nothing(row[column]) else int(row[column])
+        cells[column] = getattr(row, column) or 0
     for column in NUMBERS:
-        cells[column] = compact(tap_value(row, column), column) if column in row and _known(row, column) else None
+        cells[column] = compact(tap_value(row, column), column) if _known(row, column) else None
     for column in FIGURES:
         cells[f"{column}_limit"] = compact(limit_of(row, column), column)
     return cells | {USED: compact(share(row), USED)} | _range_cells(row)
 
 
-def _range_cells(row: dict[Any, Any]) -> dict[str, Any]:
-    ends = [None if is_nothing(row.get(name)) else float(row[name]) for name in RANGE]
+def _range_cells(row: TapRow) -> dict[str, Cell]:
+    ends = [None if math.isnan(end) else end for end in (getattr(row, name) for name in RANGE)]
     known = [abs(end) for end in ends[:2] if end is not None]
     return dict(zip(RANGE, map(compact, ends), strict=True)) | {MAGNITUDE: compact(max(known, default=None))}
 
 
-def _known(row: dict[Any, Any], column: str) -> bool:
+def _known(row: TapRow, column: str) -> bool:
     """Local figures are of chosen inputs only: elsewhere there is none, though the tap may hold NaN."""
-    return column not in LOCAL_FIGURES or not is_nothing(row[column])
+    return column not in LOCAL_FIGURES or not math.isnan(getattr(row, column))
 
 
-def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> dict[str, int | None] | None:
+def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> FaultIndex | None:
     fault = record.first_fault
     if fault is None:
         return None
-    return {
-        "hop": texts["hop"].get(fault.hop),
-        "tap": texts["tap"].get(fault.tap),
-        "input": texts["input"].get(fault.input),
-    }
+    return FaultIndex(
+        hop=texts["hop"].get(fault.hop),
+        tap=texts["tap"].get(fault.tap),
+        input=texts["input"].get(fault.input),
+    )
 
 
 def _index(known: dict[str, int], text: str) -> int:
     return known.setdefault(text, len(known))
 
 
-def compact(value: float | str | None, column: str = "") -> float | str | None:
+def compact(value: Cell, column: str = "") -> Cell:
     """A number in three digits (nine of a cosine, which is near 1), as JSON takes it."""
     if value is None or isinstance(value, str):
         return value
@@ -122,22 +148,71 @@ def compact(value: float | str | None, column: str = "") -> float | str | None:
     return int(short) if short == int(short) and abs(short) < 1e6 else short
 
 
-def details_data(record: Record, details: Details, texts: dict[str, list[str]]) -> dict[str, Any]:
-    """The details of a run: hops, inputs and taps by their index in `texts`.
+class Excesses(TypedDict):
+    """Positions of one tap on one input; hop, tap and input by index."""
 
-    excesses: {hop, tap, input, limit, positions, excess} each. logits: {hop, input, positions, kl, margin, noise, from,
-    to, flip} each. tokens: by input and position, for each stage the ids, logits and probabilities, best first.
-    """
+    hop: int
+    tap: int
+    input: int
+    limit: Cell
+    positions: list[int]
+    excess: list[Cell]  # of each position
+
+
+# Positions of the logits of one input, likewise. kl: in nats. from, to: the most likely tokens. flip: in words, if any.
+LogitsOf = TypedDict(
+    "LogitsOf",
+    {
+        "hop": int,
+        "input": int,
+        "positions": list[int],
+        "kl": list[Cell],
+        "margin": list[Cell],
+        "noise": list[Cell],
+        "from": list[int],
+        "to": list[int],
+        "flip": list[str],
+    },
+)
+
+
+class Histogram(TypedDict):
+    """How many elements of a tap have an error of at least that size, and less than the next."""
+
+    hop: int
+    tap: int
+    input: int
+    at_least: list[Cell]
+    count: list[int]
+
+
+Ranked = tuple[list[int], list[float], list[Cell]]  # ids, logits and probabilities of tokens, best first
+
+
+class DetailsData(TypedDict):
+    """The details of a run as the scripts read them."""
+
+    excesses: list[Excesses]
+    logits: list[LogitsOf]
+    stages: list[str]
+    tokens: dict[str, dict[str, list[Ranked]]]  # input -> position -> of each of the stages
+    words: dict[str, str]  # token -> its text
+    histograms: list[Histogram]
+    inputs: list[list[int]]  # the tokens of each
+
+
+def details_data(record: Record, details: Details, texts: dict[str, list[str]]) -> DetailsData:
+    """The details of a run: hops, inputs and taps by their index in `texts`."""
     number = {column: {text: i for i, text in enumerate(texts[column])} for column in ("hop", "tap", "input")}
-    return {
-        "excesses": list(_excesses(details.positions, number)),
-        "logits": list(_logits(details.logits, number)),
-        "stages": [clean(stage) for stage in dict.fromkeys(details.tokens["stage"])],
-        "tokens": _tokens(details.tokens, number["input"]),
-        "words": {str(row.token): clean(row.text) for row in details.words.itertuples()},
-        "histograms": list(_histograms(details.histograms, number)),
-        "inputs": [item.token_ids for item in record.inputs],
-    }
+    return DetailsData(
+        excesses=list(_excesses(details.positions, number)),
+        logits=list(_logits(details.logits, number)),
+        stages=[clean(stage) for stage in dict.fromkeys(details.tokens["stage"])],
+        tokens=_tokens(details.tokens, number["input"]),
+        words={str(row.token): clean(row.text) for row in details.words.itertuples()},
+        histograms=list(_histograms(details.histograms, number)),
+        inputs=[item.token_ids for item in record.inputs],
+    )
 
 
 def _groups(
@@ -150,54 +225,67 @@ def _groups(
             yield cast("dict[str, int]", names), rows
 
 
-def _excesses(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+def _excesses(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[Excesses]:
     for names, rows in _groups(frame, ["hop", "tap", "input"], number):
         limit = float(rows["limit"].iloc[0])
-        yield {
-            **names,
-            "limit": None if math.isnan(limit) else compact(limit),
-            "positions": rows["position"].tolist(),
-            "excess": _numbers(rows["excess"]),
-        }
+        yield Excesses(
+            hop=names["hop"],
+            tap=names["tap"],
+            input=names["input"],
+            limit=None if math.isnan(limit) else compact(limit),
+            positions=rows["position"].tolist(),
+            excess=_numbers(rows["excess"]),
+        )
 
 
-def _logits(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+def _logits(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[LogitsOf]:
     for names, rows in _groups(frame, ["hop", "input"], number):
         yield {
-            **names,
+            "hop": names["hop"],
+            "input": names["input"],
             "positions": rows["position"].tolist(),
-            **{column: _numbers(rows[column]) for column in ("kl", "margin", "noise")},
+            "kl": _numbers(rows["kl"]),
+            "margin": _numbers(rows["margin"]),
+            "noise": _numbers(rows["noise"]),
             "from": rows["top1_from"].tolist(),
             "to": rows["top1_to"].tolist(),
             "flip": rows["flip"].tolist(),
         }
 
 
-def _tokens(frame: pd.DataFrame, inputs: dict[str, int]) -> dict[str, dict[str, list[Any]]]:
+def _tokens(frame: pd.DataFrame, inputs: dict[str, int]) -> dict[str, dict[str, list[Ranked]]]:
     order = {stage: i for i, stage in enumerate(dict.fromkeys(frame["stage"]))}
     given = {item: inputs.get(clean(item)) for item in frame["input"].unique()}
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, dict[str, list[Ranked]]] = {}
     ranked = frame.sort_values("rank", kind="stable")
     names = ("input", "position", "stage", "token", "logit", "probability")
     # Plain lists: a table gives out its rows one by one three times as slowly.
     for item, position, stage, *token in zip(*(ranked[name].tolist() for name in names), strict=True):
         if given[item] is None:
             continue
-        stages = found.setdefault(str(given[item]), {}).setdefault(str(position), [[[], [], []] for _ in order])
-        for side, value in zip(stages[order[stage]], _token(*token), strict=True):
-            side.append(value)
+        stages = found.setdefault(str(given[item]), {}).setdefault(str(position), [([], [], []) for _ in order])
+        _rank(stages[order[stage]], *token)
     return found
 
 
-def _token(token: int, logit: float, probability: float) -> tuple[int, Any, Any]:
-    return int(token), float(f"{logit:.5g}"), compact(float(probability))
+def _rank(ranked: Ranked, token: int, logit: float, probability: float) -> None:
+    ids, logits, probabilities = ranked
+    ids.append(int(token))
+    logits.append(float(f"{logit:.5g}"))
+    probabilities.append(compact(float(probability)))
 
 
-def _histograms(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
+def _histograms(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Iterator[Histogram]:
     for names, rows in _groups(frame, ["hop", "tap", "input"], number):
         rows = rows.sort_values("at_least")
-        yield {**names, "at_least": _numbers(rows["at_least"]), "count": rows["count"].tolist()}
+        yield Histogram(
+            hop=names["hop"],
+            tap=names["tap"],
+            input=names["input"],
+            at_least=_numbers(rows["at_least"]),
+            count=rows["count"].tolist(),
+        )
 
 
-def _numbers(values: pd.Series[Any]) -> list[float | str | None]:
+def _numbers(values: pd.Series[float]) -> list[Cell]:
     return [compact(float(value)) for value in values]

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.judge.shares import nearest
 from harness.locate.owners import is_given
 from harness.names.figures import FLOOR, LOCAL_FIGURES
-from harness.names.stages import known_stage, runs_file
+from harness.names.stages import Floor, known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
+from harness.record.tap_row import TapRow
 from harness.render.numbers import number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
@@ -129,7 +130,7 @@ def _headline(record: Record) -> str:
     return clean(capital(sentence) + ".")
 
 
-def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
+def fault_words(record: Record, row: TapRow | None) -> str:
     """How far the first fault goes past its limit, in one sentence; empty where no figure does.
 
     row: the tap row of the first fault.
@@ -147,7 +148,7 @@ def fault_words(record: Record, row: Mapping[str, Any] | None) -> str:
     where = f" ({module})" if module and not runs_file(target) else ""
     if math.isnan(figure.value) or math.isinf(figure.value):
         return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
-    at = f" at token position {int(row['worst_position'])}" if figure.column == "position_excess" else ""
+    at = f" at token position {row.worst_position}" if figure.column == "position_excess" else ""
     at = " at its worst token position" if figure.column == "local_position_excess" else at
     alone = f", computed from what {source} has before it," if figure.column in LOCAL_FIGURES else ""
     return clean(
@@ -172,11 +173,15 @@ def suspicion(record: Record) -> str:
         return ""
     source, target = fault.between.stages
     names = [fault.modules.get(_version(stage)) for stage in (source, target)]
+    if fault.between.floor is Floor.PRICE:
+        return f"The recipe costs this: {target} is {source} with the numbers of the quantised file."
     if not runs_file(target):
         what = " with ".join(name for name in names if name) or fault.tap
         return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
     others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and runs_file(hop.to)]
     twin = next((hop for hop in others if hop.taps_compared), None)
+    if fault.between.floor is Floor.RUNTIME:
+        return f"Suspect the kernels of {target}: {source} computes with the same numbers of the file."
     if fault.between.on_kernels:
         return f"Suspect the kernels of {target}, or those of {source}: both run the same quantised flatbuffer."
     if "[" in target or twin is None:

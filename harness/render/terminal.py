@@ -8,11 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.names.stages import FLATBUFFER, HF, REAUTHORED
 from harness.plain import one_line
 from harness.record.record import Fault, HopResult, KnownDefect, Record, Worst
+from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 from harness.render.numbers import (
     compared,
@@ -94,7 +95,7 @@ def print_explain(record: Record, frame: pd.DataFrame, console: Console) -> None
         return
     given = fault.input or _failing_input(fault, frame)
     rows = rows_of(frame, hop=fault.hop, input=given)
-    at = next((i for i, row in enumerate(rows) if row["tap"] == fault.tap), None)
+    at = next((i for i, row in enumerate(rows) if row.tap == fault.tap), None)
     _fault_lines(record, frame, console)
     line(console, "")
     if at is None:
@@ -201,12 +202,12 @@ def _logits_table(record: Record) -> Table:
 
 def _worst_taps(hop: HopResult, frame: pd.DataFrame, console: Console) -> None:
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
-    compared = [row for row in worst.values() if row["verdict"] != "missing"]
+    compared = [row for row in worst.values() if row.verdict != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
     if hop.lowest_snr is not None:
         wrapped(console, f"{hop.name} {snr_words(hop)}", indent=0)
     elif top:
-        taps = ", ".join(f"{row['tap']} {nearest_figure(row)}" for row in top)
+        taps = ", ".join(f"{row.tap} {nearest_figure(row)}" for row in top)
         wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
         wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
@@ -230,8 +231,8 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 def _failing_input(fault: Fault, frame: pd.DataFrame) -> str:
     rows = rows_of(frame, hop=fault.hop, tap=fault.tap)
-    failing = [row for row in rows if row["verdict"] == "fail"] or rows
-    return str(failing[0]["input"]) if failing else ""
+    failing = [row for row in rows if row.verdict == "fail"] or rows
+    return failing[0].input if failing else ""
 
 
 def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
@@ -249,8 +250,8 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
         *_fault_figures(fault, rows),
-        ("judged by", rows[0]["rule"] if rows else "-"),
-        ("because", fault.reason or (rows[0]["why"] if rows else "")),
+        ("judged by", rows[0].rule if rows else "-"),
+        ("because", fault.reason or (rows[0].why if rows else "")),
         *((version, fault.modules.get(version)) for version in (HF, REAUTHORED, FLATBUFFER)),
         ("op", fault.op),
     ]
@@ -277,11 +278,11 @@ def _why_lines(record: Record, console: Console) -> None:
         wrapped(console, f"Not explained: {one_line(reason, 200)}.")
 
 
-def _fault_figures(fault: Fault, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _fault_figures(fault: Fault, rows: Sequence[TapRow]) -> list[tuple[str, str]]:
     """What the tap is judged by. Where float32 itself fails, an excess over it says nothing."""
     if floor := floor_text(fault):
         return [("floor", f"noise floor {floor}")]
-    kernels = fault.between.on_kernels
+    kernels = fault.between.by_snr
     first = ("SNR", _fault_snr(rows)) if kernels else ("excess", _fault_excess(fault, rows))
     return [first, ("local", _local_words(fault))]
 
@@ -294,18 +295,18 @@ def _local_words(fault: Fault) -> str:
     return f"excess {number(fault.local_excess)} introduced here, at its worst position {position}"
 
 
-def _fault_excess(fault: Fault, rows: Sequence[dict[str, Any]]) -> str:
+def _fault_excess(fault: Fault, rows: Sequence[TapRow]) -> str:
     if not rows:
         return number(fault.excess)
     excess, position = (tap_figure(rows[0], column) for column in ("excess", "position_excess"))
     return f"{excess}, at its worst position {position}"
 
 
-def _fault_snr(rows: Sequence[dict[str, Any]]) -> str:
+def _fault_snr(rows: Sequence[TapRow]) -> str:
     return f"{number(tap_value(rows[0], 'snr_db'))} dB" if rows else "-"
 
 
-def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
+def _around_table(rows: Sequence[TapRow], at: int, given: str) -> Table:
     names = ("excess", "worst position", "rel_l2")
     title = f"around it, in execution order, on input {one_line(given, 40)}"
     table = new_table(title, [("", False), ("tap", False), ("verdict", False), *((name, True) for name in names)])
@@ -313,7 +314,7 @@ def _around_table(rows: Sequence[dict[str, Any]], at: int, given: str) -> Table:
     for i, row in enumerate(rows[max(0, at - TAPS_BEFORE) : at + TAPS_AFTER + 1], start=max(0, at - TAPS_BEFORE)):
         figures = [tap_figure(row, name) for name in ("excess", "position_excess")]
         rel_l2 = number(tap_value(row, "rel_l2"))
-        table.add_row(*cells(">" if i == at else "", row["tap"], verdict_cell(row["verdict"]), *figures, rel_l2))
+        table.add_row(*cells(">" if i == at else "", row.tap, verdict_cell(row.verdict), *figures, rel_l2))
     return table
 
 
@@ -329,8 +330,8 @@ def _other_hops(record: Record, frame: pd.DataFrame, fault: Fault, given: str, c
         if not rows:
             line(console, f"  {hop.name}: not in this run")
             continue
-        said = f"excess {tap_figure(rows[0], 'excess')}" if rows[0]["verdict"] != "missing" else rows[0]["why"]
-        line(console, f"  {hop.name}: {rows[0]['verdict']}, {said}")
+        said = f"excess {tap_figure(rows[0], 'excess')}" if rows[0].verdict != "missing" else rows[0].why
+        line(console, f"  {hop.name}: {rows[0].verdict}, {said}")
 
 
 def _other_reasons(record: Record) -> Iterable[str]:

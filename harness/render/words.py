@@ -11,6 +11,7 @@ from harness.names.stages import BUILTIN, XNNPACK, known_stage
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import Diagnosis, Fault, HopResult, KnownDefect, Record
+from harness.record.tap_row import rows_in
 from harness.render.numbers import compared, number
 from harness.render.sentences import capital, looser_words
 
@@ -113,9 +114,9 @@ def reach_words(frame: pd.DataFrame) -> str:
     reach = frame[["value_min", "value_max"]].abs().max(axis=1)
     if not reach.notna().any():
         return ""
-    row = frame.iloc[[int(reach.argmax())]].to_dict("records")[0]
+    (row,) = rows_in(frame.iloc[[int(reach.argmax())]])
     return clean(
-        f"The reference's values reach {short(float(reach.max()))} ({row['tap']}, input {one_line(row['input'], 40)}); "
+        f"The reference's values reach {short(float(reach.max()))} ({row.tap}, input {one_line(row.input, 40)}); "
         "float16 ends at 65,504."
     )
 

@@ -34,15 +34,16 @@ def run_for_declarations(file: Path) -> list[dict[str, Any]]:
 
 def run_in_a_process(file: Path) -> list[dict[str, Any]]:
     """What the file holds once it has run in a process of its own. Raises UsageError, TaskFaultError."""
-    from harness.processes.scheduler import Task, run_tasks
+    from harness.processes.scheduler import Json, Task, run_tasks
 
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as folder:
         log = Path(folder) / "declarations.log"
         told = {"file": str(file.resolve())}
         task = Task("declarations", "harness.spec.declared:held", told, torch=True, timeout=_SECONDS)
         result = run_tasks([task], log, _Silent())["declarations"]
-    if result.status == "ok":
-        return list(result.value["models"])
+    answer = result.gave(Json)
+    if answer is not None:
+        return list(answer.root["models"])
     said = result.detail.split(";")[0]
     if result.status == "crashed" and not said.startswith("killed by"):
         raise TaskFaultError(f"reading {file} broke off with {said}")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib.util import source_from_cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -93,12 +92,6 @@ def rests_of(seen: Seen, code: SpecCode, since_ns: int, cache_root: Path) -> Res
 def told(rests: Rests | None) -> dict[str, object] | None:
     """As it crosses the border of a process."""
     return rests.model_dump() if rests is not None else None
-
-
-def heard(answer: dict[str, Any]) -> Rests | None:
-    """What a process said that its answer rests on; it is taken out of the answer."""
-    said = answer.pop(RESTS, None)
-    return Rests.model_validate(said) if said is not None else None
 
 
 def given_variables(read: Mapping[str, str | None]) -> dict[str, str | None]:

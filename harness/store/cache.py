@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.errors import UsageError
 
@@ -267,7 +267,14 @@ def _partial(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.partial"
 
 
-def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+class ListedFile(TypedDict):
+    """What an entry says of one of its files."""
+
+    size: int  # bytes
+    sha256: str
+
+
+def _listed(folder: Path) -> dict[str, ListedFile]:
     content = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))
     files = content["files"]
     if not isinstance(files, dict):
@@ -275,7 +282,7 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _list(folder: Path) -> dict[str, dict[str, Any]]:
+def _list(folder: Path) -> dict[str, ListedFile]:
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     hashes = _hashes(folder, names)
     return {name: {"size": (folder / name).stat().st_size, "sha256": hashes[name]} for name in names}

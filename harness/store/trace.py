@@ -43,12 +43,23 @@ def unrounded(traces: Path) -> Path:
 
 
 @dataclass
-class _Open:
-    shape: tuple[int, ...]
+class StoredTap:
+    """Where a tap of a trace lies in its file."""
+
+    shape: tuple[int, ...]  # `[1, length, ...]`
     dtype: np.dtype[Any]
-    offset: int
-    covered: list[list[int]] = field(default_factory=list)
-    how: str = "read"
+    offset: int  # bytes
+    covered: list[list[int]] = field(default_factory=list)  # [start, stop] of positions that were written
+    how: str = "read"  # or "derived"
+
+    def as_json(self) -> dict[str, object]:
+        """As the manifest holds it."""
+        return {**vars(self), "dtype": self.dtype.str}
+
+    @classmethod
+    def of(cls, shape: list[int], dtype: str, offset: int, covered: list[list[int]], how: str) -> StoredTap:
+        """Of what the manifest holds."""
+        return cls(tuple(shape), np.dtype(dtype), offset, covered, how)
 
 
 class TraceWriter:
@@ -61,7 +72,7 @@ class TraceWriter:
     def __init__(self, folder: Path, length: int) -> None:
         self.folder = folder
         self.length = length
-        self._taps: dict[str, _Open] = {}
+        self._taps: dict[str, StoredTap] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / VALUES_FILE).open("wb")
         self._end = 0
@@ -87,8 +98,8 @@ class TraceWriter:
         else:
             entry.covered.append([start, stop])
 
-    def _create(self, tap: str, shape: tuple[int, ...], dtype: np.dtype[Any], how: str) -> _Open:
-        self._taps[tap] = _Open(shape, dtype, self._end, how=how)
+    def _create(self, tap: str, shape: tuple[int, ...], dtype: np.dtype[Any], how: str) -> StoredTap:
+        self._taps[tap] = StoredTap(shape, dtype, self._end, how=how)
         size = dtype.itemsize * math.prod(shape)
         self._end += -(-size // _ALIGNMENT) * _ALIGNMENT
         return self._taps[tap]
@@ -98,16 +109,7 @@ class TraceWriter:
         self._file.close()
         manifest = {
             "length": self.length,
-            "taps": {
-                tap: {
-                    "shape": entry.shape,
-                    "dtype": entry.dtype.str,
-                    "offset": entry.offset,
-                    "covered": entry.covered,
-                    "how": entry.how,
-                }
-                for tap, entry in self._taps.items()
-            },
+            "taps": {tap: entry.as_json() for tap, entry in self._taps.items()},
         }
         partial = self.folder / f".{MANIFEST}"
         partial.write_text(json.dumps(manifest))
@@ -129,13 +131,14 @@ class Trace:
 
     folder: Path
     length: int
-    taps: dict[str, dict[str, Any]]
+    taps: dict[str, StoredTap]
 
     @classmethod
     def open(cls, folder: Path) -> Trace:
         """Raises FileNotFoundError when the stage did not finish this trace."""
         manifest = json.loads((folder / MANIFEST).read_text())
-        return cls(folder, manifest["length"], manifest["taps"])
+        taps = {tap: StoredTap.of(**entry) for tap, entry in manifest["taps"].items()}
+        return cls(folder, manifest["length"], taps)
 
     def __contains__(self, tap: str) -> bool:
         return tap in self.taps
@@ -148,14 +151,14 @@ class Trace:
     def load(self, tap: str) -> np.ndarray[Any, Any]:
         """`[1, time, ...]`, read-only and mapped: it costs memory only while it is looked at, and until `let_go`."""
         entry = self.taps[tap]
-        return np.ndarray(entry["shape"], entry["dtype"], self._map, entry["offset"])
+        return np.ndarray(entry.shape, entry.dtype, self._map, entry.offset)
 
     def covered(self, tap: str) -> list[tuple[int, int]]:
         """The stretches of positions that were written, in order."""
-        return sorted((start, stop) for start, stop in self.taps[tap]["covered"])
+        return sorted((start, stop) for start, stop in self.taps[tap].covered)
 
     def how(self, tap: str) -> str:
-        return str(self.taps[tap]["how"])
+        return self.taps[tap].how
 
 
 def let_go(values: np.ndarray[Any, Any]) -> None:

@@ -105,12 +105,12 @@ class DoubledKeyError(ValueError):
         self.key = key
 
 
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object of JSON, as `object_pairs_hook` of json.loads; of doubled keys json itself keeps the last in silence.
 
     Raises DoubledKeyError.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
             raise DoubledKeyError(key)
@@ -118,7 +118,7 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_toml(path: Path, what: str, remedy: str) -> dict[str, Any]:
+def read_toml(path: Path, what: str, remedy: str) -> dict[str, object]:
     """The tables of a TOML file. what: it is called in front of its path. Raises UsageError as `read_json` does."""
     try:
         text = read_text(path, remedy)

@@ -147,7 +147,7 @@ def test_under_a_limit_on_the_size_of_files_no_compiled_code_is_written(
         env=environment | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert any(tmp_path.rglob("diff.*.pyc")) is writes
+    assert any(tmp_path.rglob("runs.*.pyc")) is writes
 
 
 @pytest.mark.slow

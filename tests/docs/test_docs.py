@@ -18,8 +18,9 @@ from record_factory import KINDS, make_run
 
 from harness.commands.main import app
 from harness.judge.rules import load_rules
-from harness.record.record import TAP_COLUMNS, Record
+from harness.record.record import Record
 from harness.record.schema import record_schema
+from harness.record.tap_row import TAP_COLUMNS
 from harness.spec.find import find_spec, registered
 from harness.spec.model import GenerativeModel
 

@@ -35,8 +35,8 @@ def with_operators(model: Bench, stage: str, tap: str, flatbuffer: Path | None =
         "tapped": model.tapped[0],
         "plan": plan or model.tapped[1],
     }
-    job = model.job(stage, Path("unused"), None, files).model_copy(update={"options": {"taps": [tap]}})
-    found = descend.descend(job, model.model, Silent())["faults"].get(tap)
+    job = model.job(stage, Path("unused"), None, files).model_copy(update={"search": [tap]})
+    found = descend.descend(job, model.model, Silent()).faults.get(tap)
     if found:
         print("\nfault:", stage, tap, found)
     return found
@@ -64,11 +64,11 @@ def test_nothing_is_blamed_in_a_model_without_a_fault(name: str, stage: str) -> 
 )
 def test_the_reshape_that_should_transpose_k_is_found(name: str, variant: str, stage: str, tap: str) -> None:
     fault = with_operators(bench(name, variant=variant), stage, tap)
-    assert (fault["whose"], fault["op"]) == ("converter", "RESHAPE")
-    assert "it should transpose axes to (0, 2, 3, 1)" in fault["why"]
-    assert fault["after"] < 1e-5 < 0.5 < fault["error"]
+    assert (fault.whose, fault.op) == ("converter", "RESHAPE")
+    assert "it should transpose axes to (0, 2, 3, 1)" in fault.why
+    assert fault.after < 1e-5 < 0.5 < fault.error
     composite = () if variant == "no-hlfb" else ("odml.scaled_dot_product_attention",)
-    assert tuple(fault["composites"]) == composite
+    assert tuple(fault.composites) == composite
 
 
 def test_where_the_delegate_hides_the_defect_nobody_is_blamed() -> None:
@@ -80,11 +80,11 @@ def test_where_the_delegate_hides_the_defect_nobody_is_blamed() -> None:
 
 def operator_before(model: Bench, signature: str, tap: str, kind: str, occurrence: int = -1) -> Operator:
     """The last operator of a kind before a tap, or an earlier one."""
-    from harness.stages.litert.stage import read_plan
+    from harness.align.plan import AlignmentPlan
 
     file = FlatbufferModel(model.flatbuffer)
     graph = file.subgraph(file.signatures[signature].subgraph)
-    end = graph.producers()[read_plan(model.tapped[1])[signature][tap].tensor].index
+    end = graph.producers()[AlignmentPlan.read(model.tapped[1]).sources[signature][tap].tensor].index
     return [op for op in graph.operators[: end + 1] if op.kind == kind][occurrence]
 
 
@@ -167,9 +167,9 @@ def test_an_operator_that_was_changed_is_found_with_the_change_that_mends_it(
     model = bench(name)
     (file, plan), op = broken(model, tmp_path, tap, kind, change)
     fault = with_operators(model, stage, tap, file, plan)
-    assert (fault["whose"], fault["op"], fault["index"]) == ("converter", kind, op.index)
-    assert says in fault["why"]
-    assert fault["after"] < 0.05 * fault["error"]
+    assert (fault.whose, fault.op, fault.index) == ("converter", kind, op.index)
+    assert says in fault.why
+    assert fault.after < 0.05 * fault.error
 
 
 @pytest.mark.parametrize("stage", FILE_STAGES)
@@ -183,8 +183,8 @@ def test_a_weight_that_is_not_the_models_is_named(stage: str, tmp_path: Path) ->
     weight = llama.constant("model.layers.1.mlp.down_proj.weight")
     patch(file, weight, jiggled(torch.from_numpy(weight.copy()), 1e-3).numpy())
     fault = with_operators(llama, stage, "block.1.mlp.out", file)
-    assert (fault["whose"], fault["op"]) == ("converter", "FULLY_CONNECTED")
-    assert f"{weight.size} of {weight.size} numbers differ from transformer_blocks.1.ff.w2.weight" in fault["why"]
+    assert (fault.whose, fault.op) == ("converter", "FULLY_CONNECTED")
+    assert f"{weight.size} of {weight.size} numbers differ from transformer_blocks.1.ff.w2.weight" in fault.why
 
 
 # --- a kernel that does not compute what its operator says ---------------------------------------------------------

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.bench.catalogue.config import model as model_config
 from marks import further_but
 from mistakes import (
     PUBLISHED,
@@ -25,6 +24,7 @@ from places import DOWN, LAYER, MODULES, jiggle
 
 from harness.bench.breaking import Change, jiggled
 from harness.bench.workbench import BUILTIN, FIRST, TORCH_STAGES, XNNPACK, Bench, bench, figures
+from harness.stages.litert_torch.faults.config import model as model_config
 from harness.stages.litert_torch.faults.declarations import other_config
 from harness.stages.litert_torch.faults.rewiring import block
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.bench.catalogue.weights import stored
 from outcomes import assert_first_fault
 from places import DOWN
 
@@ -17,6 +16,7 @@ from harness.bench.breaking import jiggled, set_weight
 from harness.bench.reseed import patch
 from harness.bench.workbench import FIRST, STAGES, XNNPACK, Bench, bench
 from harness.stages.litert_torch.faults.rewiring import block
+from harness.stages.litert_torch.faults.weights import stored
 from harness.store.trace import VALUES_FILE, Trace
 
 pytestmark = pytest.mark.slow
@@ -75,10 +75,8 @@ def test_the_same_infinity_or_nan_on_every_side_never_passes(
 
 def write_element(folder: Path, tap: str, at: tuple[int, ...], value: float) -> None:
     """Overwrite one number of a trace."""
-    shape, dtype = (Trace.open(folder).taps[tap][key] for key in ("shape", "dtype"))
-    mapped = np.memmap(
-        folder / VALUES_FILE, dtype, "r+", offset=Trace.open(folder).taps[tap]["offset"], shape=tuple(shape)
-    )
+    stored = Trace.open(folder).taps[tap]
+    mapped = np.memmap(folder / VALUES_FILE, stored.dtype, "r+", offset=stored.offset, shape=stored.shape)
     mapped[at] = value
     mapped.flush()
 

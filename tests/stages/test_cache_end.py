@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from harness.jobs.cache_end import CacheEnd, past_the_cache
+from harness.jobs.cache_end import past_the_cache
+from harness.jobs.facts import CacheEnd, Facts
 from harness.jobs.reporter import Silent
 from harness.pipeline.end_findings import cache_findings
 from harness.processes.scheduler import TaskResult
@@ -63,7 +64,7 @@ def test_a_refusal_is_kept_and_is_no_finding() -> None:
 
 
 def findings(*stages: tuple[str, CacheEnd]) -> list[str]:
-    results = {name: TaskResult(name, "ok", value={"past_the_cache": end.model_dump()}) for name, end in stages}
+    results = {name: TaskResult(name, "ok", value=Facts(past_the_cache=end)) for name, end in stages}
     found = cache_findings(results)
     assert {(finding.kind, finding.severity) for finding in found} <= {("runtime", "warning")}
     return [finding.what for finding in found]

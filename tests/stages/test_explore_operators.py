@@ -221,9 +221,9 @@ def test_an_operator_has_the_colour_of_the_tap_that_it_makes_or_feeds() -> None:
 
 def test_an_operator_that_makes_several_taps_has_the_colour_of_the_worst() -> None:
     _, right = sides()
-    worst = max(("block.2.mlp.gate", "block.2.mlp.up"), key=lambda tap: nearest(right.worst[tap]).share)
+    worst = max(("block.2.mlp.gate", "block.2.mlp.up"), key=lambda tap: nearest(right.worst[tap].row).share)
     shown = overlay_files(right)["limit_used"][right.graph_id]["results"]["block.2.mlp.gate"]["value"]
-    assert shown == pytest.approx(nearest(right.worst[worst]).share, rel=1e-3)
+    assert shown == pytest.approx(nearest(right.worst[worst].row).share, rel=1e-3)
     assert attributes(nodes(right)["block.2.mlp.gate"])["tap"] == "block.2.mlp.gate, block.2.mlp.up"
 
 

@@ -17,7 +17,7 @@ from harness.align.naming import GENERATIVE, hf_naming, told_apart
 from harness.align.views import TapSource, tensor_of, view_tensor
 from harness.audit.constants import ConstantAudit, audit_constants
 from harness.audit.pieces import covers, find_pieces
-from harness.audit.values import Expected
+from harness.audit.values import ExpectedValues
 from harness.bench.graph import rewrite
 from harness.bench.reseed import patch
 from harness.bench.workbench import Bench
@@ -99,7 +99,7 @@ def test_a_constant_that_is_off_is_named_by_the_tensor_of_the_checkpoint(
 ) -> None:
     file = tmp_path / "broken.tflite"
     shutil.copyfile(exported, file)
-    values = Expected(llama.checkpoint).values(key)
+    values = ExpectedValues(llama.checkpoint).values(key)
     patch(file, values, np.asarray(change(values), np.float32))
     (finding,) = audited(llama, file).findings
     assert finding.severity == "error"
@@ -188,7 +188,7 @@ def source(view: str) -> TapSource:
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-class Stored(Expected):
+class Stored(ExpectedValues):
     """Tensors of a checkpoint that lies in no file."""
 
     def __init__(self, **tensors: Any) -> None:

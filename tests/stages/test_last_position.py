@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from harness.align.layout import canonical_cache
-from harness.jobs.cache_end import LastPosition, last_position
+from harness.jobs.cache_end import last_position, wrong
+from harness.jobs.facts import Facts, LastPosition
 from harness.pipeline.end_findings import last_position_findings
 from harness.processes.scheduler import TaskResult
 
@@ -77,23 +78,20 @@ def test_a_refusal_is_kept() -> None:
     ],
 )
 def test_what_is_off_is_measured_by_the_spread_of_the_logits(logits: list[float | None], says: str) -> None:
-    assert LastPosition(position=5, logits=logits).wrong(KNOWN) == says
+    assert wrong(LastPosition(position=5, logits=logits), KNOWN) == says
 
 
 def test_a_reference_that_has_no_numbers_blames_nobody() -> None:
     other = LastPosition(position=5, logits=[9.0, 9.0, 9.0, 9.0])
     nan = LastPosition(position=5, logits=[None, 1.0, 2.0, 3.0])
     for reference in (nan, LastPosition(position=5, refusal="too long"), LastPosition(position=5)):
-        assert other.wrong(reference) == ""
-    assert KNOWN.wrong(KNOWN.model_copy(update={"logits": [1.0] * 4})) == ""  # without a spread nothing is far away
+        assert wrong(other, reference) == ""
+    assert wrong(KNOWN, KNOWN.model_copy(update={"logits": [1.0] * 4})) == ""  # without a spread nothing is far away
 
 
 def findings(reference: LastPosition | None, passing: set[str], **stages: LastPosition) -> list[str]:
     held = {"reauthored": reference, **{name.replace("_", "-"): last for name, last in stages.items()}}
-    results = {
-        name: TaskResult(name, "ok", value={"last_position": last.model_dump()} if last else {})
-        for name, last in held.items()
-    }
+    results = {name: TaskResult(name, "ok", value=Facts(last_position=last)) for name, last in held.items()}
     found = last_position_findings(results, passing)
     assert {(finding.kind, finding.severity) for finding in found} <= {("runtime", "error")}
     return [finding.what for finding in found]
@@ -148,6 +146,6 @@ def test_a_bound_that_is_one_too_small_is_found_in_a_real_file(
     reference = LastPosition.model_validate(llama.trace("reauthored", tmp_path)["last_position"])
     own = llama.trace(stage, tmp_path, flatbuffer=bounded(tmp_path / "m.tflite", bound))["last_position"]
     assert reference.position == 255
-    wrong = LastPosition.model_validate(own).wrong(reference)
-    assert says in wrong
-    assert bool(wrong) == bool(says)
+    said = wrong(LastPosition.model_validate(own), reference)
+    assert says in said
+    assert bool(said) == bool(says)

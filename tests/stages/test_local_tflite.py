@@ -13,6 +13,7 @@ import pytest
 from marks import further_but
 
 from harness.align.feeds import plan_feeds
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, tensor_of, view_tensor
 from harness.bench.breaking import jiggled
 from harness.bench.reseed import patch
@@ -24,7 +25,6 @@ from harness.jobs.reporter import Silent
 from harness.jobs.session import trace_inputs
 from harness.names.taps import split_tap
 from harness.stages.litert.local import keep_cache
-from harness.stages.litert.stage import read_plan
 from harness.store.trace import MANIFEST, Trace, local
 
 pytestmark = pytest.mark.slow
@@ -191,7 +191,7 @@ def test_a_tensor_is_made_of_its_taps_as_they_are_made_of_it(name: str) -> None:
     name, _, variant = name.partition(":")
     model = bench(name, variant=variant or "default")
     file, random = FlatbufferModel(model.flatbuffer), np.random.default_rng(0)
-    for signature, sources in read_plan(model.tapped[1]).items():
+    for signature, sources in AlignmentPlan.read(model.tapped[1]).sources.items():
         graph = file.subgraph(file.signatures[signature].subgraph)
         feeds = plan_feeds(graph, sources, set(sources))
         fed = {tap for feed in feeds for tap in feed.taps}
@@ -240,7 +240,7 @@ def test_a_block_cut_out_gives_the_same_bits_as_in_place(stage: str, signature: 
 
     arguments = inputs_of(llama.flatbuffer, signature, fill)
     whole = run_file(llama.tapped[0], stage, signature, arguments)
-    file, sources = FlatbufferModel(llama.flatbuffer), read_plan(llama.tapped[1])[signature]
+    file, sources = FlatbufferModel(llama.flatbuffer), AlignmentPlan.read(llama.tapped[1]).sources[signature]
     entry, before, after = (
         file.signatures[signature],
         sources["block.0.out"].tensor,
@@ -259,7 +259,7 @@ def test_a_block_cut_out_gives_the_same_bits_as_in_place(stage: str, signature: 
 
 def test_a_cut_says_which_of_its_inputs_have_no_name(tmp_path: Path) -> None:
     llama = bench("tiny_llama")
-    file, sources = FlatbufferModel(llama.flatbuffer), read_plan(llama.tapped[1])["decode"]
+    file, sources = FlatbufferModel(llama.flatbuffer), AlignmentPlan.read(llama.tapped[1]).sources["decode"]
     subgraph = file.signatures["decode"].subgraph
     cut = range_between(file, subgraph, {sources["block.0.mlp.act"].tensor}, [sources["block.0.mlp.out"].tensor])
     assert cut.inputs == (sources["block.0.mlp.act"].tensor,)

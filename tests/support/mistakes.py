@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness.bench.catalogue.config import attention as attention_config
-from harness.bench.catalogue.weights import edited, embedding, output, shuffled, w2
-from harness.bench.fault import Config, Constant, Exchange, Network
 from places import DOWN, jiggle
 
 from harness.bench.breaking import Change, set_weight
 from harness.bench.catalogue import all_faults
+from harness.bench.mistake import Config, Constant, Exchange, Network
 from harness.bench.reseed import patch
 from harness.bench.workbench import Bench
+from harness.stages.litert_torch.faults.config import attention as attention_config
 from harness.stages.litert_torch.faults.rewiring import after, attention_called, block, first_norm, mlp, patched, rms
+from harness.stages.litert_torch.faults.weights import edited, embedding, output, shuffled, w2
 
 _CATALOGUE = {fault.id: fault for fault in all_faults()}
 Around = Callable[[], AbstractContextManager[Any]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.judge.rules import judge, load_rules
@@ -28,8 +29,8 @@ from harness.record.record import (
     Source,
     StageResult,
     TextLikelihood,
-    taps_frame,
 )
+from harness.record.tap_row import TapRow, taps_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,36 +164,32 @@ def _flip(flips: bool, at: int) -> str:
     return {1: "above noise", 2: "within noise"}.get(at, "") if flips else ""
 
 
-def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], taps: list[str]) -> list[dict[str, Any]]:
+def _rows(kind: str, hop: tuple[str, str], given: tuple[str, int, str | None], taps: list[str]) -> list[TapRow]:
     name, tokens, _ = given
     draw = random.Random(f"{hop}{tokens}")
     rows = []
     for order, tap in enumerate(taps):
         block, point = split_tap(tap)
-        row: dict[str, Any] = {
-            "model": "smollm2",
-            "input": name,
-            "hop": "->".join(hop),
-            "tap": tap,
-            "block": -1 if block is None else block,
-            "order": order,
-            "rule": "",
-            "why": "",
-            "verdict": "missing",
-        }
-        if hop[1] == "tflite-xnnpack" and point == "attn.probs":
-            row |= {"why": WHY_MISSING, "absence": "fused-attention"}
-        else:
-            row |= {"shape": f"1x{tokens}x{_width(point)}", "dtype": "float32"}
-            row |= {"how": "derived" if point == "attn.probs" else "read"}
-            row |= _judged(tap, row["hop"], tokens, _figures(kind, hop, order, taps, tokens, draw))
-        if kind == "hostile" and order == 3:
-            row["rule"] = HOSTILE
-        # Of the oracle: alike on every hop, and there also where a tap is missing.
-        rows.append(
-            row
-            | {"value_min": -2.0 - order, "value_max": 3.0 + order**2, "overflow_share": 0.0, "subnormal_share": 0.002}
+        row = TapRow(
+            model="smollm2",
+            input=name,
+            hop="->".join(hop),
+            tap=tap,
+            block=-1 if block is None else block,
+            order=order,
+            # Of the oracle: alike on every hop, and there also where a tap is missing.
+            value_min=-2.0 - order,
+            value_max=3.0 + order**2,
+            overflow_share=0.0,
+            subnormal_share=0.002,
         )
+        if hop[1] == "tflite-xnnpack" and point == "attn.probs":
+            row = replace(row, why=WHY_MISSING, absence="fused-attention")
+        else:
+            shape, how = f"1x{tokens}x{_width(point)}", "derived" if point == "attn.probs" else "read"
+            judged = _judged(tap, row.hop, tokens, _figures(kind, hop, order, taps, tokens, draw))
+            row = replace(row, shape=shape, dtype="float32", how=how, **judged)
+        rows.append(replace(row, rule=HOSTILE) if kind == "hostile" and order == 3 else row)
     return rows
 
 

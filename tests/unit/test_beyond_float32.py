@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from harness.locate.owners import ownership
 from harness.pipeline.operators import descent_tasks
 from harness.record.faults import BrokenFloor
 from harness.record.record import Fault, Record
+from harness.record.tap_row import TapRow, rows_in, taps_frame
 from harness.render.github import workflow_commands
 from harness.render.html import write_report
 from harness.render.markdown import summary
@@ -58,25 +60,27 @@ def run() -> tuple[Record, pd.DataFrame]:
     return record.model_copy(update=changed), frame
 
 
-def row(frame: pd.DataFrame) -> dict[str, object]:
-    found = frame[(frame["tap"] == TAP) & (frame["hop"] == HOP) & (frame["input"] == INPUT)]
-    return {str(name): value for name, value in found.to_dict("records")[0].items()}
+def row(frame: pd.DataFrame) -> TapRow:
+    (found,) = rows_in(frame[(frame["tap"] == TAP) & (frame["hop"] == HOP) & (frame["input"] == INPUT)])
+    return found
 
 
 def test_the_limit_that_a_tap_uses_up_is_the_noise_floors(run: tuple[Record, pd.DataFrame]) -> None:
     failing = row(run[1])
     assert share(failing) == pytest.approx(500)
     assert nearest_figure(failing) == "noise floor 0.500 of 1.00e-03"
-    assert share(failing | {"verdict": "pass", "broken": ""}) == pytest.approx(0.25)
-    assert share(failing | {"broken": "excess, noise_floor", "excess": 8.0}) == pytest.approx(2)
+    assert share(replace(failing, verdict="pass", broken="")) == pytest.approx(0.25)
+    assert share(replace(failing, broken="excess, noise_floor", excess=8.0)) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("broken", ["", None, float("nan"), "noise_floor, excess", "excess"])
 def test_a_tap_that_breaks_another_limit_or_none_breaks_not_the_floors_alone(broken: object) -> None:
-    row = {"noise_floor": 0.0012, "noise_floor_limit": 0.00001}
-    assert floor_alone({**row, "broken": broken}) is None
-    assert floor_alone({**row, "broken": "noise_floor"}) == BrokenFloor(value=0.0012, limit=0.00001)
-    assert floor_alone({**row, "broken": "noise_floor", "noise_floor": float("nan")}) is None
+    own = TapRow(model="m", input=INPUT, hop=HOP, tap=TAP, block=1, order=0, broken="noise_floor")
+    own = replace(own, noise_floor=0.0012, noise_floor_limit=0.00001)
+    assert floor_alone(own) == BrokenFloor(value=0.0012, limit=0.00001)
+    assert floor_alone(replace(own, noise_floor=float("nan"))) is None
+    (other,) = rows_in(taps_frame([own]).assign(broken=broken))
+    assert floor_alone(other) is None
 
 
 def test_every_renderer_gives_the_reason_and_no_excess(run: tuple[Record, pd.DataFrame], tmp_path: Path) -> None:
@@ -110,5 +114,5 @@ def test_an_annotation_gives_the_noise_floor(run: tuple[Record, pd.DataFrame]) -
 
 def test_nothing_is_searched_for_behind_it(run: tuple[Record, pd.DataFrame]) -> None:
     record, frame = run
-    assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
+    assert explain_task(record, frame, None, ("", ""), Path(), Path(), "", "") is None  # type: ignore[arg-type]
     assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from harness.judge.rules import load_rules
 from harness.names.coverage import Absence
 from harness.names.stages import Hop
 from harness.record.details import COLUMNS, Details, read_details, write_details
-from harness.record.record import taps_frame
+from harness.record.tap_row import taps_frame
 from harness.store.trace import TraceWriter, sample
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "final_norm", "logits"]
@@ -56,13 +56,13 @@ def closely(compared: tuple[Path, Comparison], checkpoint: Path = Path("nowhere"
 
 
 def test_positions_have_the_excess_of_their_tap_and_its_worst_place(compared: tuple[Path, Comparison]) -> None:
-    rows = {row["tap"]: row for row in compared[1].rows}
+    rows = {row.tap: row for row in compared[1].rows}
     positions = closely(compared).positions
     assert set(positions["tap"]) >= {"embed", "block.0.out", "final_norm", "logits"}
     for tap, mine in positions.groupby("tap"):
         worst = mine.loc[mine["excess"].idxmax()]
-        assert (worst["position"], worst["excess"]) == (rows[tap]["worst_position"], rows[tap]["position_excess"])
-        assert set(mine["limit"]) == {rows[tap]["position_excess_limit"]}
+        assert (worst["position"], worst["excess"]) == (rows[tap].worst_position, rows[tap].position_excess)
+        assert set(mine["limit"]) == {rows[tap].position_excess_limit}
         assert list(mine["position"]) == list(range(LENGTH))
 
 

@@ -48,13 +48,13 @@ def compare(folder: Path, stages: dict[str, dict[str, np.ndarray]]) -> Compariso
 
 
 def verdicts(found: Comparison, hop: str) -> dict[str, str]:
-    return {row["tap"]: row["verdict"] for row in found.rows if row["hop"] == hop}
+    return {row.tap: row.verdict for row in found.rows if row.hop == hop}
 
 
 def test_a_faithful_run_passes_on_every_tap(tmp_path, stages):
     found = compare(tmp_path, stages)
     assert len(found.rows) == len(TAPS) * len(HOPS)
-    assert {row["verdict"] for row in found.rows} == {"pass"}
+    assert {row.verdict for row in found.rows} == {"pass"}
     assert found.logits["hf->reauthored"].positions == LENGTH
 
 
@@ -64,8 +64,8 @@ def test_an_error_upstream_is_not_charged_to_the_hop_behind_it(tmp_path, stages)
     found = compare(tmp_path, stages)
     assert verdicts(found, "hf->reauthored")["block.0.mlp.out"] == "fail"
     assert set(verdicts(found, "reauthored->tflite-xnnpack").values()) == {"pass"}
-    after = next(row for row in found.rows if row["hop"].endswith("xnnpack") and row["tap"] == "block.0.mlp.out")
-    assert after["excess"] < 4 < after["total_excess"]  # what is left in the end is still on record
+    after = next(row for row in found.rows if row.hop.endswith("xnnpack") and row.tap == "block.0.mlp.out")
+    assert after.excess < 4 < after.total_excess  # what is left in the end is still on record
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -80,8 +80,8 @@ def test_a_value_that_is_no_number_fails_even_where_both_sides_have_it(tmp_path,
 def test_a_tap_that_a_stage_lacks_is_missing_with_the_reason_and_no_pass(tmp_path, stages):
     del stages["tflite-xnnpack"]["embed"]
     found = compare(tmp_path, stages)
-    row = next(row for row in found.rows if row["hop"].endswith("xnnpack") and row["tap"] == "embed")
-    assert (row["verdict"], row["why"]) == ("missing", "no embed in tflite-xnnpack")
+    row = next(row for row in found.rows if row.hop.endswith("xnnpack") and row.tap == "embed")
+    assert (row.verdict, row.why) == ("missing", "no embed in tflite-xnnpack")
     assert verdicts(found, "hf->reauthored")["embed"] == "pass"
 
 
@@ -94,9 +94,9 @@ def test_without_the_oracle_nothing_passes(tmp_path, stages):
 def test_another_shape_is_a_failure_that_names_the_shapes(tmp_path, stages):
     stages["tflite-xnnpack"]["embed"] = np.ones((1, LENGTH, 32), np.float32)
     found = compare(tmp_path, stages)
-    row = next(row for row in found.rows if row["hop"].endswith("xnnpack") and row["tap"] == "embed")
-    assert row["verdict"] == "fail"
-    assert "1x12x64 against 1x12x32" in row["why"]
+    row = next(row for row in found.rows if row.hop.endswith("xnnpack") and row.tap == "embed")
+    assert row.verdict == "fail"
+    assert "1x12x64 against 1x12x32" in row.why
 
 
 def test_only_positions_that_both_stages_computed_are_compared(tmp_path, stages):
@@ -111,9 +111,9 @@ def test_only_positions_that_both_stages_computed_are_compared(tmp_path, stages)
         return compare_traces(folder, set(stages), ["a"], TAPS, "m", load_rules(), lambda stage, tap: absent, HOPS)
 
     unexplained = compared(Absence("the kernel was tired"))
-    (row,) = [row for row in unexplained.rows if row["verdict"] != "pass"]
-    assert (row["tap"], row["verdict"], row["absence"]) == ("logits", "missing", "")
-    assert row["why"] == "compared at 1 of 12 positions: the kernel was tired"
+    (row,) = [row for row in unexplained.rows if row.verdict != "pass"]
+    assert (row.tap, row.verdict, row.absence) == ("logits", "missing", "")
+    assert row.why == "compared at 1 of 12 positions: the kernel was tired"
     found = compared(listed(NO_PREFILL_LOGITS))
     assert set(verdicts(found, "reauthored->tflite-xnnpack").values()) == {"pass"}
     assert found.logits["reauthored->tflite-xnnpack"].positions == 1

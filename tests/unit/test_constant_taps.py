@@ -17,7 +17,8 @@ from harness.names.coverage import Absence
 from harness.names.stages import Hop
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.comparison import with_local_errors
-from harness.record.record import HopResult, taps_frame
+from harness.record.record import HopResult
+from harness.record.tap_row import taps_frame
 from harness.store.trace import TraceWriter
 
 HOP = "hf->reauthored"
@@ -71,7 +72,7 @@ def summed_up(found: Comparison, taps: list[str]) -> HopResult:
 
 
 def verdicts(found: Comparison) -> dict[tuple[str, str], str]:
-    return {(row["input"], row["tap"]): row["verdict"] for row in found.rows}
+    return {(row.input, row.tap): row.verdict for row in found.rows}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_tap_that_is_constant_in_the_oracle_is_missing_and_fails_its_hop(
 def test_a_local_pass_that_agrees_makes_no_pass_of_a_constant_tap(tmp_path: Path, number: float) -> None:
     values = {"embed": alive(6), "logits": np.full((1, 6, 8), number)}
     found = with_local_passes(tmp_path, compared(tmp_path, {"a": values}), values)
-    assert all(row["local_excess"] < 1 for row in found.rows), "the local pass is what is tested"
+    assert all(row.local_excess < 1 for row in found.rows), "the local pass is what is tested"
     assert verdicts(found) == {("a", "embed"): "pass", ("a", "logits"): "missing"}
     hop = summed_up(found, list(values))
     assert (hop.verdict, hop.taps_compared, hop.taps_missing, hop.coverage) == ("fail", 1, 1, 0.5)
@@ -111,16 +112,16 @@ def test_a_local_pass_that_agrees_makes_no_pass_of_a_constant_tap(tmp_path: Path
 def test_a_constant_tap_that_a_local_pass_gives_otherwise_fails_by_its_local_limit(tmp_path: Path) -> None:
     values = {"embed": alive(6), "logits": np.full((1, 6, 8), 0.02)}
     found = with_local_passes(tmp_path, compared(tmp_path, {"a": values}), values, logits=alive(6))
-    (row,) = (row for row in found.rows if row["tap"] == "logits")
-    assert (row["verdict"], row["rule"]) == ("fail", "float32-logits")
-    assert row["why"].startswith("local_excess")
+    (row,) = (row for row in found.rows if row.tap == "logits")
+    assert (row.verdict, row.rule) == ("fail", "float32-logits")
+    assert row.why.startswith("local_excess")
     assert summed_up(found, list(values)).first_failing_tap == "logits"
 
 
 def test_what_was_compared_in_part_is_no_pass_by_a_local_pass(tmp_path: Path) -> None:
     values = {"embed": alive(6), "logits": alive(6)}
     found = compared(tmp_path, {"a": values})
-    partly = [row | ({"verdict": "missing", "why": "partly"} if row["tap"] == "logits" else {}) for row in found.rows]
+    partly = [replace(row, verdict="missing", why="partly") if row.tap == "logits" else row for row in found.rows]
     found = with_local_passes(tmp_path, replace(found, rows=partly), values)
     assert verdicts(found) == {("a", "embed"): "pass", ("a", "logits"): "missing"}
     assert summed_up(found, list(values)).taps_compared == 1

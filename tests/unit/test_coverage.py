@@ -28,7 +28,8 @@ from harness.names.coverage import (
 )
 from harness.names.stages import Hop
 from harness.names.variant import Variant
-from harness.record.record import TAP_COLUMNS, HopResult
+from harness.record.record import HopResult
+from harness.record.tap_row import TAP_COLUMNS
 
 XNNPACK = "reauthored->tflite-xnnpack"
 TAPS = ["embed", "block.0.attn.norm", "block.0.attn.probs", "final_norm", "logits"]
@@ -41,6 +42,7 @@ def frame_of(missing: dict[tuple[str, str], str], inputs: tuple[str, ...] = ("a"
         for order, tap in enumerate(TAPS):
             row: dict[str, Any] = {"input": item, "hop": XNNPACK, "tap": tap, "order": order, "verdict": "pass"}
             row |= {
+                "block": -1,
                 "excess": 1.0,
                 "position_excess": 1.0,
                 "excess_limit": 4.0,

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from record_factory import make_run
 
+from harness.jobs.results import Descended
 from harness.pipeline.operators import with_operators
 from harness.processes.scheduler import Task, TaskResult
-from harness.record.record import Fault, Record
+from harness.record.record import Fault, FaultyOperator, Record
 
 HOP = "reauthored->tflite-builtin"
 FOUND = {
@@ -28,8 +29,8 @@ def record_with(owner: str) -> Record:
     return record.model_copy(update={"faults": [fault]})
 
 
-def found(operator: dict[str, Any]) -> dict[str, Any]:
-    return {"stage": "tflite-builtin", "faults": {"block.0.attn.probs": operator}}
+def found(operator: dict[str, Any]) -> Descended:
+    return Descended(stage="tflite-builtin", faults={"block.0.attn.probs": FaultyOperator(**operator)})
 
 
 def described(owner: str, **result: Any) -> Record:
@@ -58,7 +59,7 @@ def test_an_operator_does_not_change_what_an_audit_proved() -> None:
 
 
 def test_a_descent_that_does_not_end_costs_no_verdict() -> None:
-    record = described("converter", status="timeout", value={}, detail="ended after its time limit")
+    record = described("converter", status="timeout", value=None, detail="ended after its time limit")
     assert record.first_fault is not None
     assert record.first_fault.operator is None
     assert record.findings[-1].severity == "warning"

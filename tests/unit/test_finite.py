@@ -18,7 +18,8 @@ from harness.flatbuffer.writing import packed
 from harness.locate.owners import is_given, ownership
 from harness.pipeline.operators import descent_tasks
 from harness.pipeline.owned_faults import owned
-from harness.record.record import Fault, Finding, taps_frame
+from harness.record.record import Fault, Finding
+from harness.record.tap_row import TapRow, taps_frame
 from harness.render.sentences import headline
 from harness.render.words import verdict_words
 from harness.store.trace import TraceWriter
@@ -137,7 +138,8 @@ def test_the_owner_follows_from_the_traces_and_what_comes_after_is_no_fault_of_i
             trace.put(TAP, spoiled)
             trace.put("final_norm", spoiled)
     taps = ["block.0.out", TAP, "final_norm"]
-    rows = [{"hop": FIRST, "tap": tap, "input": "a", "verdict": "fail", "nan_count": 1, "inf_count": 0} for tap in taps]
+    at = {"model": "m", "input": "a", "hop": FIRST, "block": -1, "order": 0}
+    rows = [TapRow(**at, tap=tap, verdict="fail", nan_count=1, inf_count=0) for tap in taps]
     found = owned([fault(FIRST).model_copy(update={"tap": tap}) for tap in taps], taps_frame(rows), [], {}, tmp_path)
     assert [(one.tap, one.owner) for one in found] == [("block.0.out", "re-authoring"), (TAP, "checkpoint")]
 
@@ -147,7 +149,7 @@ def test_what_no_stage_did_is_neither_explained_nor_searched_in_its_operators() 
     assert all(is_given(one.owner) for one in given)
     record, frame = make_run("fail")
     record = record.model_copy(update={"faults": given})
-    assert explain_task(record, frame, None, ("", ""), Path(), Path(), {}) is None  # type: ignore[arg-type]
+    assert explain_task(record, frame, None, ("", ""), Path(), Path(), "", "") is None  # type: ignore[arg-type]
     assert descent_tasks(None, None, record, {}) == {}  # type: ignore[arg-type]
     recipes = fault(KERNELS).model_copy(update={"owner": "recipe fp16"})
     assert descent_tasks(None, None, record.model_copy(update={"faults": [recipes]}), {}) == {}  # type: ignore[arg-type]

@@ -232,8 +232,8 @@ def test_the_size_of_a_tap_is_that_of_its_values(tmp_path: Path) -> None:
         tmp_path, {"oracle", "hf", "reauthored"}, ["a"], ["embed"], "m", rules, lambda *_: Absence(""), hops
     )
     (row,) = found.rows
-    assert row["verdict"] == "fail"
-    assert row["why"].endswith("root mean square of 0.5")
+    assert row.verdict == "fail"
+    assert row.why.endswith("root mean square of 0.5")
 
 
 def test_a_looser_rule_is_told_from_a_stricter_one_by_each_of_its_limits(tmp_path: Path) -> None:

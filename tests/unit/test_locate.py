@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.locate.faults import LostStage, cases, hides_others, locate, summarise_hop
 from harness.names.stages import Hop
-from harness.record.record import TAP_COLUMNS
+from harness.record.tap_row import TAP_COLUMNS
 
 TAPS = ["embed", "block.0.attn.q", "block.0.out", "logits"]
 HOP = "hf->reauthored"

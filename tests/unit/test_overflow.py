@@ -14,7 +14,8 @@ from harness.compare.overflow import overflow_findings
 from harness.compare.traces import compare_traces
 from harness.judge.rules import load_rules
 from harness.names.coverage import Absence
-from harness.record.record import TAP_COLUMNS, Finding, taps_frame
+from harness.record.record import Finding
+from harness.record.tap_row import TAP_COLUMNS, TapRow, taps_frame
 from harness.store.trace import TraceWriter
 from harness.weights.parameters import ParameterSource
 
@@ -24,7 +25,7 @@ BLOCKS = 12
 def findings(reach: dict[str, float], rms_norms: bool = True, least: float = -1.0) -> list[Finding]:
     """Of a model of which these taps reach that far on input `long`, and half as far on input `short`."""
     rows = [
-        {"tap": tap, "input": item, "hop": hop, "value_min": least, "value_max": value * share}
+        TapRow(model="m", input=item, hop=hop, tap=tap, block=0, order=0, value_min=least, value_max=value * share)
         for tap, value in reach.items()
         for item, share in (("short", 0.5), ("long", 1.0))
         for hop in ("hf->reauthored", "reauthored->tflite-builtin")
@@ -72,7 +73,9 @@ def test_what_is_no_number_fails_elsewhere_and_hides_nothing_here(value):
     assert findings({"block.0.mlp.out": value}) == []
     (found,) = findings({"block.0.mlp.out": value, "block.1.mlp.out": 7e4})
     assert "block.1.mlp.out" in found.what
-    assert overflow_findings([{"tap": "embed", "input": "a", "hop": "b"}], True) == []  # rows of an older version
+    assert (
+        overflow_findings([TapRow(model="m", input="a", hop="b", tap="embed", block=-1, order=0)], True) == []
+    )  # rows of an older version
 
 
 def test_every_tap_has_the_range_of_the_oracle_also_where_it_is_missing(tmp_path: Path):
@@ -89,13 +92,13 @@ def test_every_tap_has_the_range_of_the_oracle_also_where_it_is_missing(tmp_path
     found = compare_traces(
         tmp_path, {"oracle", "hf", "reauthored"}, ["a"], taps, "m", load_rules(), lambda *_: Absence("gone")
     )
-    rows = {row["tap"]: row for row in found.rows}
-    assert [rows[tap]["verdict"] for tap in taps] == ["missing", "pass", "pass"]
+    rows = {row.tap: row for row in found.rows}
+    assert [rows[tap].verdict for tap in taps] == ["missing", "pass", "pass"]
     for tap in taps:
-        assert (rows[tap]["value_min"], rows[tap]["value_max"]) == (made[tap].min(), made[tap].max())
+        assert (rows[tap].value_min, rows[tap].value_max) == (made[tap].min(), made[tap].max())
     far = rows["block.0.mlp.out"]
-    assert far["overflow_share"] == 1 / 240
-    assert far["subnormal_share"] == (np.abs(made["block.0.mlp.out"]) < 2**-14).mean() >= 4 / 240
+    assert far.overflow_share == 1 / 240
+    assert far.subnormal_share == (np.abs(made["block.0.mlp.out"]) < 2**-14).mean() >= 4 / 240
     assert {"value_min", "value_max", "overflow_share", "subnormal_share"} < set(TAP_COLUMNS)
     assert taps_frame(found.rows)["value_max"].notna().all()
 

@@ -12,7 +12,8 @@ from harness.names.codes import FindingCode
 from harness.names.stages import Hop
 from harness.pipeline.owned_faults import owned
 from harness.record.faults import BrokenFloor
-from harness.record.record import Fault, Finding, taps_frame
+from harness.record.record import Fault, Finding
+from harness.record.tap_row import TapRow, taps_frame
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -116,11 +117,22 @@ FLOOR = "noise_floor"
 WITHIN = {"excess": 1.0, "position_excess": 1.0, "noise_floor": 1.0, "nan_count": 0, "inf_count": 0}
 
 
-def row_of(*judgements: Judgement, hop: str = FIRST, tap: str = "block.1.attn.norm", **more: object) -> dict[str, Any]:
+def row_of(*judgements: Judgement, hop: str = FIRST, tap: str = "block.1.attn.norm", **more: Any) -> TapRow:
     """A row that fails by these judgements, as a run makes it."""
-    found = {"hop": hop, "tap": tap, "input": "a", "block": 1, "order": 0, "verdict": "fail", "noise_floor": 1.0}
-    broken = {"broken": ", ".join(one.codes for one in judgements), "noise_floor_limit": judgements[0].limits[FLOOR]}
-    return {**found, **broken, "why": "; ".join(one.why for one in judgements), **more}
+    return TapRow(
+        model="m",
+        input="a",
+        hop=hop,
+        tap=tap,
+        block=1,
+        order=0,
+        verdict="fail",
+        noise_floor=1.0,
+        broken=", ".join(one.codes for one in judgements),
+        noise_floor_limit=judgements[0].limits[FLOOR],
+        why="; ".join(one.why for one in judgements),
+        **more,
+    )
 
 
 def judged(hop: str = FIRST, **figures: float) -> Judgement:

@@ -26,8 +26,8 @@ def test_a_stage_runs_in_a_process_of_its_own_and_gives_back_what_it_found(tmp_p
     watcher = Watcher()
     results = run_tasks([task("a", "work", {"x": 1})], tmp_path / "run.log", watcher)
     assert results["a"].status == "ok"
-    assert results["a"].value["x"] == 1
-    assert results["a"].value["pid"] != os.getpid()
+    assert results["a"].value.root["x"] == 1
+    assert results["a"].value.root["pid"] != os.getpid()
     assert results["a"].peak_rss_mb > 1
     assert watcher.said == ["working"]
     assert watcher.ends == ["a"]
@@ -44,7 +44,7 @@ def test_what_a_framework_says_goes_to_the_log_and_not_to_the_terminal(tmp_path,
 def test_linear_algebra_of_a_stage_keeps_to_one_core(tmp_path, monkeypatch, torch):
     """Stages run side by side: threads that wait for a core that another has would spin."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = run(tmp_path, task("a", "multiply", torch=torch))["a"].value
+    found = run(tmp_path, task("a", "multiply", torch=torch))["a"].value.root
     assert found == {"corner": 1024.0, "threads": 1}
 
 
@@ -90,8 +90,8 @@ def test_what_needs_a_failed_stage_is_skipped_and_says_why(tmp_path):
 
 def test_a_payload_can_be_made_of_what_ran_before(tmp_path):
     first = task("a", "work", {"x": 1})
-    second = Task("b", "stage_targets:work", lambda results: {"y": results["a"].value["x"] + 1}, needs=("a",))
-    assert run(tmp_path, first, second)["b"].value["y"] == 2
+    second = Task("b", "stage_targets:work", lambda results: {"y": results["a"].value.root["x"] + 1}, needs=("a",))
+    assert run(tmp_path, first, second)["b"].value.root["y"] == 2
 
 
 def test_a_wrong_input_ends_the_run_with_its_one_line(tmp_path):
@@ -101,15 +101,15 @@ def test_a_wrong_input_ends_the_run_with_its_one_line(tmp_path):
 
 def test_stages_that_do_not_depend_on_each_other_overlap(tmp_path):
     results = run(tmp_path, *(task(name, "nap", {"seconds": 1.0}) for name in "ab"), cores=2)
-    assert max(r.value["began"] for r in results.values()) < min(r.value["ended"] for r in results.values())
+    assert max(r.value.root["began"] for r in results.values()) < min(r.value.root["ended"] for r in results.values())
 
 
 @pytest.mark.parametrize("limit", [{"cores": 1}, {"memory_mb": 900}])
 def test_stages_wait_for_cores_and_memory(tmp_path, limit):
     naps = [task(name, "nap", {"seconds": 0.3}, memory_mb=500) for name in "ab"]
     results = run(tmp_path, *naps, **limit)
-    first, second = sorted(results.values(), key=lambda result: result.value["began"])
-    assert second.value["began"] >= first.value["ended"]
+    first, second = sorted(results.values(), key=lambda result: result.value.root["began"])
+    assert second.value.root["began"] >= first.value.root["ended"]
 
 
 def test_a_stage_larger_than_the_budget_runs_alone_and_not_never(tmp_path):
@@ -120,7 +120,7 @@ def test_a_stage_larger_than_the_budget_runs_alone_and_not_never(tmp_path):
 def test_a_stage_that_must_run_alone_does(tmp_path):
     naps = [task("a", "nap", {"seconds": 0.3}, alone=True), task("b", "nap", {"seconds": 0.3})]
     results = run(tmp_path, *naps, cores=2)
-    assert results["b"].value["began"] >= results["a"].value["ended"]
+    assert results["b"].value.root["began"] >= results["a"].value.root["ended"]
 
 
 def test_peak_memory_is_the_stages_own(tmp_path):
@@ -136,7 +136,7 @@ def test_the_server_that_torch_stages_are_forked_from_is_started_again_once(tmp_
     tasks = [task("a", "end_the_server", told, torch=True), task("b", "work", needs=("a",), torch=True)]
     results = run(tmp_path, *tasks, task("c", "nap", {"seconds": 0.1}))
     assert {name: result.status for name, result in results.items()} == {"a": "ok", "b": "ok", "c": "ok"}
-    assert results["a"].value == {"times": 1}
+    assert results["a"].value.root == {"times": 1}
 
 
 @pytest.mark.slow

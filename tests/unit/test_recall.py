@@ -15,7 +15,7 @@ from paths import ROOT
 
 from harness.spec import rests
 from harness.spec.code import SpecCode
-from harness.spec.rests import Rests, heard, rests_of, told
+from harness.spec.rests import Rests, rests_of, told
 from harness.spec.witness import Seen
 
 LIBC = ctypes.CDLL(None)
@@ -41,7 +41,7 @@ def seen_by(work: Callable[[], Any], folder: Path, code: SpecCode | None = None)
     with seen.watching():
         work()
     found = rests_of(seen, code or SpecCode({}, frozenset()), since, folder.parent / "cache")
-    return heard({"rests": json.loads(json.dumps(told(found)))})
+    return None if found is None else Rests.model_validate(json.loads(json.dumps(told(found))))
 
 
 def rest(work: Callable[[], Any], folder: Path) -> Rests:
@@ -178,6 +178,7 @@ def test_a_published_config_that_is_edited_on_disk_is_read_again(
 ) -> None:
     """`published=` reads a folder: its epsilon is edited, and what was prepared before is not taken for known."""
     from harness.jobs.prepared import Prepared, Request
+    from harness.jobs.results import Preparation
     from harness.pipeline.prepared_cache import recall, recall_key, remember
     from harness.store.cache import Cache
 
@@ -199,7 +200,7 @@ def test_a_published_config_that_is_edited_on_disk_is_read_again(
 
     def prepared_now() -> None:
         answer = prepare(f"{spec}:OWN", miniature=True, rests=True)
-        found = heard(answer)
+        found = Preparation.model_validate(answer).rests
         assert found is not None
         assert str(tmp_path / "published" / "config.json") in found.files
         remember(cache, key, Prepared.model_validate(answer), [found])

@@ -20,7 +20,7 @@ from harness.names.stages import Hop, hops_of, split
 from harness.pipeline.conversions import check_quantised
 from harness.pipeline.options import Options, check, stages_of
 from harness.pipeline.run import run
-from harness.record.record import taps_frame
+from harness.record.tap_row import taps_frame
 from harness.render.sentences import snr_words
 from harness.store.trace import TraceWriter
 
@@ -113,8 +113,9 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
     found = compare_traces(
         tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), KERNEL_HOPS
     )
-    assert {row["rule"] for row in found.rows} == {"kernels"}
-    assert all(math.isnan(row[name]) for row in found.rows for name in ("excess", "position_excess", "total_excess"))
+    assert {row.rule for row in found.rows} == {"kernels"}
+    assert all(math.isnan(row.excess) and math.isnan(row.position_excess) for row in found.rows)
+    assert all(math.isnan(row.total_excess) for row in found.rows)
     frame = taps_frame(found.rows)
     hops = [summarise_hop(hop, frame, TAPS, None, 1.0) for hop in KERNEL_HOPS]
     assert [hop.verdict for hop in hops] == ["pass", "fail"]

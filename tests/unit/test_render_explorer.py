@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
 from harness.names.taps import BLOCK_POINTS, block_tap, tap_order
+from harness.record.tap_row import rows_in
 from harness.render.explorer import (
     OVERLAYS,
     dataflow,
@@ -99,8 +101,8 @@ def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[st
 def test_the_overlay_shows_the_worst_input() -> None:
     record, frame = make_run("fail")
     worst = frame[(frame["hop"] == "hf->reauthored") & (frame["tap"] == FAULTY_TAP)]["excess"].max()
-    rows = frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)].to_dict("records")
-    data = node_data(record.hops[0], {row["tap"]: row for row in rows}, "excess")
+    rows = rows_in(frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)])
+    data = node_data(record.hops[0], worst_rows(rows), "excess")
     assert data["hf->reauthored/hf"]["results"][FAULTY_TAP]["value"] == pytest.approx(worst, rel=1e-3)
 
 
@@ -122,10 +124,10 @@ def test_an_excess_is_coloured_by_its_own_limit() -> None:
     """Short inputs have limits of 16: there an excess of 12 is within them, and elsewhere far past."""
     record, frame = make_run("pass", 4)
     rows = frame[(frame["hop"] == "hf->reauthored") & frame["tap"].isin(["block.2.attn.q", "block.2.attn.k"])]
-    worst = {
-        row["tap"]: {**row, "excess": 12.0, "excess_limit": 16.0 if row["tap"].endswith("q") else 4.0}
-        for row in rows[rows["input"] == "long"].to_dict("records")
-    }
+    worst = worst_rows(
+        replace(row, excess=12.0, excess_limit=16.0 if row.tap.endswith("q") else 4.0)
+        for row in rows_in(rows[rows["input"] == "long"])
+    )
     results = node_data(record.hops[0], worst, "excess")["hf->reauthored/hf"]["results"]
     at_half = node_data(record.hops[0], worst, "limit_used")["hf->reauthored/hf"]["thresholds"]
     colours = {each["value"]: each["bgColor"] for each in at_half}

@@ -19,7 +19,8 @@ from harness.commands.main import app
 from harness.explore.tap_level import choose_hop
 from harness.plain import clean
 from harness.record.details import write_details
-from harness.record.record import FaultyOperator, Record, StageResult, read_record, read_taps, taps_frame, write_record
+from harness.record.record import FaultyOperator, Record, StageResult, read_record, read_taps, write_record
+from harness.record.tap_row import taps_frame
 from harness.render.explorer import write_explorer
 from harness.render.html import chain, write_report
 from harness.render.junit import write_junit

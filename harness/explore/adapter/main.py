@@ -7,8 +7,8 @@ Model Explorer imports `<extension>.main`; see docs/explore-operators.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from model_explorer import (
     Adapter,
@@ -26,6 +26,7 @@ from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, Thre
 from harness.errors import UsageError
 from harness.record.record import RECORD_FILE, HopResult, Record, read_run
 from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
+from harness.render.model_explorer import Collection, Overlay
 from harness.render.numbers import rows_of
 
 ADAPTER = "edge_parity"
@@ -44,7 +45,7 @@ class RunAdapter(Adapter):  # type: ignore[misc]  # Model Explorer has no types
         fileExts=["json"],
     )
 
-    def convert(self, model_path: str, settings: dict[str, Any]) -> ModelExplorerGraphs:
+    def convert(self, model_path: str, settings: Mapping[str, object]) -> ModelExplorerGraphs:
         """Collections of one graph each, the first fault's hop first. Raises UsageError for any other JSON file."""
         return {
             "graphCollections": [GraphCollection(item["label"], item["graphs"]) for item in _opened(Path(model_path))]
@@ -66,7 +67,7 @@ class RunOverlays(NodeDataProvider):  # type: ignore[misc]
         return GetConfigEditorsResult(configEditors=[])
 
     def run(
-        self, provider_id: str, model_path: str, graph_id: str, config_values: dict[str, Any], graph: Any
+        self, provider_id: str, model_path: str, graph_id: str, config_values: Mapping[str, object], graph: object
     ) -> NodeDataProviderResult:
         try:
             return NodeDataProviderResult(result=_overlays(Path(model_path), graph_id))
@@ -74,7 +75,7 @@ class RunOverlays(NodeDataProvider):  # type: ignore[misc]
             return NodeDataProviderResult(error=str(error))
 
 
-def _opened(path: Path) -> list[dict[str, Any]]:
+def _opened(path: Path) -> list[Collection]:
     """What a JSON file shows. Raises UsageError for one that is neither a run's record nor a graph."""
     if path.name == RECORD_FILE:
         return _collections(path.parent)
@@ -85,10 +86,10 @@ def _opened(path: Path) -> list[dict[str, Any]]:
     found = content if isinstance(content, list) else [content]
     if not all(isinstance(item, dict) and "graphs" in item for item in found):
         raise UsageError(f"{path} holds no graphs; give the {RECORD_FILE} of a run, or choose another adapter")
-    return [{"label": item.get("label", path.name), "graphs": item["graphs"]} for item in found]
+    return [Collection(label=item.get("label", path.name), graphs=item["graphs"]) for item in found]
 
 
-def _collections(run: Path) -> list[dict[str, Any]]:
+def _collections(run: Path) -> list[Collection]:
     record, frame = read_run(run)
     found = []
     for hop in _faulty_first(record):
@@ -114,7 +115,7 @@ def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     return [_typed(content[shown]) for content in overlays(hop, worst_rows(rows_of(frame, hop=hop.name))).values()]
 
 
-def _typed(data: dict[str, Any]) -> GraphNodeData:
+def _typed(data: Overlay) -> GraphNodeData:
     return GraphNodeData(
         results={node: NodeDataResult(**result) for node, result in data["results"].items()},
         name=data["name"],

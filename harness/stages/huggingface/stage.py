@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from harness.align.modules import ModuleMap, hf_modules
 from harness.errors import UsageError
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import AS_NAMED, Facts, Given
+from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import ORACLE
 from harness.names.taps import LOGITS, block_tap
 from harness.spec.route import route_of
@@ -59,6 +61,15 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[HuggingFace]:
             yield HuggingFace(job, network, modules, capture, mode, dtype, absent)
 
 
+class HuggingFaceFacts(Facts):
+    """The counts are of the oracle, and say that it is float64 throughout."""
+
+    dtype: str  # "float64"
+    torch_calls: int = 0
+    narrow_results: dict[str, int] = Field(default_factory=dict)  # function -> results narrower than what it was given
+    rounded: dict[str, int] = Field(default_factory=dict)  # function -> results that the model itself rounds
+
+
 @dataclass(frozen=True)
 class HuggingFace:
     """A `Session`. Its traces are those of each order of summation."""
@@ -91,14 +102,17 @@ class HuggingFace:
         if self.mode is not None and self.mode.narrow:
             raise RuntimeError(f"the oracle is not float64 throughout: {dict(self.mode.narrow)} gave narrower results")
 
-    def facts(self) -> Facts:
-        mode = self.mode
-        exact = (
-            {}
-            if mode is None
-            else {"torch_calls": mode.calls, "narrow_results": dict(mode.narrow), "rounded": dict(mode.rounded)}
+    def facts(self) -> HuggingFaceFacts:
+        mode, dtype = self.mode, str(self.dtype).removeprefix("torch.")
+        if mode is None:
+            return HuggingFaceFacts(absent_modules=self.absent, dtype=dtype)
+        return HuggingFaceFacts(
+            absent_modules=self.absent,
+            dtype=dtype,
+            torch_calls=mode.calls,
+            narrow_results=dict(mode.narrow),
+            rounded=dict(mode.rounded),
         )
-        return Facts(absent_modules=self.absent, dtype=str(self.dtype).removeprefix("torch."), **exact)
 
 
 def load(folder: Any, dtype: torch.dtype) -> Any:

@@ -7,26 +7,25 @@ the reference's values, with the kernels that ship.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness.align.feeds import Feed, plan_feeds
 from harness.align.layout import layout_cache
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, tensor_of
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_severed
 from harness.flatbuffer.writing import graft
 from harness.inputs.tokens import Step, schedule
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import Facts
 from harness.names.stages import BUILTIN
 from harness.names.taps import block_tap, split_tap
 from harness.stages.litert.stage import (
@@ -34,9 +33,9 @@ from harness.stages.litert.stage import (
     TAP_PREFIX,
     Array,
     Runner,
+    TensorDetails,
     as_tap,
     is_cache,
-    read_plan,
     runtime,
     tapped_outputs,
     write_step,
@@ -52,7 +51,7 @@ Feeds = Mapping[str, list[Feed]]
 def open_local(job: Job) -> Iterator[LocalTFLite]:
     """The session of a local pass. See `harness/jobs/session.py`."""
     assert job.flatbuffer and job.plan and job.reference
-    plan = read_plan(job.plan)
+    plan = AlignmentPlan.read(job.plan)
     known = [set(Trace.open(job.reference / item.id).taps) for item in job.inputs]
     present = set.intersection(*known) if known else set()
     local(job.traces).mkdir(parents=True, exist_ok=True)
@@ -60,8 +59,15 @@ def open_local(job: Job) -> Iterator[LocalTFLite]:
         path = Path(folder) / "severed.tflite"
         feeds = _severed(job, path, plan, present)
         runner = Runner(job, path, preserve=job.stage == BUILTIN)
-        yield LocalTFLite(job, runner, plan, feeds, present)
+        yield LocalTFLite(job, runner, plan.sources, feeds, present)
         del runner
+
+
+class LocalFacts(Facts):
+    """How far the file was cut."""
+
+    runtime: str  # "ai-edge-litert 2.3.0"
+    taps_not_held_by_reference: list[str]  # that no value of the reference replaces
 
 
 @dataclass(frozen=True)
@@ -81,32 +87,27 @@ class LocalTFLite:
         assert reference is not None, "a local pass takes a reference"
         _trace(self.runner, item, self.job, self.plan, self.feeds, reference)
 
-    def facts(self) -> Facts:
-        """The runtime, and the taps that no value of the reference replaces."""
+    def facts(self) -> LocalFacts:
         taps = {tap for sources in self.plan.values() for tap in sources}
-        return Facts(runtime=runtime(), taps_not_held_by_reference=sorted(taps - self.present))
+        return LocalFacts(runtime=runtime(), taps_not_held_by_reference=sorted(taps - self.present))
 
 
-def _severed(job: Job, path: Path, plan: Mapping[str, Mapping[str, TapSource]], present: set[str]) -> Feeds:
+def _severed(job: Job, path: Path, plan: AlignmentPlan, present: set[str]) -> Feeds:
     """Write the severed flatbuffer; returns what is to be fed.
 
     The head that was written with the tapped copy serves if the reference holds every tap that it is cut at.
     """
-    assert job.flatbuffer and job.tapped and job.plan
+    assert job.flatbuffer and job.tapped
     head = job.tapped.with_name(SEVERED_HEAD)
-    feeds = {
-        name: [Feed.from_dict(entry) for entry in entries]
-        for name, entries in json.loads(job.plan.read_text()).get("feeds", {}).items()
-    }
-    if head.exists() and all(set(feed.taps) <= present for entries in feeds.values() for feed in entries):
+    if head.exists() and all(set(feed.taps) <= present for entries in plan.feeds.values() for feed in entries):
         graft(head, job.tapped, path)
-        return feeds
+        return plan.feeds
     file = FlatbufferModel(job.flatbuffer)
     feeds = {
         name: plan_feeds(file.subgraph(file.signatures[name].subgraph), sources, present)
-        for name, sources in plan.items()
+        for name, sources in plan.sources.items()
     }
-    write_severed(job.flatbuffer, path, tapped_outputs(plan), fed_inputs(feeds))
+    write_severed(job.flatbuffer, path, tapped_outputs(plan.sources), fed_inputs(feeds))
     return feeds
 
 
@@ -142,7 +143,7 @@ def _trace(
             trace.put(tap, rows[:, : trace.length])
 
 
-def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, Any]) -> dict[str, Array]:
+def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, TensorDetails]) -> dict[str, Array]:
     """The KV cache as the reference had written it before a step; zeros after that."""
     found = {}
     for name, entry in details.items():

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
+from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs.tokens import Step, schedule
-from harness.jobs.cache_end import CacheEnd, LastPosition, last_position, past_the_cache
+from harness.jobs.cache_end import last_position, past_the_cache
+from harness.jobs.facts import CacheEnd, Facts, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import Facts
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
 from harness.names.taps import split_tap
 from harness.store.trace import Trace, TraceWriter
@@ -33,12 +33,20 @@ _HIDDEN = np.float32(-0.7) * np.finfo(np.float32).max
 CACHE = "kv_cache_"
 
 
+class TFLiteFacts(Facts):
+    """How the tapped copy was proven to compute what the untouched file does."""
+
+    runtime: str  # "ai-edge-litert 2.3.0"
+    steps: int  # of all inputs
+    steps_checked_against_untouched_file: int
+
+
 class TFLite:
     """A `Session` of the tapped copy. It never holds that and the untouched file at once."""
 
     def __init__(self, job: Job) -> None:
         assert job.flatbuffer and job.tapped and job.plan
-        self.job, self.plan = job, read_plan(job.plan)
+        self.job, self.plan = job, AlignmentPlan.read(job.plan).sources
         self.inner = split(job.stage)[0] != XNNPACK
         self._end: CacheEnd | None = None
         self._last: LastPosition | None = None
@@ -77,9 +85,8 @@ class TFLite:
                 if _digest(outputs, self._runner.own_outputs(step)) != untouched[index]:
                     self._differing.append(f"{item.id}: {step.signature} at position {step.start}")
 
-    def facts(self) -> Facts:
-        """The runtime, and the steps whose outputs differed from the untouched file's."""
-        return Facts(
+    def facts(self) -> TFLiteFacts:
+        return TFLiteFacts(
             runtime=runtime(),
             steps=self._steps,
             steps_checked_against_untouched_file=self._compared,
@@ -117,21 +124,27 @@ def _using_every_signature(job: Job) -> list[JobInput]:
     return chosen
 
 
-def read_plan(path: Path) -> dict[str, dict[str, TapSource]]:
-    """signature -> tap -> where it is."""
-    content = json.loads(path.read_text())
-    return {
-        signature: {tap: TapSource(**source) for tap, source in sources.items()}
-        for signature, sources in content["sources"].items()
-    }
-
-
 def tapped_outputs(plan: Mapping[str, Mapping[str, TapSource]]) -> dict[str, dict[str, int]]:
     """Signature -> output name -> tensor, for every tap that is a tensor of a signature's own subgraph."""
     return {
         name: {f"{TAP_PREFIX}{item.tensor}": item.tensor for item in sources.values() if not item.inner}
         for name, sources in plan.items()
     }
+
+
+class TensorDetails(TypedDict):
+    """What the runtime says of a tensor of a signature; there is more."""
+
+    shape: NotRequired[Array]
+    dtype: type[np.generic]
+
+
+class SignatureRunner(Protocol):
+    """A signature as ai-edge-litert runs it: arrays by name in, arrays by name out."""
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]: ...
+    def get_input_details(self) -> dict[str, TensorDetails]: ...
+    def get_output_details(self) -> dict[str, TensorDetails]: ...
 
 
 class Runner:
@@ -152,9 +165,9 @@ class Runner:
             experimental_op_resolver_type=resolver,
             experimental_preserve_all_tensors=preserve,
         )
-        self._runners: dict[str, Any] = {}
+        self._runners: dict[str, SignatureRunner] = {}
 
-    def signature(self, name: str) -> Any:
+    def signature(self, name: str) -> SignatureRunner:
         if name not in self._runners:
             self._runners[name] = self.interpreter.get_signature_runner(name)
         return self._runners[name]

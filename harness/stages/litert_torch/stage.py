@@ -8,22 +8,24 @@ With a reference it is a local pass: what the KV cache receives, and so what lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap
 from harness.errors import UsageError
 from harness.inputs.tokens import schedule
-from harness.jobs.cache_end import LastPosition, last_position
+from harness.jobs.cache_end import last_position
+from harness.jobs.facts import Facts, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
-from harness.jobs.session import AS_NAMED, Facts, Given
+from harness.jobs.session import AS_NAMED, Given
 from harness.names.taps import LOGITS, block_tap
 from harness.record.record import Finding
 from harness.spec.numerics import settle
@@ -35,8 +37,10 @@ from harness.stages.litert_torch.model import ReauthoredModel
 from harness.stages.litert_torch.modules import own_modules
 from harness.stages.torch.attention import probabilities
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 from harness.store.trace import Trace, TraceWriter, local
+
+Array = np.ndarray[Any, Any]
 
 
 @contextmanager
@@ -58,6 +62,12 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[Reauthored]:
         attention_taps(network, modules, dims.blocks, capture),
     ):
         yield Reauthored(job, model, network, config, capture, absent)
+
+
+class ReauthoredFacts(Facts):
+    """What the re-authored model computes in."""
+
+    dtype: str  # "float32"
 
 
 @dataclass
@@ -85,7 +95,7 @@ class Reauthored:
             self.last = last_position(self._decode, *(cache, self.job.kv_cache_len, self.job.variant.kv_layout))
         return 0
 
-    def _decode(self, position: int, cache: Mapping[str, Any]) -> dict[str, Any]:
+    def _decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
         """One token, whose value does not matter, with a cache that holds the given numbers."""
         full = _new_cache(self.config, self.job)
         for block, entry in enumerate(full.caches):
@@ -103,9 +113,10 @@ class Reauthored:
         with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
             drive(self.network, self.config, item, self.job, self.capture)
 
-    def facts(self) -> Facts:
-        facts = {"findings": self.findings, "absent_modules": self.absent, "dtype": "float32"}
-        return Facts(**facts, last_position=self.last)
+    def facts(self) -> ReauthoredFacts:
+        return ReauthoredFacts(
+            findings=self.findings, absent_modules=self.absent, last_position=self.last, dtype="float32"
+        )
 
 
 def _new_cache(config: Any, job: Job) -> Any:
@@ -114,7 +125,7 @@ def _new_cache(config: Any, job: Job) -> Any:
     return kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
 
 
-def empty_cache(config: Any, job: Job) -> dict[str, Any]:
+def empty_cache(config: Any, job: Job) -> dict[str, Array]:
     """The KV cache by the names that a flatbuffer gives it, as NumPy arrays of zeros."""
     entries = enumerate(_new_cache(config, job).caches)
     sides = ((block, side, getattr(entry, f"{side}_cache")) for block, entry in entries for side in ("k", "v"))
@@ -174,7 +185,8 @@ class _Probabilities(Intercept):
         self.capture = capture
         self.time = time
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         result = func(*args, **kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention:
             self._put(probabilities(*args, **kwargs), "derived")

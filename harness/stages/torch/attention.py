@@ -6,14 +6,13 @@ In: the arguments of that function. Out: its probabilities, or a whole model run
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from harness.names.taps import block_tap
 from harness.stages.torch.capture import BlockCounter, Capture
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 
 
 def probabilities(
@@ -55,7 +54,8 @@ class UnfusedAttention(Intercept):
         self.block = block
         self.capture = capture
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = args[:3]

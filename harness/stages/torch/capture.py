@@ -8,7 +8,7 @@ since the model may reuse or overwrite its memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,8 +95,8 @@ def module_taps(
 
 
 def _input_reader(tap: str, entry: ModuleTap, capture: Capture) -> Any:
-    def read(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = args[0] if args else next(iter(kwargs.values()))
+    def read(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Any:
+        value: Any = args[0] if args else next(iter(kwargs.values()))
         forced = capture.exchange(tap, value)
         if forced is None:
             return None

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.overrides import resolve_name
 
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 
 _HALF = frozenset({torch.float16, torch.bfloat16})
 
@@ -46,7 +46,8 @@ class TrueFloat64(Intercept):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         torch.set_default_dtype(self._default)
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         if func is torch.Tensor.float:
             func = torch.Tensor.double
         result = func(*_widen(args), **_widen(kwargs))

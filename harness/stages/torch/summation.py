@@ -11,14 +11,14 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from harness.stages.torch.intercept import Intercept
+from harness.stages.torch.intercept import Intercept, TorchCall
 
 PIECES = 3  # the library's sums are added over so many pieces, last piece first
 PEAKED = 0.75  # share of a position's norm that one number must have for its sums to be taken term by term
@@ -38,7 +38,8 @@ class OtherSummation(Intercept):
         super().__init__()
         self.device = order == DEVICE
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, call: TorchCall) -> Any:
+        func, args, kwargs = call
         if _is_float32(args):
             if func is functional.linear:
                 return self._linear(*args, **kwargs)
