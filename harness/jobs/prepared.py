@@ -95,3 +95,5 @@ class TapRequest(ModelRequest):
     recipe: str = FLOAT
     flatbuffer: str  # path
     sha256: str | None = None  # of a file that was converted here; None of one that the user gave
+    float32: str = ""  # path of the float32 file that a recipe was applied to
+    float32_plan: str = ""  # path of its alignment plan

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.names.stages import FLOAT, split
+from harness.names.stages import FLOAT
 from harness.system.reading import read_text
 
 Rules = list[dict[str, Any]]  # as ai-edge-quantizer's JSON has them
@@ -120,14 +120,3 @@ def check_widths(recipes: Sequence[str], widths: Mapping[str, int], model: str) 
                     f"--quantize {recipe} takes blocks of {block} numbers, and {what} of {model} is {width}, which "
                     f"they do not divide; leave it out (those that fit: {', '.join(fits)})"
                 )
-
-
-def unjudged(stages: tuple[str, ...]) -> str:
-    """What a run of quantised files does not say, in a sentence; empty for a run without any."""
-    recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
-    if not recipes:
-        return ""
-    return (
-        f"of {', '.join(recipes)} only that the kernels agree on the quantised file is judged: what the recipe costs "
-        "against float32 is not, nor are the file's weights compared with the checkpoint's"
-    )

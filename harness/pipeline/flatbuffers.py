@@ -17,6 +17,7 @@ from harness.align.naming import hf_naming
 from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
+from harness.audit.recipe import Float32Weights, audit_recipe
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
@@ -37,6 +38,7 @@ from harness.spec.model import SpecRef
 from harness.spec.numerics import settle
 from harness.spec.route import RouteModel, route_of
 from harness.store.cache import Cache, key_of, sha256_of, source_of
+from harness.store.digests import sha256_once
 
 TAPPED = "tapped"
 CONSTANTS = "constants"
@@ -119,7 +121,7 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
             audited = _audit_constants(cache, prepared, source, digest)
             audited.findings += not_run_findings(FlatbufferModel(source), prepared)
         else:
-            audited = _not_finite(cache, recipe, source, digest)
+            audited = _audit_quantised(cache, request, AlignmentPlan.read(folder / FILE), digest)
     files = {"tapped": str(folder / FLATBUFFER), "plan": str(folder / FILE), "sha256": digest}
     return Tapped(**dict(audited), **files).model_dump(mode="json")
 
@@ -212,18 +214,33 @@ def _write_audit(folder: Path, audit: ConstantsAudit) -> None:
     (folder / _CONSTANTS_FILE).write_text(audit.model_dump_json(exclude_none=True))
 
 
-def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> ConstantsAudit:
-    """Constants of a recipe's file that are not finite; cached by the content of the file and our own code."""
-    code = {name: sha256_of(source_of(name)) for name in _FINITE_CODE}
+def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, digest: str) -> ConstantsAudit:
+    """A recipe's file against the float32 one that it was made of; cached by the content of both and our own code."""
+    source, recipe = Path(request.flatbuffer), request.recipe
+    rules = request.prepared.recipes.get(recipe, [])
+    code = {name: sha256_of(source_of(name)) for name in _RECIPE_CODE}
+    plain = Path(request.float32)
 
     def make(folder: Path) -> None:
-        _write_audit(folder, ConstantsAudit(findings=file_findings(FlatbufferModel(source), recipe)))
+        file = FlatbufferModel(source)
+        weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
+        wrong, fits = audit_recipe(file, plan.sources, rules, recipe, weights.of)
+        _write_audit(folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits))
 
-    folder = cache.build(CONSTANTS, key_of({"flatbuffer": digest, "recipe": recipe, "code": code}), make)
+    content = {"flatbuffer": digest, "float32": sha256_once(plain, cache), "rules": rules, "recipe": recipe}
+    folder = cache.build(CONSTANTS, key_of({**content, "code": code}), make)
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
-_FINITE_CODE = ("harness.audit.finite", "harness.flatbuffer.reader")
+_RECIPE_CODE = (
+    "harness.align.weights",
+    "harness.audit.finite",
+    "harness.audit.grid",
+    "harness.audit.recipe",
+    "harness.flatbuffer.constants",
+    "harness.flatbuffer.quantised",
+    "harness.flatbuffer.reader",
+)
 _CONSTANTS_CODE = (
     "harness.audit.constants",
     "harness.audit.computed",

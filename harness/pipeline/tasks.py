@@ -203,6 +203,9 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
         made = results[convert].gave(Converted)
         assert made is not None, "it is needed by this task"
         told = TapRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
+        plain, aligned = results["convert"].gave(Converted), results.get("tap")
+        if recipe != FLOAT and plain is not None and aligned is not None and (found := aligned.gave(Tapped)):
+            told.float32, told.float32_plan = plain.flatbuffer, found.plan
         return told.model_dump(mode="json")
 
     return Task(
@@ -210,7 +213,7 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
         "harness.pipeline.flatbuffers:tap_flatbuffer",
         payload,
         Tapped,
-        needs=() if own is not None else (convert,),
+        needs=() if own is not None else (convert, *(("tap",) if recipe != FLOAT else ())),
         memory_mb=weights + 400,
         timeout=timeout,
     )

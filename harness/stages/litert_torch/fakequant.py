@@ -32,7 +32,7 @@ from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.stages.litert_torch.modules import own_modules
 from harness.stages.litert_torch.stage import Reauthored
 from harness.stages.litert_torch.stage import open_session as open_reauthored
-from harness.stages.torch.fake_quantised import RowGrid, linear
+from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, linear
 from harness.store.trace import Trace, unrounded
 from harness.system.attributes import set_within
 
@@ -43,9 +43,8 @@ _EMBEDDING, _HEAD = "tok_embedding", "lm_head"
 class FakeLayer:
     """A layer with the numbers of the file. module: its path in the network. rows: how its input is quantised."""
 
-    weight: LayerWeight
     module: str
-    held: Held
+    numbers: LayerNumbers
     bias: torch.Tensor | None
     rows: RowGrid
 
@@ -92,7 +91,7 @@ class FakeQuantised:
             for layer in self.layers:
                 if layer.rows is not RowGrid.NONE:
                     module = self.own.network.get_submodule(layer.module)
-                    plain = partial(linear, weight=layer.held, bias=layer.bias, rows=RowGrid.NONE)
+                    plain = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=RowGrid.NONE)
                     replaced.enter_context(set_within(module, "forward", plain))
             yield
 
@@ -137,7 +136,10 @@ def _layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, module: 
     if numbers.whole.shape != network_has:
         shapes = f"{numbers.whole.shape} in {file.path}, and {network_has} in the re-authored model"
         raise UsageError(f"{own.job.stage}: the weight of {weight.layer} is {shapes}")
-    return FakeLayer(weight, module, numbers, bias, _rows(own.job, weight, numbers))
+    rows = _rows(own.job, weight, numbers)
+    if rows is RowGrid.NONE:  # dequantised as the runtime does it
+        return FakeLayer(module, LayerNumbers(torch.from_numpy(numbers.values).to(torch.float32), None), bias, rows)
+    return FakeLayer(module, LayerNumbers.of(numbers), bias, rows)
 
 
 def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
@@ -170,10 +172,10 @@ def _layers_of(modules: ModuleMap, blocks: int) -> Iterator[str]:
 
 def _put(module: torch.nn.Module, layer: FakeLayer, replaced: ExitStack) -> None:
     """Give a module the numbers of the file: as parameters, or as what it computes where its input is quantised."""
-    values = torch.from_numpy(layer.held.values).to(torch.float32)
-    replaced.enter_context(set_within(module, "weight", torch.nn.Parameter(values, requires_grad=False)))
+    matrix = torch.nn.Parameter(layer.numbers.matrix, requires_grad=False)
+    replaced.enter_context(set_within(module, "weight", matrix))
     if layer.bias is not None:
         replaced.enter_context(set_within(module, "bias", torch.nn.Parameter(layer.bias, requires_grad=False)))
     if layer.rows is not RowGrid.NONE:
-        faked = partial(linear, weight=layer.held, bias=layer.bias, rows=layer.rows)
+        faked = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=layer.rows)
         replaced.enter_context(set_within(module, "forward", faked))
