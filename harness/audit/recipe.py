@@ -100,7 +100,23 @@ def audit_recipe(
                 continue
             fits.setdefault(weight.layer, audit.fitted(known[key]))
             found += audit.of_values(known[key])
-    return _told(found, recipe), list(fits.values())
+    return told_once(found, recipe), list(fits.values())
+
+
+def audit_layer(
+    file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, wanted: npt.NDArray[Any], recipe: str
+) -> tuple[list[Finding], QuantisedLayer]:
+    """The same for one layer of a file whose recipe is not known: what it holds is taken as asked.
+
+    Whether it shifts numbers on purpose cannot be told either, so that numbers which are not the nearest are a warning.
+    """
+    audit = _Layer(file, graph, weight, AskedGrid(), recipe)
+    found = fit(audit.held, wanted)
+    told = [*audit.of_values(found)]
+    if not found.is_nearest and not told:
+        what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
+        told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, "warning"))
+    return told, audit.fitted(found)
 
 
 def _asked(rules: Rules, graph: Subgraph, weight: LayerWeight) -> AskedGrid:
@@ -196,7 +212,7 @@ class _Layer:
         )
 
 
-def _told(found: Sequence[Finding], recipe: str) -> list[Finding]:
+def told_once(found: Sequence[Finding], recipe: str) -> list[Finding]:
     """Each once; of many of one kind the first few, and how many more there are."""
     by_code: dict[str, list[Finding]] = {}
     for finding in {finding.what: finding for finding in found}.values():

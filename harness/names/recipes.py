@@ -21,6 +21,7 @@ from harness.system.reading import read_text
 
 Rules = list[dict[str, Any]]  # as ai-edge-quantizer's JSON has them
 
+GIVEN_FILE = "file"  # stands for the recipe of a quantised file that the user gives
 RECIPES = ("dynamic_int8", "weight_only_int8", "fp16", "dynamic_int4_block32", "dynamic_int4_block128")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -70,7 +71,7 @@ def _of_file(path: Path) -> Recipe:
         raise UsageError(f"{path} is not JSON ({error}); {remedy}") from None
     if not _NAME.fullmatch(path.stem):
         raise UsageError(f"{path}: '{path.stem}' cannot name a stage; use letters, digits, '_', '-' and '.'")
-    if path.stem in (*RECIPES, FLOAT):
+    if path.stem in (*RECIPES, FLOAT, GIVEN_FILE):
         raise UsageError(f"{path}: '{path.stem}' is the name of a mode of litert-torch; rename the file")
     return _checked(path.stem, rules, str(path))
 

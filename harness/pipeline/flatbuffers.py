@@ -219,15 +219,23 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, dig
     source, recipe = Path(request.flatbuffer), request.recipe
     rules = request.prepared.recipes.get(recipe, [])
     code = {name: sha256_of(source_of(name)) for name in _RECIPE_CODE}
-    plain = Path(request.float32)
+    plain = Path(request.float32) if request.float32 else None
 
     def make(folder: Path) -> None:
         file = FlatbufferModel(source)
+        if plain is None:  # the stage that has the checkpoint's weights in hand compares them
+            _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe)))
+            return
         weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
         wrong, fits = audit_recipe(file, plan.sources, rules, recipe, weights.of)
         _write_audit(folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits))
 
-    content = {"flatbuffer": digest, "float32": sha256_once(plain, cache), "rules": rules, "recipe": recipe}
+    content = {
+        "flatbuffer": digest,
+        "float32": sha256_once(plain, cache) if plain else "",
+        "rules": rules,
+        "recipe": recipe,
+    }
     folder = cache.build(CONSTANTS, key_of({**content, "code": code}), make)
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 

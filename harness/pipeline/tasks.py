@@ -199,7 +199,7 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
 
     def payload(results: Results) -> Payload:
         if own is not None:
-            return TapRequest(**dict(common), flatbuffer=str(own)).model_dump(mode="json")
+            return TapRequest(**dict(common), recipe=recipe, flatbuffer=str(own)).model_dump(mode="json")
         made = results[convert].gave(Converted)
         assert made is not None, "it is needed by this task"
         told = TapRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)

@@ -17,18 +17,24 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from harness.align.modules import ModuleMap
 from harness.align.plan import AlignmentPlan
 from harness.align.weights import LAYER_POINTS, LINEAR, LayerWeight, layer_weights
+from harness.audit.recipe import audit_layer, told_once
 from harness.errors import UsageError
 from harness.flatbuffer.quantised import Held, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
 from harness.jobs.session import AS_NAMED, Given
-from harness.names.stages import FAKEQUANT_BUILTIN, split
+from harness.names.recipes import GIVEN_FILE
+from harness.names.stages import FAKEQUANT, FAKEQUANT_BUILTIN, split
 from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
+from harness.record.recipes import QuantisedLayer
+from harness.record.record import Finding
 from harness.stages.litert_torch.modules import own_modules
 from harness.stages.litert_torch.stage import Reauthored
 from harness.stages.litert_torch.stage import open_session as open_reauthored
@@ -53,11 +59,11 @@ class FakeLayer:
 def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
     """See `harness/jobs/session.py`."""
     with open_reauthored(job, given) as own:
-        layers = fake_layers(job, own)
+        layers, fits, findings = fake_layers(job, own), *_fits(job, own)
         with ExitStack() as replaced:
             for layer in layers:
                 _put(own.network.get_submodule(layer.module), layer, replaced)
-            yield FakeQuantised(own, layers)
+            yield FakeQuantised(own, layers, fits, findings)
 
 
 @dataclass
@@ -66,6 +72,8 @@ class FakeQuantised:
 
     own: Reauthored
     layers: list[FakeLayer]
+    fits: list[QuantisedLayer]
+    findings: list[Finding]
 
     @property
     def quantises_inputs(self) -> bool:
@@ -81,9 +89,14 @@ class FakeQuantised:
             with self._inputs_as_they_are():
                 self.own.trace_into(unrounded(self.own.job.traces), item)
 
-    def facts(self) -> Any:
-        facts = self.own.facts()
-        return facts.model_copy(update={"layers": len(self.layers), "inputs_quantised": self.quantises_inputs})
+    def facts(self) -> FakeQuantFacts:
+        return FakeQuantFacts(
+            absent_modules=self.own.absent,
+            layers=len(self.layers),
+            inputs_quantised=self.quantises_inputs,
+            fits=self.fits,
+            findings=self.findings,
+        )
 
     @contextmanager
     def _inputs_as_they_are(self) -> Iterator[None]:
@@ -94,6 +107,38 @@ class FakeQuantised:
                     plain = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=RowGrid.NONE)
                     replaced.enter_context(set_within(module, "forward", plain))
             yield
+
+
+class FakeQuantFacts(Facts):
+    """What the stage says beside its traces."""
+
+    layers: int  # how many have the file's numbers
+    inputs_quantised: bool  # whether the file quantises the inputs of any
+    fits: list[QuantisedLayer] = Field(default_factory=list)  # of a file that the user gave: how near each weight is
+
+
+def _fits(job: Job, own: Reauthored) -> tuple[list[QuantisedLayer], list[Finding]]:
+    """A file that the user gave against the weights of the checkpoint, which are in hand here."""
+    base, recipe = split(job.stage)
+    if recipe != GIVEN_FILE or base != FAKEQUANT or job.reference is not None:
+        return [], []
+    assert job.flatbuffer
+    file, modules = FlatbufferModel(job.flatbuffer), own_modules(own.model, fused_gate=job.dimensions.fused_gate)
+    fits: dict[str, QuantisedLayer] = {}
+    findings: list[Finding] = []
+    for graph, weight in _weights(job, file):
+        module = _module_of(weight.layer, modules)
+        if module is None or weight.layer in fits:
+            continue
+        told, fits[weight.layer] = audit_layer(file, graph, weight, _weight(own, module).numpy(), recipe)
+        findings += told
+    return list(fits.values()), told_once(findings, recipe)
+
+
+def _weight(own: Reauthored, module: str) -> torch.Tensor:
+    weight = own.network.get_submodule(module).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def fake_layers(job: Job, own: Reauthored) -> list[FakeLayer]:
@@ -132,7 +177,7 @@ def _layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, module: 
         bias = None if weight.bias is None else torch.from_numpy(held(file, graph, weight.bias).values).float()
     except ValueError as error:
         raise UsageError(f"{own.job.stage}: the weight of {weight.layer} in {file.path}: {error}") from None
-    network_has = tuple(own.network.get_submodule(module).weight.shape)
+    network_has = tuple(_weight(own, module).shape)
     if numbers.whole.shape != network_has:
         shapes = f"{numbers.whole.shape} in {file.path}, and {network_has} in the re-authored model"
         raise UsageError(f"{own.job.stage}: the weight of {weight.layer} is {shapes}")
