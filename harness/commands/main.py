@@ -103,6 +103,7 @@ def run(
     Several models run one after the other; what happens to one stops no other.
     """
     from harness.commands.run import OutputOptions, run_one, run_several
+    from harness.flatbuffer.quantise import known_recipe
     from harness.names.recipes import parse_recipes
     from harness.names.stages import float32_stages
     from harness.names.variant import VariantOptions, parse_prefill
@@ -113,7 +114,7 @@ def run(
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages()
     lengths = parse_prefill(prefill) if prefill is not None else None
-    recipes = parse_recipes(quantize) if quantize is not None else ()
+    recipes = parse_recipes(quantize, known_recipe) if quantize is not None else ()
     variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
 
     def options(model: str) -> Options:

@@ -11,6 +11,7 @@ version and off by its usual amount in the other, a ratio of 20 between two fait
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,17 @@ class NoiseFloor:
     def whole(self) -> float:
         """The mean over positions."""
         return float(self.floor.mean())
+
+
+def with_grid(noise: NoiseFloor, squared_error: Floats) -> NoiseFloor:
+    """The floor of a runtime that quantises the inputs of layers: what one step of their grid costs belongs to it.
+
+    squared_error: per position, of the same weights with those inputs rounded against the same without. Two right
+    computations may round every number to another side, as they differ by float32's noise and the next layer's input by
+    what that made of it: then they are apart by the root of two such errors.
+    """
+    steps = math.sqrt(2) * _relative(np.sqrt(squared_error), noise.norms)
+    return NoiseFloor(np.hypot(noise.floor, steps), noise.norms, float(np.median(np.hypot(noise.floor, steps))))
 
 
 def with_typical(floors: Sequence[NoiseFloor]) -> list[NoiseFloor]:

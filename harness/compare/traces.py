@@ -23,7 +23,7 @@ from harness.compare.metrics import (
     ranged_stats,
     summarise,
 )
-from harness.compare.noise import Excess, NoiseFloor, excess, with_typical
+from harness.compare.noise import Excess, NoiseFloor, excess, with_grid, with_typical
 from harness.compare.value_range import ValueRange, fill_range, joined
 from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
@@ -145,7 +145,8 @@ def compare_traces(
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
     tallies = {hop: _LogitTally() for hop in present}
     rows: list[TapRow] = []
-    opened = [TapReader.of(traces, stages | set(FLOAT32_RUNS), item) for item in inputs]
+    beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}
+    opened = [TapReader.of(traces, stages | beside, item) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
@@ -259,12 +260,14 @@ def _compare(
     if not values[0].shape == values[1].shape == values[2].shape:
         row.verdict, row.broken, row.why = "fail", TapCode.SHAPES_DIFFER.value, _shapes(*values)
         return None
-    scale = _fill_figures(row, *values, spans, noise, against_oracle=hop.judged_against == ORACLE)
+    floor = _floor_of(hop, taps, row.tap, noise)
+    scale = _fill_figures(row, *values, spans, floor, against_oracle=hop.judged_against == ORACLE)
+    row.noise_floor = noise.whole  # of float32 alone
     figures = {name: getattr(row, name) for name in _JUDGED} | {"scale": scale}
-    if hop.on_kernels:  # four bits or eight: what float32 costs does not measure them
+    if hop.by_snr:  # four bits or eight: what float32 costs does not measure them
         row.excess = row.position_excess = row.total_excess = math.nan
     if row.tap == LOGITS:
-        figures |= _logit_figures(*values[:2], taps, spans, tally)
+        figures |= _logit_figures(*values[:2], taps, spans, tally, hop.unrounded)
     row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
     row.positions = sum(span.stop - span.start for span in spans)
     _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures))
@@ -274,6 +277,14 @@ def _compare(
             why = f"compared at {row.positions} of {values[2].shape[1]} positions: {absent.why}"
             _fill_absent(row, absent._replace(why=why))
     return None
+
+
+def _floor_of(hop: Hop, taps: TapReader, tap: str, noise: NoiseFloor) -> NoiseFloor:
+    """What a hop's errors are measured in at a tap."""
+    if not hop.unrounded or not taps.has(hop.unrounded, tap):
+        return noise
+    rounded, plain = taps.values(hop.reference, tap), taps.values(hop.unrounded, tap)
+    return with_grid(noise, stats_over(rounded, plain, [slice(0, rounded.shape[1])]).squared_error)
 
 
 def _fill_judgement(row: TapRow, judgement: Judgement) -> None:
@@ -376,12 +387,15 @@ def _fill_figures(
 
 
 def _logit_figures(
-    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally
+    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally, unrounded: str
 ) -> dict[str, float]:
+    """unrounded: where the same logits without the rounding of inputs lie, if anywhere: a flip within it is none."""
     oracle = taps.values(ORACLE, LOGITS)
     singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
     parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
     noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)
+    if unrounded and taps.has(unrounded, LOGITS):
+        noise = np.maximum(noise, stats_over(reference, taps.values(unrounded, LOGITS), spans).max_abs_err)
     joined = LogitStats(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )

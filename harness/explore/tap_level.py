@@ -94,7 +94,7 @@ def first_overlay(record: Record, hop: HopResult, tap: str, overlays: Mapping[st
     A tap that holds NaN has no number: there the verdicts are what shows it.
     """
     fault = fault_of(record, hop)
-    wanted = [SNR] if hop.hop.on_kernels else [EXCESS]
+    wanted = [SNR] if hop.hop.by_snr else [EXCESS]
     if fault is not None and fault.local_excess is not None and math.isfinite(fault.local_excess):
         wanted = [LOCAL_EXCESS, *wanted]
     if hop.verdict == "pass" and wanted == [EXCESS]:

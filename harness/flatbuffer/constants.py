@@ -32,6 +32,17 @@ def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | Non
 
     Raises ValueError for a type or a quantisation that is not known here.
     """
+    values = whole_numbers(model, graph, index)
+    if values is None or graph.tensors[index].dtype not in NARROW:
+        return values
+    return _dequantised(model, graph, index, values)
+
+
+def whole_numbers(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | None:
+    """What the file holds of a tensor, not dequantised: `[*shape]`, int8 for the narrow types; None for no constant.
+
+    Raises ValueError for a type that is not known here.
+    """
     tensor = graph.tensors[index]
     data = model.buffer(tensor.buffer)
     if 0 in tensor.shape:
@@ -44,8 +55,7 @@ def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | Non
         values = np.frombuffer(data, _PLAIN[tensor.dtype])
     else:
         raise ValueError(f"tensor {index} is {tensor.dtype}, which is not read")
-    values = values.reshape(tensor.shape)
-    return _dequantised(model, graph, index, values) if tensor.dtype in NARROW else values
+    return values.reshape(tensor.shape)
 
 
 def unpacked(data: Array, bits: int, count: int) -> Array:

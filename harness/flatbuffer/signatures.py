@@ -75,7 +75,7 @@ def device_shape(
     _check_logits(file, run, vocab)
     length, layout = cache_of(file, decode, kv_heads, head_dim, model)
     _check_vocabulary(file, decode, vocab, model)
-    _check_float32(file)
+    _check_float_activations(file, run)
     return DeviceShape(
         sorted(size for name in prefill if (size := prefill_length(name)) is not None),
         length,
@@ -135,13 +135,33 @@ def cache_of(file: FlatbufferModel, decode: Signature, kv_heads: int, head_dim: 
     )
 
 
-def _check_float32(file: FlatbufferModel) -> None:
-    found = narrow_operand(file)
-    if found is not None:
-        raise UsageError(
-            f"{file.path} is quantised ({found}), which --tflite does not take yet; "
-            "give the float32 flatbuffer it was made of"
+def _check_float_activations(file: FlatbufferModel, signatures: Mapping[str, Signature]) -> None:
+    """What goes from operator to operator is float32, and so is what goes in and out beside tokens and positions."""
+    for name, entry in signatures.items():
+        graph = file.subgraph(entry.subgraph)
+        caches = {key: index for key, index in entry.inputs.items() if key.startswith(_CACHE)}
+        outside = {**caches, **{key: index for key, index in entry.outputs.items() if key == LOGITS}}
+        wrong = next((key for key, index in outside.items() if graph.tensors[index].dtype != "FLOAT32"), None)
+        made = next(
+            (
+                f"{op.kind} gives {graph.tensors[index].dtype}"
+                for op in graph.operators
+                for index in op.outputs
+                if graph.tensors[index].dtype in _NARROW
+            ),
+            None,
         )
+        if wrong is not None or made is not None:
+            what = made or f"'{wrong}' is {graph.tensors[outside[str(wrong)]].dtype}"
+            raise UsageError(
+                f"{file.path}: {name} has integer activations ({what}), which are not judged yet; give a file whose "
+                "weights alone are quantised, dynamically or not"
+            )
+
+
+def is_quantised(file: FlatbufferModel) -> bool:
+    """Whether a language model's file reads fewer bits than float32 anywhere in decode."""
+    return DECODE in file.signatures and narrow_operand(file) is not None
 
 
 def narrow_operand(file: FlatbufferModel) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
+from harness.names.recipes import Recipe, Rules
 from harness.names.stages import FLOAT
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
@@ -28,13 +29,13 @@ class Request(BaseModel):
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
     variant: VariantOptions = VariantOptions()
-    quantize: list[str] = Field(default_factory=list)
+    quantize: list[Recipe] = Field(default_factory=list)
     cache_root: str = ""
 
 
 class Prepared(BaseModel):
     """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
-    logits on prefill; one that ships need not. quantized_keys: the conversion key of each recipe. parameters, tables,
+    logits on prefill; one that ships need not. recipes: name -> rules. parameters, tables,
     windows: what the audit of a flatbuffer's constants needs, see `harness/audit/`.
     """
 
@@ -57,7 +58,7 @@ class Prepared(BaseModel):
     prefill_logits: bool = True
     coverage: dict[str, float]
     conversion_key: str
-    quantized_keys: dict[str, str] = Field(default_factory=dict)
+    recipes: dict[str, Rules] = Field(default_factory=dict)
     findings: list[Finding]
     rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
     audited: bool = False  # whether those of the config audit are among the findings
@@ -80,14 +81,19 @@ class ModelRequest(BaseModel):
     spec_variable: str
 
 
-class ConvertRequest(ModelRequest):
-    """What a conversion is told."""
+class QuantiseRequest(ModelRequest):
+    """What is told to whoever quantises a float32 flatbuffer."""
 
-    recipe: str = FLOAT
+    recipe: str
+    flatbuffer: str  # path
+    sha256: str  # of it
 
 
-class TapRequest(ConvertRequest):
+class TapRequest(ModelRequest):
     """What the alignment of a flatbuffer is told."""
 
+    recipe: str = FLOAT
     flatbuffer: str  # path
     sha256: str | None = None  # of a file that was converted here; None of one that the user gave
+    float32: str = ""  # path of the float32 file that a recipe was applied to
+    float32_plan: str = ""  # path of its alignment plan

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
 from harness.processes.scheduler import Results
+from harness.record.recipes import QuantisedLayer
 from harness.record.record import Diagnosis, FaultyOperator, Finding
 from harness.spec.rests import Rests
 
@@ -40,11 +41,12 @@ class Converted(BaseModel):
 
 
 class ConstantsAudit(BaseModel):
-    """A flatbuffer's constants against the checkpoint; of a quantised file only whether they are finite."""
+    """A flatbuffer's constants against the checkpoint, or a quantised file's against those of the float32 one."""
 
     findings: list[Finding] = Field(default_factory=list)
     constants_matched: int | None = None  # how many are a parameter, bit by bit; None of a quantised file
     constants_computed: int | None = None  # how many are computed from parameters; None of a quantised file
+    layers: list[QuantisedLayer] = Field(default_factory=list)  # of a quantised file: how near each weight is
 
 
 class Tapped(ConstantsAudit):

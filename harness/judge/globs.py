@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from harness.names.recipes import RECIPES
-from harness.names.stages import kernel_hops, standard_hops
+from harness.names.stages import quantised_hops, standard_hops
 from harness.names.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, block_tap
 from harness.plain import brief
 
@@ -24,9 +24,9 @@ def selects(pattern: str, text: str) -> bool:
 
 def no_such_hop(pattern: str) -> str:
     """Why a glob matches no hop that a run can have, with the hops there are; empty where it matches one."""
-    if any(selects(pattern, hop.name) for hop in (*standard_hops(), *kernel_hops(RECIPES))):
+    if any(selects(pattern, hop.name) for hop in (*standard_hops(), *quantised_hops(RECIPES))):
         return ""
-    kernels = (hop.name for hop in kernel_hops(["RECIPE"]))
+    kernels = (hop.name for hop in quantised_hops(["RECIPE"]))
     standard = ", ".join(hop.name for hop in standard_hops())
     return (
         f"hop {brief(pattern)} matches no hop of any run; the hops are {standard}, "

@@ -40,7 +40,7 @@ def summarise_hop(
     blocked: LostStage | None = None,
 ) -> HopResult:
     """A hop's line in the record."""
-    kernels = hop.on_kernels
+    by_snr = hop.by_snr
     rows = frame[frame["hop"] == hop.name]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
@@ -54,9 +54,9 @@ def summarise_hop(
         taps_missing=len(missing),
         coverage=compared / len(taps),
         coverage_required=required_coverage,
-        worst=None if kernels else _worst(rows, "excess"),
-        worst_position=None if kernels else _worst(rows, "position_excess"),
-        lowest_snr=_lowest_snr(rows) if kernels else None,
+        worst=None if by_snr else _worst(rows, "excess"),
+        worst_position=None if by_snr else _worst(rows, "position_excess"),
+        lowest_snr=_lowest_snr(rows) if by_snr else None,
         logits=logits,
         first_failing_tap=first_row(failing).tap if len(failing) else None,
         missing=missing,
@@ -169,7 +169,7 @@ def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
         why = hop.reasons[0] if hop.reasons else "nothing was compared"
         return Case(input=item, hop=hop.name, verdict="missing", message=f"{hop.name} on {item}: {why}")
     worst, worst_position = None, None
-    if not Hop.parse(hop.name).on_kernels:
+    if not Hop.parse(hop.name).by_snr:
         worst = float(compared["excess"].fillna(math.inf).max())
         worst_position = float(compared["position_excess"].fillna(math.inf).max())
     failing = rows[rows["verdict"] == "fail"]

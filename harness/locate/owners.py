@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE, SPEC
-from harness.names.stages import HF, ORACLE, REAUTHORED, Hop, runs_file, split, stage_named
+from harness.names.stages import HF, ORACLE, REAUTHORED, Floor, Hop, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Fault, Finding
 
@@ -127,6 +127,10 @@ def ownership(
     if beyond_float32:
         alone = f"the only limit broken there is the one on the noise floor, in which {candidate} has no part"
         return Ownership(CHECKPOINT, (alone, beyond_float32))
+    if hop.floor is Floor.PRICE:
+        return Ownership(f"{RECIPE} {split(candidate)[1]}", (f"{candidate} is {source} with the numbers of the file",))
+    if hop.floor is Floor.RUNTIME:
+        return _of_runtime(hop, fault, faults)
     if hop.on_kernels:
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(kernels_of(candidate), (same,))
@@ -142,6 +146,15 @@ def ownership(
     if spoiled:
         return Ownership("weights", (spoiled.what,))
     return _of_device(fault, candidate, faults, observers)
+
+
+def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault]) -> Ownership:
+    """Of a quantised file: the converter's where the float32 file shows it as well, else the kernels'."""
+    twin = split(hop.candidate)[0]
+    if any(other.tap == fault.tap and Hop.parse(other.hop).candidate == twin for other in faults):
+        return Ownership("converter", (f"{twin} runs the float32 flatbuffer, and shows a fault at the same tap",))
+    same = f"{hop.reference} computes with the same numbers of the file, and has something else there"
+    return Ownership(kernels_of(hop.candidate), (same,))
 
 
 def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -> Ownership | None:

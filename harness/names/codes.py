@@ -48,11 +48,17 @@ class FindingCode(StrEnum):
     MASK_WRONG = "mask-wrong"  # an attention mask that is a constant hides other positions
     FILE_NOT_FINITE = "file-not-finite"  # a recipe's flatbuffer holds NaN or infinity
 
+    # What a recipe made of the weights
+    RECIPE_NOT_APPLIED = "recipe-not-applied"  # a layer is in float32 that the recipe asks to be quantised
+    RECIPE_DIFFERS = "recipe-differs"  # another type, granularity or block size than the recipe asks for
+    RECIPE_SCALE_WRONG = "recipe-scale-wrong"  # scales that are no scales, or far from the best ones
+    RECIPE_SCALE_WIDE = "recipe-scale-wide"  # scales so wide that channels use less than half of their steps
+    RECIPE_WEIGHT_WRONG = "recipe-weight-wrong"  # further from the checkpoint's weight than the nearest on its grid
+
     # Numbers
     WINDOW_NOT_TESTED = "window-not-tested"  # no input is longer than the sliding window
     VALUE_BEYOND_FLOAT16 = "value-beyond-float16"  # a tap holds what float16 cannot
     SQUARE_BEYOND_FLOAT16 = "square-beyond-float16"  # a norm's input does when it is squared
-    RECIPE_NOT_JUDGED = "recipe-not-judged"  # of quantised files the kernels alone are compared
     TEXT_NEAR_CHANCE = "text-near-chance"  # the reference predicts text no better than a guess
     TEXT_WORSE = "text-worse"  # the reference predicts text worse than in an earlier run
     SETTING_CHANGED = "setting-changed"  # the spec or the environment sets what the stages compute with

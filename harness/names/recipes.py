@@ -1,31 +1,105 @@
 """Quantisation recipes: which there are, and what widths they need.
 
-In: the words of `--quantize`. Out: names. Pure. A recipe is one of litert-torch's own conversion modes; the file it
-makes runs on several sets of kernels, each a stage that carries the recipe: `tflite-builtin[dynamic_int8]`.
+In: the words of `--quantize`. Out: names and rules. A recipe is one of litert-torch's own conversion modes, one that
+ai-edge-quantizer has a name for, or a JSON file in its format; the file that it makes runs on several sets of kernels,
+each a stage that carries the recipe: `tflite-builtin[dynamic_int8]`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
-from harness.names.stages import FLOAT, split
+from harness.names.stages import FLOAT
+from harness.system.reading import read_text
 
+Rules = list[dict[str, Any]]  # as ai-edge-quantizer's JSON has them
+
+GIVEN_FILE = "file"  # stands for the recipe of a quantised file that the user gives
 RECIPES = ("dynamic_int8", "weight_only_int8", "fp16", "dynamic_int4_block32", "dynamic_int4_block128")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def parse_recipes(text: str) -> tuple[str, ...]:
-    """`--quantize A,B`, each once and in order. Raises UsageError."""
-    names = [word.strip() for word in text.split(",")]
-    if not any(names):
-        raise UsageError(f"--quantize is empty; give some of {', '.join(RECIPES)}")
-    for name in names:
-        if name not in RECIPES:
-            near = difflib.get_close_matches(name, RECIPES, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(RECIPES)}"
-            raise UsageError(f"--quantize {text}: no recipe '{name}'; {hint}")
-    return tuple(dict.fromkeys(names))
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was asked for."""
+
+    name: str
+    rules: str = ""  # JSON; empty for a mode of litert-torch, whose rules it says itself
+
+
+def parse_recipes(text: str, known: Callable[[str], Rules | None] = lambda name: None) -> tuple[Recipe, ...]:
+    """`--quantize A,B`, each once and in order. Raises UsageError.
+
+    known: gives the rules of a recipe that ai-edge-quantizer has a name for, None for another name.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not any(words):
+        raise UsageError(f"--quantize is empty; give some of {', '.join(RECIPES)}, or a recipe's JSON file")
+    found = [_recipe(word, text, known) for word in words]
+    names = [recipe.name for recipe in found]
+    twice = next((one for one in found for other in found if one.name == other.name and one.rules != other.rules), None)
+    if twice is not None:
+        raise UsageError(f"--quantize {text}: two recipes are called '{twice.name}'; rename one of the files")
+    return tuple(found[names.index(name)] for name in dict.fromkeys(names))
+
+
+def _recipe(word: str, text: str, known: Callable[[str], Rules | None]) -> Recipe:
+    if word.endswith(".json") or "/" in word:
+        return _of_file(Path(word))
+    if word in RECIPES:
+        return Recipe(word)
+    rules = known(word) if _NAME.fullmatch(word) else None
+    if rules is None:
+        near = difflib.get_close_matches(word, RECIPES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(RECIPES)}"
+        raise UsageError(f"--quantize {text}: no recipe '{word}'; {hint}")
+    return _checked(word, rules, f"--quantize {word}")
+
+
+def _of_file(path: Path) -> Recipe:
+    remedy = "give a recipe as ai-edge-quantizer writes it"
+    try:
+        rules = json.loads(read_text(path, remedy))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON ({error}); {remedy}") from None
+    if not _NAME.fullmatch(path.stem):
+        raise UsageError(f"{path}: '{path.stem}' cannot name a stage; use letters, digits, '_', '-' and '.'")
+    if path.stem in (*RECIPES, FLOAT, GIVEN_FILE):
+        raise UsageError(f"{path}: '{path.stem}' is the name of a mode of litert-torch; rename the file")
+    return _checked(path.stem, rules, str(path))
+
+
+def _checked(name: str, rules: object, where: str) -> Recipe:
+    """Raises UsageError for what is not a list of rules, or asks for what no run here judges."""
+    remedy = "give a list of rules as ai-edge-quantizer writes it"
+    if not isinstance(rules, list) or not rules:
+        raise UsageError(f"{where} is not a recipe: it is not a list of rules; {remedy}")
+    for number, rule in enumerate(rules):
+        lacking = [
+            key for key in ("regex", "operation", "algorithm_key") if not isinstance(rule, dict) or key not in rule
+        ]
+        if lacking:
+            raise UsageError(f"{where} is not a recipe: rule {number} has no '{lacking[0]}'; {remedy}")
+        try:
+            re.compile(str(rule["regex"]))
+        except re.error as error:
+            raise UsageError(f"{where}: regex {rule['regex']!r} of rule {number} is not one ({error})") from None
+        config = rule.get("op_config") or {}
+        if not isinstance(config, dict):
+            raise UsageError(f"{where}: op_config of rule {number} is not an object; {remedy}")
+        if config.get("activation_tensor_config"):
+            raise UsageError(
+                f"{where}: rule {number} quantises activations statically, which is not judged yet; give a recipe with "
+                "float activations (dynamic, weight-only or float16)"
+            )
+    return Recipe(name, json.dumps(rules, sort_keys=True, default=str))
 
 
 def block_size(recipe: str) -> int:
@@ -47,14 +121,3 @@ def check_widths(recipes: Sequence[str], widths: Mapping[str, int], model: str) 
                     f"--quantize {recipe} takes blocks of {block} numbers, and {what} of {model} is {width}, which "
                     f"they do not divide; leave it out (those that fit: {', '.join(fits)})"
                 )
-
-
-def unjudged(stages: tuple[str, ...]) -> str:
-    """What a run of quantised files does not say, in a sentence; empty for a run without any."""
-    recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
-    if not recipes:
-        return ""
-    return (
-        f"of {', '.join(recipes)} only that the kernels agree on the quantised file is judged: what the recipe costs "
-        "against float32 is not, nor are the file's weights compared with the checkpoint's"
-    )

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from harness.names.taps import UNROUNDED_SUFFIX
+
 ORACLE, HF, REAUTHORED = "oracle", "hf", "reauthored"
+FAKEQUANT, FAKEQUANT_BUILTIN = "fakequant", "fakequant-builtin"
 XNNPACK, BUILTIN, REFERENCE = "tflite-xnnpack", "tflite-builtin", "tflite-reference"
 FLATBUFFER = "tflite"  # the version that all of them run
 FLOAT = "none"  # the recipe of a file that is not quantised
@@ -21,6 +24,9 @@ class Floor(Enum):
     """What the errors on a hop are measured in."""
 
     NOISE = "noise"  # what float32 itself costs there
+    PRICE = "price"  # nothing: it is what a recipe costs, which is held to a budget
+    # What float32 costs there and, where a file quantises the inputs of its layers, one step of their grid.
+    RUNTIME = "runtime"
     KERNELS = "kernels"  # nothing: two sets of kernels run one quantised file, and agree to an SNR or do not
 
 
@@ -43,10 +49,12 @@ class Stage:
     words: what it is, for people. opens: "module:function" that loads its model, see `harness/jobs/session.py`.
     version: which of a tap's names, in the record's `taps`, is its own. memory: of its process.
     reference: the stage it is compared with; empty for one that is compared with none.
-    quantised_reference: the same where both run the same quantised file.
+    quantised_reference, quantised_floor: the same for a quantised file, and what that hop's errors are measured in.
+    quantised_local: as local_reference, for a quantised file.
     local_reference: the stage whose values its local pass puts in place of its own; empty where it has no local pass.
     exact: the stage that computes the same model without rounding.
-    runs_file: whether it runs a flatbuffer. quantised_only: whether it judges nothing but quantised files.
+    runs_file: whether it runs a flatbuffer. weights_of_file: whether it takes a flatbuffer's weights alone.
+    quantised_only: whether it judges nothing but quantised files.
     needs: stages that must have ended before it starts. owner: whose fault an error is that it introduces itself.
     coverage: the share of a model's taps that its hop must compare, where a declaration names none.
     cost: how long it takes beside the others; the longest starts first, so that no core waits for it at the end.
@@ -60,9 +68,12 @@ class Stage:
     memory: Memory
     reference: str = ""
     quantised_reference: str = ""
+    quantised_floor: Floor = Floor.KERNELS
     local_reference: str = ""
+    quantised_local: str = ""
     exact: str = ""
     runs_file: bool = False
+    weights_of_file: bool = False
     quantised_only: bool = False
     needs: tuple[str, ...] = ()
     owner: str = ""
@@ -77,15 +88,19 @@ class Stage:
 
     def quantised(self, recipe: str) -> Stage:
         """The same stage on the file of a recipe."""
-        other = self.quantised_reference
         return replace(
             self,
             name=named(self.name, recipe),
             words=f"{self.words} ({recipe})",
-            reference=named(other, recipe) if other else "",
-            local_reference="",
+            reference=_with_recipe(self.quantised_reference, recipe),
+            local_reference=_with_recipe(self.quantised_local, recipe),
             recipe=recipe,
         )
+
+    @property
+    def reads_file(self) -> bool:
+        """Whether it needs a flatbuffer, to run or for its weights."""
+        return self.runs_file or self.weights_of_file
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,16 @@ class Hop:
         """Whether both stages run the same quantised file."""
         return self.floor is Floor.KERNELS
 
+    @property
+    def by_snr(self) -> bool:
+        """Whether its errors are told as signal to noise: what float32 costs does not measure them."""
+        return self.floor in (Floor.KERNELS, Floor.PRICE)
+
+    @property
+    def unrounded(self) -> str:
+        """Where the traces lie that say what one step of its grid costs; empty for a hop that has no grid."""
+        return self.reference + UNROUNDED_SUFFIX if self.floor is Floor.RUNTIME else ""
+
     @classmethod
     def parse(cls, name: str) -> Hop:
         """From `hf->reauthored`. Raises ValueError for what is not the name of a hop."""
@@ -124,10 +149,16 @@ class Hop:
 
     @classmethod
     def between(cls, reference: str, candidate: str) -> Hop:
-        same_file = split(reference)[1] == split(candidate)[1] != FLOAT
-        return cls(reference, candidate, Floor.KERNELS if same_file else Floor.NOISE)
+        (base, recipe), (other, other_recipe) = split(reference), split(candidate)
+        if other in _FAKE and other_recipe != FLOAT:
+            return cls(reference, candidate, Floor.PRICE)
+        if recipe != other_recipe or recipe == FLOAT:
+            return cls(reference, candidate)
+        return cls(reference, candidate, Floor.RUNTIME if base in _FAKE else Floor.KERNELS)
 
 
+_FAKE = (FAKEQUANT, FAKEQUANT_BUILTIN)
+_FAKEQUANT = "harness.stages.litert_torch.fakequant:open_session"
 _HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.litert.session:open_session"
 # Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
 # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
@@ -158,14 +189,42 @@ _REGISTRY: dict[str, Stage] = {
             cost=1,
         ),
         Stage(
+            FAKEQUANT,
+            "the re-authored model with the weights of the quantised file",
+            _FAKEQUANT,
+            version=REAUTHORED,
+            memory=Memory(2.5, 400),
+            quantised_reference=REAUTHORED,
+            quantised_floor=Floor.PRICE,
+            weights_of_file=True,
+            quantised_only=True,
+            owner="recipe",
+            cost=3,
+        ),
+        Stage(
+            FAKEQUANT_BUILTIN,
+            "the same, as builtin kernels quantise the inputs of layers",
+            _FAKEQUANT,
+            version=REAUTHORED,
+            memory=Memory(2.5, 400),
+            quantised_reference=REAUTHORED,
+            quantised_floor=Floor.PRICE,
+            weights_of_file=True,
+            quantised_only=True,
+            owner="recipe",
+            cost=3,
+        ),
+        Stage(
             XNNPACK,
             "TFLite on XNNPACK",
             _TFLITE,
             version=FLATBUFFER,
             memory=Memory(2, 800),
             reference=REAUTHORED,
-            quantised_reference=BUILTIN,
+            quantised_reference=FAKEQUANT,
+            quantised_floor=Floor.RUNTIME,
             local_reference=REAUTHORED,
+            quantised_local=FAKEQUANT,
             runs_file=True,
             coverage=0.90,  # attention probabilities live inside its fused attention: 1 of the 18 points of a block
             cost=2,
@@ -177,7 +236,10 @@ _REGISTRY: dict[str, Stage] = {
             version=FLATBUFFER,
             memory=Memory(1, 720),
             reference=REAUTHORED,
+            quantised_reference=FAKEQUANT_BUILTIN,
+            quantised_floor=Floor.RUNTIME,
             local_reference=REAUTHORED,
+            quantised_local=FAKEQUANT_BUILTIN,
             runs_file=True,
             cost=5,
         ),
@@ -257,18 +319,24 @@ def standard_hops() -> tuple[Hop, ...]:
     return tuple(Hop(stage.reference, stage.name) for stage in every_stage() if stage.reference)
 
 
-def kernel_hops(recipes: Iterable[str]) -> tuple[Hop, ...]:
-    """The hops between kernels that run the quantised file of a recipe."""
-    pairs = [(stage.quantised_reference, stage.name) for stage in every_stage() if stage.quantised_reference]
+def quantised_hops(recipes: Iterable[str]) -> tuple[Hop, ...]:
+    """The hops of the quantised files of recipes: what each costs, the runtimes, and kernels against each other."""
+    stages = [stage for stage in every_stage() if stage.quantised_reference]
     return tuple(
-        Hop(named(reference, recipe), named(candidate, recipe), Floor.KERNELS)
+        Hop(_with_recipe(stage.quantised_reference, recipe), named(stage.name, recipe), stage.quantised_floor)
         for recipe in recipes
-        for reference, candidate in pairs
+        for stage in stages
     )
+
+
+def _with_recipe(stage: str, recipe: str) -> str:
+    """A stage's name for a recipe's file; its own for a stage that has nothing of a file, empty for none."""
+    known = _REGISTRY.get(stage)
+    return named(stage, recipe) if known is not None and known.reads_file else stage
 
 
 def hops_of(stages: tuple[str, ...]) -> tuple[Hop, ...]:
     """The hops of a run of these stages."""
     recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
-    every = (*standard_hops(), *kernel_hops(recipes))
+    every = (*standard_hops(), *quantised_hops(recipes))
     return tuple(hop for hop in every if set(hop.stages) <= set(stages))

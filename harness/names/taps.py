@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 EMBED = "embed"
 FINAL_NORM = "final_norm"
 LOGITS = "logits"
+UNROUNDED_SUFFIX = ".unrounded"
 LOCAL_SUFFIX = ".local"  # of a stage's name: its local pass
 
 # Execution order inside one block. A cache tap is what the KV cache holds at that position when the

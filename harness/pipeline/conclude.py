@@ -39,6 +39,7 @@ from harness.pipeline.comparison import plans_of
 from harness.pipeline.environment import environment
 from harness.pipeline.findings import crashed, findings_of
 from harness.pipeline.owned_faults import owned, with_mask
+from harness.pipeline.recipe_results import recipe_results
 
 
 def conclude(
@@ -80,6 +81,7 @@ def conclude(
         faults=owned(faults, frame, findings, results, traces),
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
+        recipes=recipe_results(prepared, results),
         taps=modules,
         environment=environment(),
     )

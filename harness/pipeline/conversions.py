@@ -10,11 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from harness.names.stages import FLOAT
+from harness.names.recipes import Rules
 from harness.spec.conversion_reads import Reader, changed_since
-from harness.store.cache import Cache
+from harness.spec.fingerprints import source_digest
+from harness.store.cache import Cache, key_of, source_of
 
 CONVERSIONS = "conversions"
+QUANTISED = "quantised"
 FLATBUFFER = "model.tflite"
 
 
@@ -23,14 +25,12 @@ def converted(
     key: str,
     build: Callable[[], Any],
     write: Callable[[Any, Path], None],
-    recipe: str = FLOAT,
     reader: Reader | None = None,
 ) -> Path:
     """The flatbuffer for `key`, converted now if the cache has none.
 
     build: makes the network. write: converts it to a file. reader: notes what the model's own code reads meanwhile;
     with it, the entry is made again where that has changed.
-    Raises ValueError where a recipe left every weight in float32, which quantisers do without a word.
     """
 
     def make(folder: Path) -> None:
@@ -39,8 +39,6 @@ def converted(
             write(network, folder / FLATBUFFER)
         if reader is not None:
             reader.write(folder)
-        if recipe != FLOAT:
-            check_quantised(folder / FLATBUFFER, recipe)
 
     found = cache.entry(CONVERSIONS, key) if reader is not None else None
     if reader is not None and found is not None and (why := changed_since(found, reader.spec, cache)):
@@ -53,6 +51,27 @@ def is_kept(cache: Cache, key: str, spec: Path) -> bool:
     """Whether the cache has a conversion that a spec, as it and what it reads are now, need not make again."""
     entry = cache.root / CONVERSIONS / key
     return entry.is_dir() and not changed_since(entry, spec, cache)
+
+
+def quantised(cache: Cache, source: Path, sha256: str, rules: Rules, recipe: str) -> tuple[Path, bool]:
+    """The file that a recipe makes of a float32 one, and whether it was made now.
+
+    sha256: of the source. Raises ValueError where a recipe left every weight in float32, which quantisers do without a
+    word.
+    """
+    from harness.flatbuffer.quantise import quantise, quantiser_version
+
+    code = source_digest(source_of("harness.flatbuffer.quantise"))
+    key = key_of({"flatbuffer": sha256, "rules": rules, "quantiser": quantiser_version(), "code": code})
+    made = False
+
+    def make(folder: Path) -> None:
+        nonlocal made
+        made = True
+        quantise(source, rules, folder / FLATBUFFER, recipe)
+        check_quantised(folder / FLATBUFFER, recipe)
+
+    return cache.build(QUANTISED, key, make) / FLATBUFFER, made
 
 
 def check_quantised(file: Path, recipe: str) -> None:

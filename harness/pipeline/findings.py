@@ -12,7 +12,6 @@ from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
 from harness.names.codes import FindingCode
-from harness.names.recipes import unjudged
 from harness.names.stages import runs_file
 from harness.pipeline.end_findings import cache_findings, last_position_findings
 from harness.pipeline.tasks import is_local_pass
@@ -35,8 +34,6 @@ def findings_of(
     passing = {hop.to for hop in hops if hop.verdict == "pass"}
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     found += overflow_findings(rows, prepared.rms_norms)
-    if said := unjudged(stages):
-        found.append(Finding(kind="numeric", code=FindingCode.RECIPE_NOT_JUDGED, severity="warning", what=said))
     return found
 
 

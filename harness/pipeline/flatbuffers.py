@@ -17,19 +17,20 @@ from harness.align.naming import hf_naming
 from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
+from harness.audit.recipe import Float32Weights, audit_recipe
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
 from harness.inputs.tokens import schedule
-from harness.jobs.prepared import ConvertRequest, Prepared, TapRequest
+from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import ConstantsAudit, Converted, Tapped
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.codes import FindingCode
 from harness.names.stages import FLOAT, HF
-from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, converted
+from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, QUANTISED, converted, quantised
 from harness.record.record import Finding
 from harness.spec.conversion_reads import Reader
 from harness.spec.load import load_spec
@@ -37,6 +38,7 @@ from harness.spec.model import SpecRef
 from harness.spec.numerics import settle
 from harness.spec.route import RouteModel, route_of
 from harness.store.cache import Cache, key_of, sha256_of, source_of
+from harness.store.digests import sha256_once
 
 TAPPED = "tapped"
 CONSTANTS = "constants"
@@ -44,16 +46,15 @@ _CONSTANTS_FILE = "constants.json"
 
 
 def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) -> dict[str, object]:
-    """Convert, or find the conversion in the cache. payload: a `ConvertRequest`. Returns a `Converted`.
+    """Convert, or find the conversion in the cache. payload: a `ModelRequest`. Returns a `Converted`.
 
     given: whoever hands in what loads the network keeps the conversion in a cache of its own.
     """
-    request = ConvertRequest.model_validate(payload)
-    prepared, recipe = request.prepared, request.recipe
+    request = ModelRequest.model_validate(payload)
+    prepared, key = request.prepared, request.prepared.conversion_key
     cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 1, "looking in the cache")
 
-    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
     reader = Reader(Path(request.spec_file), cache)
     made = False
 
@@ -72,10 +73,20 @@ def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) ->
 
     def write(built: tuple[RouteModel, Any], file: Path) -> None:
         own, network = built
-        own.write(network, file, prepared.prefill, prepared.kv_cache_len, recipe)
+        own.write(network, file, prepared.prefill, prepared.kv_cache_len)
 
-    path = converted(cache, key, build, write, recipe, reader)
+    path = converted(cache, key, build, write, reader)
     digest = cache.checksums(CONVERSIONS, key)[FLATBUFFER]
+    return Converted(flatbuffer=str(path), sha256=digest, cached=not made).model_dump()
+
+
+def quantise_model(payload: object, report: Reporter) -> dict[str, object]:
+    """Quantise a converted flatbuffer, or find it in the cache. payload: a `QuantiseRequest`. Returns a `Converted`."""
+    request = QuantiseRequest.model_validate(payload)
+    report.progress(0, 1, "quantising")
+    cache, rules = Cache(Path(request.cache_root), say=print), request.prepared.recipes[request.recipe]
+    path, made = quantised(cache, Path(request.flatbuffer), request.sha256, rules, request.recipe)
+    digest = cache.checksums(QUANTISED, path.parent.name)[FLATBUFFER]
     return Converted(flatbuffer=str(path), sha256=digest, cached=not made).model_dump()
 
 
@@ -110,7 +121,7 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
             audited = _audit_constants(cache, prepared, source, digest)
             audited.findings += not_run_findings(FlatbufferModel(source), prepared)
         else:
-            audited = _not_finite(cache, recipe, source, digest)
+            audited = _audit_quantised(cache, request, AlignmentPlan.read(folder / FILE), digest)
     files = {"tapped": str(folder / FLATBUFFER), "plan": str(folder / FILE), "sha256": digest}
     return Tapped(**dict(audited), **files).model_dump(mode="json")
 
@@ -203,18 +214,41 @@ def _write_audit(folder: Path, audit: ConstantsAudit) -> None:
     (folder / _CONSTANTS_FILE).write_text(audit.model_dump_json(exclude_none=True))
 
 
-def _not_finite(cache: Cache, recipe: str, source: Path, digest: str) -> ConstantsAudit:
-    """Constants of a recipe's file that are not finite; cached by the content of the file and our own code."""
-    code = {name: sha256_of(source_of(name)) for name in _FINITE_CODE}
+def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, digest: str) -> ConstantsAudit:
+    """A recipe's file against the float32 one that it was made of; cached by the content of both and our own code."""
+    source, recipe = Path(request.flatbuffer), request.recipe
+    rules = request.prepared.recipes.get(recipe, [])
+    code = {name: sha256_of(source_of(name)) for name in _RECIPE_CODE}
+    plain = Path(request.float32) if request.float32 else None
 
     def make(folder: Path) -> None:
-        _write_audit(folder, ConstantsAudit(findings=file_findings(FlatbufferModel(source), recipe)))
+        file = FlatbufferModel(source)
+        if plain is None:  # the stage that has the checkpoint's weights in hand compares them
+            _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe)))
+            return
+        weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
+        wrong, fits = audit_recipe(file, plan.sources, rules, recipe, weights.of)
+        _write_audit(folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits))
 
-    folder = cache.build(CONSTANTS, key_of({"flatbuffer": digest, "recipe": recipe, "code": code}), make)
+    content = {
+        "flatbuffer": digest,
+        "float32": sha256_once(plain, cache) if plain else "",
+        "rules": rules,
+        "recipe": recipe,
+    }
+    folder = cache.build(CONSTANTS, key_of({**content, "code": code}), make)
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
-_FINITE_CODE = ("harness.audit.finite", "harness.flatbuffer.reader")
+_RECIPE_CODE = (
+    "harness.align.weights",
+    "harness.audit.finite",
+    "harness.audit.grid",
+    "harness.audit.recipe",
+    "harness.flatbuffer.constants",
+    "harness.flatbuffer.quantised",
+    "harness.flatbuffer.reader",
+)
 _CONSTANTS_CODE = (
     "harness.audit.constants",
     "harness.audit.computed",

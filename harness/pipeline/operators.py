@@ -12,7 +12,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.results import Descended
 from harness.locate.owners import CONVERTER, converter_or_kernels_of, is_given, kernels_of
 from harness.names.codes import FindingCode
-from harness.names.stages import Hop, runs_file
+from harness.names.stages import Floor, Hop, runs_file
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
 from harness.record.record import Fault, FaultyOperator, Finding, Record
@@ -24,6 +24,8 @@ def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: 
     """Hop -> the task that looks for the operators that cause its first faults."""
     taps: dict[str, list[str]] = {}
     for fault in record.faults:
+        if Hop.parse(fault.hop).floor is Floor.RUNTIME:
+            continue  # what an operator makes of numbers on a grid is not among the definitions yet
         if runs_file(Hop.parse(fault.hop).candidate) and not is_given(fault.owner):
             taps.setdefault(fault.hop, []).append(fault.tap)
     return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}

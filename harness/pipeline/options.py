@@ -13,8 +13,10 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.inputs.tokens import check_jsonl
 from harness.judge.rules import load_rules
+from harness.names.recipes import GIVEN_FILE, Recipe
 from harness.names.stages import (
     BUILTIN,
+    FLOAT,
     HF,
     ORACLE,
     REAUTHORED,
@@ -50,7 +52,7 @@ class Options:
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
-    quantize: tuple[str, ...] = ()
+    quantize: tuple[Recipe, ...] = ()
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -80,18 +82,40 @@ def stages_of(options: Options) -> tuple[str, ...]:
     if unknown:
         raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
     alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
-    if alone and not options.quantize:
+    if alone and not options.quantize and recipe_of_file(options) == FLOAT:
         raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
-    kernels = [stage.name for stage in every_stage() if stage.runs_file and stage.name in options.stages]
-    quantised = tuple(named(base, recipe) for recipe in options.quantize for base in kernels)
-    if options.quantize and not any(hop.on_kernels for hop in hops_of(quantised)):
+    own = recipe_of_file(options)
+    quantised = _quantised_stages(options, [own] if own != FLOAT else [recipe.name for recipe in options.quantize])
+    if own != FLOAT and not hops_of(quantised):
+        raise UsageError(f"--tflite {options.tflite} is quantised: --stages needs {XNNPACK} or {BUILTIN}")
+    if options.quantize and not hops_of(quantised):
         raise UsageError(
-            f"--quantize compares kernels on the quantised file: --stages needs {BUILTIN}, and {XNNPACK} or {REFERENCE}"
+            f"--quantize judges what runs the quantised file: --stages needs {XNNPACK} or {BUILTIN}, {REFERENCE} both"
         )
     # Without these two there is no noise floor, and without a noise floor no verdict.
     float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
+    if own != FLOAT:  # there is no float32 file to run
+        return (*(name for name in float32 if not stage_named(name).runs_file), *quantised)
     _check_compared(options.stages, float32)
     return (*float32, *quantised)
+
+
+def recipe_of_file(options: Options) -> str:
+    """The recipe of the file that the user gives: `none` for a float32 file, and where none is given."""
+    if options.tflite is None:
+        return FLOAT
+    from harness.flatbuffer.reader import FlatbufferModel
+    from harness.flatbuffer.signatures import is_quantised
+
+    return GIVEN_FILE if is_quantised(FlatbufferModel(options.tflite)) else FLOAT
+
+
+def _quantised_stages(options: Options, recipes: Sequence[str]) -> tuple[str, ...]:
+    """By recipe: what runs its file, and the re-authored model with the file's numbers, which that is compared with."""
+    kernels = [stage for stage in every_stage() if stage.runs_file and stage.name in options.stages]
+    references = {stage.quantised_reference for stage in kernels}
+    fakes = [stage for stage in every_stage() if stage.weights_of_file and stage.name in references]
+    return tuple(named(stage.name, recipe) for recipe in recipes for stage in (*fakes, *kernels))
 
 
 def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
@@ -152,7 +176,7 @@ def recorded(options: Options) -> dict[str, object]:
         "layers": options.layers,
         "tflite": str(options.tflite) if options.tflite else None,
         "stages": list(options.stages),
-        "quantize": list(options.quantize),
+        "quantize": [recipe.name for recipe in options.quantize],
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "seed": options.seed,

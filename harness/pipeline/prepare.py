@@ -6,6 +6,7 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Reporter
 from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
-from harness.names.recipes import check_widths
-from harness.names.stages import FLOAT, HF, REAUTHORED
+from harness.names.recipes import Recipe, Rules, check_widths
+from harness.names.stages import HF, REAUTHORED
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.names.variant import Variant, parse_variant
 from harness.pipeline.dimensions import dimensions_of
@@ -92,7 +93,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         parameters = built.own.parameters(checkpoint.folder)
     with unheard():  # every package that is looked through for it, every variable
         code = spec.content(cache)
-        keys = {recipe: _key(built, checkpoint, recipe, code) for recipe in (FLOAT, *request.quantize)}
+        key = _key(built, checkpoint, code)
+        recipes = {recipe.name: _rules(recipe, built) for recipe in request.quantize}
     return Prepared(
         model=model.name,
         source=_source(checkpoint),
@@ -107,8 +109,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         variant=built.variant,
         prefill_logits=built.shape.prefill_logits,
         coverage=coverage_of(model.coverage, built.variant),
-        conversion_key=keys[FLOAT],
-        quantized_keys={recipe: keys[recipe] for recipe in request.quantize},
+        conversion_key=key,
+        recipes=recipes,
         findings=findings,
         rms_norms=built.own.rms_norms,
         parameters=parameters,
@@ -139,16 +141,19 @@ def _built(request: Request, spec: KnownSpec, checkpoint: Checkpoint) -> _Built:
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = route.model(model, miniature=small, layers=layers)
     dims = dimensions_of(model, plain, published)
-    check_widths(request.quantize, plain.row_widths(), model.name)
+    check_widths([recipe.name for recipe in request.quantize if not recipe.rules], plain.row_widths(), model.name)
     shape, variant = _device_shape(request, model, dims, plain.longest)
     with spec.reading():
         own = route.model(model, miniature=small, layers=layers, variant=variant)
     return _Built(small, layers, published, own, dims, shape, variant)
 
 
-def _key(built: _Built, checkpoint: Checkpoint, recipe: str, code: Mapping[str, Any]) -> str:
-    shape = built.shape
-    return built.own.conversion_key(checkpoint.sha256, shape.prefill, shape.kv_cache_len, recipe, code)
+def _key(built: _Built, checkpoint: Checkpoint, code: Mapping[str, Any]) -> str:
+    return built.own.conversion_key(checkpoint.sha256, built.shape.prefill, built.shape.kv_cache_len, code)
+
+
+def _rules(recipe: Recipe, built: _Built) -> Rules:
+    return list(json.loads(recipe.rules)) if recipe.rules else built.own.recipe_rules(recipe.name)
 
 
 def _aligned(model: Model, built: _Built) -> dict[str, Any]:

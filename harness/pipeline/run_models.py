@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from harness.errors import UsageError
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Converted
+from harness.names.recipes import GIVEN_FILE
 from harness.names.stages import FLOAT, named, split
 from harness.processes.scheduler import TaskResult
 from harness.record.record import write_text
@@ -68,8 +69,9 @@ def save_models(
     run: Path, prepared: Prepared, ref: SpecRef, results: Mapping[str, TaskResult], own: Path | None
 ) -> None:
     """run: its folder. ref: the declaration. results: of its tasks. own: the user's flatbuffer, if there is one."""
-    flatbuffers = {FLOAT: str(own.resolve())} if own is not None else {}
-    for recipe in (FLOAT, *prepared.quantized_keys):
+    given = FLOAT if "tap" in results else GIVEN_FILE
+    flatbuffers = {given: str(own.resolve())} if own is not None else {}
+    for recipe in (FLOAT, *prepared.recipes):
         found = results.get(named("convert", recipe))
         converted = found.gave(Converted) if found is not None else None
         if converted is not None:

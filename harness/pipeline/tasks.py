@@ -12,9 +12,9 @@ from pathlib import Path
 from harness.inputs.tokens import schedule
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job
-from harness.jobs.prepared import ConvertRequest, ModelRequest, Prepared, TapRequest
+from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.results import Audited, Converted, Descended, Tapped
-from harness.names.stages import FLOAT, Hop, Stage, every_stage, named, runs_file, stage_named
+from harness.names.stages import FLOAT, Hop, Stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
 from harness.processes.scheduler import Payload, Results, Task
@@ -62,7 +62,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
     timeout = place.timeout
     chosen = [stage_named(name) for name in stages]
     tasks = []
-    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.runs_file):
+    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.reads_file):
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
@@ -73,7 +73,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
                 _RUN,
                 _job_maker(place, prepared, stage),
                 Facts,
-                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.runs_file else ())),
+                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.reads_file else ())),
                 memory_mb=stage.memory.mb(weights),
                 torch=not stage.runs_file,
                 timeout=timeout,
@@ -107,8 +107,8 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
             torch=not stage.runs_file,
             timeout=place.timeout,
         )
-        for stage in every_stage()
-        if stage.name in stages and stage.local_reference in stages
+        for stage in map(stage_named, stages)
+        if stage.local_reference in stages
     ]
 
 
@@ -162,15 +162,34 @@ def conversion_mb(prepared: Prepared) -> float:
 
 def _convert_task(place: RunPaths, prepared: Prepared, common: ModelRequest, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
-    key = prepared.conversion_key if recipe == FLOAT else prepared.quantized_keys[recipe]
-    cached = is_kept(Cache(Path(place.cache_root)), key, Path(common.spec_file))
+    if recipe != FLOAT:
+        return _quantise_task(place, prepared, common, recipe)
+    cached = is_kept(Cache(Path(place.cache_root)), prepared.conversion_key, Path(common.spec_file))
     return Task(
-        named("convert", recipe),
+        "convert",
         "harness.pipeline.flatbuffers:convert_model",
-        ConvertRequest(**dict(common), recipe=recipe).model_dump(mode="json"),
+        common.model_dump(mode="json"),
         Converted,
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
+        timeout=place.timeout,
+    )
+
+
+def _quantise_task(place: RunPaths, prepared: Prepared, common: ModelRequest, recipe: str) -> Task:
+    def payload(results: Results) -> Payload:
+        made = results["convert"].gave(Converted)
+        assert made is not None, "it is needed by this task"
+        told = QuantiseRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
+        return told.model_dump(mode="json")
+
+    return Task(
+        named("convert", recipe),
+        "harness.pipeline.flatbuffers:quantise_model",
+        payload,
+        Converted,
+        needs=("convert",),
+        memory_mb=3 * prepared.weights_mb + 300,
         timeout=place.timeout,
     )
 
@@ -180,10 +199,13 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
 
     def payload(results: Results) -> Payload:
         if own is not None:
-            return TapRequest(**dict(common), flatbuffer=str(own)).model_dump(mode="json")
+            return TapRequest(**dict(common), recipe=recipe, flatbuffer=str(own)).model_dump(mode="json")
         made = results[convert].gave(Converted)
         assert made is not None, "it is needed by this task"
         told = TapRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
+        plain, aligned = results["convert"].gave(Converted), results.get("tap")
+        if recipe != FLOAT and plain is not None and aligned is not None and (found := aligned.gave(Tapped)):
+            told.float32, told.float32_plan = plain.flatbuffer, found.plan
         return told.model_dump(mode="json")
 
     return Task(
@@ -191,7 +213,7 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
         "harness.pipeline.flatbuffers:tap_flatbuffer",
         payload,
         Tapped,
-        needs=() if own is not None else (convert,),
+        needs=() if own is not None else (convert, *(("tap",) if recipe != FLOAT else ())),
         memory_mb=weights + 400,
         timeout=timeout,
     )
@@ -203,7 +225,7 @@ def _job_maker(
     """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
 
     def payload(results: Results) -> Payload:
-        files = _files_of(stage, place, results) if stage.runs_file else StageFiles()
+        files = _files_of(stage, place, results) if stage.reads_file else StageFiles()
         job = Job(
             stage=stage.name,
             opens=stage.opens,

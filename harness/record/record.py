@@ -20,6 +20,7 @@ from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, 
 from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
+from harness.record.recipes import QuantisedLayer, RecipeResult
 from harness.record.tap_row import TAP_COLUMNS
 from harness.system.reading import read_bytes
 
@@ -45,6 +46,8 @@ __all__ = [
     "LooserRule",
     "LowestSnr",
     "MissingTap",
+    "QuantisedLayer",
+    "RecipeResult",
     "Record",
     "Source",
     "SourceKind",
@@ -99,6 +102,8 @@ class Record(Part):
     """Of the text inputs; none where no input comes from text."""
     known_defects: list[KnownDefect] = Field(default_factory=list)
     looser_rules: list[LooserRule] = Field(default_factory=list)
+    recipes: list[RecipeResult] = Field(default_factory=list)
+    """What each recipe made of the weights; none where nothing was quantised."""
     taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
     """Every tap in execution order, with its module or tensor by version: `hf`, `reauthored`, `tflite`."""
     environment: dict[str, str] = Field(default_factory=dict)

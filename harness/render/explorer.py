@@ -187,7 +187,7 @@ def worst_rows(rows: Iterable[TapRow]) -> dict[str, ShownTap]:
     local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
     nearest_local = {row.tap: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
     worst = worst_per_tap(rows)
-    if rows and Hop.parse(rows[0].hop).on_kernels:
+    if rows and Hop.parse(rows[0].hop).by_snr:
         noisiest = {row.tap: row for row in sorted(rows, key=_signal, reverse=True)}
         worst = {tap: noisiest[tap] for tap in worst}
     return {tap: _with_local(row, nearest_local.get(tap)) for tap, row in worst.items()}

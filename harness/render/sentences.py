@@ -14,7 +14,7 @@ from typing import Literal
 from harness.judge.shares import nearest
 from harness.locate.owners import is_given
 from harness.names.figures import FLOOR, LOCAL_FIGURES
-from harness.names.stages import known_stage, runs_file
+from harness.names.stages import Floor, known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, KnownDefect, Record
@@ -173,11 +173,15 @@ def suspicion(record: Record) -> str:
         return ""
     source, target = fault.between.stages
     names = [fault.modules.get(_version(stage)) for stage in (source, target)]
+    if fault.between.floor is Floor.PRICE:
+        return f"The recipe costs this: {target} is {source} with the numbers of the quantised file."
     if not runs_file(target):
         what = " with ".join(name for name in names if name) or fault.tap
         return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
     others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and runs_file(hop.to)]
     twin = next((hop for hop in others if hop.taps_compared), None)
+    if fault.between.floor is Floor.RUNTIME:
+        return f"Suspect the kernels of {target}: {source} computes with the same numbers of the file."
     if fault.between.on_kernels:
         return f"Suspect the kernels of {target}, or those of {source}: both run the same quantised flatbuffer."
     if "[" in target or twin is None:

@@ -282,7 +282,7 @@ def _fault_figures(fault: Fault, rows: Sequence[TapRow]) -> list[tuple[str, str]
     """What the tap is judged by. Where float32 itself fails, an excess over it says nothing."""
     if floor := floor_text(fault):
         return [("floor", f"noise floor {floor}")]
-    kernels = fault.between.on_kernels
+    kernels = fault.between.by_snr
     first = ("SNR", _fault_snr(rows)) if kernels else ("excess", _fault_excess(fault, rows))
     return [first, ("local", _local_words(fault))]
 

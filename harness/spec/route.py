@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.explain.evidence_file import SavedEvidence
     from harness.jobs.job import Dimensions, Job
     from harness.jobs.prepared import Prepared
+    from harness.names.recipes import Rules
     from harness.names.variant import Variant
     from harness.record.record import Finding
     from harness.spec.model import Model
@@ -120,7 +121,6 @@ class RouteModel(Protocol):
         weights_sha256: str,
         prefill: Sequence[int],
         kv_cache_len: int,
-        recipe: str,
         code: Mapping[str, Any],
     ) -> str:
         """The cache key of a conversion: all that its bytes depend on.
@@ -131,8 +131,11 @@ class RouteModel(Protocol):
     def load(self, checkpoint: Path, kv_cache_len: int) -> Any:
         """The network with the weights of a folder, in float32. Raises UsageError for what cannot be loaded."""
 
-    def write(self, network: Any, file: Path, prefill: Sequence[int], kv_cache_len: int, recipe: str) -> None:
-        """Convert what `load` gave to a flatbuffer, with a signature `prefill_N` for each length and `decode`."""
+    def write(self, network: Any, file: Path, prefill: Sequence[int], kv_cache_len: int) -> None:
+        """Convert what `load` gave to a float32 file, with a signature `prefill_N` for each length and `decode`."""
+
+    def recipe_rules(self, mode: str) -> Rules:
+        """What a mode of the route's own converter does to that file, as a recipe of ai-edge-quantizer."""
 
 
 class AuditedConfig(Protocol):

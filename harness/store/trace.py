@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.names.taps import LOCAL_SUFFIX
+from harness.names.taps import LOCAL_SUFFIX, UNROUNDED_SUFFIX
 
 MANIFEST = "manifest.json"
 VALUES_FILE = "taps.bin"
@@ -35,6 +35,11 @@ def sample(traces: Path, order: int) -> Path:
 def local(traces: Path) -> Path:
     """The folder of a stage's local traces: each tap computed from a reference's values of the taps before it."""
     return traces.with_name(traces.name + LOCAL_SUFFIX)
+
+
+def unrounded(traces: Path) -> Path:
+    """The folder of a fake-quantised stage's traces without the rounding of the inputs of its layers."""
+    return traces.with_name(traces.name + UNROUNDED_SUFFIX)
 
 
 @dataclass

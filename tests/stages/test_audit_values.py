@@ -19,7 +19,6 @@ from harness.audit.values import ExpectedValues, describe_difference, fuse, load
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.reads import ReadConstant
 from harness.names.codes import FindingCode
-from harness.names.stages import FLOAT
 from harness.names.variant import Variant
 from harness.pipeline.conversions import FLATBUFFER
 from harness.pipeline.conversions import converted as converted_once
@@ -199,9 +198,9 @@ def _converted(name: str) -> tuple[GenerativeModel, Path, Path]:
     own = ReauthoredModel(model, shrink(model)[1], Variant())
     file = converted_once(
         cache,
-        own.conversion_key(checkpoint.sha256, [32], 256, FLOAT, {}),
+        own.conversion_key(checkpoint.sha256, [32], 256, {}),
         lambda: own.load(checkpoint.folder, 256),
-        lambda network, target: own.write(network, target, [32], 256, FLOAT),
+        lambda network, target: own.write(network, target, [32], 256),
     )
     return model, checkpoint.folder, file
 

@@ -84,9 +84,9 @@ class ToyAtSizes:
         return [ParameterSource(parameter=key, keys=[key]) for key in stored_tensors(folder)]
 
     def conversion_key(
-        self, weights_sha256: str, prefill: Sequence[int], kv_cache_len: int, recipe: str, code: Mapping[str, Any]
+        self, weights_sha256: str, prefill: Sequence[int], kv_cache_len: int, code: Mapping[str, Any]
     ) -> str:
-        return key_of({"weights": weights_sha256, "lengths": [*prefill, kv_cache_len], "recipe": recipe, "code": code})
+        return key_of({"weights": weights_sha256, "lengths": [*prefill, kv_cache_len], "code": code})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from harness.names.stages import (
     every_stage,
     float32_stages,
     hops_of,
-    kernel_hops,
     known_stage,
+    quantised_hops,
     register,
     runs_file,
     stage_named,
@@ -22,7 +22,7 @@ from harness.names.stages import (
 RECIPE = "dynamic_int8"
 
 
-@pytest.mark.parametrize("hop", [*standard_hops(), *kernel_hops([RECIPE])], ids=lambda hop: hop.name)
+@pytest.mark.parametrize("hop", [*standard_hops(), *quantised_hops([RECIPE])], ids=lambda hop: hop.name)
 def test_a_hop_s_name_leads_back_to_it(hop: Hop) -> None:
     assert Hop.parse(hop.name) == hop == Hop.between(*hop.stages)
 
@@ -35,7 +35,7 @@ def test_what_is_not_a_hop_is_refused(name: str) -> None:
 
 def test_kernels_of_one_quantised_file_have_a_floor_of_their_own() -> None:
     assert {hop.floor for hop in standard_hops()} == {Floor.NOISE}
-    assert {hop.floor for hop in kernel_hops([RECIPE])} == {Floor.KERNELS}
+    assert {hop.floor for hop in quantised_hops([RECIPE])} == {Floor.KERNELS}
     other = Hop.between(f"tflite-builtin[{RECIPE}]", "tflite-xnnpack[fp16]")
     assert other.floor is Floor.NOISE, "two files are no kernels of one"
 

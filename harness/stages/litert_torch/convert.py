@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.names.stages import FLOAT
+from harness.names.recipes import Rules
 from harness.names.variant import Variant
 from harness.spec.fingerprints import fingerprint, source_digest
 from harness.spec.replaced import flags, replaced_code
@@ -39,7 +39,6 @@ def conversion_key(
     prefill: list[int],
     kv_cache_len: int,
     variant: Variant,
-    recipe: str = FLOAT,
     code: Mapping[str, Any] | None = None,
 ) -> str:
     """The cache key of a conversion.
@@ -58,7 +57,6 @@ def conversion_key(
             "kv_cache_len": kv_cache_len,
             "kv_layout": variant.kv_layout,
             "mask_as_input": variant.mask_as_input,
-            "quantize": recipe,
             "prefill_logits": True,
             **replaced_code(),
             "code": dict(code or {}),
@@ -76,10 +74,8 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def to_flatbuffer(
-    network: Any, file: Path, prefill: list[int], kv_cache_len: int, variant: Variant, recipe: str
-) -> None:
-    """Convert a loaded network, with logits at every position: with the last ones alone only those could be compared.
+def to_flatbuffer(network: Any, file: Path, prefill: list[int], kv_cache_len: int, variant: Variant) -> None:
+    """Convert a loaded network to a float32 file, with logits at every position: they could not be compared else.
 
     file: to write.
     """
@@ -92,7 +88,7 @@ def to_flatbuffer(
         output_name_prefix=file.stem,
         prefill_seq_len=prefill,
         kv_cache_max_len=kv_cache_len,
-        quantize=converter.QuantizationName(recipe),
+        quantize=converter.QuantizationName.NONE,
         export_config=ExportConfig(
             output_logits_on_prefill=True,
             kvcache_layout=kv_layout(variant),
@@ -100,6 +96,19 @@ def to_flatbuffer(
         ),
     )
     shutil.move(produced, file)
+
+
+def recipe_rules(mode: str, config: Any) -> Rules:
+    """What a mode of the converter does to the float32 file, as a recipe of ai-edge-quantizer. config: a `ModelConfig`.
+
+    The converter quantises as its last step, by these rules: whoever applies them to its float32 file gets the same
+    bytes.
+    """
+    from litert_torch.generative.utilities import converter
+    from litert_torch.quantize.translate_recipe import translate_to_ai_edge_recipe
+
+    found = converter.get_quant_recipe_from_flag(converter.QuantizationName(mode), config)
+    return [dict(rule) for rule in translate_to_ai_edge_recipe(found.generative_recipe)]
 
 
 def kv_layout(variant: Variant) -> Any:

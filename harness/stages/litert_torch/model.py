@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.jobs.job import Dimensions
+from harness.names.recipes import Rules
 from harness.names.variant import Variant
 from harness.record.record import Finding
 from harness.stages.litert_torch import keys, sizes
-from harness.stages.litert_torch.convert import conversion_key, to_flatbuffer
+from harness.stages.litert_torch.convert import conversion_key, recipe_rules, to_flatbuffer
 from harness.stages.litert_torch.declaration import GenerativeModel
 from harness.stages.litert_torch.full_config import built_model
 from harness.stages.litert_torch.loading import load_reauthored
@@ -84,7 +85,6 @@ class ReauthoredModel:
         weights_sha256: str,
         prefill: Sequence[int],
         kv_cache_len: int,
-        recipe: str,
         code: Mapping[str, Any],
     ) -> str:
         return conversion_key(
@@ -95,12 +95,14 @@ class ReauthoredModel:
             list(prefill),
             kv_cache_len,
             self.variant,
-            recipe,
             code,
         )
 
     def load(self, checkpoint: Path, kv_cache_len: int) -> Any:
         return load_reauthored(self.declared, checkpoint, self.config, kv_cache_len)
 
-    def write(self, network: Any, file: Path, prefill: Sequence[int], kv_cache_len: int, recipe: str) -> None:
-        to_flatbuffer(network, file, list(prefill), kv_cache_len, self.variant, recipe)
+    def write(self, network: Any, file: Path, prefill: Sequence[int], kv_cache_len: int) -> None:
+        to_flatbuffer(network, file, list(prefill), kv_cache_len, self.variant)
+
+    def recipe_rules(self, mode: str) -> Rules:
+        return recipe_rules(mode, self.config)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,11 @@ class Reauthored:
         return {LOGITS: self.network(token, positions, full)[LOGITS].numpy()}
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        self.trace_into(self.job.traces if reference is None else local(self.job.traces), item, reference)
+
+    def trace_into(self, folder: Path, item: JobInput, reference: Trace | None = None) -> None:
+        """Write the trace of one input into another folder than the stage's."""
         self.capture.reference = reference
-        folder = self.job.traces if reference is None else local(self.job.traces)
         with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
             drive(self.network, self.config, item, self.job, self.capture)
 

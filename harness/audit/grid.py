@@ -1,0 +1,122 @@
+"""How near a quantised weight is to the numbers that it stands for, beside the nearest that its grid allows.
+
+In: what a file holds of a weight, and the weight. Out: a `GridFit`. Pure.
+
+The nearest on the same grid is each number rounded to the nearest step: no recipe that rounds can do better, and one
+that shifts numbers on purpose (GPTQ) says so. The best with other scales is a bound for the recipe, not for the file;
+it is told by some of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.flatbuffer.quantised import Held
+
+Floats = npt.NDArray[np.float64]
+# Shares of the scale that spans a channel, tried as scales of their own: clipping a few numbers may cost less.
+_SPANS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+_ROWS = 4096  # at a time
+_SAMPLE = 512  # rows by which the best is told
+
+
+@dataclass(frozen=True)
+class GridFit:
+    """Errors are norms over the whole weight, as a share of its norm.
+
+    error: of what the file holds. nearest: of the nearest numbers on the same grid. best: with the best scales.
+    cosine: of what the file holds and the weight. saturated: share of the whole numbers that are at an end of their
+    type. off_zero: whether a zero point is not 0. scales_wrong: how many scales are zero, negative or not finite.
+    wide: how many channels or blocks use less than half of their steps. channels: of how many.
+    """
+
+    error: float
+    nearest: float
+    best: float
+    cosine: float
+    saturated: float = 0.0
+    off_zero: bool = False
+    scales_wrong: int = 0
+    wide: int = 0
+    channels: int = 0
+
+    @property
+    def is_nearest(self) -> bool:
+        """Whether the numbers are as near as the grid allows, up to ties and the rounding of scales."""
+        return self.error <= self.nearest * 1.02 + 1e-7
+
+
+def fit(held: Held, weight: npt.NDArray[Any]) -> GridFit:
+    """weight: what the constant should stand for, of its shape."""
+    sums = np.zeros(5)
+    for start in range(0, weight.shape[0], _ROWS):
+        sums += _sums(held, weight, slice(start, start + _ROWS))
+    error, nearest, norm, own, product = (float(part) for part in sums)
+    size = max(norm, float(np.finfo(np.float64).tiny))
+    cosine = product / math.sqrt(size * own) if own else 0.0
+    share = math.sqrt(nearest / size)
+    found = GridFit(error=math.sqrt(error / size), nearest=share, best=share, cosine=cosine)
+    return found if not held.grid.granularity else _with_scales(found, held, weight)
+
+
+def _sums(held: Held, weight: npt.NDArray[Any], rows: slice) -> Floats:
+    """Squared errors (of the file, nearest), squared norms (of the weight, of the file), their product."""
+    part = held.rows(rows)
+    wanted, values = weight[rows].astype(np.float64), part.values
+    error = _squares(values - wanted)
+    nearest = error
+    if held.grid.granularity:
+        nearest = _squares(part.nearest(wanted) - wanted)
+    elif held.grid.dtype == "FLOAT16":
+        with np.errstate(over="ignore"):
+            nearest = _squares(weight[rows].astype(np.float16).astype(np.float64) - wanted)
+    return np.array([error, nearest, _squares(wanted), _squares(values), float(np.vdot(values, wanted))])
+
+
+def _gain(held: Held, weight: npt.NDArray[Any]) -> float:
+    """How much less the error would be with the best scales, as a share of that of the nearest numbers."""
+    rows = slice(0, None, max(1, weight.shape[0] // _SAMPLE))
+    part, wanted = held.rows(rows), weight[rows].astype(np.float64)
+    nearest = _squares(part.nearest(wanted) - wanted)
+    return math.sqrt(min(1.0, _best(part, wanted) / nearest)) if nearest else 1.0
+
+
+def _best(part: Held, wanted: Floats) -> float:
+    """The least squared error with one scale for each channel or block, of the scales that are tried."""
+    grouped, axes = part.grouped(wanted)
+    low, high = part.ends
+    span = np.abs(grouped).max(axis=axes, keepdims=True) / high
+    found = []
+    for share in _SPANS:
+        scale = np.where(span > 0, span * share, 1.0)
+        near = np.clip(np.rint(grouped / scale), low, high) * scale
+        found.append(((near - grouped) ** 2).sum(axis=axes))
+    return float(np.min(found, axis=0).sum())
+
+
+def _with_scales(found: GridFit, held: Held, weight: npt.NDArray[Any]) -> GridFit:
+    low, high = held.ends
+    scale = held.scale
+    wrong = int((~np.isfinite(scale) | (scale <= 0)).sum())
+    grouped, axes = held.grouped(held.whole)
+    reach = np.abs(grouped.astype(np.int16)).max(axis=axes)
+    ends = float(((held.whole <= low) | (held.whole >= high)).mean())
+    used = reach > 0  # a channel of zeros uses no step, and needs none
+    return replace(
+        found,
+        best=found.nearest * _gain(held, weight),
+        saturated=ends,
+        off_zero=bool((held.zero != 0).any()),
+        scales_wrong=wrong,
+        wide=int((used & (reach < high // 2)).sum()),
+        channels=int(reach.size),
+    )
+
+
+def _squares(values: Floats) -> float:
+    return float(np.vdot(values, values))

@@ -1,0 +1,226 @@
+"""Did the recipe do what it says, and are a quantised file's weights as near to the checkpoint's as their grid allows.
+
+In: a quantised flatbuffer, where its layers are, the recipe's rules and the weights as they should be. Out: findings
+that name the layer and the tensor, and how near each weight is.
+
+What a rule asks for is read off the rule alone: ai-edge-quantizer passes over what it does not support without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.align.views import TapSource
+from harness.align.weights import LayerWeight, layer_weights
+from harness.audit.grid import GridFit, fit
+from harness.flatbuffer.constants import NARROW
+from harness.flatbuffer.quantised import Held, held
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.names.codes import FindingCode
+from harness.names.owners import RECIPE
+from harness.names.recipes import Rules
+from harness.record.recipes import QuantisedLayer
+from harness.record.record import Finding
+
+_SHOWN = 8
+# Less than this of what a weight should be is not that weight: the coarsest recipe (2 bits) has 0.9.
+_RELATED = 0.7
+# These round each number to the nearest step of its grid; others shift numbers, or turn the weight, on purpose.
+_ROUNDING = ("min_max_uniform_quantize", "octav", "mse", "float_casting")
+_NOTHING = "no_quantize"
+
+
+@dataclass(frozen=True)
+class AskedGrid:
+    """What a recipe asks of a layer. dtype: `INT8`, empty for float32. granularity: `CHANNELWISE`, empty for float16.
+
+    algorithm: of ai-edge-quantizer.
+    """
+
+    dtype: str = ""
+    granularity: str = ""
+    algorithm: str = _NOTHING
+
+    def __str__(self) -> str:
+        return f"{self.dtype.lower()} {self.granularity.lower().replace('_', ' ')}".strip() or "float32"
+
+
+class Float32Weights:
+    """The weights of layers in a float32 file, which another audit holds against the checkpoint bit by bit."""
+
+    def __init__(self, file: FlatbufferModel, plans: Mapping[str, Mapping[str, TapSource]]) -> None:
+        self._file = file
+        self._found: dict[str, tuple[Subgraph, int]] = {}
+        for signature, sources in plans.items():
+            graph = file.subgraph(file.signatures[signature].subgraph)
+            for weight in layer_weights(file, graph, sources):
+                self._found.setdefault(weight.layer, (graph, weight.constant))
+
+    def of(self, layer: str) -> npt.NDArray[Any] | None:
+        """Mapped, not copied; None for a layer that the file has not."""
+        found = self._found.get(layer)
+        return None if found is None else held(self._file, *found).whole
+
+
+def audit_recipe(
+    file: FlatbufferModel,
+    plans: Mapping[str, Mapping[str, TapSource]],
+    rules: Rules,
+    recipe: str,
+    weight_of: Callable[[str], npt.NDArray[Any] | None],
+) -> tuple[list[Finding], list[QuantisedLayer]]:
+    """What is wrong with the layers, and how near each is to its weight.
+
+    plans: signature -> tap -> where it is. weight_of: a layer's weight as the float32 file holds it, None if unknown.
+    """
+    found: list[Finding] = []
+    fits: dict[str, QuantisedLayer] = {}
+    known: dict[tuple[str, int], GridFit] = {}
+    for signature, sources in plans.items():
+        graph = file.subgraph(file.signatures[signature].subgraph)
+        for weight in layer_weights(file, graph, sources):
+            audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
+            found += audit.of_grid()
+            if weight.layer in fits and audit.same_as(fits[weight.layer]):
+                continue
+            wanted = weight_of(weight.layer)
+            if wanted is None:
+                continue
+            key = (weight.layer, audit.constant.buffer)
+            try:
+                known[key] = fit(audit.held, wanted)
+            except ValueError as error:
+                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, f"cannot be read ({error})"))
+                continue
+            fits.setdefault(weight.layer, audit.fitted(known[key]))
+            found += audit.of_values(known[key])
+    return told_once(found, recipe), list(fits.values())
+
+
+def audit_layer(
+    file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, wanted: npt.NDArray[Any], recipe: str
+) -> tuple[list[Finding], QuantisedLayer]:
+    """The same for one layer of a file whose recipe is not known: what it holds is taken as asked.
+
+    Whether it shifts numbers on purpose cannot be told either, so that numbers which are not the nearest are a warning.
+    """
+    audit = _Layer(file, graph, weight, AskedGrid(), recipe)
+    found = fit(audit.held, wanted)
+    told = [*audit.of_values(found)]
+    if not found.is_nearest and not told:
+        what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
+        told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, "warning"))
+    return told, audit.fitted(found)
+
+
+def _asked(rules: Rules, graph: Subgraph, weight: LayerWeight) -> AskedGrid:
+    """By the last rule that matches the layer's operator: its kind, and the names of what it gives."""
+    scope = ";".join(graph.tensors[index].name for index in weight.operator.outputs)
+    asked = AskedGrid()
+    for rule in rules:
+        if rule["operation"] in ("*", weight.operator.kind) and re.search(str(rule["regex"]), scope):
+            asked = _grid_of(rule)
+    return asked
+
+
+def _grid_of(rule: Mapping[str, Any]) -> AskedGrid:
+    if rule["algorithm_key"] == _NOTHING:
+        return AskedGrid()
+    config = (rule.get("op_config") or {}).get("weight_tensor_config") or {}
+    if not config:
+        return AskedGrid()
+    dtype = f"{config.get('dtype', 'INT')}{config.get('num_bits', 8)}"
+    granularity = str(config.get("granularity", "TENSORWISE")) if dtype.startswith("INT") else ""
+    return AskedGrid(dtype, granularity, str(rule["algorithm_key"]))
+
+
+class _Layer:
+    """A layer of one signature, and what is wrong with how it is held."""
+
+    def __init__(
+        self, file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, asked: AskedGrid, recipe: str
+    ) -> None:
+        self.weight, self.asked, self.recipe = weight, asked, recipe
+        self.constant = graph.tensors[weight.constant]
+        self.signature = graph.name
+        self.held: Held = held(file, graph, weight.constant)
+
+    def same_as(self, other: QuantisedLayer) -> bool:
+        """Whether another signature's layer of this name reads the same tensor: it has been looked at then."""
+        return other.tensor == self.constant.name and other.grid == str(self.held.grid)
+
+    def fitted(self, found: GridFit) -> QuantisedLayer:
+        grid = self.held.grid
+        return QuantisedLayer(
+            layer=self.weight.layer,
+            tensor=self.constant.name,
+            grid=str(grid),
+            bits=grid.bits,
+            size=self.held.whole.size,
+            error=found.error,
+            nearest=found.nearest,
+            best=found.best,
+            cosine=found.cosine,
+            saturated=found.saturated,
+        )
+
+    def of_grid(self) -> Iterator[Finding]:
+        grid = self.held.grid
+        dtype = "" if grid.dtype == "FLOAT32" else grid.dtype
+        if (dtype, grid.granularity) == (self.asked.dtype, self.asked.granularity):
+            return
+        code = FindingCode.RECIPE_NOT_APPLIED if not dtype else FindingCode.RECIPE_DIFFERS
+        yield self.finding(code, f"is {grid}, and the recipe asks for {self.asked}")
+
+    def of_values(self, found: GridFit) -> Iterator[Finding]:
+        if found.scales_wrong:
+            what = f"has {found.scales_wrong} scales of {found.channels} that are zero, negative or not finite"
+            yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
+        if found.cosine < _RELATED or not np.isfinite(found.error):
+            what = f"is not this checkpoint's weight (cosine {found.cosine:.2f})"
+            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
+        elif self.asked.algorithm in _ROUNDING or self.held.grid.dtype not in NARROW:
+            yield from self._of_error(found)
+        if found.wide:
+            what = f"uses less than half of the steps in {found.wide} of {found.channels} channels or blocks"
+            yield self.finding(FindingCode.RECIPE_SCALE_WIDE, what, "warning")
+
+    def _of_error(self, found: GridFit) -> Iterator[Finding]:
+        nearest = f"{found.nearest:.2g}"
+        if not found.is_nearest:
+            what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its own grid by {nearest}"
+            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
+        elif found.nearest > 2 * found.best and found.nearest > 1e-6:
+            what = f"is off by {nearest} of its norm, and with other scales of the same kind by {found.best:.2g}"
+            yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
+
+    def finding(self, code: FindingCode, what: str, severity: str = "error") -> Finding:
+        name = self.constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+        return Finding(
+            kind="weights",
+            code=code,
+            severity="error" if severity == "error" else "warning",
+            what=f"the weight of {self.weight.layer} in the {self.recipe} flatbuffer ({name}) {what}",
+            owner=f"{RECIPE} {self.recipe}" if severity == "error" else "",
+            key=self.weight.layer,
+        )
+
+
+def told_once(found: Sequence[Finding], recipe: str) -> list[Finding]:
+    """Each once; of many of one kind the first few, and how many more there are."""
+    by_code: dict[str, list[Finding]] = {}
+    for finding in {finding.what: finding for finding in found}.values():
+        by_code.setdefault(finding.code, []).append(finding)
+    told: list[Finding] = []
+    for group in by_code.values():
+        told += group[:_SHOWN]
+        if len(group) > _SHOWN:
+            more = f"the same of {len(group) - _SHOWN} more layers of the {recipe} flatbuffer"
+            told.append(group[0].model_copy(update={"what": more, "key": ""}))
+    return told

@@ -1,0 +1,226 @@
+"""The stage `fakequant[R]`: the re-authored model in PyTorch with the weights that a quantised file really holds.
+
+In: a job with a checkpoint folder, a quantised flatbuffer and its alignment plan. Out: a trace per input; where the
+file quantises the inputs of its layers, a second one of the same weights with those inputs as they are, which says what
+one step of the grid costs.
+
+What it shares with the re-authored stage is all but the numbers: so the hop from there is the price of the recipe, and
+the hop to a runtime is the runtime's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from harness.align.modules import ModuleMap
+from harness.align.plan import AlignmentPlan
+from harness.align.weights import LAYER_POINTS, LINEAR, LayerWeight, layer_weights
+from harness.audit.recipe import audit_layer, told_once
+from harness.errors import UsageError
+from harness.flatbuffer.quantised import Held, held
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.jobs.facts import Facts
+from harness.jobs.job import Job, JobInput
+from harness.jobs.reporter import Reporter
+from harness.jobs.session import AS_NAMED, Given
+from harness.names.recipes import GIVEN_FILE
+from harness.names.stages import FAKEQUANT, FAKEQUANT_BUILTIN, split
+from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
+from harness.record.recipes import QuantisedLayer
+from harness.record.record import Finding
+from harness.stages.litert_torch.modules import own_modules
+from harness.stages.litert_torch.stage import Reauthored
+from harness.stages.litert_torch.stage import open_session as open_reauthored
+from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, linear
+from harness.store.trace import Trace, unrounded
+from harness.system.attributes import set_within
+
+_EMBEDDING, _HEAD = "tok_embedding", "lm_head"
+
+
+@dataclass(frozen=True)
+class FakeLayer:
+    """A layer with the numbers of the file. module: its path in the network. rows: how its input is quantised."""
+
+    module: str
+    numbers: LayerNumbers
+    bias: torch.Tensor | None
+    rows: RowGrid
+
+
+@contextmanager
+def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
+    """See `harness/jobs/session.py`."""
+    with open_reauthored(job, given) as own:
+        layers, fits, findings = fake_layers(job, own), *_fits(job, own)
+        with ExitStack() as replaced:
+            for layer in layers:
+                _put(own.network.get_submodule(layer.module), layer, replaced)
+            yield FakeQuantised(own, layers, fits, findings)
+
+
+@dataclass
+class FakeQuantised:
+    """A `Session`."""
+
+    own: Reauthored
+    layers: list[FakeLayer]
+    fits: list[QuantisedLayer]
+    findings: list[Finding]
+
+    @property
+    def quantises_inputs(self) -> bool:
+        return any(layer.rows is not RowGrid.NONE for layer in self.layers)
+
+    def check(self, inputs: Any, report: Reporter) -> int:
+        """Nothing: the weights are the file's, which the audit of the recipe holds against the checkpoint's."""
+        return 0
+
+    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        self.own.trace(item, reference)
+        if self.quantises_inputs and reference is None:
+            with self._inputs_as_they_are():
+                self.own.trace_into(unrounded(self.own.job.traces), item)
+
+    def facts(self) -> FakeQuantFacts:
+        return FakeQuantFacts(
+            absent_modules=self.own.absent,
+            layers=len(self.layers),
+            inputs_quantised=self.quantises_inputs,
+            fits=self.fits,
+            findings=self.findings,
+        )
+
+    @contextmanager
+    def _inputs_as_they_are(self) -> Iterator[None]:
+        with ExitStack() as replaced:
+            for layer in self.layers:
+                if layer.rows is not RowGrid.NONE:
+                    module = self.own.network.get_submodule(layer.module)
+                    plain = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=RowGrid.NONE)
+                    replaced.enter_context(set_within(module, "forward", plain))
+            yield
+
+
+class FakeQuantFacts(Facts):
+    """What the stage says beside its traces."""
+
+    layers: int  # how many have the file's numbers
+    inputs_quantised: bool  # whether the file quantises the inputs of any
+    fits: list[QuantisedLayer] = Field(default_factory=list)  # of a file that the user gave: how near each weight is
+
+
+def _fits(job: Job, own: Reauthored) -> tuple[list[QuantisedLayer], list[Finding]]:
+    """A file that the user gave against the weights of the checkpoint, which are in hand here."""
+    base, recipe = split(job.stage)
+    if recipe != GIVEN_FILE or base != FAKEQUANT or job.reference is not None:
+        return [], []
+    assert job.flatbuffer
+    file, modules = FlatbufferModel(job.flatbuffer), own_modules(own.model, fused_gate=job.dimensions.fused_gate)
+    fits: dict[str, QuantisedLayer] = {}
+    findings: list[Finding] = []
+    for graph, weight in _weights(job, file):
+        module = _module_of(weight.layer, modules)
+        if module is None or weight.layer in fits:
+            continue
+        told, fits[weight.layer] = audit_layer(file, graph, weight, _weight(own, module).numpy(), recipe)
+        findings += told
+    return list(fits.values()), told_once(findings, recipe)
+
+
+def _weight(own: Reauthored, module: str) -> torch.Tensor:
+    weight = own.network.get_submodule(module).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
+def fake_layers(job: Job, own: Reauthored) -> list[FakeLayer]:
+    """What the file holds of each layer, in execution order.
+
+    Raises UsageError for a layer of the model that the file does not hold, or holds in another shape.
+    """
+    assert job.flatbuffer
+    file = FlatbufferModel(job.flatbuffer)
+    modules = own_modules(own.model, fused_gate=job.dimensions.fused_gate)
+    found = {}
+    for graph, weight in _weights(job, file):
+        module = _module_of(weight.layer, modules)
+        if weight.layer not in found and module is not None:
+            found[weight.layer] = _layer(file, graph, weight, module, own)
+    lacking = [layer for layer in _layers_of(modules, job.dimensions.blocks) if layer not in found]
+    if lacking:
+        raise UsageError(
+            f"{job.stage}: which constants of {job.flatbuffer} are the weight of {lacking[0]} cannot be told"
+            + (f", nor those of {len(lacking) - 1} more layers" if len(lacking) > 1 else "")
+        )
+    return list(found.values())
+
+
+def _weights(job: Job, file: FlatbufferModel) -> Iterator[tuple[Subgraph, LayerWeight]]:
+    assert job.plan
+    for signature, sources in AlignmentPlan.read(job.plan).sources.items():
+        graph = file.subgraph(file.signatures[signature].subgraph)
+        for weight in layer_weights(file, graph, sources):
+            yield graph, weight
+
+
+def _layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, module: str, own: Reauthored) -> FakeLayer:
+    try:
+        numbers = held(file, graph, weight.constant)
+        bias = None if weight.bias is None else torch.from_numpy(held(file, graph, weight.bias).values).float()
+    except ValueError as error:
+        raise UsageError(f"{own.job.stage}: the weight of {weight.layer} in {file.path}: {error}") from None
+    network_has = tuple(_weight(own, module).shape)
+    if numbers.whole.shape != network_has:
+        shapes = f"{numbers.whole.shape} in {file.path}, and {network_has} in the re-authored model"
+        raise UsageError(f"{own.job.stage}: the weight of {weight.layer} is {shapes}")
+    rows = _rows(own.job, weight, numbers)
+    if rows is RowGrid.NONE:  # dequantised as the runtime does it
+        return FakeLayer(module, LayerNumbers(torch.from_numpy(numbers.values).to(torch.float32), None), bias, rows)
+    return FakeLayer(module, LayerNumbers.of(numbers), bias, rows)
+
+
+def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
+    """How the runtime quantises the input of a layer, see `harness/stages/torch/fake_quantised.py`."""
+    if not weight.narrow or weight.operator.kind != LINEAR or not numbers.grid.granularity:
+        return RowGrid.NONE
+    by_plain_kernels = split(job.stage)[0] == FAKEQUANT_BUILTIN and not numbers.grid.block
+    return RowGrid.AROUND_ZERO if by_plain_kernels else RowGrid.FROM_LEAST
+
+
+def _module_of(layer: str, modules: ModuleMap) -> str | None:
+    """The module that makes a tap; None for one that the re-authored model has not apart."""
+    block, point = split_tap(layer)
+    if block is None:
+        return {EMBED: _EMBEDDING, LOGITS: _HEAD}[layer]
+    return next((tap.path.format(block) for tap in modules.block if tap.point == point and tap.side == "output"), None)
+
+
+def _layers_of(modules: ModuleMap, blocks: int) -> Iterator[str]:
+    """The layers of the re-authored model, each called by the first tap that it makes."""
+    yield EMBED
+    for block in range(blocks):
+        seen: set[str] = set()
+        for tap in modules.block:
+            if tap.point in LAYER_POINTS and tap.side == "output" and tap.path not in seen:
+                seen.add(tap.path)
+                yield block_tap(block, tap.point)
+    yield LOGITS
+
+
+def _put(module: torch.nn.Module, layer: FakeLayer, replaced: ExitStack) -> None:
+    """Give a module the numbers of the file: as parameters, or as what it computes where its input is quantised."""
+    matrix = torch.nn.Parameter(layer.numbers.matrix, requires_grad=False)
+    replaced.enter_context(set_within(module, "weight", matrix))
+    if layer.bias is not None:
+        replaced.enter_context(set_within(module, "bias", torch.nn.Parameter(layer.bias, requires_grad=False)))
+    if layer.rows is not RowGrid.NONE:
+        faked = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=layer.rows)
+        replaced.enter_context(set_within(module, "forward", faked))
