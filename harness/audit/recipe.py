@@ -31,8 +31,9 @@ from harness.record.record import Finding
 _SHOWN = 8
 # Less than this of what a weight should be is not that weight: the coarsest recipe (2 bits) has 0.9.
 _RELATED = 0.7
+_BY_RANGE = "min_max_uniform_quantize"  # its scales are those of the range, and of nothing else
 # These round each number to the nearest step of its grid; others shift numbers, or turn the weight, on purpose.
-_ROUNDING = ("min_max_uniform_quantize", "octav", "mse", "float_casting")
+_ROUNDING = (_BY_RANGE, "octav", "mse", "float_casting")
 _NOTHING = "no_quantize"
 
 
@@ -166,7 +167,7 @@ class _Layer:
         if found.scales_wrong:
             what = f"has {found.scales_wrong} scales of {found.channels} that are zero, negative or not finite"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
-        if found.cosine < _RELATED or not np.isfinite(found.error):
+        elif found.cosine < _RELATED or not np.isfinite(found.error):
             what = f"is not this checkpoint's weight (cosine {found.cosine:.2f})"
             yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
         elif self.asked.algorithm in _ROUNDING or self.held.grid.dtype not in NARROW:
@@ -177,9 +178,14 @@ class _Layer:
 
     def _of_error(self, found: GridFit) -> Iterator[Finding]:
         nearest = f"{found.nearest:.2g}"
-        if not found.is_nearest:
+        if found.spans_off and self.asked.algorithm == _BY_RANGE:
+            what = f"has {found.spans_off} scales of {found.channels} that are not those of its numbers' range"
+            yield self.finding(FindingCode.RECIPE_SCALE_WRONG, f"{what}, and is off by {found.error:.2g} of its norm")
+        elif not found.is_nearest:
             what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its own grid by {nearest}"
-            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
+            count = f"; {found.beyond} of {self.held.whole.size} numbers are not the nearest" if found.beyond else ""
+            zero = ", and zero points are not 0" if found.off_zero else ""
+            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what + count + zero)
         elif found.nearest > 2 * found.best and found.nearest > 1e-6:
             what = f"is off by {nearest} of its norm, and with other scales of the same kind by {found.best:.2g}"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)

@@ -73,6 +73,11 @@ class Held:
         wide: Floats = self.whole.astype(np.float64)
         return wide if self.grid.dtype not in NARROW else (wide - self._spread(self.zero)) * self._spread(self.scale)
 
+    @property
+    def spread_scale(self) -> Floats:
+        """The step of each number, in a shape that goes with `whole`."""
+        return self._spread(self.scale)
+
     def _spread(self, each: Floats) -> Floats:
         return np.repeat(each, self.grid.block, axis=-1) if self.grid.block else each
 
