@@ -95,6 +95,8 @@ def _checked(name: str, rules: object, where: str) -> Recipe:
         config = rule.get("op_config") or {}
         if not isinstance(config, dict):
             raise UsageError(f"{where}: op_config of rule {number} is not an object; {remedy}")
+        if not isinstance(config.get("weight_tensor_config") or {}, dict):
+            raise UsageError(f"{where}: weight_tensor_config of rule {number} is not an object; {remedy}")
         if config.get("activation_tensor_config"):
             raise UsageError(
                 f"{where}: rule {number} quantises activations statically, which is not judged yet; give a recipe with "
