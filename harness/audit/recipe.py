@@ -82,25 +82,23 @@ def audit_recipe(
     """
     found: list[Finding] = []
     fits: dict[str, QuantisedLayer] = {}
-    known: dict[tuple[str, int], GridFit] = {}
+    seen: set[tuple[object, ...]] = set()
     for signature, sources in plans.items():
         graph = file.subgraph(file.signatures[signature].subgraph)
         for weight in layer_weights(file, graph, sources):
             audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
             found += audit.of_grid()
-            if weight.layer in fits and audit.same_as(fits[weight.layer]):
-                continue
-            wanted = weight_of(weight.layer)
+            wanted = None if audit.content in seen else weight_of(weight.layer)
             if wanted is None:
                 continue
-            key = (weight.layer, audit.constant.buffer)
+            seen.add(audit.content)
             try:
-                known[key] = fit(audit.held, wanted)
+                how_near = fit(audit.held, wanted)
             except ValueError as error:
                 found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, f"cannot be read ({error})"))
                 continue
-            fits.setdefault(weight.layer, audit.fitted(known[key]))
-            found += audit.of_values(known[key])
+            fits.setdefault(weight.layer, audit.fitted(how_near))
+            found += audit.of_values(how_near)
     return _told(found, recipe), list(fits.values())
 
 
@@ -136,9 +134,11 @@ class _Layer:
         self.signature = graph.name
         self.held: Held = held(file, graph, weight.constant)
 
-    def same_as(self, other: QuantisedLayer) -> bool:
-        """Whether another signature's layer of this name reads the same tensor: it has been looked at then."""
-        return other.tensor == self.constant.name and other.grid == str(self.held.grid)
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What says that two signatures hold the same: they share numbers, and each has scales of its own."""
+        grid = (self.held.scale.tobytes(), self.held.zero.tobytes(), self.held.grid)
+        return self.weight.layer, self.constant.buffer, *grid
 
     def fitted(self, found: GridFit) -> QuantisedLayer:
         grid = self.held.grid
