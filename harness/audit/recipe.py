@@ -21,7 +21,7 @@ from harness.align.weights import LayerWeight, layer_weights
 from harness.audit.grid import GridFit, fit
 from harness.flatbuffer.constants import NARROW
 from harness.flatbuffer.quantised import Held, held
-from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.names.codes import FindingCode
 from harness.names.owners import RECIPE
 from harness.names.recipes import Rules
@@ -86,17 +86,21 @@ def audit_recipe(
     for signature, sources in plans.items():
         graph = file.subgraph(file.signatures[signature].subgraph)
         for weight in layer_weights(file, graph, sources):
-            audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
+            try:
+                audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
+            except ValueError as error:
+                found.append(_unreadable(graph, weight, recipe, error))
+                continue
             found += audit.of_grid()
             wanted = None if audit.content in seen else weight_of(weight.layer)
             if wanted is None:
                 continue
             seen.add(audit.content)
-            try:
-                how_near = fit(audit.held, wanted)
-            except ValueError as error:
-                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, f"cannot be read ({error})"))
+            if wanted.shape != audit.held.whole.shape:
+                what = f"is {audit.held.whole.shape}, and the checkpoint's {wanted.shape}"
+                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what))
                 continue
+            how_near = fit(audit.held, wanted)
             fits.setdefault(weight.layer, audit.fitted(how_near))
             found += audit.of_values(how_near)
     return _told(found, recipe), list(fits.values())
@@ -191,21 +195,36 @@ class _Layer:
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
 
     def finding(self, code: FindingCode, what: str, severity: str = "error") -> Finding:
-        name = self.constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-        return Finding(
-            kind="weights",
-            code=code,
-            severity="error" if severity == "error" else "warning",
-            what=f"the weight of {self.weight.layer} in the {self.recipe} flatbuffer ({name}) {what}",
-            owner=f"{RECIPE} {self.recipe}" if severity == "error" else "",
-            key=self.weight.layer,
-        )
+        return _finding(self.constant, self.weight.layer, self.recipe, code, what, severity)
+
+
+def _unreadable(graph: Subgraph, weight: LayerWeight, recipe: str, error: ValueError) -> Finding:
+    what = f"cannot be read ({error})"
+    return _finding(
+        graph.tensors[weight.constant], weight.layer, recipe, FindingCode.RECIPE_WEIGHT_WRONG, what, "error"
+    )
+
+
+def _finding(constant: Tensor, layer: str, recipe: str, code: FindingCode, what: str, severity: str) -> Finding:
+    name = constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+    return Finding(
+        kind="weights",
+        code=code,
+        severity="error" if severity == "error" else "warning",
+        what=f"the weight of {layer} in the {recipe} flatbuffer ({name}) {what}",
+        owner=f"{RECIPE} {recipe}" if severity == "error" else "",
+        key=layer,
+    )
 
 
 def _told(found: Sequence[Finding], recipe: str) -> list[Finding]:
-    """Each once; of many of one kind the first few, and how many more there are."""
+    """Each layer once, though its signatures call the tensor by other names; of many of one kind the first few, and how
+    many more there are."""
+    once: dict[tuple[str, str], Finding] = {}
+    for finding in found:
+        once.setdefault((finding.code, finding.key), finding)
     by_code: dict[str, list[Finding]] = {}
-    for finding in {finding.what: finding for finding in found}.values():
+    for finding in once.values():
         by_code.setdefault(finding.code, []).append(finding)
     told: list[Finding] = []
     for group in by_code.values():
