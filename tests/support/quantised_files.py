@@ -70,10 +70,11 @@ def aligned(file: Path) -> QuantisedFile:
     return QuantisedFile(file, folder / "model.tflite", folder / "plan.json")
 
 
-def audited(file: Path, mode: str) -> list[Finding]:
-    """What the audit of the recipe finds in a file that is laid out as the mode's own."""
+def audited(file: Path, mode: str, own: QuantisedFile | None = None, rules: Rules | None = None) -> list[Finding]:
+    """What the audit of the recipe finds. own: where the file's taps are; none: it is laid out as the mode's own."""
     plain = Float32Weights(FlatbufferModel(model().flatbuffer), AlignmentPlan.read(model().tapped[1]).sources)
-    return audit_recipe(FlatbufferModel(file), quantised(mode).sources, rules_of(mode), mode, plain.of)[0]
+    sources = (own or quantised(mode)).sources
+    return audit_recipe(FlatbufferModel(file), sources, rules or rules_of(mode), mode, plain.of)[0]
 
 
 class Weight:
