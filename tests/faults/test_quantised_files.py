@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantised_files import Weight, aligned, audited, broken, model, quantised, rules_of
+import torch
+from outcomes import show
+from quantised_files import QuantisedBench, Weight, aligned, audited, broken, model, quantised, rules_of
 
+from harness.bench.workbench import Outcome
 from harness.commands.progress import PlainProgress
 from harness.flatbuffer.quantise import quantise
 from harness.names.recipes import Recipe, Rules
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
 from harness.record.record import Finding
+from harness.stages.litert_torch import fakequant
+from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, rows_from_least
 
 pytestmark = pytest.mark.slow
 MODES = ("fp16", "weight_only_int8", "dynamic_int8", "dynamic_int4_block32")
@@ -196,3 +201,55 @@ def test_a_layer_that_a_recipe_leaves_in_float_is_no_fault(tmp_path: Path) -> No
     file, rules = tmp_path / "left.tflite", [*rules_of(INT8), *left_out("EMBEDDING_LOOKUP")]
     quantise(model().flatbuffer, rules, file, INT8)
     assert audited(file, INT8, aligned(file), rules) == []
+
+
+RUNTIMES = [
+    ("weight_only_int8", "tflite-xnnpack"),
+    pytest.param("weight_only_int8", "tflite-builtin", marks=pytest.mark.further),
+    (INT8, "tflite-xnnpack"),
+    (INT8, "tflite-builtin"),
+    pytest.param(INT4, "tflite-xnnpack", marks=pytest.mark.further),
+]
+
+
+def assert_found_in_the_runtime(outcome: Outcome, tap: str) -> None:
+    price, runtime = outcome.hops.values()
+    assert (price.verdict, runtime.verdict) == ("pass", "fail")
+    assert outcome.fault is not None
+    assert (outcome.fault.hop, outcome.fault.tap) == (runtime.name, tap)
+
+
+@pytest.mark.parametrize(("mode", "kernels"), RUNTIMES)
+def test_a_runtime_that_reads_another_number_fails_its_own_hop_at_its_tap(
+    mode: str, kernels: str, tmp_path: Path
+) -> None:
+    """One number of one weight is one step off in what the kernels read."""
+    stages = QuantisedBench(mode, kernels, tmp_path)
+    clean = stages.run(quantised(mode))
+    assert set(clean.verdicts.values()) == {"pass"}
+    assert clean.fault is None
+    file = broken(mode, LAYER, one_number, tmp_path / "broken.tflite")
+    outcome = stages.run(aligned(file))
+    show(f"{mode} on {kernels}: one number one step off", outcome)
+    assert_found_in_the_runtime(outcome, LAYER)
+
+
+def adding_in_int16(x: torch.Tensor, numbers: LayerNumbers, bias: torch.Tensor | None, rows: RowGrid) -> torch.Tensor:
+    """As `linear`, by a kernel whose sums wrap around at 2^15."""
+    whole, step = rows_from_least(x)
+    total = numbers.times(whole)
+    assert numbers.scale is not None
+    wrapped = (total + 2**15) % 2**16 - 2**15
+    return (wrapped * step.to(torch.float64) * numbers.scale).to(torch.float32)
+
+
+def test_a_kernel_that_adds_in_int16_is_found_where_it_does_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = QuantisedBench(INT8, "tflite-xnnpack", tmp_path)
+    monkeypatch.setattr(fakequant, "linear", adding_in_int16)
+    for local in (False, True):
+        stages.trace(stages.fake, quantised(INT8), named_as=stages.runtime, local=local)
+    outcome = stages.judge()
+    show("dynamic_int8: a kernel that adds in int16", outcome)
+    assert_found_in_the_runtime(outcome, "block.0.attn.q")

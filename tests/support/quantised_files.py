@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from harness.align.plan import AlignmentPlan
+from harness.align.plan import AlignmentPlan, PlanFacts
 from harness.align.weights import layer_weights
 from harness.audit.recipe import Float32Weights, audit_recipe
-from harness.bench.workbench import Bench, bench
+from harness.bench.workbench import Bench, Outcome, bench
+from harness.compare.local import local_errors, with_local
+from harness.compare.traces import compare_traces
 from harness.flatbuffer.quantise import quantise
 from harness.flatbuffer.quantised import held
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.writing import Rewriting
+from harness.jobs.reporter import Silent
+from harness.jobs.session import trace_inputs
+from harness.judge.rules import load_rules
+from harness.locate.faults import locate, summarise_hop
+from harness.names.coverage import Absence
 from harness.names.recipes import Rules
+from harness.names.stages import HF, ORACLE, REAUTHORED, Stage, hops_of, named, stage_named
 from harness.pipeline.flatbuffers import write_tapped_and_plan
 from harness.record.record import Finding
+from harness.record.tap_row import taps_frame
 
 MODEL = "tiny_llama"
 
@@ -148,3 +157,51 @@ def broken(mode: str, layer: str, change: Callable[[Weight], Any], target: Path)
     change(Weight(work, mode, layer))
     work.write(target)
     return target
+
+
+class QuantisedBench:
+    """The stages of a recipe's file in this process, beside the sound traces of the miniature.
+
+    kernels: the stage that runs the file, without its recipe.
+    """
+
+    def __init__(self, mode: str, kernels: str, folder: Path) -> None:
+        self.mode, self.folder = mode, folder
+        self.runtime = stage_named(named(kernels, mode))
+        self.fake = stage_named(self.runtime.reference)
+        for path in model().sound.iterdir():
+            (folder / path.name).symlink_to(path)
+        self.trace(self.fake, quantised(mode))
+
+    def trace(self, stage: Stage, files: QuantisedFile, named_as: Stage | None = None, local: bool = False) -> None:
+        """Run a stage on a file. named_as: in whose place its values stand. local: with the fake-quantised ones."""
+        given = {"flatbuffer": files.file, "tapped": files.tapped, "plan": files.plan}
+        job = model().job(stage.name, self.folder, None, given)
+        reference = self.folder / self.fake.name if local else None
+        traces = self.folder / (named_as or stage).name
+        trace_inputs(job.model_copy(update={"traces": traces, "reference": reference}), Silent())
+
+    def run(self, files: QuantisedFile) -> Outcome:
+        """The runtime on a file that may be another than the fake-quantised stage has read."""
+        for local in (False, True):
+            self.trace(self.runtime, files, local=local)
+        return self.judge()
+
+    def judge(self) -> Outcome:
+        prepared, rules = model().prepared, load_rules()
+        stages = (REAUTHORED, self.fake.name, self.runtime.name)
+        inputs = [item.id for item in prepared.inputs]
+        facts = PlanFacts.read(quantised(self.mode).plan)
+
+        def why_missing(stage: str, tap: str) -> Absence:
+            return facts.why_missing(stage, tap) if stage_named(stage).runs_file else Absence(f"not in {stage}")
+
+        hops = hops_of(stages)
+        compared = compare_traces(
+            self.folder, {ORACLE, HF, *stages}, inputs, prepared.taps, prepared.model, rules, why_missing, hops
+        )
+        errors = local_errors(self.folder, compared.hops, inputs, prepared.taps)
+        frame = taps_frame(with_local(compared.rows, errors, rules))
+        found = {hop.name: summarise_hop(hop, frame, prepared.taps, compared.logits.get(hop.name), 0.9) for hop in hops}
+        faults = locate(list(found.values()), frame, prepared.modules, {})
+        return Outcome(frame, found, faults[0] if faults else None, faults, [])
