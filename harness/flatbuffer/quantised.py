@@ -116,6 +116,8 @@ def grid_of(model: FlatbufferModel, graph: Subgraph, index: int) -> Grid:
     quantization = model.quantization(graph.index, index)
     details = getattr(quantization, "details", None)
     if details is not None and hasattr(details, "blockSize"):
+        if details.blockSize <= 0:
+            raise ValueError(f"tensor {index} has blocks of {details.blockSize}")
         return Grid(dtype, block=int(details.blockSize))
     if details is not None:
         raise ValueError(f"tensor {index} is quantised in a way that is not known ({type(details).__name__})")
