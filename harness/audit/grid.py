@@ -22,6 +22,10 @@ Floats = npt.NDArray[np.float64]
 # Shares of the scale that spans a channel, tried as scales of their own: clipping a few numbers may cost less.
 _SPANS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 _ROWS = 4096  # at a time
+# Steps. Quantisers divide in float32: next to a tie they are up to 3e-6 steps further away than the nearest.
+_TIE = 1e-3
+# Shares of a scale. Those of blocks are kept with 8 bits; others are float32.
+_KEPT, _KEPT_OF_BLOCKS = 1e-3, 5e-3
 _SAMPLE = 512  # rows by which the best is told
 
 
@@ -30,6 +34,9 @@ class GridFit:
     """Errors are norms over the whole weight, as a share of its norm.
 
     error: of what the file holds. nearest: of the nearest numbers on the same grid. best: with the best scales.
+    beyond: how many numbers are not the nearest on their grid, ties aside; not told of floats.
+    spans_off: how many scales are not the least with which no number of their channel or block is cut off, by more
+        than rounding: which is how a recipe chooses them that looks at nothing but the range.
     cosine: of what the file holds and the weight. saturated: share of the whole numbers that are at an end of their
     type. off_zero: whether a zero point is not 0. scales_wrong: how many scales are zero, negative or not finite.
     wide: how many channels or blocks use less than half of their steps. channels: of how many.
@@ -39,6 +46,8 @@ class GridFit:
     nearest: float
     best: float
     cosine: float
+    beyond: int = 0
+    spans_off: int = 0
     saturated: float = 0.0
     off_zero: bool = False
     scales_wrong: int = 0
@@ -47,35 +56,38 @@ class GridFit:
 
     @property
     def is_nearest(self) -> bool:
-        """Whether the numbers are as near as the grid allows, up to ties and the rounding of scales."""
-        return self.error <= self.nearest * 1.02 + 1e-7
+        """Whether all numbers are as near as the grid allows, up to ties."""
+        return not self.beyond and self.error <= self.nearest * 1.02 + 1e-7
 
 
 def fit(held: Held, weight: npt.NDArray[Any]) -> GridFit:
     """weight: what the constant should stand for, of its shape."""
-    sums = np.zeros(5)
+    sums = np.zeros(6)
     for start in range(0, weight.shape[0], _ROWS):
         sums += _sums(held, weight, slice(start, start + _ROWS))
-    error, nearest, norm, own, product = (float(part) for part in sums)
+    error, nearest, norm, own, product, beyond = (float(part) for part in sums)
     size = max(norm, float(np.finfo(np.float64).tiny))
     cosine = product / math.sqrt(size * own) if own else 0.0
     share = math.sqrt(nearest / size)
-    found = GridFit(error=math.sqrt(error / size), nearest=share, best=share, cosine=cosine)
+    found = GridFit(error=math.sqrt(error / size), nearest=share, best=share, cosine=cosine, beyond=int(beyond))
     return found if not held.grid.granularity else _with_scales(found, held, weight)
 
 
 def _sums(held: Held, weight: npt.NDArray[Any], rows: slice) -> Floats:
-    """Squared errors (of the file, nearest), squared norms (of the weight, of the file), their product."""
+    """Squared errors (of the file, nearest), squared norms (of the weight, the file), their product, and `beyond`."""
     part = held.rows(rows)
     wanted, values = weight[rows].astype(np.float64), part.values
     error = _squares(values - wanted)
-    nearest = error
+    nearest, beyond = error, 0
     if held.grid.granularity:
-        nearest = _squares(part.nearest(wanted) - wanted)
+        near = part.nearest(wanted)
+        nearest = _squares(near - wanted)
+        further = np.abs(values - wanted) - np.abs(near - wanted)
+        beyond = int((further > _TIE * part.spread_scale).sum())
     elif held.grid.dtype == "FLOAT16":
         with np.errstate(over="ignore"):
             nearest = _squares(weight[rows].astype(np.float16).astype(np.float64) - wanted)
-    return np.array([error, nearest, _squares(wanted), _squares(values), float(np.vdot(values, wanted))])
+    return np.array([error, nearest, _squares(wanted), _squares(values), float(np.vdot(values, wanted)), beyond])
 
 
 def _gain(held: Held, weight: npt.NDArray[Any]) -> float:
@@ -110,12 +122,23 @@ def _with_scales(found: GridFit, held: Held, weight: npt.NDArray[Any]) -> GridFi
     return replace(
         found,
         best=found.nearest * _gain(held, weight),
+        spans_off=_spans_off(held, weight),
         saturated=ends,
         off_zero=bool((held.zero != 0).any()),
         scales_wrong=wrong,
         wide=int((used & (reach < high // 2)).sum()),
         channels=int(reach.size),
     )
+
+
+def _spans_off(held: Held, weight: npt.NDArray[Any]) -> int:
+    """weight: the whole of it. Channels of zeros have no range, and grids that are not around 0 another scale."""
+    grouped, axes = held.grouped(weight)
+    reach = np.abs(grouped).max(axis=axes).astype(np.float64).reshape(-1)
+    scale, zero = held.scale.reshape(-1), held.zero.reshape(-1)
+    kept = _KEPT_OF_BLOCKS if held.grid.block else _KEPT
+    told = (reach > 0) & (zero == 0) & np.isfinite(scale)
+    return int((np.abs(scale * held.ends[1] - reach) > kept * reach)[told].sum())
 
 
 def _squares(values: Floats) -> float:

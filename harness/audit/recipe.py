@@ -21,7 +21,7 @@ from harness.align.weights import LayerWeight, layer_weights
 from harness.audit.grid import GridFit, fit
 from harness.flatbuffer.constants import NARROW
 from harness.flatbuffer.quantised import Held, held
-from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.names.codes import FindingCode
 from harness.names.owners import RECIPE
 from harness.names.recipes import Rules
@@ -31,8 +31,9 @@ from harness.record.record import Finding
 _SHOWN = 8
 # Less than this of what a weight should be is not that weight: the coarsest recipe (2 bits) has 0.9.
 _RELATED = 0.7
+_BY_RANGE = "min_max_uniform_quantize"  # its scales are those of the range, and of nothing else
 # These round each number to the nearest step of its grid; others shift numbers, or turn the weight, on purpose.
-_ROUNDING = ("min_max_uniform_quantize", "octav", "mse", "float_casting")
+_ROUNDING = (_BY_RANGE, "octav", "mse", "float_casting")
 _NOTHING = "no_quantize"
 
 
@@ -81,25 +82,27 @@ def audit_recipe(
     """
     found: list[Finding] = []
     fits: dict[str, QuantisedLayer] = {}
-    known: dict[tuple[str, int], GridFit] = {}
+    seen: set[tuple[object, ...]] = set()
     for signature, sources in plans.items():
         graph = file.subgraph(file.signatures[signature].subgraph)
         for weight in layer_weights(file, graph, sources):
-            audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
-            found += audit.of_grid()
-            if weight.layer in fits and audit.same_as(fits[weight.layer]):
+            try:
+                audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
+            except ValueError as error:
+                found.append(_unreadable(graph, weight, recipe, error))
                 continue
-            wanted = weight_of(weight.layer)
+            found += audit.of_grid()
+            wanted = None if audit.content in seen else weight_of(weight.layer)
             if wanted is None:
                 continue
-            key = (weight.layer, audit.constant.buffer)
-            try:
-                known[key] = fit(audit.held, wanted)
-            except ValueError as error:
-                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, f"cannot be read ({error})"))
+            seen.add(audit.content)
+            if wanted.shape != audit.held.whole.shape:
+                what = f"is {audit.held.whole.shape}, and the checkpoint's {wanted.shape}"
+                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what))
                 continue
-            fits.setdefault(weight.layer, audit.fitted(known[key]))
-            found += audit.of_values(known[key])
+            how_near = fit(audit.held, wanted)
+            fits.setdefault(weight.layer, audit.fitted(how_near))
+            found += audit.of_values(how_near)
     return told_once(found, recipe), list(fits.values())
 
 
@@ -151,9 +154,11 @@ class _Layer:
         self.signature = graph.name
         self.held: Held = held(file, graph, weight.constant)
 
-    def same_as(self, other: QuantisedLayer) -> bool:
-        """Whether another signature's layer of this name reads the same tensor: it has been looked at then."""
-        return other.tensor == self.constant.name and other.grid == str(self.held.grid)
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What says that two signatures hold the same: they share numbers, and each has scales of its own."""
+        grid = (self.held.scale.tobytes(), self.held.zero.tobytes(), self.held.grid)
+        return self.weight.layer, self.constant.buffer, *grid
 
     def fitted(self, found: GridFit) -> QuantisedLayer:
         grid = self.held.grid
@@ -182,7 +187,7 @@ class _Layer:
         if found.scales_wrong:
             what = f"has {found.scales_wrong} scales of {found.channels} that are zero, negative or not finite"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
-        if found.cosine < _RELATED or not np.isfinite(found.error):
+        elif found.cosine < _RELATED or not np.isfinite(found.error):
             what = f"is not this checkpoint's weight (cosine {found.cosine:.2f})"
             yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
         elif self.asked.algorithm in _ROUNDING or self.held.grid.dtype not in NARROW:
@@ -193,29 +198,49 @@ class _Layer:
 
     def _of_error(self, found: GridFit) -> Iterator[Finding]:
         nearest = f"{found.nearest:.2g}"
-        if not found.is_nearest:
+        if found.spans_off and self.asked.algorithm == _BY_RANGE:
+            what = f"has {found.spans_off} scales of {found.channels} that are not those of its numbers' range"
+            yield self.finding(FindingCode.RECIPE_SCALE_WRONG, f"{what}, and is off by {found.error:.2g} of its norm")
+        elif not found.is_nearest:
             what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its own grid by {nearest}"
-            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
+            count = f"; {found.beyond} of {self.held.whole.size} numbers are not the nearest" if found.beyond else ""
+            zero = ", and zero points are not 0" if found.off_zero else ""
+            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what + count + zero)
         elif found.nearest > 2 * found.best and found.nearest > 1e-6:
             what = f"is off by {nearest} of its norm, and with other scales of the same kind by {found.best:.2g}"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
 
     def finding(self, code: FindingCode, what: str, severity: str = "error") -> Finding:
-        name = self.constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-        return Finding(
-            kind="weights",
-            code=code,
-            severity="error" if severity == "error" else "warning",
-            what=f"the weight of {self.weight.layer} in the {self.recipe} flatbuffer ({name}) {what}",
-            owner=f"{RECIPE} {self.recipe}" if severity == "error" else "",
-            key=self.weight.layer,
-        )
+        return _finding(self.constant, self.weight.layer, self.recipe, code, what, severity)
+
+
+def _unreadable(graph: Subgraph, weight: LayerWeight, recipe: str, error: ValueError) -> Finding:
+    what = f"cannot be read ({error})"
+    return _finding(
+        graph.tensors[weight.constant], weight.layer, recipe, FindingCode.RECIPE_WEIGHT_WRONG, what, "error"
+    )
+
+
+def _finding(constant: Tensor, layer: str, recipe: str, code: FindingCode, what: str, severity: str) -> Finding:
+    name = constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+    return Finding(
+        kind="weights",
+        code=code,
+        severity="error" if severity == "error" else "warning",
+        what=f"the weight of {layer} in the {recipe} flatbuffer ({name}) {what}",
+        owner=f"{RECIPE} {recipe}" if severity == "error" else "",
+        key=layer,
+    )
 
 
 def told_once(found: Sequence[Finding], recipe: str) -> list[Finding]:
-    """Each once; of many of one kind the first few, and how many more there are."""
+    """Each layer once, though its signatures call the tensor by other names; of many of one kind the first few, and how
+    many more there are."""
+    once: dict[tuple[str, str], Finding] = {}
+    for finding in found:
+        once.setdefault((finding.code, finding.key), finding)
     by_code: dict[str, list[Finding]] = {}
-    for finding in {finding.what: finding for finding in found}.values():
+    for finding in once.values():
         by_code.setdefault(finding.code, []).append(finding)
     told: list[Finding] = []
     for group in by_code.values():

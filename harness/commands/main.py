@@ -108,13 +108,14 @@ def run(
     from harness.names.stages import float32_stages
     from harness.names.variant import VariantOptions, parse_prefill
     from harness.pipeline.options import Options
+    from harness.system.reading import read_text
 
     names = _chosen(models or [], every)
     if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages()
     lengths = parse_prefill(prefill) if prefill is not None else None
-    recipes = parse_recipes(quantize, known_recipe) if quantize is not None else ()
+    recipes = parse_recipes(quantize, known_recipe, read_text) if quantize is not None else ()
     variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
 
     def options(model: str) -> Options:

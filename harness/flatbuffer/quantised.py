@@ -73,6 +73,11 @@ class Held:
         wide: Floats = self.whole.astype(np.float64)
         return wide if self.grid.dtype not in NARROW else (wide - self._spread(self.zero)) * self._spread(self.scale)
 
+    @property
+    def spread_scale(self) -> Floats:
+        """The step of each number, in a shape that goes with `whole`."""
+        return self._spread(self.scale)
+
     def _spread(self, each: Floats) -> Floats:
         return np.repeat(each, self.grid.block, axis=-1) if self.grid.block else each
 
@@ -111,6 +116,8 @@ def grid_of(model: FlatbufferModel, graph: Subgraph, index: int) -> Grid:
     quantization = model.quantization(graph.index, index)
     details = getattr(quantization, "details", None)
     if details is not None and hasattr(details, "blockSize"):
+        if details.blockSize <= 0:
+            raise ValueError(f"tensor {index} has blocks of {details.blockSize}")
         return Grid(dtype, block=int(details.blockSize))
     if details is not None:
         raise ValueError(f"tensor {index} is quantised in a way that is not known ({type(details).__name__})")

@@ -17,7 +17,6 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.names.stages import FLOAT
-from harness.system.reading import read_text
 
 Rules = list[dict[str, Any]]  # as ai-edge-quantizer's JSON has them
 
@@ -34,15 +33,18 @@ class Recipe:
     rules: str = ""  # JSON; empty for a mode of litert-torch, whose rules it says itself
 
 
-def parse_recipes(text: str, known: Callable[[str], Rules | None] = lambda name: None) -> tuple[Recipe, ...]:
+def parse_recipes(
+    text: str, known: Callable[[str], Rules | None], read: Callable[[Path, str], str]
+) -> tuple[Recipe, ...]:
     """`--quantize A,B`, each once and in order. Raises UsageError.
 
     known: gives the rules of a recipe that ai-edge-quantizer has a name for, None for another name.
+    read: gives the text of a file, or raises UsageError with what to do instead.
     """
     words = [word.strip() for word in text.split(",")]
     if not any(words):
         raise UsageError(f"--quantize is empty; give some of {', '.join(RECIPES)}, or a recipe's JSON file")
-    found = [_recipe(word, text, known) for word in words]
+    found = [_recipe(word, text, known, read) for word in words]
     names = [recipe.name for recipe in found]
     twice = next((one for one in found for other in found if one.name == other.name and one.rules != other.rules), None)
     if twice is not None:
@@ -50,9 +52,9 @@ def parse_recipes(text: str, known: Callable[[str], Rules | None] = lambda name:
     return tuple(found[names.index(name)] for name in dict.fromkeys(names))
 
 
-def _recipe(word: str, text: str, known: Callable[[str], Rules | None]) -> Recipe:
+def _recipe(word: str, text: str, known: Callable[[str], Rules | None], read: Callable[[Path, str], str]) -> Recipe:
     if word.endswith(".json") or "/" in word:
-        return _of_file(Path(word))
+        return _of_file(Path(word), read)
     if word in RECIPES:
         return Recipe(word)
     rules = known(word) if _NAME.fullmatch(word) else None
@@ -63,10 +65,10 @@ def _recipe(word: str, text: str, known: Callable[[str], Rules | None]) -> Recip
     return _checked(word, rules, f"--quantize {word}")
 
 
-def _of_file(path: Path) -> Recipe:
+def _of_file(path: Path, read: Callable[[Path, str], str]) -> Recipe:
     remedy = "give a recipe as ai-edge-quantizer writes it"
     try:
-        rules = json.loads(read_text(path, remedy))
+        rules = json.loads(read(path, remedy))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON ({error}); {remedy}") from None
     if not _NAME.fullmatch(path.stem):
@@ -94,6 +96,8 @@ def _checked(name: str, rules: object, where: str) -> Recipe:
         config = rule.get("op_config") or {}
         if not isinstance(config, dict):
             raise UsageError(f"{where}: op_config of rule {number} is not an object; {remedy}")
+        if not isinstance(config.get("weight_tensor_config") or {}, dict):
+            raise UsageError(f"{where}: weight_tensor_config of rule {number} is not an object; {remedy}")
         if config.get("activation_tensor_config"):
             raise UsageError(
                 f"{where}: rule {number} quantises activations statically, which is not judged yet; give a recipe with "

@@ -1,4 +1,4 @@
-"""`--quantize`: which stages a recipe brings, and that kernels which disagree on one quantised file are found."""
+"""`--quantize`: which stages and hops a recipe brings, and that kernels which disagree on one file are found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.judge.rules import load_rules
 from harness.locate.faults import cases, locate, summarise_hop
 from harness.locate.owners import ownership
 from harness.names.coverage import Absence
-from harness.names.recipes import check_widths, parse_recipes, unjudged
+from harness.names.recipes import Recipe, check_widths
 from harness.names.stages import Hop, hops_of, split
 from harness.pipeline.conversions import check_quantised
 from harness.pipeline.options import Options, check, stages_of
@@ -26,68 +26,61 @@ from harness.store.trace import TraceWriter
 
 INT4, INT8 = "dynamic_int4_block32", "dynamic_int8"
 ALL = ("reauthored", "tflite-xnnpack", "tflite-builtin", "tflite-reference")
-AGREEING, DIFFERING = (
-    (f"tflite-builtin[{INT8}]", f"tflite-xnnpack[{INT8}]"),
-    (
-        f"tflite-builtin[{INT8}]",
-        f"tflite-reference[{INT8}]",
-    ),
-)
-KERNEL_HOPS = (Hop.between(*AGREEING), Hop.between(*DIFFERING))
+BUILTIN, REFERENCE = f"tflite-builtin[{INT8}]", f"tflite-reference[{INT8}]"
 
 
-def test_a_recipe_brings_a_stage_for_each_kernels_and_hops_from_the_builtin_ones() -> None:
-    stages = stages_of(Options(model="tiny_llama", quantize=(INT8, "fp16")))
+def asked(*recipes: str) -> tuple[Recipe, ...]:
+    return tuple(map(Recipe, recipes))
+
+
+def hops_named(stages: tuple[str, ...]) -> list[str]:
+    """Of quantised files alone."""
+    return [hop.name for hop in hops_of(stages) if split(hop.candidate)[1] != "none"]
+
+
+def test_a_recipe_brings_its_kernels_and_what_each_of_them_is_compared_with() -> None:
+    stages = stages_of(Options(model="tiny_llama", quantize=asked(INT8, "fp16")))
     quantised = [stage for stage in stages if split(stage)[1] != "none"]
-    assert quantised == [
-        f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in ("tflite-xnnpack", "tflite-builtin")
+    bases = ("fakequant", "fakequant-builtin", "tflite-xnnpack", "tflite-builtin")
+    assert quantised == [f"{base}[{recipe}]" for recipe in (INT8, "fp16") for base in bases]
+    assert hops_named(stages) == [
+        name
+        for recipe in (INT8, "fp16")
+        for name in (
+            f"reauthored->fakequant[{recipe}]",
+            f"reauthored->fakequant-builtin[{recipe}]",
+            f"fakequant[{recipe}]->tflite-xnnpack[{recipe}]",
+            f"fakequant-builtin[{recipe}]->tflite-builtin[{recipe}]",
+        )
     ]
-    assert kernels_of(stages) == [f"tflite-builtin[{r}]->tflite-xnnpack[{r}]" for r in (INT8, "fp16")]
-    more = stages_of(Options(model="tiny_llama", quantize=(INT8,), stages=ALL))
-    assert kernels_of(more) == ["->".join(AGREEING), "->".join(DIFFERING)]
+
+
+def test_kernels_that_nobody_asked_for_bring_no_stage() -> None:
+    wanted = ("reauthored", "tflite-xnnpack")
+    stages = stages_of(Options(model="tiny_llama", quantize=asked(INT8), stages=wanted))
+    assert hops_named(stages) == [
+        f"reauthored->fakequant[{INT8}]",
+        f"fakequant[{INT8}]->tflite-xnnpack[{INT8}]",
+    ]
+    more = stages_of(Options(model="tiny_llama", quantize=asked(INT8), stages=ALL))
+    assert [hop.name for hop in hops_of(more) if hop.on_kernels] == [f"{BUILTIN}->{REFERENCE}"]
     assert "tflite-reference" not in more
-    assert kernels_of(("hf", "tflite-builtin", "tflite-xnnpack")) == []
-
-
-def kernels_of(stages: tuple[str, ...]) -> list[str]:
-    return [hop.name for hop in hops_of(stages) if hop.on_kernels]
 
 
 def test_only_two_kernels_on_the_same_file_are_a_hop_between_kernels() -> None:
-    assert Hop.between(*AGREEING).on_kernels
-    for other in ("tflite-xnnpack", "reauthored", "tflite-xnnpack[fp16]"):
-        assert not Hop.between(other, AGREEING[1]).on_kernels
+    assert Hop.between(BUILTIN, REFERENCE).on_kernels
+    for other in ("tflite-xnnpack", "reauthored", "tflite-xnnpack[fp16]", f"fakequant[{INT8}]"):
+        assert not Hop.between(other, REFERENCE).on_kernels
     assert not Hop.between("tflite-builtin", "tflite-xnnpack").on_kernels
-
-
-def test_what_is_not_judged_is_said_of_quantised_runs_alone() -> None:
-    assert unjudged(("hf", "tflite-xnnpack")) == ""
-    assert unjudged(("hf", *AGREEING)).startswith(f"of {INT8} only that the kernels agree")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("dynamic_int5", "did you mean 'dynamic_int8'"),
-        ("", "--quantize is empty; give some of dynamic_int8"),
-        ("fp16,", "no recipe ''"),
-        ("x y", "dynamic"),
-    ],
-)
-def test_a_recipe_that_is_none_is_refused_with_those_there_are(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match="--quantize") as caught:
-        parse_recipes(text)
-    assert says in str(caught.value)
-    assert parse_recipes(" fp16, dynamic_int8,fp16") == ("fp16", INT8)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"quantize": (INT8,), "stages": ("reauthored",)}, "--stages needs tflite-builtin, and tflite-xnnpack or"),
-        ({"quantize": (INT8,), "stages": ("reauthored", "tflite-builtin")}, "--stages needs tflite-builtin, and"),
+        ({"quantize": asked(INT8), "stages": ("reauthored",)}, "--stages needs tflite-xnnpack or tflite-builtin"),
+        ({"quantize": asked(INT8), "stages": ("reauthored", "tflite-reference")}, "tflite-reference both"),
         ({"stages": ("reauthored", "tflite-reference")}, "add --quantize RECIPE"),
-        ({"quantize": (INT8,), "tflite": Path("some.tflite")}, "--quantize says how to convert"),
+        ({"quantize": asked(INT8), "tflite": Path("some.tflite")}, "--quantize says how to convert"),
     ],
 )
 def test_options_that_compare_nothing_are_refused(options: dict[str, object], says: str) -> None:
@@ -105,19 +98,28 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
     rough = {tap: values + 0.1 * rng.standard_normal(values.shape).astype(np.float32) for tap, values in clean.items()}
     wrong = rough | {"block.0.attn.q": np.zeros_like(clean["block.0.attn.q"])}
     off = {tap: values * np.float32(1 + 1e-6) for tap, values in clean.items()}
-    traces = {"oracle": clean, "hf": off, AGREEING[0]: clean, AGREEING[1]: rough, DIFFERING[1]: wrong}
+    other = f"tflite-reference[{INT4}]"
+    traces = {
+        "oracle": clean,
+        "hf": off,
+        BUILTIN: clean,
+        REFERENCE: rough,
+        f"tflite-builtin[{INT4}]": clean,
+        other: wrong,
+    }
+    kernels = (Hop.between(BUILTIN, REFERENCE), Hop.between(f"tflite-builtin[{INT4}]", other))
     for stage, taps in traces.items():
         with TraceWriter(tmp_path / stage / "a", LENGTH) as trace:
             for tap, values in taps.items():
                 trace.put(tap, values.astype(np.float64) if stage == "oracle" else values)
     found = compare_traces(
-        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), KERNEL_HOPS
+        tmp_path, set(traces), ["a"], TAPS, "m", load_rules(), lambda stage, tap: Absence(""), kernels
     )
     assert {row.rule for row in found.rows} == {"kernels"}
     assert all(math.isnan(row.excess) and math.isnan(row.position_excess) for row in found.rows)
     assert all(math.isnan(row.total_excess) for row in found.rows)
     frame = taps_frame(found.rows)
-    hops = [summarise_hop(hop, frame, TAPS, None, 1.0) for hop in KERNEL_HOPS]
+    hops = [summarise_hop(hop, frame, TAPS, None, 1.0) for hop in kernels]
     assert [hop.verdict for hop in hops] == ["pass", "fail"]
     assert hops[1].first_failing_tap == "block.0.attn.q"
     assert [(hop.worst, hop.worst_position) for hop in hops] == [(None, None)] * 2
@@ -129,8 +131,8 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
     assert snr_words(hops[1]) == "lowest SNR 0.0 dB (block.0.attn.q, input a)"
     assert next((case.verdict, case.excess) for case in cases(hops, frame, ["a"])) == ("pass", None)
     (fault,) = locate(hops, frame, {}, {"block.0.attn.q": "FULLY_CONNECTED"})
-    assert (fault.hop, fault.tap, fault.op) == ("->".join(DIFFERING), "block.0.attn.q", "FULLY_CONNECTED")
-    assert ownership(fault, [fault], [], {"tflite-builtin": ()}).owner == f"kernels of {DIFFERING[1]}"
+    assert (fault.hop, fault.tap, fault.op) == (kernels[1].name, "block.0.attn.q", "FULLY_CONNECTED")
+    assert ownership(fault, [fault], [], {"tflite-builtin": ()}).owner == f"kernels of {other}"
 
 
 @pytest.mark.slow
@@ -141,7 +143,7 @@ def test_a_file_that_a_recipe_left_as_it_was_is_refused(shipped: Path) -> None:
 
 @pytest.mark.sweep  # the gate has int4, which is wrong
 def test_reference_kernels_are_found_wrong_for_int4_blocks_and_right_for_int8(tmp_path: Path) -> None:
-    wanted = Options(model="tiny_llama", miniature=True, quantize=(INT8, INT4), stages=ALL, out=tmp_path)
+    wanted = Options(model="tiny_llama", miniature=True, quantize=asked(INT8, INT4), stages=ALL, out=tmp_path)
     with PlainProgress() as progress:
         _, record = run(wanted, progress)
     assert {stage.status for stage in record.stages} == {"ok"}
@@ -150,7 +152,6 @@ def test_reference_kernels_are_found_wrong_for_int4_blocks_and_right_for_int8(tm
     assert record.first_fault is not None
     assert (record.first_fault.tap, record.first_fault.op) == ("block.0.attn.q", "FULLY_CONNECTED")
     assert all(hop.coverage >= 0.94 for hop in record.hops)
-    assert any("only that the kernels agree" in finding.what for finding in record.findings)
     assert [(known.id, known.state) for known in record.known_defects] == [("reference-kernels-int4", "seen")]
 
 

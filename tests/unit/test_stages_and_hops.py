@@ -33,11 +33,25 @@ def test_what_is_not_a_hop_is_refused(name: str) -> None:
         Hop.parse(name)
 
 
-def test_kernels_of_one_quantised_file_have_a_floor_of_their_own() -> None:
+def test_each_hop_of_a_quantised_file_has_the_floor_of_what_it_shows() -> None:
     assert {hop.floor for hop in standard_hops()} == {Floor.NOISE}
-    assert {hop.floor for hop in quantised_hops([RECIPE])} == {Floor.KERNELS}
+    assert {hop.name: hop.floor for hop in quantised_hops([RECIPE])} == {
+        f"reauthored->fakequant[{RECIPE}]": Floor.PRICE,
+        f"reauthored->fakequant-builtin[{RECIPE}]": Floor.PRICE,
+        f"fakequant[{RECIPE}]->tflite-xnnpack[{RECIPE}]": Floor.RUNTIME,
+        f"fakequant-builtin[{RECIPE}]->tflite-builtin[{RECIPE}]": Floor.RUNTIME,
+        f"tflite-builtin[{RECIPE}]->tflite-reference[{RECIPE}]": Floor.KERNELS,
+    }
     other = Hop.between(f"tflite-builtin[{RECIPE}]", "tflite-xnnpack[fp16]")
     assert other.floor is Floor.NOISE, "two files are no kernels of one"
+
+
+def test_what_a_recipe_costs_and_kernels_are_told_by_snr_and_a_runtime_is_not() -> None:
+    price, _, runtime, _, kernels = quantised_hops([RECIPE])
+    assert (price.by_snr, runtime.by_snr, kernels.by_snr) == (True, False, True)
+    assert (price.on_kernels, runtime.on_kernels, kernels.on_kernels) == (False, False, True)
+    assert runtime.unrounded.startswith(runtime.reference)
+    assert price.unrounded == kernels.unrounded == standard_hops()[0].unrounded == ""
 
 
 def test_errors_against_hf_are_taken_against_the_oracle() -> None:
@@ -59,15 +73,22 @@ def test_every_stage_is_compared_with_stages_that_come_before_it() -> None:
     """The pipeline runs one way: a stage that waited for a later one would wait for ever."""
     order = [stage.name for stage in every_stage()]
     for stage in every_stage():
-        for before in (stage.reference, stage.local_reference, stage.exact):
+        for before in (
+            stage.reference,
+            stage.quantised_reference,
+            stage.local_reference,
+            stage.quantised_local,
+            stage.exact,
+        ):
             assert not before or order.index(before) < order.index(stage.name)
 
 
 def test_a_quantised_stage_is_the_same_one_on_another_file() -> None:
     stage = stage_named(f"tflite-xnnpack[{RECIPE}]")
     assert (stage.base, stage.recipe) == ("tflite-xnnpack", RECIPE)
-    assert stage.reference == f"tflite-builtin[{RECIPE}]"
-    assert stage.local_reference == "", "no local pass of a quantised file"
+    assert stage.reference == stage.local_reference == f"fakequant[{RECIPE}]"
+    assert stage_named(f"fakequant[{RECIPE}]").reference == "reauthored", "which has nothing of the file"
+    assert stage_named(f"tflite-reference[{RECIPE}]").local_reference == ""
     assert stage_named("tflite-xnnpack").recipe == FLOAT
 
 

@@ -83,7 +83,7 @@ def test_the_first_rule_that_matches_decides(tmp_path):
 
 
 def test_a_hop_with_brackets_is_matched_by_its_own_name(tmp_path):
-    hop = "tflite-builtin[dynamic_int8]->tflite-xnnpack[dynamic_int8]"
+    hop = "fakequant[dynamic_int8]->tflite-xnnpack[dynamic_int8]"
     rules = rules_in(tmp_path, f'[[rule]]\nhop = "{hop}"\nexcess = 4\n')
     assert judge(rules, "m", hop, "embed", 64, CLEAN).verdict == "pass"
 

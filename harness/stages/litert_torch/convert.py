@@ -8,6 +8,7 @@ spec has changed in litert-torch.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -108,7 +109,8 @@ def recipe_rules(mode: str, config: Any) -> Rules:
     from litert_torch.quantize.translate_recipe import translate_to_ai_edge_recipe
 
     found = converter.get_quant_recipe_from_flag(converter.QuantizationName(mode), config)
-    return [dict(rule) for rule in translate_to_ai_edge_recipe(found.generative_recipe)]
+    rules = translate_to_ai_edge_recipe(found.generative_recipe)
+    return list(json.loads(json.dumps(rules)))  # words in place of its own enumerations, as in a recipe's file
 
 
 def kv_layout(variant: Variant) -> Any:

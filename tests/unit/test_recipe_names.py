@@ -1,0 +1,144 @@
+"""`--quantize`: the words it takes, and that a recipe which is none is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.names.recipes import RECIPES, Recipe, Rules, parse_recipes
+from harness.system.reading import read_text
+
+RULE: dict[str, Any] = {
+    "regex": ".*",
+    "operation": "FULLY_CONNECTED",
+    "algorithm_key": "min_max_uniform_quantize",
+    "op_config": {"weight_tensor_config": {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE"}},
+}
+
+
+def known(name: str) -> Rules | None:
+    """Stands in for ai-edge-quantizer."""
+    return [RULE] if name in ("dynamic_wi4", "dynamic_wi4_afp32") else None
+
+
+def parsed(text: str) -> tuple[Recipe, ...]:
+    return parse_recipes(text, known, read_text)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parsed(text)
+    said = str(caught.value)
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def test_modes_are_taken_in_order_and_once_and_carry_no_rules() -> None:
+    assert parsed(" fp16, dynamic_int8,fp16") == (Recipe("fp16"), Recipe("dynamic_int8"))
+    assert parsed(",".join(RECIPES)) == tuple(map(Recipe, RECIPES))
+
+
+def test_a_name_of_ai_edge_quantizer_carries_its_rules() -> None:
+    (recipe,) = parsed("dynamic_wi4")
+    assert (recipe.name, json.loads(recipe.rules)) == ("dynamic_wi4", [RULE])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dynamic_int5", "did you mean 'dynamic_int8'"),
+        ("", "--quantize is empty; give some of dynamic_int8"),
+        (" , ", "--quantize is empty"),
+        ("fp16,", "no recipe ''"),
+        ("x y", "the recipes are dynamic_int8"),
+        ("__class__", "no recipe '__class__'"),
+        ("none", "no recipe 'none'"),
+    ],
+)
+def test_a_word_that_is_no_recipe_is_refused_with_those_there_are(text: str, says: str) -> None:
+    assert says in refused(text)
+
+
+def write(folder: Path, content: object, name: str = "mine.json") -> Path:
+    file = folder / name
+    file.parent.mkdir(exist_ok=True, parents=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return file
+
+
+def test_a_file_is_a_recipe_of_its_own_name(tmp_path: Path) -> None:
+    file = write(tmp_path, [RULE])
+    assert parsed(f"fp16,{file}") == (Recipe("fp16"), Recipe("mine", json.dumps([RULE], sort_keys=True)))
+    assert parsed(f"{file},{file}") == parsed(str(file))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps([RULE]), encoding="utf-8-sig")
+    assert parsed(str(file))[0].name == "mine"
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in RULE.items() if name != key}
+
+
+STATIC = {**RULE, "op_config": {"activation_tensor_config": {"num_bits": 8}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ({"regex": ".*"}, "it is not a list of rules"),
+        ([], "it is not a list of rules"),
+        ("null", "it is not a list of rules"),
+        ("3", "it is not a list of rules"),
+        ([3], "rule 0 has no 'regex'"),
+        ([RULE, without("regex")], "rule 1 has no 'regex'"),
+        ([without("operation")], "rule 0 has no 'operation'"),
+        ([without("algorithm_key")], "rule 0 has no 'algorithm_key'"),
+        ([{**RULE, "regex": "("}], "regex '(' of rule 0 is not one"),
+        ([{**RULE, "op_config": [1]}], "op_config of rule 0 is not an object"),
+        ([{**RULE, "op_config": {"weight_tensor_config": "int8"}}], "weight_tensor_config of rule 0 is not an object"),
+        ([RULE, STATIC], "rule 1 quantises activations statically"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_with_what_is_wrong(tmp_path: Path, content: object, says: str) -> None:
+    file = write(tmp_path, content)
+    said = refused(str(file))
+    assert says in said
+    assert str(file) in said
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "none"])
+def test_a_file_with_the_name_of_a_mode_is_refused(tmp_path: Path, name: str) -> None:
+    assert "rename the file" in refused(str(write(tmp_path, [RULE], f"{name}.json")))
+
+
+@pytest.mark.parametrize("name", ["a b.json", "[x].json", "-x.json", "é.json", "a->b.json"])
+def test_a_file_whose_name_cannot_name_a_stage_is_refused(tmp_path: Path, name: str) -> None:
+    assert "cannot name a stage" in refused(str(write(tmp_path, [RULE], name)))
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "a", [RULE], "mine.json"), write(tmp_path / "b", [RULE, RULE], "mine.json")
+    assert "two recipes are called 'mine'" in refused(f"{one},{other}")
+    own = write(tmp_path, [RULE, RULE], "dynamic_wi4.json")
+    assert "two recipes are called 'dynamic_wi4'" in refused(f"dynamic_wi4,{own}")
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read (No such file" in refused(str(tmp_path / "gone.json"))
+    assert "cannot be read (Is a directory" in refused(f"{tmp_path}/")
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
+        file.truncate(20_000_000)
+    assert "20,000,000 bytes" in refused(str(huge))
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe[]")
+    assert "not UTF-8" in refused(str(tmp_path / "bytes.json"))
