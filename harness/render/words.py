@@ -199,11 +199,11 @@ def _faithful(hops: Sequence[HopResult]) -> str:
 def _computed(quantised: dict[tuple[str, ...], list[str]]) -> Iterator[str]:
     """(stage, the other kernels or none) -> recipes, in words; stages of which the same is to be said together."""
     same: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (base, other), recipes in quantised.items():
-        same.setdefault((other, tuple(recipes)), []).append(model_words(base))
+    for (base, other), files_of in quantised.items():
+        same.setdefault((other, tuple(files_of)), []).append(model_words(base))
     both = {model_words(stage) for stage in _BOTH_RUNTIMES}
     for (other, recipes), stages in same.items():
-        who = ["TFLite"] if set(stages) == both else stages
+        who: Sequence[str] = ["TFLite"] if set(stages) == both else stages
         files = f"the {'file' if len(recipes) == 1 else 'files'} of {_joined(recipes)}"
         if other:
             yield f"{_joined(who)} and {model_words(other)} agree on {files}"
