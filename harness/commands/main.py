@@ -80,7 +80,10 @@ def run(
     mask_as_input: MaskAsInput = None,
     quantize: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE,...", help="Also convert quantised, and compare kernels on that file."),
+        typer.Option(
+            metavar="RECIPE,...",
+            help="Quantise too: modes, names or JSON files; judged is what it costs and what runtimes do.",
+        ),
     ] = None,
     prefill: Prefill = None,
     kv_cache_len: KvCacheLen = None,

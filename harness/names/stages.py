@@ -190,7 +190,7 @@ _REGISTRY: dict[str, Stage] = {
         ),
         Stage(
             FAKEQUANT,
-            "the re-authored model with the weights of the quantised file",
+            "the re-authored model with the numbers of the quantised file",
             _FAKEQUANT,
             version=REAUTHORED,
             memory=Memory(2.5, 400),
@@ -203,7 +203,7 @@ _REGISTRY: dict[str, Stage] = {
         ),
         Stage(
             FAKEQUANT_BUILTIN,
-            "the same, as builtin kernels quantise the inputs of layers",
+            "the re-authored model with the numbers of the quantised file, inputs quantised as builtin kernels do",
             _FAKEQUANT,
             version=REAUTHORED,
             memory=Memory(2.5, 400),

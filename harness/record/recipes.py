@@ -33,6 +33,11 @@ class QuantisedLayer(Part):
     saturated: float = 0.0
     """The share of its whole numbers that are at an end of their type."""
 
+    @property
+    def mb(self) -> float:
+        """What its numbers take in 10^6 bytes, scales aside."""
+        return self.size * self.bits / 8e6
+
 
 class RecipeResult(Part):
     """A recipe, and the file that it made."""

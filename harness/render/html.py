@@ -18,6 +18,7 @@ from harness.record.tap_row import TapRow
 from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
+from harness.render.recipes import hop_groups, recipe_groups, wrong_layers
 from harness.render.sentences import fault_words, missing_groups, nearest_to_limit, suspicion
 from harness.render.words import causes_of, fault_of, reach_words, text_words, verdict_words, where
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPORT_FILE = "report.html"
+MOST_LAYERS = 40  # of a recipe
 SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "table.js", "start.js")
 
 
@@ -70,6 +72,11 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         further_faults=record.faults[1:],
         causes=[] if record.first_fault is None else causes_of(record, record.first_fault),
         other_causes=_other_causes(record),
+        recipes=recipe_groups(record),
+        has_layers=any(result.layers for result in record.recipes),
+        most_layers=MOST_LAYERS,
+        wrong_layers=wrong_layers(record),
+        groups=hop_groups(record),
         cases={(case.input, case.hop): case for case in record.cases},
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),

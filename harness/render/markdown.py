@@ -14,7 +14,8 @@ from pathlib import Path
 from harness.plain import one_line
 from harness.record.record import Fault, HopResult, Record, write_text
 from harness.render.numbers import compared, floor_text, number, percent, worst_excess
-from harness.render.sentences import defect_words, nearest_to_limit, suspicion
+from harness.render.recipes import recipe_groups, recipe_words
+from harness.render.sentences import defect_words, nearest_to_limit, snr_figure, suspicion
 from harness.render.words import causes_of, fault_of, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
@@ -36,6 +37,7 @@ def summary(record: Record, folder: Path) -> str:
         f"## {'PASS' if record.verdict == 'pass' else 'FAIL'} {plain(record.model)}",
         plain(verdict_words(record)),
         "\n".join(_hops(record)),
+        *_recipes(record),
         *_first_fault(record, folder),
         *_listed("Findings", _findings(record)),
         *_listed("Known upstream defects", _defects(record)),
@@ -74,12 +76,22 @@ def _hop(record: Record, hop: HopResult) -> Sequence[str]:
     return (
         code(hop.name),
         verdict,
-        plain(worst_excess(hop.worst)),
+        plain(worst_excess(hop.worst)) if hop.lowest_snr is None else f"SNR {snr_figure(hop)} dB",
         code(tap) if tap else "-",
         plain(fault.owner) if fault and fault.owner else "-",
         f"{percent(hop.coverage)} ({hop.taps_compared} of {hop.taps_compared + hop.taps_missing})",
         *figures,
     )
+
+
+def _recipes(record: Record) -> Iterator[str]:
+    """What each recipe costs, and what the runtimes do with its file."""
+    lines = [
+        f"- {code(group.name)}{plain(recipe_words(group).removeprefix(group.name))}" for group in recipe_groups(record)
+    ]
+    if lines:
+        yield "### Quantised files"
+        yield "\n".join(lines)
 
 
 def _first_fault(record: Record, folder: Path) -> Iterator[str]:

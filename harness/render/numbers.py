@@ -53,6 +53,11 @@ def percent(share: float | None) -> str:
     return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
 
 
+def share_words(share: float) -> str:
+    """A share that may be tiny, as a percentage of two digits: `0.42 %`."""
+    return f"{100 * share:.2g} %" if share else "0"
+
+
 def is_nothing(value: object) -> bool:
     """True for None and for NaN, which a parquet column makes of it."""
     return value is None or (isinstance(value, float) and math.isnan(value))

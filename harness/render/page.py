@@ -16,8 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.plain import clean
-from harness.render.numbers import compared, is_nothing, number, percent, tap_figure, worst_excess, worst_of
-from harness.render.sentences import defect_words, snr_words
+from harness.render.numbers import (
+    compared,
+    is_nothing,
+    number,
+    percent,
+    share_words,
+    tap_figure,
+    worst_excess,
+    worst_of,
+)
+from harness.render.recipes import bar, kernel_name, short_name
+from harness.render.sentences import defect_words, snr_figure, snr_words
 from harness.render.words import tap_words
 
 if TYPE_CHECKING:
@@ -123,6 +133,11 @@ def page_environment() -> Environment:
         "compared": compared,
         "percent": percent,
         "snr_words": snr_words,
+        "snr_figure": snr_figure,
+        "share_words": share_words,
+        "bar": bar,
+        "kernel_name": kernel_name,
+        "short_name": short_name,
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,
         "tap_words": tap_words,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from harness.judge.shares import FIGURES, limit_of, share
 from harness.names.figures import LOCAL_FIGURES
-from harness.names.stages import FLATBUFFER, HF, REAUTHORED
+from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, split
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
@@ -63,6 +63,8 @@ class TapData(TypedDict):
     columns: dict[str, list[Cell]]
     rows: int  # how many
     texts: dict[str, list[str]]  # column -> its texts, by index
+    files: list[str]  # the float32 one, and those of recipes
+    hop_files: list[int]  # of each hop in `texts`
     verdicts: tuple[str, ...]
     blocks: list[int]  # of each tap in `texts`
     versions: tuple[str, ...]
@@ -84,7 +86,11 @@ def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
     for row in rows_in(frame.sort_values(["hop", "input", "order"], kind="stable")):
         for name, value in _cells(row, texts).items():
             columns[name].append(value)
+    recipes = [split(hop.partition("->")[2])[1] for hop in texts["hop"]]
+    files = list(dict.fromkeys(recipes))
     return TapData(
+        files=["float32" if recipe == FLOAT else clean(recipe) for recipe in files],
+        hop_files=[files.index(recipe) for recipe in recipes],
         columns=columns,
         rows=len(frame),
         texts={column: [clean(text) for text in index] for column, index in texts.items()},

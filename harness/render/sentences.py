@@ -36,13 +36,20 @@ class MissingGroup:
 
 
 def snr_words(hop: HopResult) -> str:
-    """How well two sets of kernels agree: `lowest SNR 38.3 dB (logits, input long)`; empty for any other hop."""
+    """Where an error told as SNR is largest: `lowest SNR 38.3 dB (logits, input long)`; empty for any other hop."""
+    lowest = hop.lowest_snr
+    if lowest is None:
+        return ""
+    return clean(f"lowest SNR {snr_figure(hop)} dB ({lowest.tap}, input {one_line(lowest.input, 40)})")
+
+
+def snr_figure(hop: HopResult) -> str:
+    """The lowest SNR of a hop in dB, `38.3`; empty for a hop that is judged by its excess."""
     lowest = hop.lowest_snr
     if lowest is None:
         return ""
     without = "inf" if hop.first_failing_tap is None else "NaN"  # JSON can hold neither
-    snr = without if lowest.snr_db is None or math.isnan(lowest.snr_db) else f"{lowest.snr_db:.1f}"
-    return clean(f"lowest SNR {snr} dB ({lowest.tap}, input {one_line(lowest.input, 40)})")
+    return without if lowest.snr_db is None or math.isnan(lowest.snr_db) else f"{lowest.snr_db:.1f}"
 
 
 def nearest_to_limit(record: Record) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.names.stages import FLATBUFFER, HF, REAUTHORED
+from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, split
 from harness.plain import one_line
-from harness.record.record import Fault, HopResult, KnownDefect, Record, Worst
+from harness.record.record import Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.hop_tables import hop_table, in_lines, logits_table
 from harness.render.numbers import (
-    compared,
     figure_text,
     floor_text,
     nearest_figure,
@@ -29,13 +29,14 @@ from harness.render.numbers import (
     worst_excess,
     worst_per_tap,
 )
+from harness.render.recipes import recipe_groups, recipe_words, same_words
 from harness.render.sentences import (
+    MissingGroup,
     defect_words,
     fault_words,
     headline,
     missing_groups,
     nearest_to_limit,
-    snr_words,
     suspicion,
 )
 from harness.render.words import reach_words, text_words
@@ -55,16 +56,16 @@ DIFF_TAPS = 10
 def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Console) -> None:
     """What a run found, for somebody who has half a minute."""
     _title(record, console)
-    tables = [_stage_table(record), _hop_table(record)]
+    _recipe_lines(record, console)
+    tables = [_stage_table(record), hop_table(record)]
     if any(hop.logits for hop in record.hops):
-        tables.append(_logits_table(record))
+        tables.append(logits_table(record))
     for table in tables:
         console.print(table)
         line(console, "")
     for hop in record.hops:
         _worst_taps(hop, frame, console)
-    for hop in record.hops:
-        _missing_line(hop, console)
+    _missing_lines(record, console)
     for said in (text_words(record), reach_words(frame)):
         if said:
             wrapped(console, said, indent=0)
@@ -165,63 +166,39 @@ def _stage_table(record: Record) -> Table:
     return table
 
 
-def _hop_name(hop: HopResult) -> str:
-    """Broken where it can be: a recipe is as long as a column is wide."""
-    return _in_lines(hop.name)
-
-
-def _where(worst: Worst | None) -> str:
-    return "-" if worst is None else f"{worst_excess(worst)}\n{one_line(worst.tap, 30)}\n{one_line(worst.input, 24)}"
-
-
-def _hop_table(record: Record) -> Table:
-    columns = [("hop", False), ("verdict", False), ("worst excess", False), ("worst position", False)]
-    table = new_table(
-        "hops (excess = error over the noise floor of float32, of its limit)", [*columns, ("coverage", True)]
-    )
-    for hop in record.hops:
-        coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
-        worst = (_where(hop.worst), _where(hop.worst_position))
-        table.add_row(*cells(_hop_name(hop), verdict_cell(hop.verdict), *worst, coverage))
-    return table
-
-
-def _logits_table(record: Record) -> Table:
-    names = ("max abs err", "KL max", "top-1", "flips", "above noise")
-    table = new_table("logits", [("hop", False), *((name, True) for name in names)])
-    for hop in record.hops:
-        logits = hop.logits
-        if logits is None:
-            table.add_row(*cells(_hop_name(hop), ("missing", "yellow"), *["-"] * 4))
-            continue
-        flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if logits.flips_above_noise else ""))
-        top1 = percent(logits.top1_agreement)
-        table.add_row(*cells(_hop_name(hop), compared(logits.max_abs_err), compared(logits.kl_max), top1, *flips))
-    return table
+def _recipe_lines(record: Record, console: Console) -> None:
+    """Each recipe in a sentence: what it costs, and what the runtimes make of its file."""
+    for group in recipe_groups(record):
+        wrapped(console, recipe_words(group), indent=0)
+    if recipe_groups(record):
+        line(console, "")
 
 
 def _worst_taps(hop: HopResult, frame: pd.DataFrame, console: Console) -> None:
+    """Of a quantised file's hops only what fails: the table has the rest."""
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
     compared = [row for row in worst.values() if row.verdict != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
-    if hop.lowest_snr is not None:
-        wrapped(console, f"{hop.name} {snr_words(hop)}", indent=0)
-    elif top:
+    if top and hop.lowest_snr is None and (hop.verdict == "fail" or split(hop.to)[1] == FLOAT):
         taps = ", ".join(f"{row.tap} {nearest_figure(row)}" for row in top)
         wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
         wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
 
 
-def _missing_line(hop: HopResult, console: Console) -> None:
-    groups = missing_groups(hop)
-    if groups:
-        said = "; ".join(
-            f"{group.count} {'tap' if group.count == 1 else 'taps'} missing: "
-            f"{_some(group.patterns) + ' - ' if group.patterns else ''}{group.why}"
-            for group in groups
-        )
-        wrapped(console, f"{hop.name}: {said}", indent=0, style="yellow")
+def _missing_lines(record: Record, console: Console) -> None:
+    """What is missing, once for all hops of which the same is to be said."""
+    hops: dict[str, list[str]] = {}
+    for hop in record.hops:
+        if groups := missing_groups(hop):
+            hops.setdefault("; ".join(map(_missing_words, groups)), []).append(hop.name)
+    for said, names in hops.items():
+        wrapped(console, f"{same_words(names)}: {said}", indent=0, style="yellow")
+
+
+def _missing_words(group: MissingGroup) -> str:
+    patterns = f"{_some(group.patterns)} - " if group.patterns else ""
+    return f"{group.count} {'tap' if group.count == 1 else 'taps'} missing: {patterns}{group.why}"
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
@@ -385,7 +362,7 @@ def _diff_hops(comparison: RunDiff) -> Table:
         ]
         changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in pairs]
         style = STYLES.get(hop.verdict[1] or "", "yellow")
-        table.add_row(*cells(_in_lines(hop.hop), (changes[0], style), *changes[1:]))
+        table.add_row(*cells(in_lines(hop.hop), (changes[0], style), *changes[1:]))
     return table
 
 
@@ -398,13 +375,8 @@ def _diff_logits(comparison: RunDiff) -> Table:
             for name in ("max_abs_err", "kl_max", "flips_above_noise")
         ]
         changes = [_change(*pair).replace(" -> ", "\n-> ") for pair in pairs]
-        table.add_row(*cells(_in_lines(hop.hop), *changes))
+        table.add_row(*cells(in_lines(hop.hop), *changes))
     return table
-
-
-def _in_lines(hop: str) -> str:
-    """A hop's name in pieces that fit into a column."""
-    return hop.replace("->", "\n->").replace("[", "\n[")
 
 
 def _tap_changes(changes: Sequence[TapChange], console: Console) -> None:

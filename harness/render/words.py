@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from harness.compare.value_range import short
 from harness.locate.owners import is_given
-from harness.names.stages import BUILTIN, XNNPACK, known_stage
+from harness.names.stages import BUILTIN, FAKEQUANT_BUILTIN, XNNPACK, Floor, known_stage, split
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import Diagnosis, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import rows_in
 from harness.render.numbers import compared, number
+from harness.render.recipes import recipe_groups
 from harness.render.sentences import capital, looser_words
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def verdict_words(record: Record) -> str:
     if faithful:
         missing = sum(hop.taps_missing for hop in record.hops if hop.verdict == "pass")
         said.append(faithful + (f"; {missing} taps could not be compared" if missing else ""))
+    said += _prices(record)
     if not record.hops:
         said.append("nothing was compared")
     sentences = [f"{capital(sentence)}." for sentence in said]
@@ -132,9 +134,17 @@ def _diverging(record: Record) -> Iterator[str]:
     sentences: dict[str, list[str]] = {}
     for hop in record.hops:
         if hop.verdict == "fail":
-            sentences.setdefault(_divergence(record, hop), []).append(model_words(hop.to))
+            sentences.setdefault(_divergence(record, hop), []).append(_who(hop))
     for rest, who in sentences.items():
         yield f"{_joined(who)} {rest if len(who) == 1 else rest.replace('diverges', 'diverge', 1)}"
+
+
+def _who(hop: HopResult) -> str:
+    """Who diverges on a hop: where that is what a recipe costs, the recipe."""
+    base, recipe = split(hop.to)
+    if hop.hop.floor is not Floor.PRICE:
+        return model_words(hop.to)
+    return f"recipe {recipe}{' with inputs quantised as builtin kernels do' if base == FAKEQUANT_BUILTIN else ''}"
 
 
 def _divergence(record: Record, hop: HopResult) -> str:
@@ -167,10 +177,15 @@ def _audited(record: Record) -> Iterator[str]:
 
 
 def _faithful(hops: Sequence[HopResult]) -> str:
-    """What passes: to what each is faithful, each reference once."""
+    """What passes: to what each is faithful, each reference once; then the quantised files."""
     sides: dict[str, list[str]] = {}
+    quantised: dict[tuple[str, ...], list[str]] = {}
     for hop in hops:
-        sides.setdefault(hop.from_, []).append(hop.to)
+        base, recipe = split(hop.to)
+        if hop.hop.floor is Floor.NOISE:
+            sides.setdefault(hop.from_, []).append(hop.to)
+        elif hop.hop.floor is not Floor.PRICE:  # a price is no faithfulness
+            quantised.setdefault((base, split(hop.from_)[0] if hop.hop.on_kernels else ""), []).append(recipe)
     said = []
     for reference, stages in sides.items():
         both = set(stages) >= _BOTH_RUNTIMES
@@ -178,7 +193,34 @@ def _faithful(hops: Sequence[HopResult]) -> str:
         names = [*(["TFLite"] if both else []), *map(model_words, others)]
         verb = "is" if len(names) == 1 else "are"
         said.append(f"{_joined(names)} {verb} faithful to {model_words(reference)}")
-    return "; ".join(said)
+    return "; ".join([*said, *_computed(quantised)])
+
+
+def _computed(quantised: dict[tuple[str, ...], list[str]]) -> Iterator[str]:
+    """(stage, the other kernels or none) -> recipes, in words; stages of which the same is to be said together."""
+    same: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (base, other), files_of in quantised.items():
+        same.setdefault((other, tuple(files_of)), []).append(model_words(base))
+    both = {model_words(stage) for stage in _BOTH_RUNTIMES}
+    for (other, recipes), stages in same.items():
+        who: Sequence[str] = ["TFLite"] if set(stages) == both else stages
+        files = f"the {'file' if len(recipes) == 1 else 'files'} of {_joined(recipes)}"
+        if other:
+            yield f"{_joined(who)} and {model_words(other)} agree on {files}"
+        else:
+            yield f"{_joined(who)} {'computes' if len(who) == 1 else 'compute'} {files} as written"
+
+
+def _prices(record: Record) -> Iterator[str]:
+    """What each recipe costs, in one sentence for all."""
+    said = [
+        f"{compared(price.logits.kl_mean)}{'' if i else ' nats'} for {group.name}"
+        for i, group in enumerate(recipe_groups(record))
+        for price in group.prices[:1]
+        if price.logits is not None
+    ]
+    if said:
+        yield f"the mean KL that quantising costs is {_joined(said)}"
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -53,12 +53,15 @@ function drawDepth() {
   forget(charts);
   for (const key of document.querySelectorAll("#depth .local-key")) key.hidden = metric !== "excess";
   for (const key of document.querySelectorAll("#depth .band-key")) key.hidden = metric === "magnitude";
-  const all = text.hop.map((_, hop) => seriesOf(hop, input));
+  // With quantised files there are too many hops for one page: those of one file are drawn.
+  const file = data.files.length > 1 ? Number($("chart-file").value) : 0;
+  const all = text.hop.map((_, hop) => (data.hop_files[hop] === file ? seriesOf(hop, input) : []));
   const shown = all.flat().filter((row) => row !== null);
   const names = metric === "rel_l2" ? [metric, "noise_floor"] : [metric, metric + "_limit", ...(metric === "excess" ? ["local_excess"] : [])];
   const line = { rel_l2: [], magnitude: [FLOAT16_LARGEST] }[metric] || [1];
   const decades = decadesOf([...names.map((name) => valuesOf(shown, name)), line]);
   all.forEach((rows, hop) => {
+    if (data.hop_files[hop] !== file) return;
     const count = (verdict) => rows.filter((row) => row !== null && verdictOf(row) === verdict).length;
     const failing = count("fail"), missing = count("missing"), compared = failing + count("pass");
     const said = [["no tap fails", "1 tap fails"][failing] || `${failing} taps fail`, missing ? `${missing} missing` : ""].filter(Boolean).join(", ");
@@ -66,7 +69,7 @@ function drawDepth() {
     place.append(element("h3", {}, `${text.hop[hop]}, input ${short(text.input[input], 60)}: ${compared ? said : "nothing compared"}`));
     charts.append(place);
     if (!compared) return;
-    // Between two quantised stages there is no excess: float32 does not measure them.
+    // A price, and what is between two sets of kernels, has no excess: float32 does not measure them.
     const own = valuesOf(rows, metric).some((value) => value !== null) ? metric : "rel_l2";
     const range = own === metric ? decades : decadesOf([valuesOf(rows, own), valuesOf(rows, "noise_floor")]);
     if (own !== metric) place.append(element("p", { class: "note" }, "No such figure of this hop; shown is the relative L2 error."));
@@ -94,7 +97,9 @@ function startDepth(worstRow) {
   for (const option of [...$("chart-metric").options]) if (isEmpty(option.value)) option.remove();
   if (isEmpty("local_excess")) document.querySelectorAll(".local-key").forEach((key) => key.remove());
   fill($("chart-input"), text.input, data.fault && data.fault.input !== null ? data.fault.input : worstRow === null ? 0 : columns.input[worstRow]);
-  for (const id of ["chart-input", "chart-metric"]) $(id).addEventListener("input", drawDepth);
+  if (data.files.length > 1) fill($("chart-file"), data.files, data.fault && data.fault.hop !== null ? data.hop_files[data.fault.hop] : 0);
+  else $("chart-file").parentElement.remove();
+  for (const id of ["chart-input", "chart-metric", ...(data.files.length > 1 ? ["chart-file"] : [])]) $(id).addEventListener("input", drawDepth);
   $("zoom-out").addEventListener("click", () => {
     for (const { chart, whole, depth: mine } of drawn) if (mine) chart.setScale("x", { min: whole[0], max: whole[1] });
   });

@@ -1,0 +1,90 @@
+"""The hops of a run as tables in the terminal, those of a recipe under its name. In: the record. Out: rich tables.
+
+A hop's name with its recipe twice is wider than a page; at 80 columns each name takes two lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.plain import one_line
+from harness.record.record import HopResult, Record, Worst
+from harness.render.console import cells, new_table, verdict_cell
+from harness.render.numbers import compared, percent, worst_excess
+from harness.render.recipes import hop_groups, short_name
+from harness.render.sentences import snr_figure
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Cells = Sequence[str | tuple[str, str]]
+_WIDEST_RECIPE = 22  # that stands in one piece
+
+
+def _add_groups(table: Table, record: Record, cells_of: Callable[[HopResult, str], Cells]) -> None:
+    """A row per hop, those of a recipe under its name: a hop's name with two recipes in it is wider than a page."""
+    for group in hop_groups(record):
+        if group.name and group.hops:
+            table.add_section()
+            table.add_row(*cells((group.name, "bold"), *[""] * (len(table.columns) - 1)))
+        for hop in group.hops:
+            table.add_row(*cells(*cells_of(hop, in_lines(short_name(hop) if group.name else hop.name))))
+
+
+def _where(worst: Worst | None) -> str:
+    return "-" if worst is None else f"{worst_excess(worst)}\n{one_line(worst.tap, 30)}\n{one_line(worst.input, 24)}"
+
+
+def _where_snr(hop: HopResult) -> str:
+    lowest = hop.lowest_snr
+    if lowest is None:
+        return "-"
+    return f"SNR {snr_figure(hop)} dB\n{one_line(lowest.tap, 30)}\n{one_line(lowest.input, 24)}"
+
+
+def hop_table(record: Record) -> Table:
+    """Verdict, worst tap and coverage of each hop."""
+    columns = [("hop", False), ("verdict", False), ("worst excess", False), ("worst position", False)]
+    table = new_table(
+        "hops (excess = error over the noise floor of float32, of its limit)",
+        [*columns, ("coverage", True)],
+        min_first=_first_width(record),
+    )
+
+    def row(hop: HopResult, name: str) -> Cells:
+        coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
+        worst = _where_snr(hop) if hop.lowest_snr is not None else _where(hop.worst)
+        return name, verdict_cell(hop.verdict), worst, _where(hop.worst_position), coverage
+
+    _add_groups(table, record, row)
+    return table
+
+
+def _first_width(record: Record) -> int:
+    """Of the column of hops: a recipe's name stands in it, in one piece where it is of a usual length."""
+    return min(_WIDEST_RECIPE, max((len(group.name) for group in hop_groups(record)), default=0))
+
+
+def logits_table(record: Record) -> Table:
+    """How far the logits of each hop are apart."""
+    names = ("max abs err", "KL mean", "KL max", "top-1", "flips", "above noise")
+    table = new_table("logits", [("hop", False), *((name, True) for name in names)], min_first=_first_width(record))
+
+    def row(hop: HopResult, name: str) -> Cells:
+        logits = hop.logits
+        if logits is None:
+            return name, ("missing", "yellow"), *["-"] * 5
+        # What a recipe costs is no fault, however many answers it changes.
+        bad = logits.flips_above_noise and not hop.hop.by_snr
+        flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if bad else ""))
+        divergence = (compared(logits.kl_mean), compared(logits.kl_max))
+        return name, compared(logits.max_abs_err), *divergence, percent(logits.top1_agreement), *flips
+
+    _add_groups(table, record, row)
+    return table
+
+
+def in_lines(hop: str) -> str:
+    """A hop's name in pieces that fit into a column."""
+    return hop.replace("->", "\n->").replace("[", "\n[")
