@@ -8,23 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantised_files import QuantisedFile, quantised
 from watching import Watcher
 
 from harness.bench.workbench import Bench, bench
 from harness.jobs.job import Job
 from harness.jobs.reporter import Silent
 from harness.jobs.session import Facts, trace_inputs
-from harness.names.stages import Stage, every_stage
+from harness.names.stages import FLOAT, Stage, every_stage, stage_named
 from harness.processes.scheduler import Task, run_tasks
-from harness.store.trace import Trace, local
+from harness.store.trace import Trace, local, unrounded
 
 pytestmark = pytest.mark.slow
-STAGES = [pytest.param(stage, id=stage.name) for stage in every_stage()]
+RECIPE = "dynamic_int8"
+# Stages that judge nothing but quantised files run one.
+RUN = [stage.quantised(RECIPE) if stage.quantised_only else stage for stage in every_stage()]
+STAGES = [pytest.param(stage, id=stage.name) for stage in RUN]
 
 
 def job_of(model: Bench, stage: Stage, folder: Path) -> Job:
-    tapped, plan = model.tapped
-    files = {"flatbuffer": model.flatbuffer, "tapped": tapped, "plan": plan} if stage.runs_file else {}
+    own = quantised(RECIPE) if stage.recipe != FLOAT else QuantisedFile(model.flatbuffer, *model.tapped)
+    files = {"flatbuffer": own.file, "tapped": own.tapped, "plan": own.plan} if stage.reads_file else {}
     return model.job(stage.name, folder, None, files)
 
 
@@ -58,10 +62,24 @@ def test_a_job_that_it_cannot_do_costs_the_stage_and_leaves_no_half_trace(stage:
     gone = tmp_path / "gone"
     job = job_of(bench("tiny_llama"), stage, tmp_path / "traces")
     job = job.model_copy(
-        update={"checkpoint": gone, **({"flatbuffer": gone, "tapped": gone} if stage.runs_file else {})}
+        update={"checkpoint": gone, **({"flatbuffer": gone, "tapped": gone} if stage.reads_file else {})}
     )
     task = Task(stage.name, "harness.jobs.session:run", job.model_dump(mode="json"), torch=not stage.runs_file)
     result = run_tasks([task], tmp_path / "run.log", Watcher())[stage.name]
     assert result.status == "crashed"
     assert len(result.detail.splitlines()) == 1
     assert not list((tmp_path / "traces").rglob("*.json"))
+
+
+def test_rows_that_are_quantised_are_traced_without_it_as_well(tmp_path: Path) -> None:
+    """What one step of their grid costs is measured from the two."""
+    model = bench("tiny_llama")
+    stage = stage_named(f"fakequant[{RECIPE}]")
+    facts = trace_inputs(job_of(model, stage, tmp_path), Silent()).as_dict()
+    assert (facts["layers"], facts["inputs_quantised"]) == (12, True)
+    for item in model.prepared.inputs:
+        own = Trace.open(tmp_path / stage.name / item.id)
+        plain = Trace.open(unrounded(tmp_path / stage.name) / item.id)
+        assert set(own.taps) == set(plain.taps)
+        assert np.array_equal(own.load("embed"), plain.load("embed"))
+        assert not np.array_equal(own.load("block.0.attn.q"), plain.load("block.0.attn.q"))

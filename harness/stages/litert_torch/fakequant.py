@@ -191,8 +191,9 @@ def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
     """How the runtime quantises the input of a layer, see `harness/stages/torch/fake_quantised.py`."""
     if not weight.narrow or weight.operator.kind != LINEAR or not numbers.grid.granularity:
         return RowGrid.NONE
-    by_plain_kernels = split(job.stage)[0] == FAKEQUANT_BUILTIN and not numbers.grid.block
-    return RowGrid.AROUND_ZERO if by_plain_kernels else RowGrid.FROM_LEAST
+    if split(job.stage)[0] != FAKEQUANT_BUILTIN:
+        return RowGrid.FROM_LEAST
+    return RowGrid.FROM_LEAST_HALVES_AWAY if numbers.grid.block else RowGrid.AROUND_ZERO
 
 
 def _module_of(layer: str, modules: ModuleMap) -> str | None:

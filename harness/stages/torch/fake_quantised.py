@@ -6,7 +6,8 @@ exactly, in float32 as well while their sum stays below 2^24; they are added in 
 The runtimes quantise the input of a layer with narrow weights row by row, and do it in two ways, measured to 4e-8 on
 rows of every kind (with a sign, without, zeros, one large number):
 - XNNPACK: 256 steps from the least to the largest number of the row, 0 included.
-- LiteRT's own kernels: 255 steps around 0, up to the largest absolute number; but as XNNPACK for weights in blocks.
+- LiteRT's own kernels: 255 steps around 0, up to the largest absolute number; but for weights in blocks 256 steps as
+  XNNPACK, with halves away from 0, where XNNPACK has them to the even number.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class RowGrid(Enum):
 
     NONE = "none"  # it does not
     FROM_LEAST = "from least to largest"
+    FROM_LEAST_HALVES_AWAY = "from least to largest, halves away from zero"
     AROUND_ZERO = "around zero"
 
 
@@ -43,17 +45,35 @@ def rows_from_least(x: torch.Tensor) -> Rows:
     return whole, 1 / per_unit
 
 
+def rows_from_least_halves_away(x: torch.Tensor) -> Rows:
+    """The same steps, as LiteRT's own kernels find them: in float64, with halves away from 0. x: as above."""
+    wide = x.to(torch.float64)
+    least, most = wide.amin(-1, keepdim=True).clamp(max=0), wide.amax(-1, keepdim=True).clamp(min=0)
+    step = torch.where(least == most, torch.ones_like(least), (most - least) / 255)
+    by_least, by_most = -128 - least / step, 127 - most / step
+    nearer = 128 - least / step < 127 + most / step
+    zero = _half_away(torch.where(nearer, by_least, by_most).clamp(-128, 127))
+    own = step.to(torch.float32)
+    whole = (_half_away((x * (1 / own)).to(torch.float64)) + zero).clamp(-128, 127) - zero
+    return whole.to(torch.float32), own
+
+
+def _half_away(x: torch.Tensor) -> torch.Tensor:
+    """To the nearest whole number. x: float64, in which a half is added exactly."""
+    return x.sign() * (x.abs() + 0.5).floor()
+
+
 def rows_around_zero(x: torch.Tensor) -> Rows:
     """On 255 steps around 0, up to the largest absolute number of a row; halves go away from 0. x: as above."""
     most = x.abs().amax(-1, keepdim=True)
     per_unit = torch.where(most > 0, 127 / most, torch.zeros_like(most))
-    scaled = (x * per_unit).to(torch.float64)  # a half is added exactly
-    whole = (scaled.sign() * (scaled.abs() + 0.5).floor()).clamp(-127, 127)
+    whole = _half_away((x * per_unit).to(torch.float64)).clamp(-127, 127)
     return whole.to(torch.float32), most / 127
 
 
 _ROWS: dict[RowGrid, Callable[[torch.Tensor], Rows]] = {
     RowGrid.FROM_LEAST: rows_from_least,
+    RowGrid.FROM_LEAST_HALVES_AWAY: rows_from_least_halves_away,
     RowGrid.AROUND_ZERO: rows_around_zero,
 }
 
