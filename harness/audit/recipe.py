@@ -185,7 +185,7 @@ class _Layer:
 
     def of_values(self, found: GridFit) -> Iterator[Finding]:
         if found.scales_wrong:
-            what = f"has {found.scales_wrong} scales of {found.channels} that are zero, negative or not finite"
+            what = f"has {found.scales_wrong} of {found.channels} scales that are zero, negative or not finite"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
         elif found.cosine < _RELATED or not np.isfinite(found.error):
             what = f"is not this checkpoint's weight (cosine {found.cosine:.2f})"
@@ -199,7 +199,7 @@ class _Layer:
     def _of_error(self, found: GridFit) -> Iterator[Finding]:
         nearest = f"{found.nearest:.2g}"
         if found.spans_off and self.asked.algorithm == _BY_RANGE:
-            what = f"has {found.spans_off} scales of {found.channels} that are not those of its numbers' range"
+            what = f"has {found.spans_off} of {found.channels} scales that are not those of its numbers' range"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, f"{what}, and is off by {found.error:.2g} of its norm")
         elif not found.is_nearest:
             what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its own grid by {nearest}"

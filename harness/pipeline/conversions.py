@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.names.recipes import Rules
 from harness.spec.conversion_reads import Reader, changed_since
 from harness.spec.fingerprints import source_digest
@@ -56,7 +57,7 @@ def is_kept(cache: Cache, key: str, spec: Path) -> bool:
 def quantised(cache: Cache, source: Path, sha256: str, rules: Rules, recipe: str) -> tuple[Path, bool]:
     """The file that a recipe makes of a float32 one, and whether it was made now.
 
-    sha256: of the source. Raises ValueError where a recipe left every weight in float32, which quantisers do without a
+    sha256: of the source. Raises UsageError where a recipe left every weight in float32, which quantisers do without a
     word.
     """
     from harness.flatbuffer.quantise import quantise, quantiser_version
@@ -75,9 +76,12 @@ def quantised(cache: Cache, source: Path, sha256: str, rules: Rules, recipe: str
 
 
 def check_quantised(file: Path, recipe: str) -> None:
-    """Raises ValueError for a file in which the recipe left every operator as it was."""
+    """Raises UsageError for a file in which the recipe left every operator as it was."""
     from harness.flatbuffer.reader import FlatbufferModel
     from harness.flatbuffer.signatures import narrow_operand
 
     if narrow_operand(FlatbufferModel(file)) is None:
-        raise ValueError(f"{recipe} wrote a file in which nothing is quantised")
+        raise UsageError(
+            f"--quantize {recipe} left every weight in float32: no rule of it matches an operator of the file, or "
+            "ai-edge-quantizer does not support what it asks for; give another recipe"
+        )

@@ -102,7 +102,7 @@ def stages_of(options: Options) -> tuple[str, ...]:
 
 def recipe_of_file(options: Options) -> str:
     """The recipe of the file that the user gives: `none` for a float32 file, and where none is given."""
-    if options.tflite is None:
+    if options.tflite is None or options.quantize or options.variant.given():  # refused together, without a look
         return FLOAT
     from harness.flatbuffer.reader import FlatbufferModel
     from harness.flatbuffer.signatures import is_quantised

@@ -137,7 +137,7 @@ def test_kernels_are_judged_by_their_snr_and_carry_no_excess(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_file_that_a_recipe_left_as_it_was_is_refused(shipped: Path) -> None:
-    with pytest.raises(ValueError, match="nothing is quantised"):
+    with pytest.raises(UsageError, match="left every weight in float32"):
         check_quantised(shipped, INT8)
 
 
