@@ -94,7 +94,6 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     with unheard():  # every package that is looked through for it, every variable
         code = spec.content(cache)
         key = _key(built, checkpoint, code)
-        recipes = {recipe.name: _rules(recipe, built) for recipe in request.quantize}
     return Prepared(
         model=model.name,
         source=_source(checkpoint),
@@ -110,7 +109,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         prefill_logits=built.shape.prefill_logits,
         coverage=coverage_of(model.coverage, built.variant),
         conversion_key=key,
-        recipes=recipes,
+        recipes={recipe.name: _rules(recipe, built) for recipe in request.quantize},
         findings=findings,
         rms_norms=built.own.rms_norms,
         parameters=parameters,
