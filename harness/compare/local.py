@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.compare.noise import Excess, NoiseFloor, excess
+from harness.compare.noise import Excess, Floats, NoiseFloor, excess, position_excess
 from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
 from harness.judge.rules import Rule, judge_local
 from harness.names.stages import ORACLE, Hop
@@ -31,7 +31,8 @@ def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps:
     """
     runs = [run + LOCAL_SUFFIX for run in FLOAT32_RUNS]
     pairs = {hop.name: (hop.judged_against, hop.candidate + LOCAL_SUFFIX) for hop in hops}
-    stages = {ORACLE, *runs, *(name for pair in pairs.values() for name in pair)}
+    grids = {hop.name: hop.unrounded for hop in hops if hop.unrounded}
+    stages = {ORACLE, *runs, *grids.values(), *(name for pair in pairs.values() for name in pair)}
     opened = [TapReader.of(traces, stages, item) for item in inputs]
     found: dict[TapKey, Excess] = {}
     taps = list(taps)
@@ -40,7 +41,7 @@ def local_errors(traces: Path, hops: Sequence[Hop], inputs: Sequence[str], taps:
         floors = noise_floors(opened, tap, runs)
         for item, of_input, noise, cut in zip(inputs, opened, floors, whole, strict=True):
             for hop in (hop for hop in pairs if hop in cut):
-                error = _error(of_input, *pairs[hop], tap, noise)
+                error = _error(of_input, *pairs[hop], tap, noise, grids.get(hop, ""))
                 if error is not None:
                     found[item, hop, tap] = error
             of_input.let_go()
@@ -55,7 +56,10 @@ def _is_cut(taps: TapReader, candidate: str, wanted: Sequence[str]) -> bool:
     return all(taps.has(candidate, tap) or tap.endswith("attn.probs") for tap in wanted)
 
 
-def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: NoiseFloor | None) -> Excess | None:
+def _error(
+    taps: TapReader, reference: str, candidate: str, tap: str, noise: NoiseFloor | None, unrounded: str
+) -> Excess | None:
+    """unrounded: the stage that says what the steps of the input's grid cost, if there is one."""
     if noise is None or not (taps.has(reference, tap) and taps.has(candidate, tap)):
         return None
     spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
@@ -63,7 +67,23 @@ def _error(taps: TapReader, reference: str, candidate: str, tap: str, noise: Noi
     if not spans or pair[0].shape != pair[1].shape:
         return None
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-    return excess(stats_over(*pair, spans).squared_error, noise, positions)
+    squared = stats_over(*pair, spans).squared_error
+    if unrounded and taps.has(unrounded, tap):
+        steps = stats_over(pair[0], taps.values(unrounded, tap), spans).squared_error
+        squared, positions = _without_a_tie(squared, steps, noise, positions)
+    return excess(squared, noise, positions)
+
+
+def _without_a_tie(squared: Floats, steps: Floats, noise: NoiseFloor, positions: Floats) -> tuple[Floats, Floats]:
+    """Without the worst position, where a number on the very edge between two steps explains it.
+
+    A runtime and the definition may round such a number to two sides. That shows at one position of a tap, and is no
+    more than all the steps of its row cost (steps: squared, per position); whatever is at two positions is none.
+    """
+    worst = int(np.argmax(position_excess(squared, noise, positions)))
+    if len(positions) < 2 or not squared[worst] <= steps[worst]:
+        return squared, positions
+    return np.delete(squared, worst), np.delete(positions, worst)
 
 
 def with_local(rows: Iterable[TapRow], errors: Mapping[TapKey, Excess], rules: list[Rule]) -> list[TapRow]:
