@@ -78,10 +78,11 @@ def _without_a_tie(squared: Floats, steps: Floats, noise: NoiseFloor, positions:
     """Without the worst position, where a number on the very edge between two steps explains it.
 
     A runtime and the definition may round such a number to two sides. That shows at one position of a tap, and is no
-    more than all the steps of its row cost (steps: squared, per position); whatever is at two positions is none.
+    more than what the rounding of all inputs up to there costs (steps: squared, per position); whatever is at two
+    positions is none. Nor is the last one: the one step of decode, whose kernels are others, may be all that shows.
     """
     worst = int(np.argmax(position_excess(squared, noise, positions)))
-    if len(positions) < 2 or not squared[worst] <= steps[worst]:
+    if worst == len(positions) - 1 or not squared[worst] <= steps[worst]:
         return squared, positions
     return np.delete(squared, worst), np.delete(positions, worst)
 
