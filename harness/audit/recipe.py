@@ -151,7 +151,6 @@ class _Layer:
     ) -> None:
         self.weight, self.asked, self.recipe = weight, asked, recipe
         self.constant = graph.tensors[weight.constant]
-        self.signature = graph.name
         self.held: Held = held(file, graph, weight.constant)
 
     @property

@@ -160,6 +160,19 @@ class Hop:
 _FAKE = (FAKEQUANT, FAKEQUANT_BUILTIN)
 _FAKEQUANT = "harness.stages.litert_torch.fakequant:open_session"
 _HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.litert.session:open_session"
+_FAKE_QUANTISED = Stage(
+    FAKEQUANT,
+    "the re-authored model with the numbers of the quantised file",
+    _FAKEQUANT,
+    version=REAUTHORED,
+    memory=Memory(2.5, 400),
+    quantised_reference=REAUTHORED,
+    quantised_floor=Floor.PRICE,
+    weights_of_file=True,
+    quantised_only=True,
+    owner="recipe",
+    cost=3,
+)
 # Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
 # the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
 # early: its memory fits beside few others, and every local pass waits for it.
@@ -188,31 +201,11 @@ _REGISTRY: dict[str, Stage] = {
             owner="re-authoring",
             cost=1,
         ),
-        Stage(
-            FAKEQUANT,
-            "the re-authored model with the numbers of the quantised file",
-            _FAKEQUANT,
-            version=REAUTHORED,
-            memory=Memory(2.5, 400),
-            quantised_reference=REAUTHORED,
-            quantised_floor=Floor.PRICE,
-            weights_of_file=True,
-            quantised_only=True,
-            owner="recipe",
-            cost=3,
-        ),
-        Stage(
-            FAKEQUANT_BUILTIN,
-            "the re-authored model with the numbers of the quantised file, inputs quantised as builtin kernels do",
-            _FAKEQUANT,
-            version=REAUTHORED,
-            memory=Memory(2.5, 400),
-            quantised_reference=REAUTHORED,
-            quantised_floor=Floor.PRICE,
-            weights_of_file=True,
-            quantised_only=True,
-            owner="recipe",
-            cost=3,
+        _FAKE_QUANTISED,
+        replace(
+            _FAKE_QUANTISED,
+            name=FAKEQUANT_BUILTIN,
+            words=f"{_FAKE_QUANTISED.words}, inputs quantised as builtin kernels do",
         ),
         Stage(
             XNNPACK,

@@ -81,10 +81,10 @@ def stages_of(options: Options) -> tuple[str, ...]:
     unknown = [name for name in options.stages if name not in known]
     if unknown:
         raise UsageError(f"unknown stage '{unknown[0]}'; the stages are {', '.join(known)}")
-    alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
-    if alone and not options.quantize and recipe_of_file(options) == FLOAT:
-        raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
     own = recipe_of_file(options)
+    alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
+    if alone and not options.quantize and own == FLOAT:
+        raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
     quantised = _quantised_stages(options, [own] if own != FLOAT else [recipe.name for recipe in options.quantize])
     if own != FLOAT and not hops_of(quantised):
         raise UsageError(f"--tflite {options.tflite} is quantised: --stages needs {XNNPACK} or {BUILTIN}")
