@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from harness.commands.progress import PlainProgress
-from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.names.variant import Variant
@@ -80,10 +79,3 @@ def test_a_file_that_ships_is_gated_through_the_signatures_it_has(convert, tmp_p
     assert all(f"prefill_{size}" in used for size in PREFILL)
     assert "convert" not in {stage.name for stage in record.stages}
     assert json.loads((folder / "parity.json").read_text())["verdict"] == "pass"
-
-
-@pytest.mark.further
-def test_a_quantised_file_is_refused_and_not_judged_by_the_rules_of_float32(convert):
-    file = convert("int8", quantize="dynamic_int8")
-    with pytest.raises(UsageError, match="quantised"):
-        device_shape(FlatbufferModel(file), 2, 2, 64, 512, "tiny_llama")
