@@ -20,6 +20,7 @@ from harness.align.views import TapSource
 from harness.align.weights import LayerWeight, layer_weights
 from harness.audit.grid import GridFit, fit
 from harness.flatbuffer.constants import NARROW
+from harness.flatbuffer.quantise import scope_of
 from harness.flatbuffer.quantised import Held, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.names.codes import FindingCode
@@ -124,7 +125,7 @@ def audit_layer(
 
 def _asked(rules: Rules, graph: Subgraph, weight: LayerWeight) -> AskedGrid:
     """By the last rule that matches the layer's operator: its kind, and the names of what it gives."""
-    scope = ";".join(graph.tensors[index].name for index in weight.operator.outputs)
+    scope = scope_of(graph, weight.operator)
     asked = AskedGrid()
     for rule in rules:
         if rule["operation"] in ("*", weight.operator.kind) and re.search(str(rule["regex"]), scope):

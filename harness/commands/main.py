@@ -82,7 +82,7 @@ def run(
         str | None,
         typer.Option(
             metavar="RECIPE,...",
-            help="Quantise too: modes, names or JSON files; judged is what it costs and what runtimes do.",
+            help="Quantise too: modes, names, the model's own or JSON files; judged is what it costs and runtimes do.",
         ),
     ] = None,
     prefill: Prefill = None,

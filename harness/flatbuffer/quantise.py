@@ -6,10 +6,12 @@ bit.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 from harness.names.recipes import Rules
 
 QUANTISER = "ai-edge-quantizer"
@@ -19,12 +21,49 @@ def quantise(source: Path, rules: Rules, target: Path, recipe: str) -> None:
     """Write the quantised file. recipe: its name, for messages. Raises UsageError for rules that cannot be applied."""
     from ai_edge_quantizer import quantizer
 
+    refuse_unmatched(source, rules, recipe)
     try:
         made = quantizer.Quantizer(str(source), rules).quantize().quantized_model
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise UsageError(f"--quantize {recipe}: {QUANTISER} refuses it ({said}); fix the recipe") from None
     target.write_bytes(made)
+
+
+def refuse_unmatched(source: Path, rules: Rules, recipe: str) -> None:
+    """Raises UsageError for a rule that names a place which the file has not: the quantiser would pass it over.
+
+    A rule for every name may speak of kinds of operators that a model has not; recipes for all models do.
+    """
+    file = FlatbufferModel(source)
+    scopes = dict.fromkeys(
+        (operator.kind, scope_of(graph, operator))
+        for graph in map(file.subgraph, range(file.subgraph_count))
+        for operator in graph.operators
+    )
+    for number, rule in enumerate(rules):
+        regex, kind = str(rule["regex"]), str(rule["operation"])
+        if kind in _OUTSIDE or all(re.search(regex, name) for name in ("", "a")):
+            continue
+        if not any(kind in ("*", found) and re.search(regex, scope) for found, scope in scopes):
+            example = next((scope for found, scope in scopes if found == "FULLY_CONNECTED"), "").split(";")[0]
+            raise UsageError(
+                f"--quantize {recipe}: rule {number} (regex {regex!r}, operation {kind}) matches no operator of the "
+                f"file, and would silently do nothing; an operator is called by what it gives, e.g. {_end(example)!r}"
+            )
+
+
+_OUTSIDE = ("INPUT", "OUTPUT")  # of the quantiser's, no operators
+_SHOWN = 90  # characters of a name
+
+
+def scope_of(graph: Subgraph, operator: Operator) -> str:
+    """What the quantiser searches with a rule's regex: the names of what an operator gives."""
+    return ";".join(graph.tensors[index].name for index in operator.outputs)
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"...{name[-_SHOWN:]}"
 
 
 def quantiser_version() -> str:
@@ -38,8 +77,20 @@ def known_recipe(name: str) -> Rules | None:
     """
     from ai_edge_quantizer import recipe
 
-    for known in (name, f"{name}_afp32"):
-        made = getattr(recipe, known, None)
-        if callable(made) and known.startswith(("dynamic_", "weight_only_", "static_")):
-            return list(made())
-    return None
+    known = next((known for known in (name, f"{name}{_FLOAT_ACTIVATIONS}") if known in _named()), None)
+    return None if known is None else list(getattr(recipe, known)())
+
+
+def known_recipes() -> list[str]:
+    """The names of those that ai-edge-quantizer has and that are judged here: with float activations."""
+    return [name for name in _named() if name.endswith(_FLOAT_ACTIVATIONS)]
+
+
+_FLOAT_ACTIVATIONS = "_afp32"
+
+
+def _named() -> list[str]:
+    from ai_edge_quantizer import recipe
+
+    kinds = ("dynamic_", "weight_only_", "static_")
+    return [name for name in vars(recipe) if name.startswith(kinds) and callable(getattr(recipe, name))]

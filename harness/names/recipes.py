@@ -1,8 +1,9 @@
 """Quantisation recipes: which there are, and what widths they need.
 
 In: the words of `--quantize`. Out: names and rules. A recipe is one of litert-torch's own conversion modes, one that
-ai-edge-quantizer has a name for, or a JSON file in its format; the file that it makes runs on several sets of kernels,
-each a stage that carries the recipe: `tflite-builtin[dynamic_int8]`.
+ai-edge-quantizer has a name for, one that the model's declaration has, or a JSON file in ai-edge-quantizer's format;
+the file that it makes runs on several sets of kernels, each a stage that carries the recipe:
+`tflite-builtin[dynamic_int8]`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that was asked for."""
+    """A recipe that was asked for. rules: JSON, empty where the model's route says them: for a mode, and for `own`.
+
+    own: whether it is none of those that every model has, so that the model's declaration must have it.
+    """
 
     name: str
-    rules: str = ""  # JSON; empty for a mode of litert-torch, whose rules it says itself
+    rules: str = ""
+    own: bool = False
 
 
 def parse_recipes(
@@ -38,6 +43,7 @@ def parse_recipes(
 ) -> tuple[Recipe, ...]:
     """`--quantize A,B`, each once and in order. Raises UsageError.
 
+    A name that is not known yet may be one that the model declares: see `no_recipe`.
     known: gives the rules of a recipe that ai-edge-quantizer has a name for, None for another name.
     read: gives the text of a file, or raises UsageError with what to do instead.
     """
@@ -57,12 +63,43 @@ def _recipe(word: str, text: str, known: Callable[[str], Rules | None], read: Ca
         return _of_file(Path(word), read)
     if word in RECIPES:
         return Recipe(word)
-    rules = known(word) if _NAME.fullmatch(word) else None
-    if rules is None:
-        near = difflib.get_close_matches(word, RECIPES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(RECIPES)}"
-        raise UsageError(f"--quantize {text}: no recipe '{word}'; {hint}")
-    return _checked(word, rules, f"--quantize {word}")
+    if not is_recipe_name(word):
+        raise no_recipe(word, [])
+    rules = known(word)
+    return Recipe(word, own=True) if rules is None else checked(word, rules, f"--quantize {word}")
+
+
+def is_recipe_name(word: str) -> bool:
+    """Whether a recipe may be called so: it stands in the names of stages, and is no other word for a file."""
+    return _NAME.fullmatch(word) is not None and word not in (FLOAT, GIVEN_FILE)
+
+
+def no_recipe(word: str, named: Sequence[str], declared: Sequence[str] = (), model: str = "") -> UsageError:
+    """What to say of a word that is no recipe.
+
+    named: what ai-edge-quantizer has names for. declared: what the declaration of `model` has; empty for none.
+    """
+    near = difflib.get_close_matches(word, [*RECIPES, *declared, *named], n=1)
+    alike = difflib.get_close_matches(word, named, n=3) or list(named[:1])
+    quantiser = f"a name of ai-edge-quantizer's ({', '.join(alike)})" if alike else "a name of ai-edge-quantizer's"
+    own = f", a recipe that {model} declares ({', '.join(declared)})" if declared else ""
+    return UsageError(
+        f"--quantize: no recipe '{word}'{f', did you mean {near[0]!r}?' if near else ''}; give a mode of litert-torch "
+        f"({', '.join(RECIPES)}), {quantiser}{own}, or a JSON file of rules (my_recipe.json)"
+    )
+
+
+def check_declared(names: Sequence[object], known: Callable[[str], Rules | None], where: str) -> None:
+    """Raises UsageError for a recipe of a declaration that cannot be called so. known: as for `parse_recipes`."""
+    for name in names:
+        if not isinstance(name, str) or not is_recipe_name(name):
+            raise UsageError(
+                f"{where}: a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.', and neither "
+                f"'{FLOAT}' nor '{GIVEN_FILE}'"
+            )
+        of_others = "a mode of litert-torch" if name in RECIPES else "ai-edge-quantizer's" if known(name) else ""
+        if of_others:
+            raise UsageError(f"{where}: the recipe '{name}' is called as one that is {of_others}; rename it")
 
 
 def _of_file(path: Path, read: Callable[[Path, str], str]) -> Recipe:
@@ -75,10 +112,15 @@ def _of_file(path: Path, read: Callable[[Path, str], str]) -> Recipe:
         raise UsageError(f"{path}: '{path.stem}' cannot name a stage; use letters, digits, '_', '-' and '.'")
     if path.stem in (*RECIPES, FLOAT, GIVEN_FILE):
         raise UsageError(f"{path}: '{path.stem}' is the name of a mode of litert-torch; rename the file")
-    return _checked(path.stem, rules, str(path))
+    return checked(path.stem, rules, str(path))
 
 
-def _checked(name: str, rules: object, where: str) -> Recipe:
+def rules_of(recipe: Recipe) -> Rules:
+    """Those that a recipe carries."""
+    return list(json.loads(recipe.rules))
+
+
+def checked(name: str, rules: object, where: str) -> Recipe:
     """Raises UsageError for what is not a list of rules, or asks for what no run here judges."""
     remedy = "give a list of rules as ai-edge-quantizer writes it"
     if not isinstance(rules, list) or not rules:

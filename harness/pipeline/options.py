@@ -70,6 +70,10 @@ def check(options: Options) -> SpecRef:
     load_rules(options.tolerances)
     stages_of(options)
     _check_files(options)
+    if any(recipe.own for recipe in options.quantize):
+        from harness.spec.recipes import check_read
+
+        check_read(options.quantize, ref)
     return ref
 
 

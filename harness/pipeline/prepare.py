@@ -6,9 +6,7 @@ These functions run in processes of their own, because a spec file imports the f
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Reporter
 from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
-from harness.names.recipes import Recipe, Rules, check_widths
+from harness.names.recipes import check_widths
 from harness.names.stages import HF, REAUTHORED
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.names.variant import Variant, parse_variant
@@ -38,6 +36,7 @@ from harness.pipeline.dimensions import dimensions_of
 from harness.record.record import Finding, Source
 from harness.spec.key import KnownSpec
 from harness.spec.model import Model, SpecRef
+from harness.spec.recipes import check_recipes, rules_for
 from harness.spec.rests import RESTS, rests_of, told
 from harness.spec.route import RouteModel, route_of
 from harness.spec.witness import Seen, unheard
@@ -71,6 +70,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     report.progress(0, 3, "checkpoint")
     with spec.reading():
         _check_names(model)
+        check_recipes(request.quantize, model)
     checkpoint = resolve(
         model,
         checkpoint=request.checkpoint,
@@ -91,9 +91,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     found = _aligned(model, built)
     with spec.reading():
         parameters = built.own.parameters(checkpoint.folder)
-    with unheard():  # every package that is looked through for it, every variable
-        code = spec.content(cache)
-        key = _key(built, checkpoint, code)
+        recipes = {recipe.name: rules_for(recipe, model, built.own) for recipe in request.quantize}
+    key = _key(built, checkpoint, spec, cache)
     return Prepared(
         model=model.name,
         source=_source(checkpoint),
@@ -109,7 +108,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         prefill_logits=built.shape.prefill_logits,
         coverage=coverage_of(model.coverage, built.variant),
         conversion_key=key,
-        recipes={recipe.name: _rules(recipe, built) for recipe in request.quantize},
+        recipes=recipes,
         findings=findings,
         rms_norms=built.own.rms_norms,
         parameters=parameters,
@@ -140,19 +139,18 @@ def _built(request: Request, spec: KnownSpec, checkpoint: Checkpoint) -> _Built:
             refuse_other_sizes(model, checkpoint.name, published, layers)
         plain = route.model(model, miniature=small, layers=layers)
     dims = dimensions_of(model, plain, published)
-    check_widths([recipe.name for recipe in request.quantize if not recipe.rules], plain.row_widths(), model.name)
+    modes = [recipe.name for recipe in request.quantize if not recipe.rules and not recipe.own]
+    check_widths(modes, plain.row_widths(), model.name)
     shape, variant = _device_shape(request, model, dims, plain.longest)
     with spec.reading():
         own = route.model(model, miniature=small, layers=layers, variant=variant)
     return _Built(small, layers, published, own, dims, shape, variant)
 
 
-def _key(built: _Built, checkpoint: Checkpoint, code: Mapping[str, Any]) -> str:
-    return built.own.conversion_key(checkpoint.sha256, built.shape.prefill, built.shape.kv_cache_len, code)
-
-
-def _rules(recipe: Recipe, built: _Built) -> Rules:
-    return list(json.loads(recipe.rules)) if recipe.rules else built.own.recipe_rules(recipe.name)
+def _key(built: _Built, checkpoint: Checkpoint, spec: KnownSpec, cache: Cache) -> str:
+    with unheard():  # every package that is looked through for it, every variable
+        code = spec.content(cache)
+        return built.own.conversion_key(checkpoint.sha256, built.shape.prefill, built.shape.kv_cache_len, code)
 
 
 def _aligned(model: Model, built: _Built) -> dict[str, Any]:

@@ -18,13 +18,12 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.spec.declared import run_for_declarations
-from harness.spec.model import Model, SpecRef, check_name
+from harness.spec.model import UNREAD, Model, SpecRef, check_name
 from harness.spec.route import class_words, every_route
 from harness.system.reading import read_text
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "models"
-# Beside the fields of a declaration: that reading alone does not show it whole, and the class that is called.
-_UNREAD, _CLASS = "*", "class"
+_CLASS = "class"  # beside the fields of a declaration: what is called
 
 
 def describe(file: Path) -> list[SpecRef]:
@@ -64,7 +63,7 @@ def _base(call: ast.Call, found: Mapping[str, SpecRef]) -> Mapping[str, Any] | N
     called = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     if called in _classes():
         unread = call.args or any(keyword.arg is None for keyword in call.keywords)
-        return {_CLASS: called, **({_UNREAD: True} if unread else {})}
+        return {_CLASS: called, **({UNREAD: True} if unread else {})}
     first = call.args[0] if call.args else None
     if called == "replace" and isinstance(first, ast.Name) and first.id in found:
         return found[first.id].declared
@@ -86,7 +85,7 @@ def _literals(call: ast.Call) -> dict[str, Any]:
         except (ValueError, TypeError, RecursionError, MemoryError):
             values[keyword.arg] = ast.unparse(keyword.value)
             if keyword.arg == "name":  # computed: it is known once the file has run
-                values[_UNREAD] = True
+                values[UNREAD] = True
     return values
 
 
@@ -140,7 +139,7 @@ def _find_in_file(model: str) -> SpecRef:
     if not file.is_file():
         raise UsageError(f"no spec file {file}; give the path of a .py file that declares a {class_words()}")
     refs = _fitting(describe(file), variable)
-    if (not refs or any(_UNREAD in ref.declared for ref in refs)) and _imports_anything(file):
+    if (not refs or any(ref.unread for ref in refs)) and _imports_anything(file):
         refs = _run_for(file, variable)
     if not refs:
         what = f"no {class_words()} called {variable}" if variable else f"no NAME = {class_words('{}(...)')}"
@@ -184,7 +183,7 @@ def _check_fields(ref: SpecRef) -> None:
             f"{ref.file}: {ref.variable} lacks {', '.join(missing)}; a {called} needs {', '.join(required)}"
         )
     for name in ref.declared:
-        if name not in known and name not in (_UNREAD, _CLASS):
+        if name not in known and name not in (UNREAD, _CLASS):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(sorted(known))}"
             raise UsageError(f"{ref.file}: {ref.variable} has no field '{name}'; {hint}")

@@ -70,6 +70,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+UNREAD = "*"  # beside the fields of a declaration that was read: that reading alone does not show it whole
+
+
 @dataclass(frozen=True)
 class SpecRef:
     """A declaration found in a file. `declared` holds the fields that are literals.
@@ -81,6 +84,11 @@ class SpecRef:
     variable: str
     declared: Mapping[str, Any]
     has_run: bool = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether reading the file does not show the declaration whole."""
+        return UNREAD in self.declared
 
     @classmethod
     def of(cls, file: str | Path, variable: str) -> SpecRef:

@@ -211,6 +211,16 @@ class Route(Protocol):
         network: the published model, without memory.
         """
 
+    def declared_recipes(self, model: Any) -> tuple[str, ...]:
+        """The names of the quantisation recipes that a declaration has of its own. Raises UsageError where they are no
+        recipes by name."""
+
+    def declared_rules(self, model: Any, name: str, own: RouteModel) -> object:
+        """What one of them asks for, as a list of ai-edge-quantizer's rules, which nobody has checked.
+
+        own: the model at the sizes of the run. Raises UsageError where the declaration gives no such thing.
+        """
+
     def record(self, job: Job, model: Any, block: int | None) -> RecordedTaps:
         """Trace the one input of a job, and keep what is computed in a block and outside of all, operator by operator.
 

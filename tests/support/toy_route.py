@@ -137,6 +137,9 @@ class Toy:
             return ToyAtSizes(model, shrunk_hf_config(model, layers))
         return ToyAtSizes(model, published_config(model) if layers is None else first_layers_published(model, layers))
 
+    def declared_recipes(self, model: ToyModel) -> tuple[str, ...]:
+        return ()
+
     def audited(self, model: ToyModel) -> ToyConfig:
         return ToyConfig(model)
 

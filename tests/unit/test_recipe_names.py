@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.names.recipes import RECIPES, Recipe, Rules, parse_recipes
+from harness.flatbuffer.quantise import known_recipe, known_recipes
+from harness.names.recipes import RECIPES, Recipe, Rules, check_declared, no_recipe, parse_recipes
 from harness.system.reading import read_text
 
 RULE: dict[str, Any] = {
@@ -50,17 +51,62 @@ def test_a_name_of_ai_edge_quantizer_carries_its_rules() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("dynamic_int5", "did you mean 'dynamic_int8'"),
         ("", "--quantize is empty; give some of dynamic_int8"),
         (" , ", "--quantize is empty"),
         ("fp16,", "no recipe ''"),
-        ("x y", "the recipes are dynamic_int8"),
+        ("x y", "no recipe 'x y'"),
         ("__class__", "no recipe '__class__'"),
         ("none", "no recipe 'none'"),
+        ("file", "no recipe 'file'"),
     ],
 )
-def test_a_word_that_is_no_recipe_is_refused_with_those_there_are(text: str, says: str) -> None:
+def test_a_word_that_can_name_no_recipe_is_refused_with_those_there_are(text: str, says: str) -> None:
     assert says in refused(text)
+    assert "dynamic_int8" in refused(text)
+
+
+def test_a_name_that_nobody_knows_yet_is_left_to_the_declaration_of_the_model() -> None:
+    assert parsed("fp16,mixed") == (Recipe("fp16"), Recipe("mixed", own=True))
+
+
+def test_what_is_said_of_no_recipe_has_modes_near_names_own_ones_and_files() -> None:
+    named = ["dynamic_wi4b32_afp32", "weight_only_wi8_afp32", "dynamic_wi8_afp32"]
+    said = str(no_recipe("dynamic_wi4b23_afp32", named, ["mixed"], "smollm2"))
+    assert len(said.splitlines()) == 1
+    assert "no recipe 'dynamic_wi4b23_afp32', did you mean 'dynamic_wi4b32_afp32'?" in said
+    assert all(mode in said for mode in RECIPES)
+    assert "a recipe that smollm2 declares (mixed)" in said
+    assert "a JSON file of rules" in said
+    far = str(no_recipe("zzz", named))
+    assert "did you mean" not in far
+    assert "declares" not in far
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("fp16", "the recipe 'fp16' is called as one that is a mode of litert-torch; rename it"),
+        ("dynamic_wi4", "is called as one that is ai-edge-quantizer's"),
+        ("none", "cannot be called 'none'"),
+        ("file", "cannot be called 'file'"),
+        ("a b", "cannot be called 'a b'"),
+        (3, "cannot be called 3"),
+    ],
+)
+def test_a_recipe_of_a_declaration_has_a_name_of_its_own(name: object, says: str) -> None:
+    check_declared(["mixed"], known, "smollm2")
+    with pytest.raises(UsageError, match="smollm2: ") as caught:
+        check_declared(["mixed", name], known, "smollm2")
+    assert says in str(caught.value)
+
+
+@pytest.mark.miniature  # imports the quantiser
+def test_every_name_that_is_offered_is_taken() -> None:
+    offered = known_recipes()
+    assert "dynamic_wi4b32_afp32" in offered
+    for name in offered:
+        (recipe,) = parse_recipes(name, known_recipe, read_text)
+        assert (recipe.name, recipe.own) == (name, False)
 
 
 def write(folder: Path, content: object, name: str = "mine.json") -> Path:

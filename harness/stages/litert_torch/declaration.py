@@ -23,6 +23,8 @@ class GenerativeModel(Model):
         point -> module path, see `declared_modules` in `align/modules.py`.
     load_weights: for a model that litert-torch's loader does not know, makes its state dict of the checkpoint's.
         It takes what it uses with `pop`; what is left over is a finding.
+    recipes: names for `--quantize` -> what makes the recipe, called with the `ModelConfig` of the run: gives a
+        `GenerativeQuantRecipe` of litert-torch, a `QuantConfig` with one, or a list of ai-edge-quantizer's rules.
     """
 
     route: ClassVar[str] = "harness.stages.litert_torch.route:ROUTE"
@@ -32,3 +34,4 @@ class GenerativeModel(Model):
     tensor_names: Any
     alignment: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     load_weights: Callable[[dict[str, Any]], dict[str, Any]] | None = field(default=None, kw_only=True)
+    recipes: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, kw_only=True)

@@ -101,6 +101,18 @@ class GenerativeRoute:
 
         return audit_builder(model, network)
 
+    def declared_recipes(self, model: GenerativeModel) -> tuple[str, ...]:
+        from harness.stages.litert_torch.recipes import declared_recipes
+
+        return declared_recipes(model)
+
+    def declared_rules(self, model: GenerativeModel, name: str, own: RouteModel) -> object:
+        from harness.stages.litert_torch.model import ReauthoredModel
+        from harness.stages.litert_torch.recipes import declared_rules
+
+        assert isinstance(own, ReauthoredModel)
+        return declared_rules(model, name, own.config)
+
     def record(self, job: Job, model: GenerativeModel, block: int | None) -> RecordedTaps:
         from harness.stages.litert_torch.recording import record
 
