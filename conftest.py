@@ -27,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="gate this model only: a name from 'edge-parity list', file.py or file.py:NAME; may be repeated",
     )
     group.addoption("--miniature", action="store_true", help="gate miniatures: small seeded random weights")
+    group.addoption(
+        "--quantize",
+        metavar="RECIPE,...",
+        help="gate quantised files too, by these recipes, as 'edge-parity run' takes them; with --model or --miniature",
+    )
     group.addoption("--parity-out", metavar="DIR", help="folder of the runs (default: reports)")
 
 

@@ -23,10 +23,13 @@ import pytest
 from filelock import FileLock
 
 from harness.errors import UsageError
+from harness.flatbuffer.quantise import known_recipe
 from harness.inputs.tokens import DEFAULT_INPUT_IDS
 from harness.judge.known_defects import Expected, Match, case_problem, load_defects, match, problems
+from harness.names.recipes import Recipe, is_file, parse_recipes
 from harness.record.record import Case, Record
 from harness.spec.find import find_spec, main_models
+from harness.system.reading import read_text
 from suites.plan import Entry, default_plan, named
 
 ENTRIES = pytest.StashKey[list[Entry]]()
@@ -39,13 +42,31 @@ _NOT_RUN = re.compile(r"^(?P<model>.+?): not run: (?P<why>.*)$")
 def pytest_configure(config: pytest.Config) -> None:
     wanted, small = config.getoption("--model"), config.getoption("--miniature")
     try:
-        if wanted:
-            config.stash[ENTRIES] = named([find_spec(_from_start(config, model)) for model in wanted], small)
-        else:
-            config.stash[ENTRIES] = named(main_models().values(), small) if small else default_plan()
+        recipes, words = _recipes(config)
         load_defects()
     except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    try:
+        if wanted:
+            refs = [find_spec(_from_start(config, model)) for model in wanted]
+            config.stash[ENTRIES] = named(refs, small, recipes, words)
+        else:
+            config.stash[ENTRIES] = named(main_models().values(), small, recipes, words) if small else default_plan()
+    except UsageError as error:
         raise pytest.UsageError(f"--model: {error}" if wanted else str(error)) from None
+
+
+def _recipes(config: pytest.Config) -> tuple[tuple[Recipe, ...], str]:
+    """Those of `--quantize`, and the words for `edge-parity run`. A file's relative path counts from where pytest was
+    started. Raises UsageError."""
+    asked = config.getoption("--quantize")
+    if asked is None:
+        return (), ""
+    if not config.getoption("--model") and not config.getoption("--miniature"):
+        raise UsageError("--quantize is for models that are named; add --model NAME or --miniature")
+    words = [word.strip() for word in asked.split(",")]
+    text = ",".join(str(config.invocation_params.dir / word) if is_file(word) else word for word in words)
+    return parse_recipes(text, known_recipe, read_text), text
 
 
 def _from_start(config: pytest.Config, model: str) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.judge.known_defects import load_defects
-from harness.names.stages import BUILTIN, REFERENCE, Hop, hops_of, standard_hops
-from harness.names.stages import named as named_for
+from harness.names.recipes import Recipe
+from harness.names.stages import BUILTIN, REFERENCE, Hop, float32_stages, hops_of, standard_hops
+from harness.pipeline.options import Options, stages_of
 from harness.spec.find import main_models, registered
 from harness.spec.model import SpecRef
+from harness.spec.recipes import check_read
 
 REAUTHORED = tuple(hop for hop in standard_hops() if hop.candidate == "reauthored")
 UPSTREAM = Path(__file__).parent / "upstream"  # declarations that show what is wrong there, and what avoids it
@@ -34,15 +36,39 @@ class Entry:
     further: bool = False
 
 
-def named(refs: Iterable[SpecRef], miniature: bool) -> list[Entry]:
-    """All hops of the models that somebody asks for; a model named twice is run once."""
-    options = ("--miniature",) if miniature else ()
-    found = {called(ref): ref.name for ref in refs}
-    return [Entry(model, name, options) for model, name in found.items()]
+def named(refs: Iterable[SpecRef], miniature: bool, recipes: tuple[Recipe, ...] = (), words: str = "") -> list[Entry]:
+    """All hops of the models that somebody asks for; a model named twice is run once.
+
+    recipes: of quantised files that are gated too, and `words`, by which `edge-parity run` is told of them. Raises
+    UsageError for a recipe that a model has not.
+    """
+    small = ("--miniature",) if miniature else ()
+    found = {called(ref): ref for ref in refs}
+    for ref in found.values() if recipes else ():
+        check_read(recipes, ref)
+    return [_quantised(model, ref.name, small, recipes, words) for model, ref in found.items()]
+
+
+def _quantised(
+    model: str,
+    name: str,
+    options: tuple[str, ...],
+    recipes: tuple[Recipe, ...],
+    words: str,
+    stages: tuple[str, ...] = float32_stages(),
+    further: bool = False,
+) -> Entry:
+    """A model and its quantised files in one run: what each recipe costs and what each runtime does are hops of it."""
+    if not recipes:
+        return Entry(model, name, options)
+    told = ("--quantize", words, *(() if stages == float32_stages() else ("--stages", ",".join(stages))))
+    hops = hops_of(stages_of(Options(model=model, stages=stages, quantize=recipes)))
+    return Entry(model, name, (*options, *told), hops, further)
 
 
 def default_plan() -> list[Entry]:
-    """What `pytest suites/` runs: trained weights through all hops, and of every other kind of model a miniature.
+    """What `pytest suites/` runs: trained weights through all hops, as a quantised file too, and of every other kind of
+    model a miniature.
 
     Conversion is what takes time and memory, so miniatures go through it only where it is known to matter. Beside the
     models stand the declarations that show what is wrong upstream. `make test` leaves to CI the miniatures without a
@@ -50,7 +76,7 @@ def default_plan() -> list[Entry]:
     converts, the four bits, and all but the widest at full width.
     """
     small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
-    whole = [Entry(name, name) for name in TRAINED]
+    whole = [_quantised(name, name, (), (Recipe(recipe),), recipe) for name, recipe in TRAINED.items()]
     whole += [Entry(name, name, small) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options), further=True) for name, variant, options in VARIANTS]
     whole += [
@@ -58,7 +84,7 @@ def default_plan() -> list[Entry]:
         for model in WIDE
     ]
     whole += [_kernels(name, recipe, small) for name, recipe in REFERENCE_KERNELS]
-    rest = [name for name in main_models() if name not in TRAINED + CONVERTED]
+    rest = [name for name in main_models() if name not in (*TRAINED, *CONVERTED)]
     listed = dict.fromkeys(
         place.model
         for defect in load_defects()
@@ -73,7 +99,7 @@ def default_plan() -> list[Entry]:
     ]
 
 
-TRAINED = ("smollm2",)
+TRAINED = {"smollm2": "dynamic_int8"}  # and the recipe by which it ships
 # The second has a known defect in its conversion, and the first variant below is the remedy for it; the other shows two
 # defects of its own.
 CONVERTED = ("tiny_llama", "gemma1")
@@ -90,9 +116,7 @@ REFERENCE_KERNELS = (("tiny_llama", "dynamic_int4_block32"),)
 
 def _kernels(name: str, recipe: str, options: tuple[str, ...]) -> Entry:
     stages = ("reauthored", BUILTIN, REFERENCE)
-    quantised = (named_for(BUILTIN, recipe), named_for(REFERENCE, recipe))
-    words = ("--quantize", recipe, "--stages", ",".join(stages))
-    return Entry(name, f"{name},{recipe}", (*options, *words), hops_of(("hf", *stages, *quantised)), further=True)
+    return _quantised(name, f"{name},{recipe}", options, (Recipe(recipe),), recipe, stages, further=True)
 
 
 def called(ref: SpecRef) -> str:

@@ -1,4 +1,6 @@
-"""What would overflow in float16, of a model that agrees in float32. In: the rows of the taps. Out: findings that warn.
+"""What would overflow or lose its digits in float16, of a model that agrees in float32.
+
+In: the rows of the taps. Out: findings that warn.
 
 Accelerators of phones often compute in float16. Nothing here fails a run: a float32 file on a processor is right.
 Values are the oracle's at the taps; what lies between two taps is not seen.
@@ -17,12 +19,14 @@ from harness.record.record import Finding
 from harness.record.tap_row import TapRow
 
 _SHOWN = 4
+_MOST = 0.5  # share of a tap's values that are subnormal in float16 from which on it is said
+_PROBABILITIES = "attn.probs"  # most are near 0 in any long text, and what is lost is a share of 1 that nobody sees
 _NORMED = ("residual", "out")  # the stream that a block's norms, the next block's and the final one read
 
 
 @dataclass(frozen=True)
 class _Reach:
-    """How far a tap gets on the input where it gets furthest."""
+    """How far a tap gets on the input where it gets furthest, or the share of its values where that is largest."""
 
     tap: str
     magnitude: float
@@ -30,23 +34,28 @@ class _Reach:
 
 
 def overflow_findings(rows: Iterable[TapRow], rms_norms: bool) -> list[Finding]:
-    """At most two warnings: values that float16 cannot hold, and inputs of RMS norms whose squares it cannot.
+    """At most three warnings: values that float16 cannot hold, inputs of RMS norms whose squares it cannot, and taps
+    most of whose values are so small that it keeps few of their digits.
 
     rms_norms: whether the norms of the model's blocks are RMS norms, which square what they read.
     """
-    reached = _reached(rows)
+    rows = list(rows)
+    reached = _most(rows, lambda row: max(abs(row.value_min), abs(row.value_max)))
+    small = [one for one in _most(rows, lambda row: row.subnormal_share) if one.magnitude >= _MOST]
     beyond = [one for one in reached if one.magnitude >= FLOAT16_OVERFLOWS]
     squares = [one for one in reached if split_tap(one.tap)[1] in _NORMED and one.magnitude**2 >= FLOAT16_OVERFLOWS]
     said = [(FindingCode.VALUE_BEYOND_FLOAT16, beyond, _overflows)]
     said += [(FindingCode.SQUARE_BEYOND_FLOAT16, squares, _squares)] if rms_norms else []
+    small = [one for one in small if split_tap(one.tap)[1] != _PROBABILITIES]
+    said += [(FindingCode.VALUE_SUBNORMAL_FLOAT16, small, _subnormal)]
     return [_finding(code, found, words) for code, found, words in said if found]
 
 
-def _reached(rows: Iterable[TapRow]) -> list[_Reach]:
+def _most(rows: Iterable[TapRow], size: Callable[[TapRow], float]) -> list[_Reach]:
     """Every tap at its furthest, the furthest first. Infinity is not a range: the tap fails for it."""
     most: dict[str, _Reach] = {}
     for row in rows:
-        magnitude = max(abs(row.value_min), abs(row.value_max))
+        magnitude = size(row)
         if math.isfinite(magnitude) and (row.tap not in most or magnitude > most[row.tap].magnitude):
             most[row.tap] = _Reach(row.tap, magnitude, row.input)
     return sorted(most.values(), key=lambda one: -one.magnitude)
@@ -71,6 +80,14 @@ def _squares(one: _Reach) -> str:
     return (
         f"{one.tap}, the input of an RMS norm, reaches {short(one.magnitude)} (input {one.input}): its square, "
         f"{short(one.magnitude**2)}, overflows float16 unless the norm is computed in float32"
+    )
+
+
+def _subnormal(one: _Reach) -> str:
+    share = f"{100 * one.magnitude:.0f} % of the values of {one.tap} (input {one.input})"
+    return (
+        f"{share} are below 6.1e-5 and not 0: float16 keeps few of their digits, and hardware that flushes subnormal "
+        "numbers makes them 0"
     )
 
 

@@ -59,6 +59,7 @@ class FindingCode(StrEnum):
     WINDOW_NOT_TESTED = "window-not-tested"  # no input is longer than the sliding window
     VALUE_BEYOND_FLOAT16 = "value-beyond-float16"  # a tap holds what float16 cannot
     SQUARE_BEYOND_FLOAT16 = "square-beyond-float16"  # a norm's input does when it is squared
+    VALUE_SUBNORMAL_FLOAT16 = "value-subnormal-float16"  # most values of a tap are subnormal in float16
     TEXT_NEAR_CHANCE = "text-near-chance"  # the reference predicts text no better than a guess
     TEXT_WORSE = "text-worse"  # the reference predicts text worse than in an earlier run
     SETTING_CHANGED = "setting-changed"  # the spec or the environment sets what the stages compute with

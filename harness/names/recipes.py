@@ -59,7 +59,7 @@ def parse_recipes(
 
 
 def _recipe(word: str, text: str, known: Callable[[str], Rules | None], read: Callable[[Path, str], str]) -> Recipe:
-    if word.endswith(".json") or "/" in word:
+    if is_file(word):
         return _of_file(Path(word), read)
     if word in RECIPES:
         return Recipe(word)
@@ -67,6 +67,11 @@ def _recipe(word: str, text: str, known: Callable[[str], Rules | None], read: Ca
         raise no_recipe(word, [])
     rules = known(word)
     return Recipe(word, own=True) if rules is None else checked(word, rules, f"--quantize {word}")
+
+
+def is_file(word: str) -> bool:
+    """Whether a word of `--quantize` names a file."""
+    return word.endswith(".json") or "/" in word
 
 
 def is_recipe_name(word: str) -> bool:

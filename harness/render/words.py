@@ -119,8 +119,18 @@ def reach_words(frame: pd.DataFrame) -> str:
     (row,) = rows_in(frame.iloc[[int(reach.argmax())]])
     return clean(
         f"The reference's values reach {short(float(reach.max()))} ({row.tap}, input {one_line(row.input, 40)}); "
-        "float16 ends at 65,504."
+        f"float16 ends at 65,504.{_subnormal_words(frame)}"
     )
+
+
+def _subnormal_words(frame: pd.DataFrame) -> str:
+    """The tap with the largest share of values that lose digits in float16; empty where none does, or is known to."""
+    share = frame.get("subnormal_share")
+    if share is None or not share.max() > 0:
+        return ""
+    (row,) = rows_in(frame.iloc[[int(share.argmax())]])
+    most = f"{100 * float(share.max()):.2g} % of a tap's values"
+    return f" At most {most} are subnormal there, below 6.1e-5 ({row.tap}, input {one_line(row.input, 40)})."
 
 
 def _lost(record: Record) -> Iterator[str]:

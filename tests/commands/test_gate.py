@@ -18,6 +18,12 @@ from harness.spec.find import main_models
 pytestmark = pytest.mark.slow
 
 CASES = len(standard_hops()) * len(DEFAULT_INPUT_IDS)
+QUANTISED_HOPS = (
+    "reauthored->fakequant[{0}]",
+    "fakequant[{0}]->tflite-xnnpack[{0}]",
+    "reauthored->fakequant-builtin[{0}]",
+    "fakequant-builtin[{0}]->tflite-builtin[{0}]",
+)
 
 # Nothing of the run that this test is part of may reach the one it starts.
 OWN_PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "suites/"]
@@ -68,9 +74,42 @@ def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
         assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(DEFAULT_INPUT_IDS)
     for name in ("gemma1,kv=transposed", "gemma2,mask-as-input"):
         assert listed.count(f"test_parity[{name}-") == CASES
-    for hop in ("hf->reauthored", "reauthored->tflite-builtin", "tflite-builtin[{0}]->tflite-reference[{0}]"):
+    kernels = ("hf->reauthored", "reauthored->tflite-builtin", "tflite-builtin[{0}]->tflite-reference[{0}]")
+    for hop in (*kernels, *QUANTISED_HOPS[2:]):
         hop = hop.format("dynamic_int4_block32")
         assert listed.count(f"test_parity[tiny_llama,dynamic_int4_block32-{hop}-") == len(DEFAULT_INPUT_IDS)
+
+
+@pytest.mark.slow
+def test_the_trained_model_is_gated_as_it_ships_price_and_runtime_apart() -> None:
+    listed = gate("--collect-only", "-q").stdout
+    for hop in QUANTISED_HOPS:
+        assert listed.count(f"test_parity[smollm2-{hop.format('dynamic_int8')}-") == len(DEFAULT_INPUT_IDS)
+
+
+def test_recipes_of_a_named_model_have_cases_for_their_price_and_for_each_runtime(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps([{"regex": ".*", "operation": "*", "algorithm_key": "octav"}]))
+    asked = ("--model", "tiny_llama", "--miniature", "--quantize", f"fp16,{tmp_path / 'mine.json'}")
+    listed = gate("--collect-only", "-q", *asked).stdout
+    assert listed.count("::test_parity[") == CASES + 2 * len(QUANTISED_HOPS) * len(DEFAULT_INPUT_IDS)
+    for hop in QUANTISED_HOPS:
+        for recipe in ("fp16", "mine"):
+            assert listed.count(f"[tiny_llama-{hop.format(recipe)}-") == len(DEFAULT_INPUT_IDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--quantize", "fp16"), "--quantize is for models that are named"),
+        (("--model", "tiny_llama", "--quantize", "dynamic_int5"), "no recipe 'dynamic_int5', did you mean"),
+        (("--model", "tiny_llama", "--quantize", "absent.json"), "absent.json cannot be read"),
+    ],
+)
+def test_recipes_that_cannot_be_gated_are_one_line(options: tuple[str, ...], says: str) -> None:
+    ended = gate(*options)
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    (line,) = ended.stderr.strip().splitlines()
+    assert says in line
 
 
 @pytest.mark.slow

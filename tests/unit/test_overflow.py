@@ -68,6 +68,22 @@ def test_the_square_of_what_an_rms_norm_reads_is_named_where_the_value_itself_fi
     assert len(findings({"block.3.out": 1e5})) == 2
 
 
+def small(tap: str, share: float) -> TapRow:
+    return TapRow(model="m", input="long", hop="h", tap=tap, block=0, order=0, subnormal_share=share)
+
+
+def test_taps_most_of_whose_values_are_subnormal_in_float16_are_named():
+    rows = [small("block.1.mlp.act", 0.5), small("block.0.mlp.act", 0.8), small("block.2.mlp.act", 0.49)]
+    (found,) = overflow_findings(rows, True)
+    assert (found.code, found.severity, found.blocks) == ("value-subnormal-float16", "warning", [0, 1])
+    assert "80 % of the values of block.0.mlp.act (input long) are below 6.1e-5 and not 0" in found.what
+    assert found.what.endswith("; also mlp.act (block 1)")
+
+
+def test_probabilities_near_0_and_shares_that_are_not_known_are_no_finding():
+    assert overflow_findings([small("block.0.attn.probs", 0.9), small("embed", math.nan)], True) == []
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_what_is_no_number_fails_elsewhere_and_hides_nothing_here(value):
     assert findings({"block.0.mlp.out": value}) == []

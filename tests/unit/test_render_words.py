@@ -142,6 +142,11 @@ def test_how_well_the_reference_predicts_text_and_how_far_it_reaches_is_said_in_
     assert "reach 5.48e3 (logits, " in reach_words(frame)
     deep = frame.assign(value_min=frame["value_min"].where(frame["tap"] != "embed", -7.1e4))
     assert "reach 7.1e4 (embed, input one-token); float16 ends at 65,504" in reach_words(deep)
+    fine, few = frame.assign(subnormal_share=0.0), frame.assign(subnormal_share=0.0)
+    few.loc[few.index[2], "subnormal_share"] = 0.034
+    said = f" At most 3.4 % of a tap's values are subnormal there, below 6.1e-5 ({few.iloc[2].tap}, input "
+    assert said in reach_words(few)
+    assert "subnormal" not in reach_words(fine) + reach_words(frame.drop(columns=["subnormal_share"]))
     assert reach_words(frame.drop(columns=["value_min", "value_max"])) == ""
     assert reach_words(frame.assign(value_min=float("nan"), value_max=float("nan"))) == ""
 
