@@ -67,6 +67,19 @@ def layer_weights(model: FlatbufferModel, graph: Subgraph, sources: Mapping[str,
     return sorted(finder.weights(makers), key=lambda weight: weight.operator.index)
 
 
+def file_weights(
+    model: FlatbufferModel, plans: Mapping[str, Mapping[str, TapSource]]
+) -> Iterator[tuple[Subgraph, LayerWeight]]:
+    """Those of every signature, each with its subgraph: signatures share numbers, and each has scales of its own.
+
+    plans: signature -> tap -> where it is.
+    """
+    for signature, sources in plans.items():
+        graph = model.subgraph(model.signatures[signature].subgraph)
+        for weight in layer_weights(model, graph, sources):
+            yield graph, weight
+
+
 class _Finder:
     def __init__(self, model: FlatbufferModel, graph: Subgraph) -> None:
         self.model = model

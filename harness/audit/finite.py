@@ -7,7 +7,7 @@ are. What no stage could compute right is not charged to the stages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE
+from harness.record.findings import Severity
 from harness.record.record import Finding
 
 _SHOWN = 8
@@ -46,7 +47,7 @@ def not_finite_words(values: npt.NDArray[np.floating[Any]]) -> str:
     return f"[{','.join(str(int(index)) for index in at)}] is {what}{more}"
 
 
-def checkpoint_findings(not_finite: Mapping[str, str], severity: Literal["error", "warning"]) -> list[Finding]:
+def checkpoint_findings(not_finite: Mapping[str, str], severity: Severity) -> list[Finding]:
     """not_finite: name of a tensor -> `not_finite_words`. The first few, and how many more tensors there are."""
     wrong = {name: f"{name}{words} in the checkpoint" for name, words in not_finite.items() if words}
     said = list(wrong.items())

@@ -17,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.align.views import TapSource
-from harness.align.weights import LayerWeight, layer_weights
+from harness.align.weights import LayerWeight, file_weights
 from harness.audit.grid import GridFit, fit
 from harness.flatbuffer.constants import NARROW
 from harness.flatbuffer.quantise import scope_of
-from harness.flatbuffer.quantised import Held, held
+from harness.flatbuffer.quantised import Held, grid_words, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.names.codes import FindingCode
 from harness.names.owners import RECIPE
 from harness.names.recipes import Rules
+from harness.record.findings import Severity
 from harness.record.recipes import QuantisedLayer
 from harness.record.record import Finding
 
@@ -50,7 +51,7 @@ class AskedGrid:
     algorithm: str = _NOTHING
 
     def __str__(self) -> str:
-        return f"{self.dtype.lower()} {self.granularity.lower().replace('_', ' ')}".strip() or "float32"
+        return grid_words(self.dtype, self.granularity)
 
 
 class Float32Weights:
@@ -59,10 +60,8 @@ class Float32Weights:
     def __init__(self, file: FlatbufferModel, plans: Mapping[str, Mapping[str, TapSource]]) -> None:
         self._file = file
         self._found: dict[str, tuple[Subgraph, int]] = {}
-        for signature, sources in plans.items():
-            graph = file.subgraph(file.signatures[signature].subgraph)
-            for weight in layer_weights(file, graph, sources):
-                self._found.setdefault(weight.layer, (graph, weight.constant))
+        for graph, weight in file_weights(file, plans):
+            self._found.setdefault(weight.layer, (graph, weight.constant))
 
     def of(self, layer: str) -> npt.NDArray[Any] | None:
         """Mapped, not copied; None for a layer that the file has not."""
@@ -84,38 +83,38 @@ def audit_recipe(
     found: list[Finding] = []
     fits: dict[str, QuantisedLayer] = {}
     seen: set[tuple[object, ...]] = set()
-    for signature, sources in plans.items():
-        graph = file.subgraph(file.signatures[signature].subgraph)
-        for weight in layer_weights(file, graph, sources):
-            try:
-                audit = _Layer(file, graph, weight, _asked(rules, graph, weight), recipe)
-            except ValueError as error:
-                found.append(_unreadable(graph, weight, recipe, error))
-                continue
-            found += audit.of_grid()
-            wanted = None if audit.content in seen else weight_of(weight.layer)
-            if wanted is None:
-                continue
-            seen.add(audit.content)
-            if wanted.shape != audit.held.whole.shape:
-                what = f"is {audit.held.whole.shape}, and the checkpoint's {wanted.shape}"
-                found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what))
-                continue
-            how_near = fit(audit.held, wanted)
-            fits.setdefault(weight.layer, audit.fitted(how_near))
-            found += audit.of_values(how_near)
+    for graph, weight in file_weights(file, plans):
+        try:
+            numbers = held(file, graph, weight.constant)
+        except ValueError as error:
+            found.append(_unreadable(graph, weight, recipe, error))
+            continue
+        audit = _Layer(graph.tensors[weight.constant], weight.layer, numbers, _asked(rules, graph, weight), recipe)
+        found += audit.of_grid()
+        wanted = None if audit.content in seen else weight_of(weight.layer)
+        if wanted is None:
+            continue
+        seen.add(audit.content)
+        if wanted.shape != numbers.whole.shape:
+            what = f"is {numbers.whole.shape}, and the checkpoint's {wanted.shape}"
+            found.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what))
+            continue
+        how_near = fit(numbers, wanted)
+        fits.setdefault(weight.layer, audit.fitted(how_near))
+        found += audit.of_values(how_near)
     return told_once(found, recipe), list(fits.values())
 
 
 def audit_layer(
-    file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, wanted: npt.NDArray[Any], recipe: str
+    constant: Tensor, layer: str, numbers: Held, wanted: npt.NDArray[Any], recipe: str
 ) -> tuple[list[Finding], QuantisedLayer]:
     """The same for one layer of a file whose recipe is not known: what it holds is taken as asked.
 
+    numbers: what the constant holds. wanted: the layer's weight, of the same shape.
     Whether it shifts numbers on purpose cannot be told either, so that numbers which are not the nearest are a warning.
     """
-    audit = _Layer(file, graph, weight, AskedGrid(), recipe)
-    found = fit(audit.held, wanted)
+    audit = _Layer(constant, layer, numbers, AskedGrid(), recipe)
+    found = fit(numbers, wanted)
     told = [*audit.of_values(found)]
     if not found.is_nearest and not told:
         what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
@@ -147,23 +146,20 @@ def _grid_of(rule: Mapping[str, Any]) -> AskedGrid:
 class _Layer:
     """A layer of one signature, and what is wrong with how it is held."""
 
-    def __init__(
-        self, file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, asked: AskedGrid, recipe: str
-    ) -> None:
-        self.weight, self.asked, self.recipe = weight, asked, recipe
-        self.constant = graph.tensors[weight.constant]
-        self.held: Held = held(file, graph, weight.constant)
+    def __init__(self, constant: Tensor, layer: str, numbers: Held, asked: AskedGrid, recipe: str) -> None:
+        self.constant, self.layer, self.held = constant, layer, numbers
+        self.asked, self.recipe = asked, recipe
 
     @property
     def content(self) -> tuple[object, ...]:
         """What says that two signatures hold the same: they share numbers, and each has scales of its own."""
         grid = (self.held.scale.tobytes(), self.held.zero.tobytes(), self.held.grid)
-        return self.weight.layer, self.constant.buffer, *grid
+        return self.layer, self.constant.buffer, *grid
 
     def fitted(self, found: GridFit) -> QuantisedLayer:
         grid = self.held.grid
         return QuantisedLayer(
-            layer=self.weight.layer,
+            layer=self.layer,
             tensor=self.constant.name,
             grid=str(grid),
             bits=grid.bits,
@@ -210,8 +206,8 @@ class _Layer:
             what = f"is off by {nearest} of its norm, and with other scales of the same kind by {found.best:.2g}"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
 
-    def finding(self, code: FindingCode, what: str, severity: str = "error") -> Finding:
-        return _finding(self.constant, self.weight.layer, self.recipe, code, what, severity)
+    def finding(self, code: FindingCode, what: str, severity: Severity = "error") -> Finding:
+        return _finding(self.constant, self.layer, self.recipe, code, what, severity)
 
 
 def _unreadable(graph: Subgraph, weight: LayerWeight, recipe: str, error: ValueError) -> Finding:
@@ -221,12 +217,12 @@ def _unreadable(graph: Subgraph, weight: LayerWeight, recipe: str, error: ValueE
     )
 
 
-def _finding(constant: Tensor, layer: str, recipe: str, code: FindingCode, what: str, severity: str) -> Finding:
+def _finding(constant: Tensor, layer: str, recipe: str, code: FindingCode, what: str, severity: Severity) -> Finding:
     name = constant.name.split(";")[0].rsplit("/", 1)[-1].rsplit(".", 1)[-1]
     return Finding(
         kind="weights",
         code=code,
-        severity="error" if severity == "error" else "warning",
+        severity=severity,
         what=f"the weight of {layer} in the {recipe} flatbuffer ({name}) {what}",
         owner=f"{RECIPE} {recipe}" if severity == "error" else "",
         key=layer,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from harness.audit.beyond_half import BeyondHalf
 from harness.audit.finite import checkpoint_findings, not_finite_words
 from harness.names.codes import FindingCode
+from harness.record.findings import Severity
 from harness.record.record import Finding
 from harness.weights.files import StoredTensor, shape_text, stored_tensors
 from harness.weights.parameters import Fused, ParameterSource
@@ -156,8 +157,6 @@ def bits(values: Array) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(values).view(np.uint32)
 
 
-def weights_finding(
-    code: FindingCode, what: str, parameter: str = "", severity: Literal["error", "warning"] = "error"
-) -> Finding:
+def weights_finding(code: FindingCode, what: str, parameter: str = "", severity: Severity = "error") -> Finding:
     """parameter: the re-authored model's that it is about."""
     return Finding(kind="weights", code=code, severity=severity, what=what, parameter=parameter)

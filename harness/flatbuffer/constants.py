@@ -1,6 +1,7 @@
-"""The values of a flatbuffer's constants, dequantised where they are narrow.
+"""The bytes of a flatbuffer's constants as numbers: floats and whole numbers as the file has them.
 
 In: a file and one of its tensors. Out: an array of the tensor's shape, or None for a tensor that is not a constant.
+`harness/flatbuffer/quantised.py` tells what narrow numbers stand for.
 """
 
 from __future__ import annotations
@@ -25,17 +26,6 @@ _PLAIN = {
     "BOOL": "?",
 }
 NARROW = frozenset({"INT8", "INT4", "INT2"})
-
-
-def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | None:
-    """The values of a tensor that the file holds: floats and whole numbers as they are, narrow weights as float64.
-
-    Raises ValueError for a type or a quantisation that is not known here.
-    """
-    values = whole_numbers(model, graph, index)
-    if values is None or graph.tensors[index].dtype not in NARROW:
-        return values
-    return _dequantised(model, graph, index, values)
 
 
 def whole_numbers(model: FlatbufferModel, graph: Subgraph, index: int) -> Array | None:
@@ -64,21 +54,3 @@ def unpacked(data: Array, bits: int, count: int) -> Array:
     fields = (data[:, None] >> shifts) & ((1 << bits) - 1)
     values = fields.reshape(-1)[:count].astype(np.int8)
     return np.where(values >= 1 << (bits - 1), values - (1 << bits), values).astype(np.int8)
-
-
-def _dequantised(model: FlatbufferModel, graph: Subgraph, index: int, values: Array) -> Array:
-    quantization = model.quantization(graph.index, index)
-    details = getattr(quantization, "details", None)
-    if details is not None and hasattr(details, "blockSize"):
-        scales = constant(model, graph, details.scales)
-        assert scales is not None
-        wide = np.repeat(scales.astype(np.float64).reshape(*values.shape[:-1], -1), details.blockSize, axis=-1)
-        return values * wide
-    if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
-        return values
-    scale, zero = np.asarray(quantization.scale, np.float64), np.asarray(quantization.zeroPoint, np.float64)
-    if len(scale) > 1:
-        shape = [1] * values.ndim
-        shape[quantization.quantizedDimension] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return (values - zero) * scale

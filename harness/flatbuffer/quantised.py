@@ -22,6 +22,11 @@ Whole = npt.NDArray[np.int8]
 BITS = {"INT8": 8, "INT4": 4, "INT2": 2}
 
 
+def grid_words(dtype: str, granularity: str) -> str:
+    """A grid for people: `int4 blockwise 32`. dtype: empty for float32. granularity: empty where nothing is scaled."""
+    return f"{dtype or 'FLOAT32'} {granularity.replace('_', ' ')}".strip().lower()
+
+
 @dataclass(frozen=True)
 class Grid:
     """The numbers that a constant can hold.
@@ -49,8 +54,7 @@ class Grid:
         return "TENSORWISE" if self.axis is None else "CHANNELWISE"
 
     def __str__(self) -> str:
-        kind = self.granularity.lower().replace("_", " ")
-        return f"{self.dtype.lower()} {kind}".strip()
+        return grid_words(self.dtype, self.granularity)
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,30 @@ def grid_of(model: FlatbufferModel, graph: Subgraph, index: int) -> Grid:
         return Grid(dtype, block=int(details.blockSize))
     if details is not None:
         raise ValueError(f"tensor {index} is quantised in a way that is not known ({type(details).__name__})")
-    scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
+    scales = _scales(quantization)
     if scales == 0:
         raise ValueError(f"tensor {index} is {dtype} and has no scale")
     return Grid(dtype, int(quantization.quantizedDimension) if scales > 1 else None)
+
+
+def _scales(quantization: Any) -> int:
+    """How many a tensor has of its own, those of blocks aside."""
+    return 0 if quantization is None or quantization.scale is None else len(quantization.scale)
+
+
+def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> npt.NDArray[Any] | None:
+    """The values of a tensor that the file holds; None for one that is computed.
+
+    Floats and whole numbers as they are, those of a narrow type that has no scale too; others dequantised, float64.
+    Raises ValueError as `held` does.
+    """
+    values = whole_numbers(model, graph, index)
+    if values is None or graph.tensors[index].dtype not in NARROW:
+        return values
+    quantization = model.quantization(graph.index, index)
+    if not _scales(quantization) and getattr(quantization, "details", None) is None:
+        return values
+    return held(model, graph, index).values
 
 
 def held(model: FlatbufferModel, graph: Subgraph, index: int) -> Held:

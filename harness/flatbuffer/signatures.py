@@ -161,17 +161,11 @@ def _check_float_activations(file: FlatbufferModel, signatures: Mapping[str, Sig
 
 def is_quantised(file: FlatbufferModel) -> bool:
     """Whether a language model's file reads fewer bits than float32 anywhere in decode."""
-    return DECODE in file.signatures and narrow_operand(file) is not None
-
-
-def narrow_operand(file: FlatbufferModel) -> str | None:
-    """The first operator of decode that reads fewer bits than float32, and what it reads; None in a float32 file."""
+    if DECODE not in file.signatures:
+        return False
     graph = file.subgraph(file.signatures[DECODE].subgraph)
-    for op in graph.operators:
-        for index in op.inputs:
-            if index >= 0 and graph.tensors[index].dtype in _NARROW:
-                return f"{op.kind} reads {graph.tensors[index].dtype}"
-    return None
+    read = (index for op in graph.operators for index in op.inputs if index >= 0)
+    return any(graph.tensors[index].dtype in _NARROW for index in read)
 
 
 def _check_logits(file: FlatbufferModel, signatures: Mapping[str, Signature], vocab: int) -> None:

@@ -149,15 +149,26 @@ class Hop:
 
     @classmethod
     def between(cls, reference: str, candidate: str) -> Hop:
-        (base, recipe), (other, other_recipe) = split(reference), split(candidate)
-        if other in _FAKE and other_recipe != FLOAT:
-            return cls(reference, candidate, Floor.PRICE)
-        if recipe != other_recipe or recipe == FLOAT:
-            return cls(reference, candidate)
-        return cls(reference, candidate, Floor.RUNTIME if base in _FAKE else Floor.KERNELS)
+        return cls(reference, candidate, _floor_between(reference, candidate))
 
 
-_FAKE = (FAKEQUANT, FAKEQUANT_BUILTIN)
+def _floor_between(reference: str, candidate: str) -> Floor:
+    """What the registry says of the candidate, where that is its reference there.
+
+    Of two stages that the registry does not put side by side, as a record from elsewhere may: two on one file are held
+    against each other as its kernels are, and as a runtime where one of them is what the file's numbers cost.
+    """
+    (_, recipe), (_, own) = split(reference), split(candidate)
+    stage, against = known_stage(candidate), known_stage(reference)
+    if own == FLOAT:
+        return Floor.NOISE
+    if stage is not None and (reference == stage.reference or stage.quantised_floor is Floor.PRICE):
+        return stage.quantised_floor
+    if recipe != own:
+        return Floor.NOISE
+    return Floor.RUNTIME if against is not None and against.quantised_floor is Floor.PRICE else Floor.KERNELS
+
+
 _FAKEQUANT = "harness.stages.litert_torch.fakequant:open_session"
 _HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.litert.session:open_session"
 _FAKE_QUANTISED = Stage(

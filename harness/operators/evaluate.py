@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.flatbuffer.constants import NARROW, constant
+from harness.flatbuffer.constants import NARROW
+from harness.flatbuffer.quantised import constant
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 from harness.operators.definitions import Array, Call, define
 

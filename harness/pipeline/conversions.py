@@ -78,9 +78,9 @@ def quantised(cache: Cache, source: Path, sha256: str, rules: Rules, recipe: str
 def check_quantised(file: Path, recipe: str) -> None:
     """Raises UsageError for a file in which the recipe left every operator as it was."""
     from harness.flatbuffer.reader import FlatbufferModel
-    from harness.flatbuffer.signatures import narrow_operand
+    from harness.flatbuffer.signatures import is_quantised
 
-    if narrow_operand(FlatbufferModel(file)) is None:
+    if not is_quantised(FlatbufferModel(file)):
         raise UsageError(
             f"--quantize {recipe} left every weight in float32: no rule of it matches an operator of the file, or "
             "ai-edge-quantizer does not support what it asks for; give another recipe"

@@ -202,10 +202,15 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
             return TapRequest(**dict(common), recipe=recipe, flatbuffer=str(own)).model_dump(mode="json")
         made = results[convert].gave(Converted)
         assert made is not None, "it is needed by this task"
-        told = TapRequest(**dict(common), recipe=recipe, flatbuffer=made.flatbuffer, sha256=made.sha256)
-        plain, aligned = results["convert"].gave(Converted), results.get("tap")
-        if recipe != FLOAT and plain is not None and aligned is not None and (found := aligned.gave(Tapped)):
-            told.float32, told.float32_plan = plain.flatbuffer, found.plan
+        plain, aligned = _float32_of(recipe, results)
+        told = TapRequest(
+            **dict(common),
+            recipe=recipe,
+            flatbuffer=made.flatbuffer,
+            sha256=made.sha256,
+            float32=plain,
+            float32_plan=aligned,
+        )
         return told.model_dump(mode="json")
 
     return Task(
@@ -217,6 +222,16 @@ def _tap_task(place: RunPaths, common: ModelRequest, weights: float, timeout: fl
         memory_mb=weights + 400,
         timeout=timeout,
     )
+
+
+def _float32_of(recipe: str, results: Results) -> tuple[str, str]:
+    """The file that a recipe was applied to, and the plan of its taps; empty for that file itself."""
+    if recipe == FLOAT:
+        return "", ""
+    plain, aligned = results["convert"].gave(Converted), results["tap"].gave(Tapped)
+    assert plain is not None, "it is needed by this task"
+    assert aligned is not None, "it is needed by this task"
+    return plain.flatbuffer, aligned.plan
 
 
 def _job_maker(

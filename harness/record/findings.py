@@ -8,6 +8,8 @@ from pydantic import Field
 
 from harness.record.part import Part
 
+Severity = Literal["error", "warning"]
+
 
 class Finding(Part):
     """What numbers at the taps do not say."""
@@ -15,7 +17,7 @@ class Finding(Part):
     kind: Literal["config", "weights", "numeric", "runtime"]
     code: str = ""
     """What it is about, one of `harness/names/codes.py`; empty in records of older versions."""
-    severity: Literal["error", "warning"]
+    severity: Severity
     what: str
     """One sentence."""
     owner: str = ""

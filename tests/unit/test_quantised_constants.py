@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small_file
 
-from harness.flatbuffer.quantised import Held, grid_of, held
-from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.quantised import Held, constant, grid_of, held
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph
 
 pytestmark = pytest.mark.miniature  # the schema is the runtime's own
 ROWS, WIDTH = 4, 8
@@ -60,10 +60,17 @@ class File:
         tensor.quantization.detailsType = self.schema.QuantizationDetails.BlockwiseQuantization
         tensor.quantization.details = details
 
-    def read(self, tensor: Any) -> Held:
+    def place(self, tensor: Any) -> tuple[FlatbufferModel, Subgraph, int]:
+        """Where the tensor is in the file as it is now."""
         self.path.write_bytes(small_file.packed(self.model))
         file = FlatbufferModel(self.path)
-        return held(file, file.subgraph(0), self.model.subgraphs[0].tensors.index(tensor))
+        return file, file.subgraph(0), self.model.subgraphs[0].tensors.index(tensor)
+
+    def read(self, tensor: Any) -> Held:
+        """With what `constant` says of it, which is the same."""
+        found = held(*self.place(tensor))
+        assert np.array_equal(np.asarray(constant(*self.place(tensor))), found.values)
+        return found
 
 
 @pytest.fixture
@@ -130,6 +137,14 @@ def test_floats_are_what_they_are(file: File, kind: str) -> None:
     found = file.read(file.put(kind, [ROWS, WIDTH], values))
     assert (str(found.grid), found.grid.granularity) == (kind.lower(), "")
     assert np.array_equal(found.values, values.astype(np.float64))
+
+
+def test_whole_numbers_that_stand_for_nothing_else_are_what_they_are(file: File) -> None:
+    found = constant(*file.place(file.put("INT8", [ROWS, WIDTH], NUMBERS)))
+    assert found is not None
+    assert found.dtype == np.int8
+    assert np.array_equal(found, NUMBERS)
+    assert constant(*file.place(file.put("INT8", [ROWS, WIDTH], None))) is None
 
 
 def test_the_nearest_numbers_are_within_half_a_step_and_on_the_grid(file: File) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
 from harness.names.stages import (
+    BUILTIN,
+    FAKEQUANT,
     FLOAT,
+    REAUTHORED,
+    REFERENCE,
+    XNNPACK,
     Floor,
     Hop,
     every_stage,
@@ -17,6 +25,7 @@ from harness.names.stages import (
     runs_file,
     stage_named,
     standard_hops,
+    unregister,
 )
 
 RECIPE = "dynamic_int8"
@@ -97,3 +106,32 @@ def test_a_name_from_elsewhere_is_no_stage_and_runs_no_file() -> None:
     assert not runs_file("tflite-of-another-version")
     with pytest.raises(ValueError, match="there is a stage 'hf' already"):
         register(stage_named("hf"))
+
+
+@pytest.fixture(params=[(REAUTHORED, Floor.PRICE), (XNNPACK, Floor.RUNTIME), (FAKEQUANT, Floor.KERNELS)])
+def toy_hop(request: pytest.FixtureRequest) -> Iterator[Hop]:
+    """The hop of a quantised file to a stage that this version does not bring."""
+    reference, floor = request.param
+    own = replace(stage_named(REFERENCE), name="toy", quantised_reference=reference, quantised_floor=floor)
+    register(own)
+    yield next(hop for hop in quantised_hops([RECIPE]) if hop.candidate == f"toy[{RECIPE}]")
+    unregister("toy")
+
+
+def test_the_floor_of_a_hop_is_what_the_registry_says_of_its_candidate(toy_hop: Hop) -> None:
+    assert Hop.parse(toy_hop.name) == toy_hop
+    assert toy_hop.floor is stage_named(toy_hop.candidate).quantised_floor
+
+
+def test_a_runtime_that_is_held_against_a_toy_of_the_file_s_numbers_is_a_runtime() -> None:
+    register(replace(stage_named(FAKEQUANT), name="toy"))
+    try:
+        assert Hop.between(f"toy[{RECIPE}]", f"{BUILTIN}[{RECIPE}]").floor is Floor.RUNTIME
+        assert Hop.between("hf", f"toy[{RECIPE}]").floor is Floor.PRICE
+    finally:
+        unregister("toy")
+
+
+def test_stages_that_the_registry_does_not_know_are_kernels_of_the_file_that_both_run() -> None:
+    assert Hop.between(f"old[{RECIPE}]", f"older[{RECIPE}]").floor is Floor.KERNELS
+    assert Hop.between(f"old[{RECIPE}]", "older").floor is Floor.NOISE

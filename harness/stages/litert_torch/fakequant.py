@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 
 from harness.align.modules import ModuleMap
 from harness.align.plan import AlignmentPlan
-from harness.align.weights import LAYER_POINTS, LINEAR, LayerWeight, layer_weights
+from harness.align.weights import LAYER_POINTS, LINEAR, LayerWeight, file_weights
 from harness.audit.recipe import audit_layer, told_once
 from harness.errors import UsageError
 from harness.flatbuffer.quantised import Held, held
-from harness.flatbuffer.reader import FlatbufferModel, Subgraph
+from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
@@ -55,15 +57,48 @@ class FakeLayer:
     rows: RowGrid
 
 
+@dataclass(frozen=True)
+class HeldLayer:
+    """What the file holds of a layer.
+
+    module: its path in the network. constant: the tensor that holds its weight, as `numbers`.
+    """
+
+    weight: LayerWeight
+    module: str
+    constant: Tensor
+    numbers: Held
+    bias: torch.Tensor | None
+
+    @property
+    def name(self) -> str:
+        return self.weight.layer
+
+    def wanted(self, own: Reauthored) -> npt.NDArray[np.float32]:
+        """The weight as the checkpoint has it, while the network still does."""
+        weight = own.network.get_submodule(self.module).weight
+        assert isinstance(weight, torch.Tensor)
+        values: npt.NDArray[np.float32] = weight.detach().numpy()
+        return values
+
+
 @contextmanager
 def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
     """See `harness/jobs/session.py`."""
     with open_reauthored(job, given) as own:
-        layers, fits, findings = fake_layers(job, own), *_fits(job, own)
+        layers: list[FakeLayer] = []
+        fits: list[QuantisedLayer] = []
+        findings: list[Finding] = []
+        for each in held_layers(job, own):
+            layers.append(_faked(job, each))
+            if _is_audited_here(job):
+                told, fitted = audit_layer(each.constant, each.name, each.numbers, each.wanted(own), GIVEN_FILE)
+                findings += told
+                fits.append(fitted)
         with ExitStack() as replaced:
             for layer in layers:
                 _put(own.network.get_submodule(layer.module), layer, replaced)
-            yield FakeQuantised(own, layers, fits, findings)
+            yield FakeQuantised(own, layers, fits, told_once(findings, GIVEN_FILE))
 
 
 @dataclass
@@ -117,74 +152,55 @@ class FakeQuantFacts(Facts):
     fits: list[QuantisedLayer] = Field(default_factory=list)  # of a file that the user gave: how near each weight is
 
 
-def _fits(job: Job, own: Reauthored) -> tuple[list[QuantisedLayer], list[Finding]]:
-    """A file that the user gave against the weights of the checkpoint, which are in hand here."""
-    base, recipe = split(job.stage)
-    if recipe != GIVEN_FILE or base != FAKEQUANT or job.reference is not None:
-        return [], []
-    assert job.flatbuffer
-    file, modules = FlatbufferModel(job.flatbuffer), own_modules(own.model, fused_gate=job.dimensions.fused_gate)
-    fits: dict[str, QuantisedLayer] = {}
-    findings: list[Finding] = []
-    for graph, weight in _weights(job, file):
-        module = _module_of(weight.layer, modules)
-        if module is None or weight.layer in fits:
-            continue
-        told, fits[weight.layer] = audit_layer(file, graph, weight, _weight(own, module).numpy(), recipe)
-        findings += told
-    return list(fits.values()), told_once(findings, recipe)
+def _is_audited_here(job: Job) -> bool:
+    """Of a file that the user gave: the weights of the checkpoint, which it is held against, are in hand here alone."""
+    return split(job.stage) == (FAKEQUANT, GIVEN_FILE) and job.reference is None
 
 
-def _weight(own: Reauthored, module: str) -> torch.Tensor:
-    weight = own.network.get_submodule(module).weight
-    assert isinstance(weight, torch.Tensor)
-    return weight
-
-
-def fake_layers(job: Job, own: Reauthored) -> list[FakeLayer]:
+def held_layers(job: Job, own: Reauthored) -> Iterator[HeldLayer]:
     """What the file holds of each layer, in execution order.
 
     Raises UsageError for a layer of the model that the file does not hold, or holds in another shape.
     """
     assert job.flatbuffer
+    assert job.plan
     file = FlatbufferModel(job.flatbuffer)
     modules = own_modules(own.model, fused_gate=job.dimensions.fused_gate)
-    found = {}
-    for graph, weight in _weights(job, file):
+    found = set()
+    for graph, weight in file_weights(file, AlignmentPlan.read(job.plan).sources):
         module = _module_of(weight.layer, modules)
         if weight.layer not in found and module is not None:
-            found[weight.layer] = _layer(file, graph, weight, module, own)
+            found.add(weight.layer)
+            yield _held_layer(file, graph, weight, module, own)
     lacking = [layer for layer in _layers_of(modules, job.dimensions.blocks) if layer not in found]
     if lacking:
         raise UsageError(
             f"{job.stage}: which constants of {job.flatbuffer} are the weight of {lacking[0]} cannot be told"
             + (f", nor those of {len(lacking) - 1} more layers" if len(lacking) > 1 else "")
         )
-    return list(found.values())
 
 
-def _weights(job: Job, file: FlatbufferModel) -> Iterator[tuple[Subgraph, LayerWeight]]:
-    assert job.plan
-    for signature, sources in AlignmentPlan.read(job.plan).sources.items():
-        graph = file.subgraph(file.signatures[signature].subgraph)
-        for weight in layer_weights(file, graph, sources):
-            yield graph, weight
-
-
-def _layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, module: str, own: Reauthored) -> FakeLayer:
+def _held_layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, module: str, own: Reauthored) -> HeldLayer:
     try:
         numbers = held(file, graph, weight.constant)
         bias = None if weight.bias is None else torch.from_numpy(held(file, graph, weight.bias).values).float()
     except ValueError as error:
         raise UsageError(f"{own.job.stage}: the weight of {weight.layer} in {file.path}: {error}") from None
-    network_has = tuple(_weight(own, module).shape)
+    layer = HeldLayer(weight, module, graph.tensors[weight.constant], numbers, bias)
+    network_has = layer.wanted(own).shape
     if numbers.whole.shape != network_has:
         shapes = f"{numbers.whole.shape} in {file.path}, and {network_has} in the re-authored model"
-        raise UsageError(f"{own.job.stage}: the weight of {weight.layer} is {shapes}")
-    rows = _rows(own.job, weight, numbers)
+        raise UsageError(f"{own.job.stage}: the weight of {layer.name} is {shapes}")
+    return layer
+
+
+def _faked(job: Job, layer: HeldLayer) -> FakeLayer:
+    rows = _rows(job, layer.weight, layer.numbers)
     if rows is RowGrid.NONE:  # dequantised as the runtime does it
-        return FakeLayer(module, LayerNumbers(torch.from_numpy(numbers.values).to(torch.float32), None), bias, rows)
-    return FakeLayer(module, LayerNumbers.of(numbers), bias, rows)
+        numbers = LayerNumbers(torch.from_numpy(layer.numbers.values).to(torch.float32), None)
+    else:
+        numbers = LayerNumbers.of(layer.numbers)
+    return FakeLayer(layer.module, numbers, layer.bias, rows)
 
 
 def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
