@@ -246,6 +246,7 @@ _RECIPE_CODE = (
     "harness.audit.grid",
     "harness.audit.recipe",
     "harness.flatbuffer.constants",
+    "harness.flatbuffer.quantise",
     "harness.flatbuffer.quantised",
     "harness.flatbuffer.reader",
 )
