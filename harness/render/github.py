@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.judge.shares import Figure
 from harness.plain import clean
 from harness.record.record import Record
-from harness.render.numbers import figure_text, floor_text
+from harness.render.sentences import excess_words
 from harness.render.words import causes_of, fault_of, model_words, verdict_words, where
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -63,9 +62,7 @@ def _errors(record: Record) -> Iterator[str]:
         if hop.verdict == "fail" and fault is None:
             yield f"{hop.name}: {hop.reasons[0]}"
         elif fault is not None:
-            excess = Figure("excess", float("nan") if fault.excess is None else fault.excess, None)
-            floor = floor_text(fault)
-            figure = f"noise floor {floor}" if floor else figure_text(excess)
+            figure = excess_words(fault, short=True)
             said = f"{model_words(hop.to)}: {hop.name} first at {fault.tap} ({where(fault)}), {figure}"
             owner = f"; owner: {fault.owner}" if fault.owner else ""
             causes = causes_of(record, fault)

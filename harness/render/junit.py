@@ -77,11 +77,12 @@ def _case_element(record: Record, case: Case) -> ElementTree.Element:
     if case.verdict == "missing":
         return _problem(record, case.hop, case.input, "error", case.message or "not compared")
     said = case.message or f"{case.first_failing_tap or 'a tap'} fails"
-    detail = [
-        f"first failing tap: {case.first_failing_tap or '-'}",
-        f"worst excess: {number(case.excess)}",
-        f"worst position excess: {number(case.position_excess)}",
-    ]
+    detail = [f"first failing tap: {case.first_failing_tap or '-'}"]
+    if not any(hop.name == case.hop and hop.hop.by_snr for hop in record.hops):  # else there is none
+        detail.append(f"worst excess: {number(case.excess)}")
+        detail.append(f"worst position excess: {number(case.position_excess)}")
+    owner = next((fault.owner for fault in record.faults if fault.hop == case.hop), "")
+    detail += [f"owner: {owner}"] if owner else []
     return _problem(record, case.hop, case.input, "failure", said, detail)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from harness.plain import one_line
 from harness.record.record import Fault, HopResult, Record, write_text
-from harness.render.numbers import compared, floor_text, number, percent, worst_excess
+from harness.render.numbers import compared, percent, worst_excess
 from harness.render.recipes import recipe_groups, recipe_words
-from harness.render.sentences import defect_words, nearest_to_limit, snr_figure, suspicion
+from harness.render.sentences import defect_words, excess_words, nearest_to_limit, snr_figure, suspicion
 from harness.render.words import causes_of, fault_of, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
@@ -114,9 +114,7 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
 
 def _fault_lines(record: Record, fault: Fault) -> Iterator[str]:
     yield f"{plain(where(fault))}, on {code(fault.hop)}, input {code(fault.input)}"
-    excess = f"excess {number(fault.excess)}, at its worst position {number(fault.position_excess)}"
-    floor = floor_text(fault)
-    yield f"noise floor {floor}" if floor else f"{excess}: {plain(fault.reason)}"
+    yield plain(excess_words(fault))
     if fault.owner:
         yield f"owner: {plain(fault.owner)}. {plain('; '.join(fault.evidence))}"
     else:

@@ -26,7 +26,7 @@ from harness.render.numbers import (
     worst_excess,
     worst_of,
 )
-from harness.render.recipes import bar, kernel_name, short_name
+from harness.render.recipes import bar, brief_words, kernel_name, recipe_groups, short_name
 from harness.render.sentences import defect_words, snr_figure, snr_words
 from harness.render.words import tap_words
 
@@ -136,6 +136,8 @@ def page_environment() -> Environment:
         "snr_figure": snr_figure,
         "share_words": share_words,
         "bar": bar,
+        "brief_words": brief_words,
+        "recipe_groups": recipe_groups,
         "kernel_name": kernel_name,
         "short_name": short_name,
         "worst_excess": worst_excess,

@@ -91,6 +91,19 @@ def recipe_words(group: RecipeGroup) -> str:
     return clean(f"{group.name}: {'; '.join(filter(None, said)) or 'nothing was compared'}")
 
 
+def brief_words(group: RecipeGroup) -> list[str]:
+    """Its size, price and runtimes, for a cell: `dynamic_int8, 142 MB`, `KL 0.027`, `XNNPACK 0.77 of 4`."""
+    result = group.result
+    size = "" if result is None or result.mb is None else f", {number(result.mb)} MB"
+    costs = [f"KL {compared(hop.logits.kl_mean)}" for hop in group.prices[:1] if hop.logits is not None]
+    kernels = [f"{kernel_name(hop)} {_brief_figure(hop)}" for hop in group.runtimes]
+    return [f"{group.name}{size}", *costs, *kernels]
+
+
+def _brief_figure(hop: HopResult) -> str:
+    return f"{snr_figure(hop)} dB" if hop.lowest_snr is not None else worst_excess(hop.worst)
+
+
 def price_words(hop: HopResult, short: bool = False) -> str:
     """`costs a mean KL of 2.1e-06 nats, 0 of 333 top tokens changed`.
 

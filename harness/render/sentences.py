@@ -17,9 +17,9 @@ from harness.names.figures import FLOOR, LOCAL_FIGURES
 from harness.names.stages import Floor, known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
-from harness.record.record import HopResult, KnownDefect, Record
+from harness.record.record import Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
-from harness.render.numbers import number, worst_excess, worst_of
+from harness.render.numbers import floor_text, number, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 # A word of a sentence, and not a name, which has underscores, dots or a colon.
@@ -126,7 +126,7 @@ def _headline(record: Record) -> str:
     parts = [f"stage {s.name} {_ENDED[s.status]}" for s in record.stages if s.status in _ENDED]
     fault = record.first_fault
     if fault is not None and is_given(fault.owner):
-        parts.insert(0, f"hop {fault.hop} cannot be judged from {fault.tap} on: {'; '.join(fault.evidence[1:2])}")
+        parts.insert(0, f"{fault.owner if is_price(fault) else f'hop {fault.hop}'} {given_words(fault, fault.tap)}")
     elif fault is not None:
         parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
     if not parts:
@@ -135,6 +135,31 @@ def _headline(record: Record) -> str:
         parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
     sentence = "; ".join(parts)
     return clean(capital(sentence) + ".")
+
+
+def is_price(fault: Fault) -> bool:
+    """Whether a fault is what a recipe costs, which is more than a limit allows: no number of the file is to blame."""
+    return fault.between.floor is Floor.PRICE and not fault.evidence[1:]
+
+
+def given_words(fault: Fault, tap: str) -> str:
+    """What to say of a hop whose fault lies in what the stages were given. tap: the fault's, in words."""
+    if is_price(fault):
+        return f"costs more than its limit allows at {tap}: {fault.reason}"
+    return f"cannot be judged from {tap} on{': ' if fault.evidence[1:] else ''}{'; '.join(fault.evidence[1:2])}"
+
+
+def excess_words(fault: Fault, short: bool = False) -> str:
+    """How far a fault is off: its excess; of a hop that has none, the limits that it breaks; or the noise floor.
+
+    short: the excess without the position and the limit.
+    """
+    if floor := floor_text(fault):
+        return f"noise floor {floor}"
+    if fault.between.by_snr:
+        return fault.reason or "no figure"
+    excess = f"excess {number(math.nan if fault.excess is None else fault.excess)}"
+    return excess if short else f"{excess}, at its worst position {number(fault.position_excess)}: {fault.reason}"
 
 
 def fault_words(record: Record, row: TapRow | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from harness.record.record import Diagnosis, Fault, HopResult, KnownDefect, Reco
 from harness.record.tap_row import rows_in
 from harness.render.numbers import compared, number
 from harness.render.recipes import recipe_groups
-from harness.render.sentences import capital, looser_words
+from harness.render.sentences import capital, given_words, looser_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,7 @@ _PLACES = {
     "cache.k": "key cache",
     "cache.v": "value cache",
 }
+_PLURAL = re.compile(r"^(diverges|costs)")
 _BOTH_RUNTIMES = {XNNPACK, BUILTIN}
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 
@@ -146,7 +148,7 @@ def _diverging(record: Record) -> Iterator[str]:
         if hop.verdict == "fail":
             sentences.setdefault(_divergence(record, hop), []).append(_who(hop))
     for rest, who in sentences.items():
-        yield f"{_joined(who)} {rest if len(who) == 1 else rest.replace('diverges', 'diverge', 1)}"
+        yield f"{_joined(who)} {rest if len(who) == 1 else _PLURAL.sub(lambda verb: verb[0][:-1], rest)}"
 
 
 def _who(hop: HopResult) -> str:
@@ -165,7 +167,7 @@ def _divergence(record: Record, hop: HopResult) -> str:
     if tap is None:
         return f"fails: {hop.reasons[0]}" if hop.reasons else "fails"
     if fault is not None and is_given(fault.owner):  # no fault of the model that the hop judges
-        return f"cannot be judged from {tap_words(tap)} on: {'; '.join(fault.evidence[1:2])}"
+        return given_words(fault, tap_words(tap))
     causes = causes_of(record, fault) if fault else []
     known = _known(record, hop)
     why = f": {cause_words(causes[0].hypothesis)}" if causes else ""

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from record_factory import HOSTILE, make_run
 from rich.console import Console
 
-from harness.record.record import Finding, HopResult, LowestSnr, QuantisedLayer, RecipeResult, Record
+from harness.record.record import (
+    Case,
+    Fault,
+    Finding,
+    HopResult,
+    LowestSnr,
+    QuantisedLayer,
+    RecipeResult,
+    Record,
+    write_record,
+)
+from harness.render.github import workflow_commands
 from harness.render.html import write_report
+from harness.render.index import write_index
+from harness.render.junit import write_junit
 from harness.render.markdown import summary
 from harness.render.recipes import bar, hop_groups, recipe_groups, recipe_words, same_words, wrong_layers
+from harness.render.sentences import headline
 from harness.render.terminal import print_summary
 from harness.render.words import verdict_words
 
@@ -181,3 +197,71 @@ def test_names_of_recipes_and_layers_are_escaped(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "<script>" not in summary(record, Path("run"))
     assert "\x1b[31mred" not in terminal(record)
+
+
+REASON = "kl_mean 0.0077 > 0.0001"
+
+
+def too_dear() -> Record:
+    """A run of which nothing is wrong but what the recipe costs."""
+    record = quantised("fp16")
+    hops = [
+        hop.model_copy(update={"verdict": "fail", "first_failing_tap": "logits", "reasons": ["1 tap fails"]})
+        if hop.to == "fakequant[fp16]"
+        else hop
+        for hop in record.hops
+    ]
+    name = "reauthored->fakequant[fp16]"
+    fault = Fault(
+        hop=name, tap="logits", block=None, input="long", modules={}, reason=REASON, broken=["kl_mean"],
+        owner="recipe fp16", evidence=["fakequant[fp16] is reauthored with the numbers of the file"],
+    )  # fmt: skip
+    case = Case(input="long", hop=name, verdict="fail", first_failing_tap="logits", message=f"{name}: {REASON}")
+    found = {"hops": hops, "verdict": "fail", "faults": [fault], "cases": [*record.cases, case]}
+    return record.model_copy(update=found)
+
+
+def test_a_recipe_that_costs_too_much_is_said_to_with_the_limit_and_without_an_excess(tmp_path: Path) -> None:
+    record = too_dear()
+    assert headline(record) == f"Recipe fp16 costs more than its limit allows at logits: {REASON}."
+    assert f"Recipe fp16 costs more than its limit allows at the logits: {REASON}." in verdict_words(record)
+    (failure,) = ElementTree.parse(write_junit(tmp_path, record)).getroot().iter("failure")
+    assert "owner: recipe fp16" in (failure.text or "")
+    (error,) = (said for said in workflow_commands(record, "models/x.py") if said.startswith("::error"))
+    assert f"reauthored->fakequant[fp16] first at logits (the logits), {REASON}; owner: recipe fp16" in error
+    report = write_report(tmp_path, record, make_run("pass")[1]).read_text(encoding="utf-8")
+    assert f"<dt>limit</dt><dd><b>{REASON.replace('>', '&gt;')}</b>" in report
+    written = [failure.text or "", error, summary(record, tmp_path), terminal(record)]
+    assert not [said for said in written if "NaN" in said or "excess None" in said]
+
+
+def test_two_recipes_that_cost_too_much_alike_are_one_sentence() -> None:
+    record = too_dear()
+    (fault,) = record.faults
+    other = fault.model_copy(update={"hop": "reauthored->fakequant-builtin[fp16]"})
+    hops = [
+        hop.model_copy(update={"verdict": "fail"}) if hop.to == "fakequant-builtin[fp16]" else hop
+        for hop in record.hops
+    ]
+    said = verdict_words(record.model_copy(update={"hops": hops, "faults": [fault, other]}))
+    assert "fp16 with inputs quantised as builtin kernels do cost more than its limit allows" in said
+
+
+def test_a_price_hop_out_of_a_file_that_holds_nan_is_no_matter_of_limits() -> None:
+    record = too_dear()
+    (fault,) = record.faults
+    spoiled = fault.model_copy(update={"evidence": ["NaN from fakequant[fp16]", "constant w2 holds 2 Inf"]})
+    said = headline(record.model_copy(update={"faults": [spoiled]}))
+    assert said == "Hop reauthored->fakequant[fp16] cannot be judged from logits on: constant w2 holds 2 Inf."
+
+
+def test_the_list_of_runs_has_size_price_and_runtimes_of_each_quantised_file(tmp_path: Path) -> None:
+    record, frame = quantised("fp16", "int8"), make_run("pass")[1]
+    folder = tmp_path / record.model / record.run_id
+    folder.mkdir(parents=True)
+    write_record(folder, record, frame)
+    page = write_index(tmp_path).read_text(encoding="utf-8")
+    row = " ".join(re.sub(r"<[^>]+>", "", page[page.index("All runs") :]).split())
+    assert "fp16, 272 MB, KL 2e-06" in row.replace("2.00e-06", "2e-06")
+    assert "; int8, 272 MB, KL" in row
+    assert row.count("XNNPACK") == row.count("builtin kernels") == 2
