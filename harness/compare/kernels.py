@@ -10,6 +10,9 @@ Kept apart so that importing `harness.compare.metrics` does not import numba. Tw
   above infinity above everything else, so that a non-finite element cannot be overlooked and the finite
   case pays nothing for the check.
 
+All of them stand in one file, long as it is: numba keeps machine code by the date of the file that a function stands
+in, so what it calls of another file would be run as it was before its last change.
+
 The loops release the GIL, and `harness.compare.metrics` spreads them over plain threads: numba's own threading layers
 are either not safe to enter from two threads (workqueue) or not safe to fork after (OpenMP).
 """

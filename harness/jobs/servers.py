@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.jobs.job import JobInput
 from harness.processes import scheduler as process
+from harness.processes import server
 from harness.processes.scheduler import Task, TaskResult, Watcher
 from harness.processes.worker import peak_rss_mb
 
@@ -99,13 +100,13 @@ def serving(tasks: Sequence[Task], log: Path, watcher: Watcher) -> Iterator[Serv
     running: dict[str, process.Running] = {}
     try:
         if any(task.torch for task in tasks):
-            process.warm_up(log)
+            server.warm_up(log)
         for task in sorted(tasks, key=lambda task: task.torch):
             if task.torch:
-                process.wait_until_warm()
+                server.wait_until_warm()
             try:
                 running[task.name] = process.start(task, {}, log, duplex=True)
-            except process.ServerLostError:
+            except server.ServerLostError:
                 raise StageEndedError(TaskResult(task.name, "crashed", detail=process.SERVER_LOST)) from None
             watcher.started(task.name)
         servers = Servers(running, log, watcher)

@@ -9,12 +9,10 @@ seconds of it); the others start a fresh interpreter in a tenth of a second.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,20 +23,17 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, RootModel
 
 from harness.errors import UsageError
-from harness.processes import worker
+from harness.processes import server, worker
+from harness.processes.server import POLL
 from harness.system.memory import memory
 
 Status = Literal["ok", "crashed", "timeout", "skipped"]
 Payload = dict[str, Any]  # what a process is told: JSON
 Results = Mapping[str, "TaskResult"]
 
-_POLL = 0.2  # seconds between looks at memory and deadlines
-# What the server that forks torch stages holds for as long as it is there: the frameworks, 605 MB measured.
-SERVER_MB = 600
 SERVER_LOST = "the process that torch stages are forked from ended twice"
 _NOBODY_KNOWS = 255  # the exit code that multiprocessing gives where the server cannot tell it any more
 _MUCH = 0.5  # share of the memory; whom the system kills for memory as a rule has the most of it
-_DYING = 2.0  # seconds in which a process that has closed its sockets has surely ended
 
 
 class Json(RootModel[dict[str, Any]]):
@@ -46,10 +41,6 @@ class Json(RootModel[dict[str, Any]]):
 
 
 Given = TypeVar("Given", bound=BaseModel)
-
-
-class ServerLostError(Exception):
-    """The server that forks torch stages ended, was started again, and ended again."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +120,14 @@ def run_tasks(
     restarted = False
     try:
         if any(task.torch for task in tasks):
-            warm_up(log)  # a signal that came while the server was started is raised in here
+            server.warm_up(log)  # a signal that came while the server was started is raised in here
         while waiting or running:
             _skip_hopeless(waiting, results, watcher)
             for task in _startable(waiting, running, results, cores, memory_mb):
                 waiting.remove(task)
                 _try_to_start(task, running, results, log, watcher)
             if not running:
-                time.sleep(_POLL / 10)  # until the server that forks torch stages has imported the frameworks
+                time.sleep(POLL / 10)  # until the server that forks torch stages has imported the frameworks
                 continue
             _listen(running, watcher)
             ended = [entry for entry in running if _ended(entry)]
@@ -153,11 +144,11 @@ def run_tasks(
                 watcher.ended(results[entry.task.name])
             if again:
                 restarted = True
-                _restart_server(log)
+                server.restart(log)
     except UsageError:
         raise  # the server is good for the next model
     except BaseException:
-        end_server()
+        server.end()
         raise
     finally:
         for entry in running:
@@ -171,7 +162,7 @@ def _try_to_start(
     try:
         running.append(start(task, results, log))
         watcher.started(task.name)
-    except ServerLostError:
+    except server.ServerLostError:
         results[task.name] = TaskResult(task.name, "crashed", detail=f"{SERVER_LOST}; {log.name} has what it said")
         watcher.ended(results[task.name])
 
@@ -189,10 +180,10 @@ def _startable(
     waiting: list[Task], running: list[Running], results: Results, cores: int, memory_mb: float
 ) -> list[Task]:
     chosen: list[Task] = []
-    used = sum(entry.task.memory_mb for entry in running) + (SERVER_MB if _warming.is_set() else 0)
-    importing = _warming.is_set() and not _server_ready.is_set()  # which keeps a core busy
+    used = sum(entry.task.memory_mb for entry in running) + (server.MEMORY_MB if server.is_warming() else 0)
+    importing = server.is_warming() and not server.is_ready()  # which keeps a core busy
     for task in waiting:
-        ready = all(need in results for need in task.needs) and (not task.torch or _server_ready.is_set())
+        ready = all(need in results for need in task.needs) and (not task.torch or server.is_ready())
         beside = [entry.task for entry in running] + chosen
         fits = len(beside) + importing < cores and used + task.memory_mb <= memory_mb
         if ready and (not beside or (fits and not task.alone and not any(other.alone for other in beside))):
@@ -207,84 +198,28 @@ def start(task: Task, results: Results, log: Path, duplex: bool = False) -> Runn
     try:
         return _start(task, payload, log, duplex)
     except (OSError, EOFError):
-        if not task.torch or not _server_ended(_DYING):
+        if not task.torch or not server.has_ended(server.DYING):
             raise
-    _restart_server(log)
-    wait_until_warm()
+    server.restart(log)
+    server.wait_until_warm()
     try:
         return _start(task, payload, log, duplex)
     except (OSError, EOFError):
-        if _server_ended(_DYING):
-            raise ServerLostError from None
+        if server.has_ended(server.DYING):
+            raise server.ServerLostError from None
         raise
 
 
 def _start(task: Task, payload: Payload, log: Path, duplex: bool) -> Running:
     ours, theirs = multiprocessing.Pipe(duplex=duplex)
-    context: Any = _torch_server(log) if task.torch else multiprocessing.get_context("spawn")
+    context: Any = server.started(log) if task.torch else multiprocessing.get_context("spawn")
     process = context.Process(
         target=worker.main, args=(task.name, task.target, payload, theirs, str(log), os.getpid()), daemon=True
     )
-    with _output_to(log):
+    with server.output_to(log):
         process.start()
     theirs.close()
     return Running(task, process, ours, time.monotonic())
-
-
-_server_ready = threading.Event()
-_warming = threading.Event()
-_asking: threading.Thread | None = None
-
-
-def warm_up(log: Path) -> None:
-    """Have the server import the frameworks while stages that do not need them run already.
-
-    It answers once it has: starting a process through it earlier would block whoever asks.
-    """
-    if _warming.is_set():
-        return
-    _warming.set()
-    context = _torch_server(log)
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # the server was ended while it imported
-            first = context.Process(target=worker.nothing, daemon=True)
-            first.start()
-            first.join()
-        _server_ready.set()
-
-    global _asking
-    _asking = threading.Thread(target=ask, daemon=True)
-    _asking.start()
-
-
-def wait_until_warm() -> None:
-    """Until the server that forks torch stages has imported the frameworks."""
-    while not _server_ready.wait(_POLL):
-        pass
-
-
-def _server_ended(patience: float = 0.0) -> bool:
-    """Whether the server that forks torch stages has ended, or does so within `patience` seconds."""
-    from multiprocessing import forkserver
-
-    server: Any = getattr(forkserver, "_forkserver", None)
-    until = time.monotonic() + patience
-    while True:
-        pid = getattr(server, "_forkserver_pid", None)
-        try:  # without taking its exit status away from multiprocessing
-            if pid is None or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                return True
-        except ChildProcessError:
-            return True
-        if time.monotonic() >= until:
-            return False
-        time.sleep(_POLL / 10)
-
-
-def _restart_server(log: Path) -> None:
-    end_server()
-    warm_up(log)
 
 
 def _went_with_the_server(entry: Running) -> bool:
@@ -292,78 +227,12 @@ def _went_with_the_server(entry: Running) -> bool:
     gave = entry.value is not None or entry.detail or entry.usage is not None or entry.timed_out
     if gave or not entry.task.torch or entry.process.exitcode != _NOBODY_KNOWS:
         return False
-    return _server_ended(_DYING)  # its files are closed a moment before it has ended
-
-
-def _torch_server(log: Path) -> Any:
-    from multiprocessing import forkserver
-
-    atexit.unregister(end_server)
-    atexit.register(end_server)  # left alone, it takes seconds to tear the frameworks down
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.jobs.preload"])
-    with _output_to(log), _signals_held():  # between its start and our knowing its process id, nobody could end it
-        forkserver.ensure_running()
-    return context
-
-
-@contextlib.contextmanager
-def _signals_held() -> Any:
-    """Ctrl-C and SIGTERM wait until this is over."""
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    in_charge = threading.current_thread() is threading.main_thread() and None not in before.values()
-    if in_charge:
-        for number in before:
-            signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        if in_charge:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
-
-
-def end_server() -> None:
-    """End the server that forks torch stages, at once: while it imports frameworks it does not notice that we left."""
-    from multiprocessing import forkserver
-
-    _server_ready.clear()
-    _warming.clear()
-    server: Any = getattr(forkserver, "_forkserver", None)
-    while True:
-        pid = getattr(server, "_forkserver_pid", None)
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                server._stop()
-        # Whoever asks for a process of a server that has ended starts another, which says things on the terminal.
-        if _asking is None or not _asking.is_alive():
-            break
-        _asking.join(_POLL / 10)
-
-
-@contextlib.contextmanager
-def _output_to(log: Path) -> Any:
-    """What a starting process says before it can redirect itself goes to the log, not to the terminal."""
-    saved = [os.dup(1), os.dup(2)]
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        yield
-    finally:
-        for number, copy in enumerate(saved, start=1):
-            os.dup2(copy, number)
-            os.close(copy)
-        os.close(file)
+    return server.has_ended(server.DYING)  # its files are closed a moment before it has ended
 
 
 def _listen(running: list[Running], watcher: Watcher) -> None:
     handles: dict[Any, Running] = {entry.pipe: entry for entry in running if not entry.pipe.closed}
-    ready = wait([*handles, *(entry.process.sentinel for entry in running)], timeout=_POLL)
+    ready = wait([*handles, *(entry.process.sentinel for entry in running)], timeout=POLL)
     for handle in ready:
         entry = handles.get(handle)
         if entry is not None:

@@ -174,13 +174,13 @@ def test_ending_the_server_while_it_is_asked_for_a_process_starts_no_other(
     from multiprocessing import forkserver
     from multiprocessing.context import ForkServerProcess
 
-    from harness.processes import scheduler as process
+    from harness.processes import server
 
-    process.end_server()
+    server.end()
     start = ForkServerProcess.start
     monkeypatch.setattr(ForkServerProcess, "start", lambda self: (time.sleep(0.3), start(self)))
-    process.warm_up(tmp_path / "run.log")
-    process.end_server()
+    server.warm_up(tmp_path / "run.log")
+    server.end()
     time.sleep(1)
     assert forkserver._forkserver._forkserver_pid is None  # type: ignore[attr-defined]
 
