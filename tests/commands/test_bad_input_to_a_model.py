@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import SPEC, TINY_LLAMA
 from paths import ROOT
@@ -131,6 +132,48 @@ def test_a_flatbuffer_that_is_cut_anywhere_is_refused(refuse: Refuse, shipped: P
 
 def test_a_flatbuffer_of_another_model_is_refused(refuse: Refuse, shipped: Path, tmp_path: Path) -> None:
     refuse(["model.tflite", "give the flatbuffer of smollm2"], SMOLLM2, tflite=str(shipped), miniature=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "regex", "dtype"),
+    [("static_wi8_ai8", ".*", "INT8"), ("static_wi8_ai16", ".*", "INT16"), ("static_wi8_ai8", "Linear_w2", "INT8")],
+)
+def test_a_flatbuffer_with_integer_activations_is_refused(
+    refuse: Refuse, shipped: Path, tmp_path: Path, recipe: str, regex: str, dtype: str
+) -> None:
+    """Also one in which a single kind of layer has them: inputs, outputs and KV cache are float32 in all of these."""
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import recipe as named
+
+    rules = [{**rule, "regex": regex} for rule in getattr(named, recipe)()]
+    made = quantizer.Quantizer(str(shipped), rules)
+    file = tmp_path / "static.tflite"
+    made.quantize(made.calibrate(samples(shipped))).export_model(str(file))
+    says = [
+        "static.tflite",
+        "has integer activations",
+        f"gives {dtype}",
+        "not judged yet",
+        "weights alone are quantised",
+    ]
+    refuse(says, TINY_LLAMA, tflite=str(file))
+
+
+def samples(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Something for each signature: tokens and positions that count up, and an empty KV cache."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runtime = Interpreter(str(file))
+    made = {}
+    for name in runtime.get_signature_list():
+        inputs = runtime.get_signature_runner(name).get_input_details().items()
+        made[name] = [{key: _counted(entry["shape"], entry["dtype"]) for key, entry in inputs}]
+    return made
+
+
+def _counted(shape: Any, dtype: Any) -> np.ndarray:
+    whole = np.issubdtype(dtype, np.integer)
+    return np.arange(np.prod(shape), dtype=dtype).reshape(shape) if whole else np.zeros(shape, dtype)
 
 
 def test_a_flatbuffer_without_signatures_is_refused(refuse: Refuse, tmp_path: Path) -> None:
