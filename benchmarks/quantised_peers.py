@@ -9,7 +9,8 @@ ratios, and what each says: ours its verdict and its findings; the other the low
 layer among all tensors, lowest first. It runs two signatures once, on one set of kernels, and compares two files; a run
 compares six inputs, through four versions, on both sets.
 
-Promise: the fault is named by its layer, and nothing is said of the clean file.
+Promise: the fault is named by its layer, and nothing is said of the clean file. It is a warning: without the recipe
+nobody knows whether numbers were moved on purpose.
 """
 
 import argparse
