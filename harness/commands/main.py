@@ -85,6 +85,9 @@ def run(
             help="Quantise too: modes, names, the model's own or JSON files; judged is what it costs and runtimes do.",
         ),
     ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure what each tensor of a recipe costs, one by one.")
+    ] = False,
     prefill: Prefill = None,
     kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
@@ -133,6 +136,7 @@ def run(
             inputs_file=inputs,
             variant=variant,
             quantize=recipes,
+            sensitivity=sensitivity,
             seed=seed,
             tolerances=tolerances,
             out=out,
@@ -250,6 +254,64 @@ def explain(
         with watcher() as progress:
             said = pack(folder, record, repro, progress, spec)
         print(shown(f"repro   {repro}: {said}"))
+
+
+@app.command()
+def recipe(
+    model: OneModel,
+    max_kl: Annotated[float | None, typer.Option(metavar="NATS", help="The mean KL that the file may cost.")] = None,
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The size that the file may have.")] = None,
+    quantize: Annotated[
+        str, typer.Option(metavar="RECIPE,...", help="What is mixed, beside float32: modes, names or JSON files.")
+    ] = "dynamic_int8,dynamic_int4_block32",
+    checkpoint: Checkpoint = None,
+    miniature: Miniature = False,
+    layers: Layers = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to measure on; may be repeated.")] = None,
+    inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
+    out: OutFolder = REPORTS,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that one process may take.")] = 3600.0,
+    as_json: JsonFlag = False,
+    debug: Debug = False,
+) -> None:
+    """Find the smallest quantised file that keeps a budget of KL, or the best one of a size.
+
+    Each layer gets its own recipe; every candidate is a real file that runs on XNNPACK.
+    """
+    from harness.commands.progress import watcher
+    from harness.flatbuffer.quantise import known_recipe
+    from harness.names.recipes import parse_recipes
+    from harness.pipeline.options import Options
+    from harness.recipe import command
+    from harness.render.recipe_search import print_search
+    from harness.system.reading import read_text
+    from harness.system.temporary import use_own_temporary_folder
+
+    run_options = Options(
+        model=model,
+        checkpoint=checkpoint,
+        miniature=miniature,
+        layers=layers,
+        prompts=tuple(prompt or ()),
+        inputs_file=inputs,
+        quantize=parse_recipes(quantize, known_recipe, read_text),
+        seed=seed,
+        out=out,
+        no_cache=no_cache,
+        timeout=timeout,
+    )
+    use_own_temporary_folder()
+    with watcher() as progress:
+        folder, found = command.search_recipe(command.SearchOptions(run_options, max_kl, max_mb), progress)
+    if as_json:
+        print(json_for_a_log(found.model_dump_json()))
+    else:
+        recipe_file = folder / command.WINNER_FILE
+        judge = command.judge_command(run_options, recipe_file)
+        print_search(found, folder / command.PAGE_FILE, recipe_file, judge, _console())
+    raise typer.Exit(0 if found.winner else 1)
 
 
 @app.command()

@@ -54,12 +54,14 @@ def refuse_unmatched(source: Path, rules: Rules, recipe: str) -> None:
 
 
 _OUTSIDE = ("INPUT", "OUTPUT")  # of the quantiser's, no operators
+_LONGEST_SCOPE = 10_000  # where the quantiser cuts it
 _SHOWN = 90  # characters of a name
 
 
 def scope_of(graph: Subgraph, operator: Operator) -> str:
-    """What the quantiser searches with a rule's regex: the names of what an operator gives."""
-    return ";".join(graph.tensors[index].name for index in operator.outputs)
+    """What the quantiser searches with a rule's regex: the names of what an operator gives, a semicolon after each."""
+    names = (graph.tensors[index].name for index in operator.outputs if index >= 0)
+    return "".join(f"{name};" for name in names if name)[:_LONGEST_SCOPE]
 
 
 def _end(name: str) -> str:

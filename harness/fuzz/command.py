@@ -26,7 +26,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
-from harness.pipeline.options import Options, check, check_seed
+from harness.pipeline.options import Options, check, check_seed, run_words
 from harness.pipeline.run import Work, place_of, prepare
 from harness.pipeline.tasks import stage_tasks
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
@@ -225,21 +225,7 @@ def save(file: Path, item: TokenInput, seed: int) -> None:
 
 def run_command(options: Options, file: Path) -> str:
     """The command that runs the input that was found."""
-    variant = options.variant
-    values = {"--kv-layout": variant.kv_layout, "--prefill": ",".join(map(str, variant.prefill or ()))}
-    values["--kv-cache-len"] = str(variant.kv_cache_len)
-    words = ["edge-parity", "run", options.model]
-    for name, value in (
-        ("--checkpoint", options.checkpoint),
-        ("--tflite", options.tflite),
-        ("--layers", options.layers),
-        ("--tolerances", options.tolerances),
-    ):
-        words += [name, str(value)] if value is not None else []
-    words += ["--miniature"] if options.miniature else []
-    for name in variant.given():
-        words += [name, str(values[name])] if name in values else [name]
-    return shlex.join([*words, "--inputs", str(file)])
+    return shlex.join([*run_words(options), "--inputs", str(file)])
 
 
 def _schedule(item: TokenInput, prepared: Prepared) -> str:

@@ -67,6 +67,7 @@ class FindingCode(StrEnum):
     # What ran
     CODE_REPLACED = "code-replaced"  # the spec file replaces code of a package
     LOCAL_PASS_LOST = "local-pass-lost"  # a local pass did not end, so its limits were not checked
+    SENSITIVITY_LOST = "sensitivity-lost"  # the measuring of what each tensor costs did not end
     TAPPED_COPY_DIFFERS = "tapped-copy-differs"  # the tapped copy gives other outputs than the untouched file
     CACHE_OVERWRITTEN = "cache-overwritten"  # a position past the KV cache overwrites slots of it
     POSITION_NOT_KEPT = "position-not-kept"  # a position past the KV cache is accepted and not kept
@@ -91,3 +92,15 @@ class ReasonCode(StrEnum):
     TAPS_FAIL = "taps-fail"  # taps break a limit
     TAPS_MISSING = "taps-missing"  # taps are missing for no listed reason
     COVERAGE_LOW = "coverage-low"  # fewer taps were compared than the model declares
+
+
+class CostCause(StrEnum):
+    """What makes a tensor of a quantised file cost more than its share."""
+
+    SCALE = "scale"  # its scales are far from the best ones of their kind
+    OUTLIER_CHANNELS = "outlier-channels"  # a few input channels give most of its error
+    INPUTS = "inputs"  # most of its error is that of its input, which is quantised row by row
+    BEFORE_SOFTMAX = "before-softmax"  # queries or keys: rope and the softmax pass their error on to every position
+    HEAD = "head"  # its error stands in the logits as it is
+    EMBEDDING = "embedding"  # its error goes into every layer
+    NUMBERS = "numbers"  # none of these: so few bits are too few for it

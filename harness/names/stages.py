@@ -54,6 +54,8 @@ class Stage:
     local_reference: the stage whose values its local pass puts in place of its own; empty where it has no local pass.
     exact: the stage that computes the same model without rounding.
     runs_file: whether it runs a flatbuffer. weights_of_file: whether it takes a flatbuffer's weights alone.
+    switches: "module:function" that opens it with the file's numbers in some layers, see `harness/jobs/switches.py`;
+        empty for a stage that cannot be.
     quantised_only: whether it judges nothing but quantised files.
     needs: stages that must have ended before it starts. owner: whose fault an error is that it introduces itself.
     coverage: the share of a model's taps that its hop must compare, where a declaration names none.
@@ -74,6 +76,7 @@ class Stage:
     exact: str = ""
     runs_file: bool = False
     weights_of_file: bool = False
+    switches: str = ""
     quantised_only: bool = False
     needs: tuple[str, ...] = ()
     owner: str = ""
@@ -180,6 +183,7 @@ _FAKE_QUANTISED = Stage(
     quantised_reference=REAUTHORED,
     quantised_floor=Floor.PRICE,
     weights_of_file=True,
+    switches="harness.stages.litert_torch.switches:open_switches",
     quantised_only=True,
     owner="recipe",
     cost=3,

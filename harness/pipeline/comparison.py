@@ -19,6 +19,7 @@ from harness.locate.faults import first_row
 from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
 from harness.names.stages import (
     REAUTHORED,
+    Hop,
     hops_of,
     named,
     runs_file,
@@ -58,6 +59,12 @@ def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, 
     inputs = [item.id for item in prepared.inputs]
     errors = local_errors(traces, comparison.hops, inputs, prepared.taps)
     return replace(comparison, rows=with_local(comparison.rows, errors, rules))
+
+
+def failing_hops(comparison: Comparison) -> list[Hop]:
+    """Those on which a tap breaks a limit."""
+    failing = {row.hop for row in comparison.rows if row.verdict == "fail"}
+    return [hop for hop in comparison.hops if hop.name in failing]
 
 
 def in_question(comparison: Comparison) -> list[str]:

@@ -39,7 +39,7 @@ from harness.pipeline.comparison import plans_of
 from harness.pipeline.environment import environment
 from harness.pipeline.findings import crashed, findings_of
 from harness.pipeline.owned_faults import owned, with_mask
-from harness.pipeline.recipe_results import recipe_results
+from harness.pipeline.recipe_results import recipe_results, with_dearest
 
 
 def conclude(
@@ -85,6 +85,7 @@ def conclude(
         taps=modules,
         environment=environment(),
     )
+    record.faults = [with_dearest(fault, record.recipes) for fault in record.faults]
     record.known_defects = on_record(record, match(record, defects))
     return record, frame
 

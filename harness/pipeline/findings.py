@@ -12,9 +12,9 @@ from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
 from harness.names.codes import FindingCode
-from harness.names.stages import runs_file
+from harness.names.stages import runs_file, split
 from harness.pipeline.end_findings import cache_findings, last_position_findings
-from harness.pipeline.tasks import is_local_pass
+from harness.pipeline.tasks import SENSITIVITY, is_local_pass
 from harness.processes.scheduler import TaskResult
 from harness.record.record import Finding, HopResult
 from harness.record.tap_row import TapRow
@@ -33,6 +33,7 @@ def findings_of(
     found = [*prepared.findings, *stage_findings(results), *runtime_findings(results), *local_findings(results)]
     passing = {hop.to for hop in hops if hop.verdict == "pass"}
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
+    found += sensitivity_findings(results)
     found += overflow_findings(rows, prepared.rms_norms)
     return found
 
@@ -53,6 +54,20 @@ def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
         )
         for name, result in results.items()
         if is_local_pass(name) and result.status in _ENDED_BADLY
+    ]
+
+
+def sensitivity_findings(results: dict[str, TaskResult]) -> list[Finding]:
+    """What each tensor costs was to be measured, and is not known."""
+    return [
+        Finding(
+            kind="runtime",
+            code=FindingCode.SENSITIVITY_LOST,
+            severity="error",
+            what=f"{name} {result.status}, so what each tensor costs is not known: {result.detail}",
+        )
+        for name, result in results.items()
+        if split(name)[0] == SENSITIVITY and result.status in _ENDED_BADLY
     ]
 
 

@@ -53,6 +53,7 @@ class Options:
     inputs_file: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
     quantize: tuple[Recipe, ...] = ()
+    sensitivity: bool = False
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -171,6 +172,26 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"--seed {brief(seed)} is too large; give a number below 2^64, e.g. --seed 1")
 
 
+def run_words(options: Options) -> list[str]:
+    """The words of a command that runs the same model in the same way, without what it is run on."""
+    variant = options.variant
+    values = {"--kv-layout": variant.kv_layout, "--prefill": ",".join(map(str, variant.prefill or ()))}
+    values["--kv-cache-len"] = str(variant.kv_cache_len)
+    words = ["edge-parity", "run", options.model]
+    for name, value in (
+        ("--checkpoint", options.checkpoint),
+        ("--tflite", options.tflite),
+        ("--layers", options.layers),
+        ("--tolerances", options.tolerances),
+        ("--seed", options.seed or None),
+    ):
+        words += [name, str(value)] if value is not None else []
+    words += ["--miniature"] if options.miniature else []
+    for name in variant.given():
+        words += [name, str(values[name])] if name in values else [name]
+    return words
+
+
 def recorded(options: Options) -> dict[str, object]:
     """What was asked for, as the record shows it."""
     return {
@@ -181,6 +202,7 @@ def recorded(options: Options) -> dict[str, object]:
         "tflite": str(options.tflite) if options.tflite else None,
         "stages": list(options.stages),
         "quantize": [recipe.name for recipe in options.quantize],
+        "sensitivity": options.sensitivity,
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "seed": options.seed,

@@ -23,14 +23,20 @@ from harness.jobs.results import Audited, Converted, Preparation, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.codes import FindingCode
-from harness.names.stages import (
-    hops_of,
-)
+from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
 from harness.pipeline.options import Options, check, recorded, stages_of
 from harness.pipeline.prepared_cache import recall, recall_key, remember
 from harness.pipeline.run_models import save_models
-from harness.pipeline.tasks import AUDIT, RunPaths, conversion_mb, inputs_for_local, local_tasks, stage_tasks
+from harness.pipeline.tasks import (
+    AUDIT,
+    RunPaths,
+    conversion_mb,
+    inputs_for_local,
+    local_tasks,
+    sensitivity_tasks,
+    stage_tasks,
+)
 from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
@@ -112,6 +118,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     from harness.pipeline.conclude import conclude
 
     results, comparison = _with_local_passes(state, prepared, stages, rules, results, comparison)
+    results |= _sensitivities(state, prepared, stages, results, comparison)
     record, frame = conclude(
         state.run_id,
         prepared,
@@ -150,6 +157,24 @@ def _with_local_passes(
         if closer:
             comparison = with_local_errors(comparison, prepared, traces, rules)
     return results | closer, comparison
+
+
+def _sensitivities(
+    state: Work, prepared: Prepared, stages: tuple[str, ...], results: dict[str, TaskResult], comparison: Comparison
+) -> dict[str, TaskResult]:
+    """What each tensor costs: of every recipe where that was asked for, else of those whose price breaks a limit."""
+    from harness.pipeline.comparison import failing_hops
+
+    dear = {hop.candidate for hop in failing_hops(comparison)}
+    chosen: dict[str, Stage] = {}
+    for stage in map(stage_named, stages):
+        wanted = stage.switches and (state.options.sensitivity or stage.name in dear)
+        if wanted and results[stage.name].status == "ok":
+            chosen.setdefault(stage.recipe, stage)
+    if not chosen:
+        return {}
+    with state.timed("sensitivity"):
+        return _processes(state, prepared, sensitivity_tasks(place_of(state), prepared, list(chosen.values()), results))
 
 
 def _write(state: Work, record: Record, frame: pd.DataFrame) -> None:

@@ -18,9 +18,11 @@ from harness.names.stages import FLOAT, Hop, Stage, named, runs_file, stage_name
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
 from harness.processes.scheduler import Payload, Results, Task
+from harness.record.sensitivity import AloneCosts, Sensitivity
 from harness.store.cache import Cache
 
 AUDIT = "audit"
+SENSITIVITY = "sensitivity"
 _RUN = "harness.jobs.session:run"
 _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in its stage as well
 # Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
@@ -129,6 +131,28 @@ def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[s
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )
+
+
+def sensitivity_tasks(
+    place: RunPaths, prepared: Prepared, stages: Sequence[Stage], results: Results, alone: bool = False
+) -> list[Task]:
+    """What each tensor of a recipe costs, by the fake-quantised stage of its file. results: those of the stages.
+
+    alone: what each layer costs that alone is quantised, in place of what is gained by putting a tensor back.
+    """
+    return [
+        Task(
+            named(SENSITIVITY, stage.recipe),
+            "harness.price.sensitivity:run",
+            {"job": _job_maker(place, prepared, stage)(results), "alone": alone},
+            AloneCosts if alone else Sensitivity,
+            memory_mb=stage.memory.mb(prepared.weights_mb),
+            torch=True,
+            timeout=place.timeout,
+            alone=True,
+        )
+        for stage in stages
+    ]
 
 
 def inputs_for_local(prepared: Prepared) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from harness.record.part import Part
+from harness.record.sensitivity import Sensitivity
 
 
 class QuantisedLayer(Part):
@@ -51,3 +52,5 @@ class RecipeResult(Part):
     """Size of the float32 file that it was made of."""
     layers: list[QuantisedLayer] = Field(default_factory=list)
     """In execution order."""
+    sensitivity: Sensitivity | None = None
+    """What each tensor costs; none where it was not measured."""

@@ -27,6 +27,7 @@ from harness.render.numbers import (
     worst_of,
 )
 from harness.render.recipes import bar, brief_words, kernel_name, recipe_groups, short_name
+from harness.render.sensitivity import table_rows
 from harness.render.sentences import defect_words, snr_figure, snr_words
 from harness.render.words import tap_words
 
@@ -138,6 +139,7 @@ def page_environment() -> Environment:
         "bar": bar,
         "brief_words": brief_words,
         "recipe_groups": recipe_groups,
+        "sensitivity_rows": table_rows,
         "kernel_name": kernel_name,
         "short_name": short_name,
         "worst_excess": worst_excess,

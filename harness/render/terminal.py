@@ -30,6 +30,7 @@ from harness.render.numbers import (
     worst_per_tap,
 )
 from harness.render.recipes import recipe_groups, recipe_words, same_words
+from harness.render.sensitivity import sensitivity_words
 from harness.render.sentences import (
     MissingGroup,
     defect_words,
@@ -170,6 +171,8 @@ def _recipe_lines(record: Record, console: Console) -> None:
     """Each recipe in a sentence: what it costs, and what the runtimes make of its file."""
     for group in recipe_groups(record):
         wrapped(console, recipe_words(group), indent=0)
+        if group.result is not None and (said := sensitivity_words(group.result)):
+            wrapped(console, said)
     if recipe_groups(record):
         line(console, "")
 

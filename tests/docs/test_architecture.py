@@ -19,7 +19,18 @@ MOST_LOOSE = 5
 ROOMS = (
     *("names", "system", "processes", "store", "flatbuffer", "record", "judge", "inputs", "spec", "align", "weights"),
     *("compare", "locate", "jobs", "stages/torch", "audit", "stages/huggingface", "stages/litert", "operators"),
-    *("explain", "render", "pipeline", "fuzz", "bench", "explore", "stages/litert_torch", "commands"),
+    *(
+        "explain",
+        "price",
+        "render",
+        "pipeline",
+        "fuzz",
+        "bench",
+        "explore",
+        "recipe",
+        "stages/litert_torch",
+        "commands",
+    ),
 )
 # A page reads the record, and what says how things are called and how a number counts. It computes nothing.
 PAGES_READ = {"errors", "judge", "locate", "names", "plain", "record", "render", "store", "system"}

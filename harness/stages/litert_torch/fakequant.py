@@ -44,7 +44,7 @@ from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, linear
 from harness.store.trace import Trace, unrounded
 from harness.system.attributes import set_within
 
-_EMBEDDING, _HEAD = "tok_embedding", "lm_head"
+EMBEDDING, HEAD = "tok_embedding", "lm_head"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
         fits: list[QuantisedLayer] = []
         findings: list[Finding] = []
         for each in held_layers(job, own):
-            layers.append(_faked(job, each))
+            layers.append(faked(job, each))
             if _is_audited_here(job):
                 told, fitted = audit_layer(each.constant, each.name, each.numbers, each.wanted(own), GIVEN_FILE)
                 findings += told
@@ -194,7 +194,7 @@ def _held_layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, mod
     return layer
 
 
-def _faked(job: Job, layer: HeldLayer) -> FakeLayer:
+def faked(job: Job, layer: HeldLayer) -> FakeLayer:
     rows = _rows(job, layer.weight, layer.numbers)
     if rows is RowGrid.NONE:  # dequantised as the runtime does it
         numbers = LayerNumbers(torch.from_numpy(layer.numbers.values).to(torch.float32), None)
@@ -216,7 +216,7 @@ def _module_of(layer: str, modules: ModuleMap) -> str | None:
     """The module that makes a tap; None for one that the re-authored model has not apart."""
     block, point = split_tap(layer)
     if block is None:
-        return {EMBED: _EMBEDDING, LOGITS: _HEAD}[layer]
+        return {EMBED: EMBEDDING, LOGITS: HEAD}[layer]
     return next((tap.path.format(block) for tap in modules.block if tap.point == point and tap.side == "output"), None)
 
 

@@ -97,7 +97,7 @@ class Reauthored:
 
     def _decode(self, position: int, cache: Mapping[str, Array]) -> dict[str, Array]:
         """One token, whose value does not matter, with a cache that holds the given numbers."""
-        full = _new_cache(self.config, self.job)
+        full = new_cache(self.config, self.job)
         for block, entry in enumerate(full.caches):
             entry.k_cache.copy_(torch.from_numpy(cache[f"kv_cache_k_{block}"]))
             entry.v_cache.copy_(torch.from_numpy(cache[f"kv_cache_v_{block}"]))
@@ -119,7 +119,7 @@ class Reauthored:
         )
 
 
-def _new_cache(config: Any, job: Job) -> Any:
+def new_cache(config: Any, job: Job) -> Any:
     from litert_torch.generative.layers import kv_cache
 
     return kv_cache.KVCache.from_model_config(job.kv_cache_len, config, kv_layout=kv_layout(job.variant))
@@ -127,14 +127,14 @@ def _new_cache(config: Any, job: Job) -> Any:
 
 def empty_cache(config: Any, job: Job) -> dict[str, Array]:
     """The KV cache by the names that a flatbuffer gives it, as NumPy arrays of zeros."""
-    entries = enumerate(_new_cache(config, job).caches)
+    entries = enumerate(new_cache(config, job).caches)
     sides = ((block, side, getattr(entry, f"{side}_cache")) for block, entry in entries for side in ("k", "v"))
     return {f"kv_cache_{side}_{block}": values.numpy() for block, side, values in sides}
 
 
 def drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
     """Run one input as a device does, with `capture` on."""
-    cache = _new_cache(config, job)
+    cache = new_cache(config, job)
     for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
         tokens = torch.zeros((1, step.size), dtype=torch.int)
         tokens[0, : step.valid] = torch.tensor(item.tokens[step.start : step.start + step.valid])
@@ -167,6 +167,8 @@ def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Captu
             for point, values in (("attn.q_rope", query), ("attn.k_rope", key))
         ]
         query, key = (own if put is None else put for own, put in zip((query, key), forced, strict=True))
+        if capture.trace is None:  # nobody listens, and deriving the probabilities takes as long as attention itself
+            return original(query, key, *args, **kwargs)
         with _Probabilities(block, capture, query.shape[1]):
             return original(query, key, *args, **kwargs)
 

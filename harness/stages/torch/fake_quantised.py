@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,18 +99,31 @@ class LayerNumbers:
             return cls(torch.from_numpy(held.values).to(torch.float32), None)
         whole = held.whole.astype(np.float32) - held.zero.astype(np.float32)
         scale = np.broadcast_to(held.scale[:, 0], (whole.shape[0],)).copy()
-        largest = max(1, int(np.abs(whole).max(initial=0)))
-        return cls(torch.from_numpy(whole), torch.from_numpy(scale), max(1, _EXACT // (255 * largest)))
+        return cls(torch.from_numpy(whole), torch.from_numpy(scale), _stretch(whole))
+
+    def values(self) -> torch.Tensor:
+        """The weight itself, float64 `[out, in]`."""
+        wide = self.matrix.to(torch.float64)
+        return wide if self.scale is None else wide * self.scale[:, None]
 
     def times(self, whole: torch.Tensor) -> torch.Tensor:
         """The product with whole numbers of at most 255, in float64, without the scale."""
         if self.scale is None:
             return torch.nn.functional.linear(whole, self.matrix).to(torch.float64)
-        total = torch.zeros((*whole.shape[:-1], self.matrix.shape[0]), dtype=torch.float64)
-        for start in range(0, whole.shape[-1], self.stretch):
-            part = slice(start, start + self.stretch)
-            total += torch.nn.functional.linear(whole[..., part], self.matrix[:, part])
+        parts = (slice(start, start + self.stretch) for start in range(0, whole.shape[-1], self.stretch))
+        sums = (torch.nn.functional.linear(whole[..., part], self.matrix[:, part]) for part in parts)
+        total = next(sums).to(torch.float64)
+        for more in sums:
+            total += more
         return total
+
+
+def _stretch(whole: np.ndarray[Any, Any]) -> int:
+    """How many products of a row's numbers with whole ones of at most 255 add up exactly in float32."""
+    absolute = np.abs(whole)
+    if 255 * absolute.sum(axis=1, dtype=np.float64).max(initial=0) < _EXACT:  # no sum of any of them is larger
+        return max(1, int(whole.shape[1]))
+    return max(1, int(_EXACT // (255 * max(1.0, float(absolute.max(initial=0))))))
 
 
 def linear(x: torch.Tensor, numbers: LayerNumbers, bias: torch.Tensor | None, rows: RowGrid) -> torch.Tensor:

@@ -1,0 +1,71 @@
+"""What a search for a recipe came to. In: nothing. Out: the parts of `search.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from harness.record.part import Part
+
+
+class RecipeCandidate(Part):
+    """A recipe that was applied, and its file that was run."""
+
+    name: str
+    uniform: bool
+    """Whether it is one that was asked for, and not a mixture."""
+    mb: float
+    """Size of the file in 10^6 bytes."""
+    kl_mean: float | None
+    """KL(float model || file on XNNPACK) in nats, the mean over positions. None where it is not finite."""
+    kl_p99: float | None
+    """The same, the 99th percentile of positions."""
+    flips: int
+    """Positions where the most likely token differs."""
+    predicted_kl: float | None = None
+    """What the costs of its tensors come to."""
+    layers: dict[str, int] = Field(default_factory=dict)
+    """How many layers each recipe has in a mixture; `none` is float32."""
+    refused: str = ""
+    """Why it cannot be taken, in words: the audit of its file found it wrong."""
+    rules: list[dict[str, Any]] = Field(default_factory=list)
+    """As ai-edge-quantizer has them."""
+
+
+class LayerCost(Part):
+    """A layer under one recipe, alone in a float model."""
+
+    layer: str
+    recipe: str
+    bytes: float
+    kl: float | None
+    """Mean KL in nats."""
+
+
+class RecipeSearch(Part):
+    """`search.json`."""
+
+    model: str
+    run_id: str
+    max_kl: float | None = None
+    """The budget, in nats of mean KL; none where the size is the budget."""
+    max_mb: float | None = None
+    """The budget, in 10^6 bytes."""
+    winner: str | None = None
+    """The smallest file that keeps `max_kl`, or the one of the least KL that keeps `max_mb`; none where none does."""
+    float32_mb: float
+    positions: int
+    """Of all inputs; those on which KL was measured."""
+    cost_positions: int
+    """Those on which the costs of single layers were."""
+    candidates: list[RecipeCandidate]
+    """By size."""
+    costs: list[LayerCost] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def taken(self) -> RecipeCandidate | None:
+        """The winner."""
+        return next((one for one in self.candidates if one.name == self.winner), None)
