@@ -35,7 +35,6 @@ from harness.store.run_folder import working_folder
 
 PREFIX = "recipe-"
 WINNER_FILE, SEARCH_FILE, PAGE_FILE = "recipe.json", "search.json", "recipe.html"
-TRIED = ("dynamic_int8", "dynamic_int4_block32")
 _CURVE = 5  # mixtures that are measured whatever the budget is, between the smallest file and the largest uniform one
 _TRIES = 5  # more near the budget
 _NEAR = 0.005  # of the size: nearer than this, two files are the same to whoever ships one
