@@ -176,6 +176,8 @@ class _Search:
         """Apply a choice and measure its file. Returns whether that was new."""
         if choice is None or any(known.recipes == choice.recipes for known in self.choices.values()):
             return False
+        if len(set(choice.recipes.values())) == 1:  # a uniform one, which is measured already
+            return False
         rules = mixed_rules(choice.recipes, self.uniform, self.operators)
         if not rules:  # all of it in float32
             return False
