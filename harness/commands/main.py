@@ -92,6 +92,7 @@ def run(
     kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    text: Annotated[Path | None, file_option(help="Text to measure perplexity on, UTF-8; else one that ships.")] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
     tolerances: Tolerances = None,
     out: OutFolder = REPORTS,
@@ -134,6 +135,7 @@ def run(
             stages=chosen,
             prompts=tuple(prompt or ()),
             inputs_file=inputs,
+            text=text,
             variant=variant,
             quantize=recipes,
             sensitivity=sensitivity,
@@ -263,7 +265,7 @@ def recipe(
     max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The size that the file may have.")] = None,
     quantize: Annotated[
         str, typer.Option(metavar="RECIPE,...", help="What is mixed, beside float32: modes, names or JSON files.")
-    ] = "dynamic_int8,weight_only_int8,dynamic_int4_block32",
+    ] = "dynamic_int8,dynamic_int4_block32",
     checkpoint: Checkpoint = None,
     miniature: Miniature = False,
     layers: Layers = None,

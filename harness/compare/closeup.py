@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.compare.logits import LogitPositions
 from harness.compare.noise import NoiseFloor, position_excess
 from harness.compare.traces import (
     FLOAT32_RUNS,
     Comparison,
-    LogitPositions,
     TapReader,
     common_spans,
     noise_floors,

@@ -9,13 +9,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from harness.compare.noise import Excess, Floats, NoiseFloor, excess, position_excess
 from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
 from harness.judge.rules import Rule, judge_local
-from harness.names.stages import ORACLE, Hop
+from harness.names.stages import ORACLE, Hop, recipe_of_hop
 from harness.names.taps import LOCAL_SUFFIX
 from harness.record.tap_row import TapRow
 
@@ -87,21 +88,31 @@ def _without_a_tie(squared: Floats, steps: Floats, noise: NoiseFloor, positions:
     return np.delete(squared, worst), np.delete(positions, worst)
 
 
-def with_local(rows: Iterable[TapRow], errors: Mapping[TapKey, Excess], rules: list[Rule]) -> list[TapRow]:
+def with_local(
+    rows: Iterable[TapRow],
+    errors: Mapping[TapKey, Excess],
+    rules: list[Rule],
+    families: Mapping[str, str] = MappingProxyType({}),
+) -> list[TapRow]:
     """The rows with what was introduced at each tap, judged once more by the rule that judged the tap.
+
+    families: of each recipe's file, as `compare_traces` was told.
 
     A tap that passes, or is missing, may fail by it. A tap that is missing never passes by it.
     """
-    return [_with_error(row, errors.get((row.input, row.hop, row.tap)), rules) for row in rows]
+    return [
+        _with_error(row, errors.get((row.input, row.hop, row.tap)), rules, families.get(recipe_of_hop(row.hop), ""))
+        for row in rows
+    ]
 
 
-def _with_error(row: TapRow, error: Excess | None, rules: list[Rule]) -> TapRow:
+def _with_error(row: TapRow, error: Excess | None, rules: list[Rule], family: str) -> TapRow:
     if error is None or row.positions is None or not math.isnan(row.local_excess):
         return row  # no local pass, nothing compared, or judged before
     # NaN says that no local pass ran: what is not a number counts as infinite.
     whole, worst = (math.inf if math.isnan(value) else value for value in (error.whole, error.worst))
     figures = {"local_excess": whole, "local_position_excess": worst}
-    judgement = judge_local(rules, row.model, row.hop, row.tap, row.positions, figures)
+    judgement = judge_local(rules, row.model, row.hop, row.tap, row.positions, figures, family)
     verdict, rule, broken, why = row.verdict, row.rule, row.broken, row.why
     if judgement.verdict == "fail":  # a pass says nothing for what is missing: a constant tap agrees locally as well
         if row.verdict == "missing":  # why it was no longer holds: something was compared, and differs

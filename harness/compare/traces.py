@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from harness.compare.constant_taps import without_constant_taps
+from harness.compare.logits import PERCENTILES, LogitPositions, LogitTally
 from harness.compare.metrics import (
     LogitStats,
     PositionStats,
@@ -28,10 +30,11 @@ from harness.compare.value_range import ValueRange, fill_range, joined
 from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
 from harness.names.coverage import Absence, checked
-from harness.names.stages import HF, ORACLE, Hop, standard_hops
+from harness.names.stages import HF, ORACLE, Hop, recipe_of_hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
 from harness.record.tap_row import TapRow
+from harness.record.text import StagePerplexity, TextFigures
 from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
 
 Array = np.ndarray[Any, Any]
@@ -54,73 +57,20 @@ FLOAT32_RUNS = tuple(sample(Path(HF), order).name for order in range(NOISE_SAMPL
 
 
 @dataclass(frozen=True)
-class LogitPositions:
-    """What a hop's logits came to at each position of one input; arrays are `[len(positions)]`.
+class Comparison:
+    """logits, logit_positions, on_text and budgets are by hop. text: every stage that ran the text that is measured.
 
-    noise: the largest error of the float32 runs against `oracle`. flips: another token is the most likely one.
-    above_noise: flips where the reference's margin is more than twice the noise.
+    budgets: the judgement of what is of no single input. families: of each recipe's file.
     """
 
-    input: str
-    positions: Array
-    stats: LogitStats
-    noise: Array
-    flips: Array
-    above_noise: Array
-
-
-@dataclass(frozen=True)
-class Comparison:
     rows: list[TapRow]
     logits: dict[str, Logits]
     hops: tuple[Hop, ...] = ()  # those whose stages ran
-    logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)  # by hop
-
-
-@dataclass
-class _LogitTally:
-    """Logits figures of one hop, gathered over inputs."""
-
-    kl: list[Array] = field(default_factory=list)
-    agree: list[Array] = field(default_factory=list)
-    above_noise: list[Array] = field(default_factory=list)
-    max_abs: list[Array] = field(default_factory=list)
-    each: list[LogitPositions] = field(default_factory=list)
-    error: float = 0.0
-    reference: float = 0.0
-
-    def add(self, item: str, positions: Array, stats: LogitStats, noise: Array) -> dict[str, float]:
-        """Take in one input, at the positions compared; returns its figures as the tolerance rules name them."""
-        agree = stats.top1_reference == stats.top1_candidate
-        # Both sides may be off by the noise, in opposite directions. Written so that a NaN margin counts.
-        above = ~agree & ~(stats.margin_reference <= 2 * noise)
-        self.each.append(LogitPositions(item, positions, stats, noise, ~agree, above))
-        self.kl.append(stats.kl)
-        self.agree.append(agree)
-        self.above_noise.append(above)
-        self.max_abs.append(stats.max_abs_err)
-        self.error += float(stats.squared_error.sum())
-        self.reference += float(stats.squared_reference.sum())
-        return {
-            "kl_max": float(stats.kl.max()),
-            "kl_mean": float(stats.kl.mean()),
-            "flips": float((~agree).sum()),
-            "flips_above_noise": float(above.sum()),
-            "top1_agreement": float(agree.mean()),
-        }
-
-    def result(self) -> Logits:
-        kl, agree, above = (np.concatenate(part) for part in (self.kl, self.agree, self.above_noise))
-        return Logits(
-            max_abs_err=float(np.concatenate(self.max_abs).max()),
-            rel_l2=float(np.sqrt(self.error / self.reference)) if self.reference else float("nan"),
-            kl_max=float(kl.max()),
-            kl_mean=float(kl.mean()),
-            top1_agreement=float(agree.mean()),
-            flips=int((~agree).sum()),
-            flips_above_noise=int(above.sum()),
-            positions=int(kl.size),
-        )
+    logit_positions: Mapping[str, Sequence[LogitPositions]] = field(default_factory=dict)
+    text: Sequence[StagePerplexity] = ()
+    on_text: Mapping[str, TextFigures] = field(default_factory=dict)
+    budgets: Mapping[str, Judgement] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
 
 
 def compare_traces(
@@ -134,16 +84,19 @@ def compare_traces(
     hops: Sequence[Hop] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
+    answers: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    families: Mapping[str, str] = MappingProxyType({}),
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
     traces: folder with `<stage>/<input>/`. why_missing: (stage, tap) -> why its trace lacks the tap or positions of it.
     hops: the standard ones where none are given.
     A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
-    tap on each input, where these inputs alone are not to say what is typical.
+    tap on each input, where these inputs alone are not to say what is typical. answers: the tokens of each input that
+    comes from text. families: of each recipe's file, see `harness/names/recipe_families.py`.
     """
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
-    tallies = {hop: _LogitTally() for hop in present}
+    tallies = {hop: LogitTally(answers) for hop in present}
     rows: list[TapRow] = []
     beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}
     opened = [TapReader.of(traces, stages | beside, item) for item in inputs]
@@ -154,14 +107,15 @@ def compare_traces(
             for hop in present:
                 row = TapRow(model=model, input=item, hop=hop.name, tap=tap, block=_block(tap), order=order)
                 fill_range(row, of_input.range_of(tap))
-                _compare(row, of_input, noise, hop, rules, tallies[hop], why_missing)
+                tally, family = tallies[hop], families.get(recipe_of_hop(hop.name), "")
+                _compare(row, of_input, noise, hop, rules, tally, why_missing, family)
                 rows.append(row)
             of_input.let_go()
     rows = without_constant_taps(rows)
     rows.sort(key=lambda row: (inputs.index(row.input), row.order))
     logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
     each = {hop.name: tally.each for hop, tally in tallies.items()}
-    return Comparison(rows, logits, tuple(present), each)
+    return Comparison(rows, logits, tuple(present), each, families=families)
 
 
 class TapReader:
@@ -244,8 +198,9 @@ def _compare(
     noise: NoiseFloor | None,
     hop: Hop,
     rules: list[Rule],
-    tally: _LogitTally,
+    tally: LogitTally,
     why_missing: Callable[[str, str], Absence],
+    family: str,
 ) -> None:
     """Fill the row of a tap on a hop: compared and judged, or why it is missing, or fails without a comparison."""
     reference, candidate = hop.stages
@@ -267,10 +222,10 @@ def _compare(
     if hop.by_snr:  # four bits or eight: what float32 costs does not measure them
         row.excess = row.position_excess = row.total_excess = math.nan
     if row.tap == LOGITS:
-        figures |= _logit_figures(*values[:2], taps, spans, tally, hop.unrounded)
+        figures |= _logit_figures(row, *values[:2], taps, spans, tally, hop.unrounded)
     row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
     row.positions = sum(span.stop - span.start for span in spans)
-    _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures))
+    _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures, family))
     if partly is not None and row.verdict == "pass":
         absent = checked(why_missing(partly, row.tap), partly, row.tap)
         if not absent.reason:
@@ -320,7 +275,7 @@ def common_spans(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> li
 
 
 def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
-    parts = [position_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
+    parts = [position_stats(reference[:, block], candidate[:, block]) for block in blocks(spans, reference, candidate)]
     return parts[0] if len(parts) == 1 else concat(parts)
 
 
@@ -336,12 +291,12 @@ def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionSt
 
 def _ranged_over(reference: Array, candidate: Array, spans: list[slice]) -> tuple[PositionStats, ValueRange]:
     """`stats_over`, and the range of the reference's numbers."""
-    blocks = _blocks(spans, reference, candidate)
-    parts, ranges = zip(*(ranged_stats(reference[:, block], candidate[:, block]) for block in blocks), strict=True)
+    pieces = blocks(spans, reference, candidate)
+    parts, ranges = zip(*(ranged_stats(reference[:, piece], candidate[:, piece]) for piece in pieces), strict=True)
     return concat(parts), joined(ranges)
 
 
-def _blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
+def blocks(spans: list[slice], *values: Array) -> Iterator[slice]:
     """The spans in pieces of bounded size. After each piece the arrays leave memory again, so that
     logits over a large vocabulary and a long input cost no more of it than a short one."""
     row_bytes = max(array[:, :1].nbytes for array in values)
@@ -387,12 +342,18 @@ def _fill_figures(
 
 
 def _logit_figures(
-    reference: Array, candidate: Array, taps: TapReader, spans: list[slice], tally: _LogitTally, unrounded: str
+    row: TapRow,
+    reference: Array,
+    candidate: Array,
+    taps: TapReader,
+    spans: list[slice],
+    tally: LogitTally,
+    unrounded: str,
 ) -> dict[str, float]:
     """unrounded: where the same logits without the rounding of inputs lie, if anywhere: a flip within it is none."""
     oracle = taps.values(ORACLE, LOGITS)
     singles = [taps.values(stage, LOGITS) for stage in FLOAT32_RUNS if taps.has(stage, LOGITS)]
-    parts = [logit_stats(reference[:, block], candidate[:, block]) for block in _blocks(spans, reference, candidate)]
+    parts = [logit_stats(reference[:, block], candidate[:, block]) for block in blocks(spans, reference, candidate)]
     noise = np.max([stats_over(oracle, values, spans).max_abs_err for values in singles], axis=0)
     if unrounded and taps.has(unrounded, LOGITS):
         noise = np.maximum(noise, stats_over(reference, taps.values(unrounded, LOGITS), spans).max_abs_err)
@@ -400,4 +361,7 @@ def _logit_figures(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in LogitStats.__dataclass_fields__}
     )
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-    return tally.add(taps.item, positions, joined, noise)
+    figures = tally.add(taps.item, positions, joined, noise)
+    row.kl_mean, row.kl_p50, row.kl_p95, row.kl_p99 = (figures[name] for name in ("kl_mean", *PERCENTILES))
+    row.answer_flips = int(figures["answer_flips"]) if "answer_flips" in figures else None
+    return figures

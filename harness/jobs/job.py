@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from harness.align.layout import HeadLayout
+from harness.names.taps import LOGITS
 from harness.names.variant import Variant
 
 
@@ -60,6 +61,12 @@ class JobInput(BaseModel):
     tokens: list[int]
     decode_tail: int = 1
     text: str | None = None
+    logits_only: bool = False  # a window of the text that is measured: nothing but its logits is traced
+
+    @property
+    def only(self) -> str | None:
+        """The one tap that its trace holds; None: all."""
+        return LOGITS if self.logits_only else None
 
 
 class Job(BaseModel):

@@ -30,13 +30,30 @@ class Request(BaseModel):
     inputs_file: str | None = None
     variant: VariantOptions = VariantOptions()
     quantize: list[Recipe] = Field(default_factory=list)
+    text: str | None = None  # path of the text to measure perplexity on; None for the one that ships
+    reads_text: bool = False
     cache_root: str = ""
+
+
+class TextToRun(BaseModel):
+    """The text that perplexity is measured on, or why there is none."""
+
+    name: str = ""  # the file's path, or that of the text that ships
+    sha256: str = ""  # of the text
+    windows: list[JobInput] = Field(default_factory=list)
+    why_not: str = ""
+
+    @property
+    def predicted(self) -> int:
+        """How many tokens: all but the first of each window."""
+        return sum(len(window.tokens) - 1 for window in self.windows)
 
 
 class Prepared(BaseModel):
     """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
-    logits on prefill; one that ships need not. recipes: name -> rules. parameters, tables,
-    windows: what the audit of a flatbuffer's constants needs, see `harness/audit/`.
+    logits on prefill; one that ships need not. recipes: name -> rules. text: is run for its logits alone, where recipes
+    are judged or a text is given. parameters, tables, windows: what the audit of a flatbuffer's constants needs, see
+    `harness/audit/`.
     """
 
     model: str
@@ -60,6 +77,7 @@ class Prepared(BaseModel):
     conversion_key: str
     recipes: dict[str, Rules] = Field(default_factory=dict)
     findings: list[Finding]
+    text: TextToRun = TextToRun()
     rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
     audited: bool = False  # whether those of the config audit are among the findings
     parameters: list[ParameterSource] = Field(default_factory=list)

@@ -47,6 +47,7 @@ class ConstantsAudit(BaseModel):
     constants_matched: int | None = None  # how many are a parameter, bit by bit; None of a quantised file
     constants_computed: int | None = None  # how many are computed from parameters; None of a quantised file
     layers: list[QuantisedLayer] = Field(default_factory=list)  # of a quantised file: how near each weight is
+    family: str = ""  # of a quantised file, see `harness/names/recipe_families.py`; empty where it cannot be told
 
 
 class Tapped(ConstantsAudit):

@@ -11,7 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from harness.names.figures import ABSOLUTE, COUNTS, LOWER, OF_THE_ERROR, OVER_FLOOR, UPPER
+from harness.names.figures import (
+    ABSOLUTE,
+    COUNTS,
+    DIVERGENCE,
+    LOWER,
+    OF_THE_ERROR,
+    OVER_FLOOR,
+    PERPLEXITY_RATIO,
+    UPPER,
+)
 
 # The `noise_floor` of a rule that counts in units of the floor and names none.
 NOISE_FLOOR = 1e-3
@@ -23,10 +32,12 @@ _ENDS: Mapping[str, tuple[float, str]] = {
     "noise_floor": (1.0, "the reference itself would be all error"),
     "max_abs_err": (65504.0, "it is beyond the largest number of float16"),
     "mean_abs_err": (65504.0, "it is beyond the largest number of float16"),
-    "kl_max": (math.log(2**18), "a guess among 262,144 tokens costs as much"),
-    "kl_mean": (math.log(2**18), "a guess among 262,144 tokens costs as much"),
+    **dict.fromkeys(DIVERGENCE, (math.log(2**18), "a guess among 262,144 tokens costs as much")),
+    PERPLEXITY_RATIO: (2.0**18, "a guess among 262,144 tokens is no worse"),
     "top1_agreement": (0.0, "no token at all need agree"),
 }
+# Half of the positions may hold anything under a limit on `kl_p50`.
+_OF_A_PRICE = DIVERGENCE - {"kl_p50"}
 # Beyond these nothing passes.
 _HIGHEST: Mapping[str, float] = {"cosine": 1.0, "top1_agreement": 1.0}
 
@@ -37,17 +48,23 @@ def whole(limits: Mapping[str, float]) -> dict[str, float]:
     return {**floor, **dict.fromkeys(sorted(COUNTS), 0.0), **limits}
 
 
-def useless(limits: Mapping[str, float]) -> str:
-    """What is wrong with a rule whose limits pass anything, or nothing; empty where they limit the error."""
+def useless(limits: Mapping[str, float], of_a_price: bool = False) -> str:
+    """What is wrong with a rule whose limits pass anything, or nothing; empty where they limit the error.
+
+    of_a_price: whether the rule judges what recipes cost and nothing else. That is told by the distribution over tokens
+    alone; a fault is not, for one that these inputs do not show in the logits may show in others.
+    """
     floor = limits.get("noise_floor", NOISE_FLOOR)
     for name in sorted(limits, key=lambda name: name != "noise_floor"):  # the others are measured by it
         if said := _useless(name, limits[name], floor):
             return f"{name} = {limits[name]:g} {said}"
-    if not OF_THE_ERROR & limits.keys():
+    enough = OF_THE_ERROR | (_OF_A_PRICE if of_a_price else frozenset())
+    if not enough & limits.keys():
         return (
             f"{' and '.join(limits)} alone {'limits' if len(limits) == 1 else 'limit'} no tap's error on every input, "
             "so the rule would pass anything; give it excess = 4.0 as well, or one of "
             f"{', '.join(sorted(OF_THE_ERROR - {'excess'}))}"
+            + (f"; what a recipe costs may be limited by {', '.join(sorted(_OF_A_PRICE))}" if of_a_price else "")
         )
     return ""
 

@@ -22,6 +22,7 @@ from harness.names.stages import Hop, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
 from harness.record.tap_row import TapRow, rows_in
+from harness.record.text import TextFigures
 
 
 class LostStage(NamedTuple):
@@ -38,14 +39,17 @@ def summarise_hop(
     logits: Logits | None,
     required_coverage: float,
     blocked: LostStage | None = None,
+    text: TextFigures | None = None,
+    over_budget: str = "",
 ) -> HopResult:
-    """A hop's line in the record."""
+    """A hop's line in the record. over_budget: how it breaks a limit on what is of no single input, in words."""
     by_snr = hop.by_snr
     rows = frame[frame["hop"] == hop.name]
     missing = _missing(rows, blocked, taps)
     failing = rows[rows["verdict"] == "fail"]
     compared = len(taps) - len(missing)
     reasons = _reasons(rows, compared / len(taps), required_coverage, blocked)
+    reasons |= {ReasonCode.OVER_BUDGET: over_budget} if over_budget and not blocked else {}
     return HopResult(
         from_=hop.reference,
         to=hop.candidate,
@@ -58,6 +62,7 @@ def summarise_hop(
         worst_position=None if by_snr else _worst(rows, "position_excess"),
         lowest_snr=_lowest_snr(rows) if by_snr else None,
         logits=logits,
+        text=text,
         first_failing_tap=first_row(failing).tap if len(failing) else None,
         missing=missing,
         reasons=list(reasons.values()),
@@ -185,7 +190,8 @@ def _case(hop: HopResult, item: str, rows: pd.DataFrame) -> Case:
             position_excess=row.position_excess,
             message=message,
         )
-    lacking = [*_lacking(hop, rows), *hop.reasons_of(ReasonCode.COVERAGE_LOW)]
+    of_the_hop = (ReasonCode.COVERAGE_LOW, ReasonCode.OVER_BUDGET)
+    lacking = [*_lacking(hop, rows), *(said for code in of_the_hop for said in hop.reasons_of(code))]
     verdict: Any = "fail" if lacking else "pass"
     message = f"{hop.name} on {item}: {lacking[0]}" if lacking else ""
     return Case(

@@ -62,6 +62,7 @@ class FindingCode(StrEnum):
     VALUE_SUBNORMAL_FLOAT16 = "value-subnormal-float16"  # most values of a tap are subnormal in float16
     TEXT_NEAR_CHANCE = "text-near-chance"  # the reference predicts text no better than a guess
     TEXT_WORSE = "text-worse"  # the reference predicts text worse than in an earlier run
+    TEXT_NOT_MEASURED = "text-not-measured"  # perplexity was to be measured, and could not be
     SETTING_CHANGED = "setting-changed"  # the spec or the environment sets what the stages compute with
 
     # What ran
@@ -91,6 +92,7 @@ class ReasonCode(StrEnum):
     STAGE_LOST = "stage-lost"  # a stage that it needs did not end well
     TAPS_FAIL = "taps-fail"  # taps break a limit
     TAPS_MISSING = "taps-missing"  # taps are missing for no listed reason
+    OVER_BUDGET = "over-budget"  # what is of no single input breaks a limit: on the text, or the size of a file
     COVERAGE_LOW = "coverage-low"  # fewer taps were compared than the model declares
 
 

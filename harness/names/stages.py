@@ -322,6 +322,11 @@ def split(stage: str) -> tuple[str, str]:
     return base, recipe.removesuffix("]") or FLOAT
 
 
+def recipe_of_hop(hop: str) -> str:
+    """The recipe of the file that a hop, by its name, is about."""
+    return split(hop.partition("->")[2])[1]
+
+
 def standard_hops() -> tuple[Hop, ...]:
     """The hops whose errors are measured in float32's noise."""
     return tuple(Hop(stage.reference, stage.name) for stage in every_stage() if stage.reference)

@@ -11,22 +11,30 @@ from pathlib import Path
 
 from harness.align.plan import PlanFacts
 from harness.compare.local import local_errors, with_local
+from harness.compare.text import compare_text
 from harness.compare.traces import Comparison, compare_traces
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
-from harness.judge.rules import Rule
+from harness.judge.rules import Rule, judge_hop
 from harness.locate.faults import first_row
 from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
+from harness.names.figures import FILE_MB, ON_TEXT, PERPLEXITY_RATIO
 from harness.names.stages import (
     REAUTHORED,
+    Floor,
     Hop,
     hops_of,
     named,
+    recipe_of_hop,
     runs_file,
     split,
+    stage_named,
 )
 from harness.names.taps import split_tap
+from harness.pipeline.recipe_files import families, file_mb
+from harness.pipeline.tasks import runs_text
 from harness.processes.scheduler import Results
+from harness.record.record import TextFigures
 from harness.record.tap_row import taps_frame
 
 
@@ -37,11 +45,15 @@ def compare(
     rules: list[Rule],
     traces: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    own: Path | None = None,
 ) -> Comparison:
-    """Every tap of every input on every hop whose stages ran."""
+    """Every tap of every input on every hop whose stages ran, and the text that is measured.
+
+    own: the person's flatbuffer, if one was given.
+    """
     plans = plans_of(results, stages)
     done = {name for name in stages if results[name].status == "ok"}
-    return compare_traces(
+    found = compare_traces(
         traces,
         done,
         [item.id for item in prepared.inputs],
@@ -51,14 +63,58 @@ def compare(
         lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results, prepared),
         hops=hops_of(stages),
         progress=progress,
+        answers={item.id: item.tokens for item in prepared.inputs if item.text is not None},
+        families=families(results, plans),
     )
+    return with_budgets(with_text(found, prepared, results, stages, traces), prepared, results, rules, own)
+
+
+def with_text(
+    comparison: Comparison, prepared: Prepared, results: Results, stages: tuple[str, ...], traces: Path
+) -> Comparison:
+    """The comparison with perplexities, of the stages that ended well."""
+    windows = {item.id: item.tokens for item in prepared.text.windows}
+    if not windows:
+        return comparison
+    ran = [name for name in stages if results[name].status == "ok" and runs_text(stage_named(name), prepared)]
+    found = compare_text(traces, ran, comparison.hops, windows)
+    return replace(comparison, text=found.stages, on_text=found.hops)
+
+
+def with_budgets(
+    comparison: Comparison, prepared: Prepared, results: Results, rules: list[Rule], own: Path | None
+) -> Comparison:
+    """The comparison with the judgement of what is of no single input, and with those figures beside the others."""
+    budgets, logits = {}, dict(comparison.logits)
+    for hop in comparison.hops:
+        recipe, text = recipe_of_hop(hop.name), comparison.on_text.get(hop.name)
+        mb = file_mb(results, recipe, own) if hop.floor is Floor.PRICE else None
+        budgets[hop.name] = judge_hop(
+            rules,
+            prepared.model,
+            hop.name,
+            comparison.families.get(recipe, ""),
+            None if text is None else _figures(text),
+            prepared.text.predicted,
+            mb,
+            prepared.text.why_not,
+        )
+        if hop.name in logits:
+            of_the_hop = {FILE_MB: mb, PERPLEXITY_RATIO: None if text is None else text.perplexity_ratio}
+            logits[hop.name] = logits[hop.name].model_copy(update=of_the_hop)
+    return replace(comparison, budgets=budgets, logits=logits)
+
+
+def _figures(text: TextFigures) -> dict[str, float]:
+    """As rules name them."""
+    return {name: float(getattr(text, name)) for name in (*ON_TEXT, PERPLEXITY_RATIO)}
 
 
 def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, rules: list[Rule]) -> Comparison:
     """The comparison with what was introduced at each tap, on the inputs that local passes ran."""
     inputs = [item.id for item in prepared.inputs]
     errors = local_errors(traces, comparison.hops, inputs, prepared.taps)
-    return replace(comparison, rows=with_local(comparison.rows, errors, rules))
+    return replace(comparison, rows=with_local(comparison.rows, errors, rules, comparison.families))
 
 
 def failing_hops(comparison: Comparison) -> list[Hop]:

@@ -25,11 +25,12 @@ from harness.names.stages import (
     Hop,
     hops_of,
     named,
+    recipe_of_hop,
     split,
     stage_named,
 )
 from harness.processes.scheduler import TaskResult
-from harness.record.record import HopResult, Input, LooserRule, Record, StageResult
+from harness.record.record import HopResult, Input, LooserRule, MeasuredText, Record, StageResult
 from harness.record.tap_row import taps_frame
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def conclude(
     options: dict[str, object],
     defects: Iterable[Defect] = (),
     rules: list[Rule] | None = None,
+    own: Path | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Find the first fault in what was compared, and put it on record.
 
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
-    rules: the user's, where they are not the shipped ones.
+    rules: the user's, where they are not the shipped ones. own: the person's flatbuffer, if one was given.
     """
     frame = taps_frame(comparison.rows)
     hops = _hops(prepared, results, stages, comparison, frame)
@@ -81,7 +83,8 @@ def conclude(
         faults=owned(faults, frame, findings, results, traces),
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
-        recipes=recipe_results(prepared, results),
+        text=_text(prepared, comparison),
+        recipes=recipe_results(prepared, results, own),
         taps=modules,
         environment=environment(),
     )
@@ -106,6 +109,8 @@ def _hops(
             comparison.logits.get(hop.name),
             _coverage_of(hop, prepared),
             _blocked(hop, results),
+            comparison.on_text.get(hop.name),
+            comparison.budgets[hop.name].why if hop.name in comparison.budgets else "",
         )
         for hop in hops_of(stages)
     ]
@@ -133,9 +138,23 @@ def _inputs(prepared: Prepared) -> list[Input]:
     ]
 
 
+def _text(prepared: Prepared, comparison: Comparison) -> MeasuredText | None:
+    text = prepared.text
+    if not text.windows and not text.why_not:
+        return None
+    return MeasuredText(
+        name=text.name,
+        sha256=text.sha256,
+        windows=len(text.windows),
+        tokens=text.predicted,
+        stages=list(comparison.text),
+        why_not=text.why_not,
+    )
+
+
 def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[LooserRule]:
     places = (
-        (model, row.hop, row.tap, row.positions)
+        (model, row.hop, row.tap, row.positions, comparison.families.get(recipe_of_hop(row.hop), ""))
         for row in comparison.rows
         if row.verdict != "missing" and row.rule and row.positions is not None
     )

@@ -35,7 +35,15 @@ def findings_of(
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     found += sensitivity_findings(results)
     found += overflow_findings(rows, prepared.rms_norms)
-    return found
+    return found + text_findings(prepared)
+
+
+def text_findings(prepared: Prepared) -> list[Finding]:
+    """A warning where perplexity was to be measured and there was nothing to measure it on."""
+    if not prepared.text.why_not:
+        return []
+    what = f"perplexity was not measured: {prepared.text.why_not}"
+    return [Finding(kind="numeric", code=FindingCode.TEXT_NOT_MEASURED, severity="warning", what=what)]
 
 
 def crashed(results: dict[str, TaskResult]) -> bool:

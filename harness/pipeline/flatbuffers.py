@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.align.family import file_family
 from harness.align.feeds import plan_feeds
 from harness.align.flatbuffer import plan_signature
 from harness.align.naming import hf_naming
@@ -223,12 +224,15 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, dig
 
     def make(folder: Path) -> None:
         file = FlatbufferModel(source)
+        family = _family(file, plan)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
-            _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe)))
+            _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe), family=family))
             return
         weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
         wrong, fits = audit_recipe(file, plan.sources, rules, recipe, weights.of)
-        _write_audit(folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits))
+        _write_audit(
+            folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits, family=family)
+        )
 
     content = {
         "flatbuffer": digest,
@@ -240,7 +244,15 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, dig
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
+def _family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
+    try:
+        return file_family(file, plan.sources)
+    except ValueError:  # the fake-quantised stage ends with it, and names the layer
+        return ""
+
+
 _RECIPE_CODE = (
+    "harness.align.family",
     "harness.align.weights",
     "harness.audit.finite",
     "harness.audit.grid",
@@ -249,6 +261,7 @@ _RECIPE_CODE = (
     "harness.flatbuffer.quantise",
     "harness.flatbuffer.quantised",
     "harness.flatbuffer.reader",
+    "harness.names.recipe_families",
 )
 _CONSTANTS_CODE = (
     "harness.audit.constants",

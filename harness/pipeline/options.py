@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.inputs.text import read_sample
 from harness.inputs.tokens import check_jsonl
 from harness.judge.rules import load_rules
 from harness.names.recipes import GIVEN_FILE, Recipe
@@ -51,6 +52,7 @@ class Options:
     stages: tuple[str, ...] = field(default_factory=float32_stages)
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
+    text: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
     quantize: tuple[Recipe, ...] = ()
     sensitivity: bool = False
@@ -115,6 +117,11 @@ def recipe_of_file(options: Options) -> str:
     return GIVEN_FILE if is_quantised(FlatbufferModel(options.tflite)) else FLOAT
 
 
+def reads_text(options: Options) -> bool:
+    """Whether perplexity is measured: where a recipe is judged, or a text is given."""
+    return options.text is not None or bool(options.quantize) or recipe_of_file(options) != FLOAT
+
+
 def _quantised_stages(options: Options, recipes: Sequence[str]) -> tuple[str, ...]:
     """By recipe: what runs its file, and the re-authored model with the file's numbers, which that is compared with."""
     kernels = [stage for stage in every_stage() if stage.runs_file and stage.name in options.stages]
@@ -151,6 +158,8 @@ def _check_files(options: Options) -> None:
         raise UsageError("--prompt is empty; give some text")
     if options.inputs_file is not None:
         check_jsonl(options.inputs_file)
+    if options.text is not None:
+        read_sample(options.text)
     if options.checkpoint is not None:
         check_source(options.checkpoint, options.miniature)
     if options.tflite is not None and options.variant.given():
@@ -205,6 +214,7 @@ def recorded(options: Options) -> dict[str, object]:
         "sensitivity": options.sensitivity,
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
+        "text": str(options.text) if options.text else None,
         "seed": options.seed,
         "tolerances": str(options.tolerances) if options.tolerances else "defaults",
     }

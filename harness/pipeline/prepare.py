@@ -15,6 +15,7 @@ from harness.align.modules import ModuleMap, hf_modules
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
+from harness.inputs.text import text_sample
 from harness.inputs.tokens import (
     TokenInput,
     default_inputs,
@@ -24,7 +25,7 @@ from harness.inputs.tokens import (
     schedule,
 )
 from harness.jobs.job import Dimensions, JobInput
-from harness.jobs.prepared import Prepared, Request
+from harness.jobs.prepared import Prepared, Request, TextToRun
 from harness.jobs.reporter import Reporter
 from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
@@ -81,7 +82,8 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     )
     built = _built(request, spec, checkpoint)
     report.progress(1, 3, "inputs")
-    inputs = _inputs(request, model, checkpoint, built.dims, built.shape)
+    tokenizer = _tokenizer(checkpoint, built.dims.tokens)
+    inputs = _inputs(request, model, tokenizer, built.dims, built.shape)
     report.progress(2, 3, "weight names")
     of_keys = built.own.account_for_keys(checkpoint.folder, checkpoint.dropped)
     unloaded = next(filter(built.own.stops_loading, of_keys), None)
@@ -110,6 +112,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         conversion_key=key,
         recipes=recipes,
         findings=findings,
+        text=_text(request, tokenizer, built) if request.reads_text else TextToRun(),
         rms_norms=built.own.rms_norms,
         parameters=parameters,
         tables=built.own.tables(),
@@ -247,10 +250,7 @@ def _declared_variant(model: Model) -> Variant:
         raise UsageError(f"{model.name}: {error}; fix the model's spec file") from None
 
 
-def _inputs(
-    request: Request, model: Model, checkpoint: Checkpoint, dims: Dimensions, shape: DeviceShape
-) -> list[TokenInput]:
-    tokenizer = _tokenizer(checkpoint, dims.tokens)
+def _inputs(request: Request, model: Model, tokenizer: Any, dims: Dimensions, shape: DeviceShape) -> list[TokenInput]:
     limit = shape.kv_cache_len
     chosen: list[TokenInput] = []
     if request.inputs_file:
@@ -267,6 +267,23 @@ def _inputs(
         seed=request.seed,
         prefill_logits=shape.prefill_logits,
     )
+
+
+def _text(request: Request, tokenizer: Any, built: _Built) -> TextToRun:
+    shape = built.shape
+    found = text_sample(
+        Path(request.text) if request.text else None,
+        tokenizer,
+        vocab_size=built.dims.tokens,
+        prefill=shape.prefill,
+        kv_cache_len=shape.kv_cache_len,
+        prefill_logits=shape.prefill_logits,
+    )
+    windows = [
+        JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail, logits_only=True)
+        for item in found.windows
+    ]
+    return TextToRun(name=found.name, sha256=found.sha256, windows=windows, why_not=found.why_not)
 
 
 def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.jobs.prepared import Prepared
-from harness.jobs.results import Converted, Tapped
+from harness.names.recipes import GIVEN_FILE
 from harness.names.stages import FLOAT, Floor, named, split
+from harness.pipeline.recipe_files import file_mb, tapped_of
 from harness.pipeline.tasks import SENSITIVITY
 from harness.price.why import with_causes
 from harness.processes.scheduler import Results
@@ -17,22 +18,23 @@ from harness.record.recipes import RecipeResult
 from harness.record.sensitivity import Sensitivity
 
 
-def recipe_results(prepared: Prepared, results: Results) -> list[RecipeResult]:
-    """Sizes in 10^6 bytes are of the files as they are now."""
-    return [_result(name, prepared, results) for name in prepared.recipes]
+def recipe_results(prepared: Prepared, results: Results, own: Path | None = None) -> list[RecipeResult]:
+    """Sizes in 10^6 bytes are of the files as they are now. own: the person's flatbuffer, if one was given."""
+    given = [GIVEN_FILE] if named("tap", GIVEN_FILE) in results else []
+    return [_result(name, prepared, results, own) for name in (*prepared.recipes, *given)]
 
 
-def _result(name: str, prepared: Prepared, results: Results) -> RecipeResult:
-    tap = results.get(named("tap", name))
-    tapped = tap.gave(Tapped) if tap is not None else None
+def _result(name: str, prepared: Prepared, results: Results, own: Path | None) -> RecipeResult:
+    tapped = tapped_of(results, name)
     layers = tapped.layers if tapped is not None else []
     measured = results.get(named(SENSITIVITY, name))
     found = measured.gave(Sensitivity) if measured is not None else None
     return RecipeResult(
         name=name,
-        rules=prepared.recipes[name],
-        mb=_file_mb(results, name),
-        float32_mb=_file_mb(results, FLOAT),
+        rules=prepared.recipes.get(name, []),
+        mb=file_mb(results, name, own),
+        float32_mb=file_mb(results, FLOAT),
+        family=tapped.family if tapped is not None else "",
         layers=layers,
         sensitivity=with_causes(found, layers) if found is not None else None,
     )
@@ -53,9 +55,3 @@ def with_dearest(fault: Fault, recipes: Sequence[RecipeResult]) -> Fault:
 
 def _nats(value: float | None) -> str:
     return "infinity" if value is None else f"{value:.3g}"
-
-
-def _file_mb(results: Results, recipe: str) -> float | None:
-    convert = results.get(named("convert", recipe))
-    made = convert.gave(Converted) if convert is not None else None
-    return None if made is None else Path(made.flatbuffer).stat().st_size / 1e6

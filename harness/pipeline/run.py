@@ -25,7 +25,7 @@ from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.codes import FindingCode
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
-from harness.pipeline.options import Options, check, recorded, stages_of
+from harness.pipeline.options import Options, check, reads_text, recorded, stages_of
 from harness.pipeline.prepared_cache import recall, recall_key, remember
 from harness.pipeline.run_models import save_models
 from harness.pipeline.tasks import (
@@ -129,6 +129,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
         recorded(options),
         load_defects(),
         rules if options.tolerances else None,
+        place_of(state).tflite,
     )
     _read_text(state, record, prepared)
     with state.timed("details"):
@@ -206,6 +207,8 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
         variant=options.variant,
         quantize=list(options.quantize),
+        text=str(options.text.resolve()) if options.text else None,
+        reads_text=reads_text(options),
         cache_root=str(state.cache.root),
     )
     with state.timed("prepare"):
@@ -287,7 +290,7 @@ def run_stages(
             state.watcher.progress("compare", done, total, "taps")
 
         with state.timed("compare"):
-            return compare(prepared, results, stages, rules, place.traces, progress)
+            return compare(prepared, results, stages, rules, place.traces, progress, place.tflite)
 
     with in_background(state.watcher, stages, work) as under_way:
         with state.timed("stages"):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from harness.inputs.tokens import schedule
 from harness.jobs.facts import Facts
-from harness.jobs.job import Job
+from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.results import Audited, Converted, Descended, Tapped
-from harness.names.stages import FLOAT, Hop, Stage, named, runs_file, stage_named
+from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
 from harness.processes.scheduler import Payload, Results, Task
@@ -73,7 +73,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
             Task(
                 stage.name,
                 _RUN,
-                _job_maker(place, prepared, stage),
+                _job_maker(place, prepared, stage, text=prepared.text.windows if runs_text(stage, prepared) else ()),
                 Facts,
                 needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.reads_file else ())),
                 memory_mb=stage.memory.mb(weights),
@@ -112,6 +112,12 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
         for stage in map(stage_named, stages)
         if stage.local_reference in stages
     ]
+
+
+def runs_text(stage: Stage, prepared: Prepared) -> bool:
+    """Whether perplexity is measured on a stage: not on the oracle, since float32 is what everything comes from, nor on
+    the kernels of the float32 file where recipes are judged."""
+    return stage.name != ORACLE and (stage.recipe != FLOAT or not stage.runs_file or not prepared.recipes)
 
 
 def is_local_pass(task: str) -> bool:
@@ -259,9 +265,17 @@ def _float32_of(recipe: str, results: Results) -> tuple[str, str]:
 
 
 def _job_maker(
-    place: RunPaths, prepared: Prepared, stage: Stage, reference: str = "", only: Sequence[str] = ()
+    place: RunPaths,
+    prepared: Prepared,
+    stage: Stage,
+    reference: str = "",
+    only: Sequence[str] = (),
+    text: Sequence[JobInput] = (),
 ) -> Callable[[Results], Payload]:
-    """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all."""
+    """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all.
+
+    text: windows of the text that is measured.
+    """
 
     def payload(results: Results) -> Payload:
         files = _files_of(stage, place, results) if stage.reads_file else StageFiles()
@@ -273,7 +287,7 @@ def _job_maker(
             checkpoint=Path(prepared.checkpoint),
             dimensions=prepared.dimensions,
             points=prepared.points,
-            inputs=[item for item in prepared.inputs if not only or item.id in only],
+            inputs=[*(item for item in prepared.inputs if not only or item.id in only), *text],
             prefill=prepared.prefill,
             kv_cache_len=prepared.kv_cache_len,
             variant=prepared.variant,

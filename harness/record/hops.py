@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from harness.names.codes import ReasonCode
 from harness.names.stages import Hop
 from harness.record.part import Part, TapVerdict, Verdict
+from harness.record.text import TextFigures
 
 
 class Worst(Part):
@@ -37,6 +38,12 @@ class Logits(Part):
     """KL(reference || candidate) in nats: the largest of a position."""
     kl_mean: float | None
     """The same in the mean over positions."""
+    kl_p50: float | None = None
+    """What half of the positions do not exceed: the nearest rank. None in records of older versions."""
+    kl_p95: float | None = None
+    """What 95 % of them do not; of fewer than 20 the largest."""
+    kl_p99: float | None = None
+    """What 99 % of them do not; of fewer than 100 the largest."""
     top1_agreement: float | None
     """Share of positions with the same most likely token."""
     flips: int
@@ -45,6 +52,14 @@ class Logits(Part):
     """Those of them where float32 alone does not explain it."""
     positions: int = 0
     """How many positions this covers."""
+    answer_flips: int | None = None
+    """Positions of text where exactly one side has the token that follows as its most likely one; none without text."""
+    answers: int = 0
+    """At how many positions the token that follows is known."""
+    perplexity_ratio: float | None = None
+    """Perplexity of the candidate on the measured text over that of the reference; none where none was measured."""
+    mb: float | None = None
+    """Of a recipe's price: size of its file in 10^6 bytes."""
 
 
 class MissingTap(Part):
@@ -75,6 +90,8 @@ class HopResult(Part):
     lowest_snr: LowestSnr | None = None
     """Of a hop between kernels, in place of the excesses."""
     logits: Logits | None = None
+    text: TextFigures | None = None
+    """The same on the text that is measured; none where it was not."""
     first_failing_tap: str | None = None
     """In execution order."""
     missing: list[MissingTap] = Field(default_factory=list)

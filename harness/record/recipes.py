@@ -50,6 +50,8 @@ class RecipeResult(Part):
     """Size of the file in 10^6 bytes."""
     float32_mb: float | None = None
     """Size of the float32 file that it was made of."""
+    family: str = ""
+    """Told by what the file holds, one of `harness/names/recipe_families.py`; empty where nothing is quantised."""
     layers: list[QuantisedLayer] = Field(default_factory=list)
     """In execution order."""
     sensitivity: Sensitivity | None = None

@@ -22,6 +22,7 @@ from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
 from harness.record.recipes import QuantisedLayer, RecipeResult
 from harness.record.tap_row import TAP_COLUMNS
+from harness.record.text import MeasuredText, StagePerplexity, TextFigures
 from harness.system.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -45,14 +46,17 @@ __all__ = [
     "Logits",
     "LooserRule",
     "LowestSnr",
+    "MeasuredText",
     "MissingTap",
     "QuantisedLayer",
     "RecipeResult",
     "Record",
     "Source",
     "SourceKind",
+    "StagePerplexity",
     "StageResult",
     "TapVerdict",
+    "TextFigures",
     "TextLikelihood",
     "Verdict",
     "Worst",
@@ -100,6 +104,8 @@ class Record(Part):
     findings: list[Finding] = Field(default_factory=list)
     likelihood: Likelihood | None = None
     """Of the text inputs; none where no input comes from text."""
+    text: MeasuredText | None = None
+    """What perplexity was measured on, and of each stage; none where no recipe was judged and no text given."""
     known_defects: list[KnownDefect] = Field(default_factory=list)
     looser_rules: list[LooserRule] = Field(default_factory=list)
     recipes: list[RecipeResult] = Field(default_factory=list)

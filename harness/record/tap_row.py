@@ -50,6 +50,11 @@ class TapRow:
     value_max: float = math.nan  # largest value of the oracle
     overflow_share: float = math.nan  # share of the oracle's values beyond float16, 0 to 1
     subnormal_share: float = math.nan  # share of the oracle's values that are subnormal in float16, 0 to 1
+    kl_mean: float = math.nan  # of logits: KL in nats, mean over positions; NaN at other taps, as the next three
+    kl_p50: float = math.nan  # of logits: what half of the positions do not exceed
+    kl_p95: float = math.nan  # of logits: what 95 % do not; the largest of fewer than 20
+    kl_p99: float = math.nan  # of logits: what 99 % do not; the largest of fewer than 100
+    answer_flips: int | None = None  # of logits on text: positions where one side alone has the next token first
     how: str | None = None  # "read" where both sides hold the tap, "derived" where one was computed from others
     verdict: TapVerdict = "missing"
     absence: str | None = None  # listed reason of a missing tap; without one it fails its hop

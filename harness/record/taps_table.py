@@ -28,7 +28,10 @@ _WHOLE = ("block", "order")
 _VERDICTS = frozenset({"pass", "fail", "missing"})
 # Columns that records of older versions lack.
 _ADDED = frozenset(
-    {"value_min", "value_max", "overflow_share", "subnormal_share", "absence", "broken", "noise_floor_limit"}
+    {
+        *("value_min", "value_max", "overflow_share", "subnormal_share", "absence", "broken", "noise_floor_limit"),
+        *("kl_mean", "kl_p50", "kl_p95", "kl_p99", "answer_flips"),
+    }
 )
 
 

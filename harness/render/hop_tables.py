@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.names.stages import Floor
 from harness.plain import one_line
 from harness.record.record import HopResult, Record, Worst
 from harness.render.console import cells, new_table, verdict_cell
-from harness.render.numbers import compared, percent, worst_excess
+from harness.render.numbers import compared, number, percent, ratio_text, worst_excess
 from harness.render.recipes import hop_groups, short_name
 from harness.render.sentences import snr_figure
+from harness.render.text import first_perplexity, perplexity_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,13 +24,18 @@ Cells = Sequence[str | tuple[str, str]]
 _WIDEST_RECIPE = 22  # that stands in one piece
 
 
-def _add_groups(table: Table, record: Record, cells_of: Callable[[HopResult, str], Cells]) -> None:
+def _add_groups(
+    table: Table,
+    record: Record,
+    cells_of: Callable[[HopResult, str], Cells],
+    shown: Callable[[HopResult], object] = lambda hop: True,
+) -> None:
     """A row per hop, those of a recipe under its name: a hop's name with two recipes in it is wider than a page."""
     for group in hop_groups(record):
         if group.name and group.hops:
             table.add_section()
             table.add_row(*cells((group.name, "bold"), *[""] * (len(table.columns) - 1)))
-        for hop in group.hops:
+        for hop in filter(shown, group.hops):
             table.add_row(*cells(*cells_of(hop, in_lines(short_name(hop) if group.name else hop.name))))
 
 
@@ -68,7 +75,7 @@ def _first_width(record: Record) -> int:
 
 def logits_table(record: Record) -> Table:
     """How far the logits of each hop are apart."""
-    names = ("max abs err", "KL mean", "KL max", "top-1", "flips", "above noise")
+    names = ("max abs\nerr", "KL mean", "KL p99", "flips", "above\nnoise", "answers")
     table = new_table("logits", [("hop", False), *((name, True) for name in names)], min_first=_first_width(record))
 
     def row(hop: HopResult, name: str) -> Cells:
@@ -78,10 +85,35 @@ def logits_table(record: Record) -> Table:
         # What a recipe costs is no fault, however many answers it changes.
         bad = logits.flips_above_noise and not hop.hop.by_snr
         flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if bad else ""))
-        divergence = (compared(logits.kl_mean), compared(logits.kl_max))
-        return name, compared(logits.max_abs_err), *divergence, percent(logits.top1_agreement), *flips
+        divergence = (compared(logits.kl_mean), number(logits.kl_p99))
+        return name, compared(logits.max_abs_err), *divergence, *flips, number(logits.answer_flips)
 
     _add_groups(table, record, row)
+    return table
+
+
+def text_table(record: Record) -> Table:
+    """How well the stages predict the text that is measured, and how far those of each hop are apart on it."""
+    text = record.text
+    assert text is not None
+    named = "text" if text.name == "" else f"text {one_line(text.name, 40)}"
+    names = ("KL mean", "KL p99", "flips", "answers", "perplexity", "ratio")
+    table = new_table(
+        f"{named}, {text.tokens:,} tokens ({first_perplexity(record)})",
+        [("hop", False), *((name, True) for name in names)],
+        min_first=_first_width(record),
+    )
+
+    def row(hop: HopResult, name: str) -> Cells:
+        on_text = hop.text
+        if on_text is None:
+            return name, ("missing", "yellow"), *["-"] * 5
+        divergence = (compared(on_text.kl_mean), compared(on_text.kl_p99))
+        changed = (str(on_text.flips), str(on_text.answer_flips))
+        return name, *divergence, *changed, perplexity_of(record, hop.to), ratio_text(on_text.perplexity_ratio)
+
+    # The kernels of the float32 file run no text where recipes are judged.
+    _add_groups(table, record, row, lambda hop: hop.text or hop.hop.floor is not Floor.NOISE)
     return table
 
 

@@ -20,6 +20,7 @@ from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
 from harness.render.recipes import hop_groups, recipe_groups, wrong_layers
 from harness.render.sentences import fault_words, missing_groups, nearest_to_limit, suspicion
+from harness.render.text import first_perplexity, not_measured
 from harness.render.words import causes_of, fault_of, reach_words, text_words, verdict_words, where
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         most_layers=MOST_LAYERS,
         wrong_layers=wrong_layers(record),
         groups=hop_groups(record),
+        has_text=any(hop.text for hop in record.hops),
+        first_perplexity=first_perplexity(record),
+        not_measured=not_measured(record),
         cases={(case.input, case.hop): case for case in record.cases},
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],
         versions=_versions(record),

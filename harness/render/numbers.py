@@ -160,6 +160,14 @@ def share_of(worst: Worst) -> float:
     return Figure("excess", math.nan if worst.excess is None else worst.excess, limit).share
 
 
+def ratio_text(value: float | None) -> str:
+    """A ratio that is near 1, where three digits would say nothing: `1.0007`."""
+    if is_nothing(value):
+        return "NaN"
+    assert value is not None
+    return f"{value:.4f}" if 0.5 <= value < 9.9995 else number(value)
+
+
 def compared(value: float | None) -> str:
     """A number of what was compared: where the record has none, JSON could not hold the NaN or Inf."""
     return "NaN" if is_nothing(value) else number(value)

@@ -21,6 +21,7 @@ from harness.render.numbers import (
     is_nothing,
     number,
     percent,
+    ratio_text,
     share_words,
     tap_figure,
     worst_excess,
@@ -29,6 +30,7 @@ from harness.render.numbers import (
 from harness.render.recipes import bar, brief_words, kernel_name, recipe_groups, short_name
 from harness.render.sensitivity import table_rows
 from harness.render.sentences import defect_words, snr_figure, snr_words
+from harness.render.text import perplexity_of
 from harness.render.words import tap_words
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ def page_environment() -> Environment:
         "recipe_groups": recipe_groups,
         "sensitivity_rows": table_rows,
         "kernel_name": kernel_name,
+        "perplexity_of": perplexity_of,
+        "ratio_text": ratio_text,
         "short_name": short_name,
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from harness.judge.shares import FIGURES, limit_of, share
 from harness.names.figures import LOCAL_FIGURES
-from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, split
+from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, recipe_of_hop
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
@@ -86,7 +86,7 @@ def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
     for row in rows_in(frame.sort_values(["hop", "input", "order"], kind="stable")):
         for name, value in _cells(row, texts).items():
             columns[name].append(value)
-    recipes = [split(hop.partition("->")[2])[1] for hop in texts["hop"]]
+    recipes = [recipe_of_hop(hop) for hop in texts["hop"]]
     files = list(dict.fromkeys(recipes))
     return TapData(
         files=["float32" if recipe == FLOAT else clean(recipe) for recipe in files],

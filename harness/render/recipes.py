@@ -12,7 +12,7 @@ from harness.names.owners import RECIPE
 from harness.names.stages import BUILTIN, FAKEQUANT_BUILTIN, FLOAT, REFERENCE, XNNPACK, Floor, split
 from harness.plain import clean
 from harness.record.record import HopResult, QuantisedLayer, RecipeResult, Record
-from harness.render.numbers import compared, number, worst_excess
+from harness.render.numbers import compared, number, ratio_text, worst_excess
 from harness.render.sentences import snr_figure
 
 _KERNELS = {XNNPACK: "XNNPACK", BUILTIN: "builtin kernels", REFERENCE: "reference kernels"}
@@ -113,9 +113,12 @@ def price_words(hop: HopResult, short: bool = False) -> str:
     if logits is None:
         return "what it costs could not be compared"
     kl, changed = compared(logits.kl_mean), f"{logits.flips} of {logits.positions}"
+    times = f"perplexity times {ratio_text(hop.text.perplexity_ratio)}" if hop.text else ""
     if short and split(hop.to)[0] == FAKEQUANT_BUILTIN:
-        return f"with inputs quantised as builtin kernels do KL {kl} and {changed}"
-    return f"costs a mean KL of {kl} nats, {changed} top tokens changed"
+        return f"with inputs quantised as builtin kernels do KL {kl} and {changed}{', ' if times else ''}{times}"
+    answers = f" ({logits.answer_flips} of them answers)" if logits.answer_flips is not None else ""
+    said = f"costs a mean KL of {kl} nats, {changed} top tokens changed{answers}"
+    return f"{said}, {times} on the text" if times else said
 
 
 def runtime_words(hop: HopResult) -> str:

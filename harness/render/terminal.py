@@ -15,7 +15,7 @@ from harness.plain import one_line
 from harness.record.record import Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
-from harness.render.hop_tables import hop_table, in_lines, logits_table
+from harness.render.hop_tables import hop_table, in_lines, logits_table, text_table
 from harness.render.numbers import (
     figure_text,
     floor_text,
@@ -61,6 +61,8 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
     tables = [_stage_table(record), hop_table(record)]
     if any(hop.logits for hop in record.hops):
         tables.append(logits_table(record))
+    if any(hop.text for hop in record.hops):
+        tables.append(text_table(record))
     for table in tables:
         console.print(table)
         line(console, "")

@@ -66,12 +66,13 @@ class TraceWriter:
     """Writes one trace of `length` positions; batch is 1. Use as a context manager.
 
     A tap may come in stretches (`start`), as a chunked prefill gives them. Positions never written
-    are recorded as not covered, so that nobody compares zeros with zeros.
+    are recorded as not covered, so that nobody compares zeros with zeros. only: the one tap that is kept; None: all.
     """
 
-    def __init__(self, folder: Path, length: int) -> None:
+    def __init__(self, folder: Path, length: int, only: str | None = None) -> None:
         self.folder = folder
         self.length = length
+        self.only = only
         self._taps: dict[str, StoredTap] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / VALUES_FILE).open("wb")
@@ -79,6 +80,8 @@ class TraceWriter:
 
     def put(self, tap: str, values: np.ndarray[Any, Any], start: int = 0, how: str = "read") -> None:
         """Store `values` `[1, t, ...]` at positions `start:start+t`. `how` is "read" or "derived"."""
+        if self.only not in (None, tap):
+            return
         if values.ndim < 2 or values.shape[0] != 1:
             raise ValueError(f"{tap}: a tap is [1, time, ...], not {values.shape}")
         stop = start + values.shape[1]

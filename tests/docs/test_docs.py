@@ -158,11 +158,25 @@ def test_the_default_limits_in_the_page_are_those_of_the_rules() -> None:
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| `float32")]
     shown = {name: [float(cell) for cell in row[2:5]] for row in rows for name in INLINE.findall(row[0])}
     figures = ("excess", "position_excess", "noise_floor")
-    kernels, price, *rules = load_rules()
-    assert shown == {rule.name: [rule.limits[figure] for figure in figures] for rule in rules}
-    assert (kernels.limits, price.limits) == ({"snr_db": 3.0}, {"snr_db": 1.0})
-    for said in ("`kernels`: an SNR of at least 3 dB", "`price`: an SNR of at least 1 dB"):
-        assert any(said in line for line in lines)
+    rules = {rule.name: rule for rule in load_rules()}
+    assert shown == {
+        name: [rule.limits[figure] for figure in figures] for name, rule in rules.items() if "excess" in rule.limits
+    }
+    prices = [line.strip("|").split("|") for line in lines if line.startswith("| `price-")]
+    limits = {INLINE.findall(name)[0]: [float(cell) for cell in row] for name, *row in (row[:4] for row in prices)}
+    of_a_price = ("kl_mean", "kl_p99", "perplexity_ratio")
+    assert limits == {
+        name: [rule.limits[figure] for figure in of_a_price] for name, rule in rules.items() if "kl_mean" in rule.limits
+    }
+    said = {
+        "`kernels`: an SNR of at least 3 dB": {"kernels": {"snr_db": 3.0}},
+        "`price`: an SNR of at least 1 dB": {"price": {"snr_db": 1.0}, "price-short": {"snr_db": 1.0}},
+        "`price-int4`: a cosine of at least 0.1": {"price-int4": {"cosine": 0.1}, "price-int4-short": {"cosine": 0.1}},
+    }
+    assert set(rules) == {*shown, *limits, *(name for group in said.values() for name in group)}
+    for words, group in said.items():
+        assert any(words in line for line in lines)
+        assert {name: rules[name].limits for name in group} == group
 
 
 def test_every_entry_of_the_catalogue_has_its_checkpoint_in_the_page_of_models() -> None:

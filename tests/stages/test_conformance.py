@@ -22,6 +22,7 @@ from harness.jobs.job import Job
 from harness.jobs.reporter import Silent
 from harness.jobs.session import Facts, trace_inputs
 from harness.names.stages import BUILTIN, FLOAT, REAUTHORED, Stage, every_stage, stage_named
+from harness.names.taps import LOGITS
 from harness.processes.scheduler import Task, TaskResult, run_tasks
 from harness.store.trace import Trace, local, unrounded
 
@@ -49,6 +50,22 @@ def test_it_traces_every_input_whole_and_reports_facts(stage: Stage, tmp_path: P
         lacking = set(model.prepared.taps) - set(trace.taps)
         assert all(tap.endswith("attn.probs") for tap in lacking), "a kernel may keep these to itself"
         assert all(trace.load(tap).shape[:2] == (1, len(item.tokens)) for tap in trace.taps)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_of_the_text_that_is_measured_it_traces_the_same_logits_and_nothing_else(stage: Stage, tmp_path: Path) -> None:
+    model = bench("tiny_llama")
+    given = model.prepared.inputs[-1]
+    text = given.model_copy(update={"id": "~text-1", "logits_only": True})
+    job = job_of(model, stage, tmp_path)
+    trace_inputs(job.model_copy(update={"inputs": [given, text]}), Silent())
+    own, whole = (Trace.open(tmp_path / stage.name / item.id) for item in (text, given))
+    assert set(own.taps) == {LOGITS}
+    assert np.array_equal(own.load(LOGITS), whole.load(LOGITS))
+    assert own.covered(LOGITS) == whole.covered(LOGITS)
+    assert [folder.parent.name for folder in tmp_path.rglob("~text-1")] == [
+        stage.name
+    ]  # none to measure noise or steps
 
 
 @pytest.mark.parametrize("stage", [one for one in STAGES if one.values[0].local_reference])  # type: ignore[union-attr]

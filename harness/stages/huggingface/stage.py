@@ -88,14 +88,15 @@ class HuggingFace:
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         """Raises RuntimeError if float64 is not true."""
         self.capture.reference = reference
-        for order in orders_of(self.job.stage):
+        # The text that is measured has no noise floor.
+        for order in range(1) if item.logits_only else orders_of(self.job.stage):
             folder = sample(self.job.traces, order)
             self._trace(item, order, folder if reference is None else local(folder))
 
     def _trace(self, item: JobInput, order: int, folder: Path) -> None:
         with (
             OtherSummation(order) if order else nullcontext(),
-            TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace,
+            TraceWriter(folder / item.id, len(item.tokens), item.only) as self.capture.trace,
             attention_taps(self.network, self.modules, self.job.dimensions.blocks, self.capture),
         ):
             _forward(self.network, item.tokens, self.capture)

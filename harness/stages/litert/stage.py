@@ -24,7 +24,7 @@ from harness.jobs.facts import CacheEnd, Facts, LastPosition
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
 from harness.names.stages import BUILTIN, REFERENCE, XNNPACK, split
-from harness.names.taps import split_tap
+from harness.names.taps import LOGITS, split_tap
 from harness.store.trace import Trace, TraceWriter
 
 Array = np.ndarray[Any, Any]
@@ -64,18 +64,24 @@ class TFLite:
         assert self.job.flatbuffer
         # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
         # Plain kernels take a second a step and run the same operators either way: there every signature is.
-        checked = _using_every_signature(self.job) if self.inner else list(inputs)
+        traced = [item for item in inputs if not item.logits_only]
+        checked = _using_every_signature(self.job) if self.inner else traced
         runner = Runner(self.job, self.job.flatbuffer, preserve=False)
         for number, item in enumerate(checked):
             report.progress(number, len(checked) + len(inputs), f"{item.id}, untouched file")
             digests = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
             self._untouched[item.id] = digests
+        for item in inputs:
+            if item.logits_only:
+                _trace_logits(runner, item, self.job)
         at_the_end = runner.empty_cache(DECODE), self.job.kv_cache_len, self.job.variant.kv_layout
         self._last = last_position(runner.decode, *at_the_end)
         self._end = past_the_cache(runner.decode, *at_the_end)
         return len(checked)
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
+        if item.logits_only:
+            return  # the untouched file has traced it, while it was there
         untouched = self._untouched.get(item.id)
         steps = traced(self._runner, self.plan, item, self.job, self.inner)
         for index, (step, outputs) in enumerate(steps):
@@ -112,11 +118,19 @@ def traced(
         _write_cache(trace, plan[step.signature], outputs, job, len(item.tokens))
 
 
+def _trace_logits(runner: Runner, item: JobInput, job: Job) -> None:
+    """Write the logits of an input as the file itself gives them; of steps that give none, nothing."""
+    with TraceWriter(job.traces / item.id, len(item.tokens), item.only) as trace:
+        for step, outputs in runner.drive(item):
+            if LOGITS in outputs:
+                trace.put(LOGITS, outputs[LOGITS][:, : step.valid], step.start)
+
+
 def _using_every_signature(job: Job) -> list[JobInput]:
     """The shortest inputs that together run every signature that any input runs."""
     chosen: list[JobInput] = []
     seen: set[str] = set()
-    for item in sorted(job.inputs, key=lambda item: len(item.tokens)):
+    for item in sorted((item for item in job.inputs if not item.logits_only), key=lambda item: len(item.tokens)):
         used = {step.signature for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len)}
         if not used <= seen:
             seen |= used

@@ -21,9 +21,10 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from harness.align.family import quantises_input
 from harness.align.modules import ModuleMap
 from harness.align.plan import AlignmentPlan
-from harness.align.weights import LAYER_POINTS, LINEAR, LayerWeight, file_weights
+from harness.align.weights import LAYER_POINTS, LayerWeight, file_weights
 from harness.audit.recipe import audit_layer, told_once
 from harness.errors import UsageError
 from harness.flatbuffer.quantised import Held, held
@@ -120,7 +121,7 @@ class FakeQuantised:
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         self.own.trace(item, reference)
-        if self.quantises_inputs and reference is None:
+        if self.quantises_inputs and reference is None and not item.logits_only:
             with self._inputs_as_they_are():
                 self.own.trace_into(unrounded(self.own.job.traces), item)
 
@@ -205,7 +206,7 @@ def faked(job: Job, layer: HeldLayer) -> FakeLayer:
 
 def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
     """How the runtime quantises the input of a layer, see `harness/stages/torch/fake_quantised.py`."""
-    if not weight.narrow or weight.operator.kind != LINEAR or not numbers.grid.granularity:
+    if not quantises_input(weight, numbers.grid):
         return RowGrid.NONE
     if split(job.stage)[0] != FAKEQUANT_BUILTIN:
         return RowGrid.FROM_LEAST

@@ -110,7 +110,7 @@ class Reauthored:
     def trace_into(self, folder: Path, item: JobInput, reference: Trace | None = None) -> None:
         """Write the trace of one input into another folder than the stage's."""
         self.capture.reference = reference
-        with TraceWriter(folder / item.id, len(item.tokens)) as self.capture.trace:
+        with TraceWriter(folder / item.id, len(item.tokens), item.only) as self.capture.trace:
             drive(self.network, self.config, item, self.job, self.capture)
 
     def facts(self) -> ReauthoredFacts:
