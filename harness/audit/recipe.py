@@ -111,14 +111,17 @@ def audit_layer(
     """The same for one layer of a file whose recipe is not known: what it holds is taken as asked.
 
     numbers: what the constant holds. wanted: the layer's weight, of the same shape.
-    Whether it shifts numbers on purpose cannot be told either, so that numbers which are not the nearest are a warning.
+    Whether it shifts numbers on purpose cannot be told either, so that numbers which are not the nearest are a warning,
+    as long as nobody would do that on purpose: methods that shift numbers stay near the nearest ones.
     """
     audit = _Layer(constant, layer, numbers, AskedGrid(), recipe)
     found = fit(numbers, wanted)
     told = [*audit.of_values(found)]
     if not found.is_nearest and not told:
         what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
-        told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, "warning"))
+        what += f"; {found.far_rows} rows are further off than anybody moves them on purpose" if found.far_rows else ""
+        severity: Severity = "error" if found.far_rows else "warning"
+        told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, severity))
     return told, audit.fitted(found)
 
 

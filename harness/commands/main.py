@@ -265,7 +265,7 @@ def recipe(
     max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The size that the file may have.")] = None,
     quantize: Annotated[
         str, typer.Option(metavar="RECIPE,...", help="What is mixed, beside float32: modes, names or JSON files.")
-    ] = "dynamic_int8,dynamic_int4_block32",
+    ] = "dynamic_int8,weight_only_int8,dynamic_int4_block32",
     checkpoint: Checkpoint = None,
     miniature: Miniature = False,
     layers: Layers = None,

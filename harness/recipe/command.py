@@ -35,7 +35,6 @@ from harness.store.run_folder import working_folder
 
 PREFIX = "recipe-"
 WINNER_FILE, SEARCH_FILE, PAGE_FILE = "recipe.json", "search.json", "recipe.html"
-TRIED = ("dynamic_int8", "dynamic_int4_block32")
 _CURVE = 5  # mixtures that are measured whatever the budget is, between the smallest file and the largest uniform one
 _TRIES = 5  # more near the budget
 _NEAR = 0.005  # of the size: nearer than this, two files are the same to whoever ships one
@@ -176,6 +175,8 @@ class _Search:
     def _try(self, choice: LayerChoice | None) -> bool:
         """Apply a choice and measure its file. Returns whether that was new."""
         if choice is None or any(known.recipes == choice.recipes for known in self.choices.values()):
+            return False
+        if len(set(choice.recipes.values())) == 1:  # a uniform one, which is measured already
             return False
         rules = mixed_rules(choice.recipes, self.uniform, self.operators)
         if not rules:  # all of it in float32

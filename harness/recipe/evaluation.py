@@ -36,7 +36,6 @@ _FILE = "figures.json"
 _CODE = (
     "harness.compare.metrics",
     "harness.compare.kernels",
-    "harness.price.sensitivity",
     "harness.stages.litert.stage",
     "harness.flatbuffer.tap",
 )
@@ -123,12 +122,13 @@ class Evaluation:
 
     def costs(self, recipe: str) -> AloneCosts:
         """What each layer costs that alone has the numbers of a recipe's file."""
-        key = key_of({"alone": self._key(recipe)})
+        stage = stage_named(named(FAKEQUANT, recipe))
+        modules = ("harness.price.sensitivity", *(where.partition(":")[0] for where in (stage.opens, stage.switches)))
+        key = key_of({"alone": self._key(recipe), "code": {name: sha256_of(source_of(name)) for name in modules}})
         entry = self.state.cache.entry(_MEASURED, key)
         if entry is not None:
             return AloneCosts.model_validate_json((entry / _FILE).read_text())
         self._run([named(XNNPACK, recipe)], only=("convert", "tap"))
-        stage = stage_named(named(FAKEQUANT, recipe))
         self._work(sensitivity_tasks(place_of(self.state), self.prepared, [stage], self._known, alone=True))
         found = self._known[named(SENSITIVITY, recipe)].gave(AloneCosts)
         assert found is not None

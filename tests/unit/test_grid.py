@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from harness.audit.grid import GridFit, fit
+from harness.audit.recipe import audit_layer
 from harness.flatbuffer.quantised import Grid, Held
+from harness.flatbuffer.reader import Tensor
 
 ROWS, WIDTH, BLOCK = 48, 64, 32
 RNG = np.random.default_rng(3)
@@ -205,3 +207,30 @@ def test_more_rows_than_are_taken_at_a_time_come_to_the_same() -> None:
     assert isinstance(found, GridFit)
     assert found.error == pytest.approx(direct, rel=1e-5)
     assert found.beyond == 0
+
+
+TENSOR = Tensor(7, "model/block_3/w1", WEIGHT.shape, "INT8", 3)
+
+
+def given(held: Held) -> list[tuple[str, str]]:
+    """What is said of a weight in a file whose recipe nobody knows: (code, severity)."""
+    told, _ = audit_layer(TENSOR, "block.3.mlp.up", held, WEIGHT, "file")
+    return [(finding.code, finding.severity) for finding in told if finding.code == "recipe-weight-wrong"]
+
+
+def test_numbers_that_a_method_moves_on_purpose_are_a_warning_in_a_file_of_unknown_recipe() -> None:
+    """As GPTQ does: some of them to the step beside the nearest one."""
+    right = rounded(GRIDS["int8 channelwise"])
+    moved = right.whole + (RNG.random(right.whole.shape) < 0.1) * RNG.choice([-1, 1], right.whole.shape)
+    assert given(right) == []
+    assert given(changed(right, whole=np.clip(moved, -127, 127).astype(np.int8))) == [
+        ("recipe-weight-wrong", "warning")
+    ]
+
+
+def test_scales_of_two_rows_that_are_swapped_are_an_error_in_a_file_of_unknown_recipe() -> None:
+    right = rounded(GRIDS["int8 channelwise"])
+    order = np.argsort(right.scale[:, 0])
+    scale = right.scale.copy()
+    scale[[order[10], order[30]]] = scale[[order[30], order[10]]]
+    assert given(changed(right, scale=scale)) == [("recipe-weight-wrong", "error")]
