@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pure import MARKERS, without_frameworks
+from pure import MARKERS, STARTING, without_frameworks, without_processes
 
 # A deadline is a timed assertion: a busy machine would fail it.
 settings.register_profile("edge-parity", deadline=None)
@@ -42,8 +42,13 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test and its fixtures import a framework only where a marker says so, or `-m "not miniature"` would lie."""
-    with nullcontext() if any(map(item.get_closest_marker, MARKERS)) else without_frameworks():
+    """A test and its fixtures import a framework or start a process only where a marker says so, or
+    `-m "not miniature and not process"` would lie."""
+    marks = {mark.name for mark in item.iter_markers()}
+    with (
+        nullcontext() if marks & MARKERS else without_frameworks(),
+        nullcontext() if marks & STARTING else without_processes(),
+    ):
         return (yield)
 
 

@@ -59,6 +59,7 @@ def test_a_model_that_agrees_is_one_line(tmp_path: Path) -> None:
     assert ended.stdout == "pass  tiny_llama  every field agrees, against TinyLlama/TinyLlama-1.1B-Chat-v1.0\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

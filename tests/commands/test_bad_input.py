@@ -315,6 +315,7 @@ NEED_FRAMEWORKS = (
 )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", slow_but(set(CASES) - set(NEED_FRAMEWORKS), CASES))
 def test_bad_input_is_one_line_and_leaves_nothing(name: str, forked: Command, tmp_path: Path) -> None:
     assert_refused_without_a_trace(forked, CASES[name], tmp_path)

@@ -33,6 +33,7 @@ def command(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["list", "--json"]], ids=" ".join)
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     probe = f"import sys; sys.argv[1:] = {arguments!r}\n" + WATCHED.replace("sys.argv.pop()", repr(",".join(HEAVY)))
@@ -42,18 +43,21 @@ def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     assert ended.stderr.strip() == "[]"
 
 
+@pytest.mark.process
 def test_no_command_shows_what_there_is() -> None:
     ended = command()
     assert ended.returncode == 0
     assert all(name in ended.stdout for name in ("run", "explain", "report", "diff", "doctor", "list"))
 
 
+@pytest.mark.process
 def test_list_names_models_and_their_weights() -> None:
     listed = {entry["name"]: entry for entry in json.loads(command("list", "--json").stdout)}
     assert {"smollm2", "tiny_llama"} <= listed.keys()
     assert listed["tiny_llama"]["here"] is True
 
 
+@pytest.mark.process
 def test_doctor_is_json_and_nothing_else() -> None:
     ended = command("doctor", "--json")
     assert ended.returncode in (0, 1)

@@ -22,8 +22,10 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def empty_cache_and_no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where variables are set that frameworks may refuse, the doctor imports these in a process, for seconds."""
     monkeypatch.setenv("EDGE_PARITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(doctor, "variables_set", list)
 
 
 def versions(changed: dict[str, str | None]) -> Callable[[str], str]:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from harness.store.run_folder import NEWBORN, working_folder
 
 HOLD = """
@@ -27,6 +29,7 @@ def age(folder: Path) -> None:
     os.utime(folder, (then, then))
 
 
+@pytest.mark.process
 def test_what_a_killed_run_left_goes_with_the_next_run_and_a_living_run_keeps_its_folder(tmp_path: Path) -> None:
     first = tmp_path / ".first.partial"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:

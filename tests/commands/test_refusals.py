@@ -60,6 +60,7 @@ def test_what_a_spec_imports_and_what_a_package_raises_later_is_no_refusal(
     assert refusals.refused(raised(tmp_path / "b", OURS, "odd_package.call()")) == ""
 
 
+@pytest.mark.process
 def test_warnings_that_a_person_wants_as_errors_stop_no_stage() -> None:
     code = (
         "import warnings; from harness.processes.worker import let_warnings_be; let_warnings_be(); "

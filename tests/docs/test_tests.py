@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import functools
+import multiprocessing
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from paths import ROOT
+from pure import without_processes
 
 TESTS = ROOT / "tests"
 FOLDERS = {"unit", "stages", "faults", "commands", "docs", "browser"}
@@ -114,6 +118,21 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: subprocess.run(["true"]),
+        lambda: os.system("true"),
+        multiprocessing.get_context("spawn").Process(target=print).start,
+        multiprocessing.get_context("forkserver").Process(target=print).start,
+    ],
+)
+def test_a_test_without_a_marker_that_starts_a_process_fails(start: Callable[[], object]) -> None:
+    with without_processes(), pytest.raises(pytest.fail.Exception, match="starts a process: mark it"):
+        start()
+
+
+@pytest.mark.process
 def test_a_test_without_a_marker_that_imports_a_framework_fails() -> None:
     """In a process that has none yet; `make check` runs the tests in such ones."""
     done = subprocess.run([sys.executable, "-c", REFUSED], cwd=TESTS / "support", capture_output=True, text=True)

@@ -1,9 +1,13 @@
-"""What keeps a test without a marker from importing a framework into its process."""
+"""What keeps a test without a marker from importing a framework into its process, and from starting another process."""
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import multiprocessing.process
+import multiprocessing.util
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +18,17 @@ import pytest
 FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
 # Tests with one of these may import what they like.
 MARKERS = {"miniature", "slow", "further", "sweep"}
+# Tests with one of these may start processes.
+STARTING = {"process", *MARKERS}
+# All ways to a process that Python has: whoever finds another one has a test that is slower than it says.
+_WAYS: tuple[tuple[object, str], ...] = (
+    (subprocess.Popen, "__init__"),
+    (multiprocessing.process.BaseProcess, "start"),
+    (multiprocessing.util, "spawnv_passfds"),
+    (os, "fork"),
+    (os, "posix_spawn"),
+    (os, "system"),
+)
 
 
 class _Refusing(importlib.abc.Loader):
@@ -47,3 +62,16 @@ def without_frameworks() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+@contextmanager
+def without_processes() -> Iterator[None]:
+    """A process that is started fails the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in _WAYS:
+            patch.setattr(owner, name, _refuse)
+        yield
+
+
+def _refuse(*_: object, **__: object) -> None:
+    pytest.fail("a test without a marker starts a process: mark it `process`, or `slow` where it takes long")

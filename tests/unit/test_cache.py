@@ -202,6 +202,7 @@ def build_slowly(root: Path, journal: Path, start: float) -> None:
     Cache(root).build("thing", "k1", make)
 
 
+@pytest.mark.process
 def test_two_processes_that_want_one_entry_make_it_once(tmp_path: Path) -> None:
     journal, start = tmp_path / "journal", time.time() + 1.0
     context = multiprocessing.get_context("spawn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from enum import StrEnum
@@ -23,9 +24,11 @@ PAGE = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
 HEADINGS = {FindingCode: "### `findings[].code`", ReasonCode: "### `hops[].reason_codes`", TapCode: "### `broken`"}
 
 
-def trees() -> list[tuple[Path, ast.Module]]:
+@functools.cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Every node of the package's code, with its file."""
     files = [file for file in (ROOT / "harness").rglob("*.py") if "vendor" not in file.parts]
-    return [(file, ast.parse(file.read_text(encoding="utf-8"))) for file in files]
+    return [(file, node) for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
 
 
 @pytest.mark.parametrize("kind", HEADINGS, ids=lambda kind: kind.__name__)
@@ -41,8 +44,7 @@ def test_the_page_lists_the_codes_of_the_code_with_their_meanings(kind: type[Str
 def test_every_finding_is_made_with_a_code() -> None:
     calls = [
         (file, node)
-        for file, tree in trees()
-        for node in ast.walk(tree)
+        for file, node in nodes()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
     ]
     assert len(calls) > 20
@@ -52,7 +54,7 @@ def test_every_finding_is_made_with_a_code() -> None:
 
 @pytest.mark.parametrize("kind", HEADINGS, ids=lambda kind: kind.__name__)
 def test_every_code_is_used_and_none_is_written_out(kind: type[StrEnum]) -> None:
-    found = [node for file, tree in trees() if file.name != "codes.py" for node in ast.walk(tree)]
+    found = [node for file, node in nodes() if file.name != "codes.py"]
     used = {
         node.attr
         for node in found

@@ -272,6 +272,7 @@ def test_text_lines_without_a_tokenizer_are_named(tmp_path: Path) -> None:
         inputs_from_jsonl(file, None, VOCAB, 8)
 
 
+@pytest.mark.process
 def test_inputs_and_doctor_import_no_framework() -> None:
     code = (
         "import sys, harness.inputs.tokens, harness.commands.doctor; harness.commands.doctor.examine(); "

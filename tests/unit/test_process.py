@@ -13,6 +13,8 @@ from harness.processes import scheduler as process
 from harness.processes.scheduler import Task, TaskResult, run_tasks
 from harness.system.memory import MachineMemory
 
+pytestmark = pytest.mark.process
+
 
 def task(name: str, function: str, payload: dict | None = None, **more: object) -> Task:
     return Task(name, f"stage_targets:{function}", payload or {}, **more)

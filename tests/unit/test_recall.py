@@ -157,6 +157,7 @@ def test_where_a_spec_may_read_unheard_nothing_is_remembered(folder: Path, code:
     assert seen_by(lambda: None, folder, heard_of) is not None
 
 
+@pytest.mark.process
 def test_another_program_leaves_no_trace_so_nothing_is_remembered(folder: Path) -> None:
     assert seen_by(lambda: os.system("true"), folder) is None
 

@@ -235,6 +235,7 @@ def test_missing_taps_the_record_does_not_explain_are_counted_too() -> None:
     ]
 
 
+@pytest.mark.process
 def test_importing_the_terminal_renderer_loads_neither_pandas_nor_rich() -> None:
     code = "import sys, harness.render.terminal; print([m for m in ('pandas', 'rich', 'jinja2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -99,6 +99,7 @@ def test_the_nearest_name_is_suggested():
         find_spec("smolm2")
 
 
+@pytest.mark.process
 def test_reading_declarations_imports_no_framework():
     code = "import sys; from harness.spec.find import registered; registered(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
