@@ -122,7 +122,7 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
             audited = _audit_constants(cache, prepared, source, digest)
             audited.findings += not_run_findings(FlatbufferModel(source), prepared)
         else:
-            audited = _audit_quantised(cache, request, AlignmentPlan.read(folder / FILE), digest)
+            audited = _audit_quantised(cache, request, folder / FILE, digest)
     files = {"tapped": str(folder / FLATBUFFER), "plan": str(folder / FILE), "sha256": digest}
     return Tapped(**dict(audited), **files).model_dump(mode="json")
 
@@ -215,21 +215,23 @@ def _write_audit(folder: Path, audit: ConstantsAudit) -> None:
     (folder / _CONSTANTS_FILE).write_text(audit.model_dump_json(exclude_none=True))
 
 
-def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, digest: str) -> ConstantsAudit:
-    """A recipe's file against the float32 one that it was made of; cached by the content of both and our own code."""
+def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str) -> ConstantsAudit:
+    """A recipe's file against the float32 one that it was made of; cached by the content of both, by where their taps
+    are and by our own code. plan: of the recipe's file.
+    """
     source, recipe = Path(request.flatbuffer), request.recipe
     rules = request.prepared.recipes.get(recipe, [])
     code = {name: sha256_of(source_of(name)) for name in _RECIPE_CODE}
     plain = Path(request.float32) if request.float32 else None
 
     def make(folder: Path) -> None:
-        file = FlatbufferModel(source)
-        family = _family(file, plan)
+        file, places = FlatbufferModel(source), AlignmentPlan.read(plan)
+        family = _family(file, places)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
             _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe), family=family))
             return
         weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
-        wrong, fits = audit_recipe(file, plan.sources, rules, recipe, weights.of)
+        wrong, fits = audit_recipe(file, places.sources, rules, recipe, weights.of)
         _write_audit(
             folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits, family=family)
         )
@@ -237,6 +239,7 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: AlignmentPlan, dig
     content = {
         "flatbuffer": digest,
         "float32": sha256_once(plain, cache) if plain else "",
+        "plans": [sha256_of(Path(path)) for path in (plan, request.float32_plan) if path],
         "rules": rules,
         "recipe": recipe,
     }
@@ -253,6 +256,8 @@ def _family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
 
 _RECIPE_CODE = (
     "harness.align.family",
+    "harness.align.layout",
+    "harness.align.views",
     "harness.align.weights",
     "harness.audit.finite",
     "harness.audit.grid",
@@ -261,9 +266,11 @@ _RECIPE_CODE = (
     "harness.flatbuffer.quantise",
     "harness.flatbuffer.quantised",
     "harness.flatbuffer.reader",
+    "harness.names.owners",
     "harness.names.recipe_families",
 )
 _CONSTANTS_CODE = (
+    "harness.audit.beyond_half",
     "harness.audit.constants",
     "harness.audit.computed",
     "harness.audit.finite",
@@ -276,7 +283,9 @@ _CONSTANTS_CODE = (
     "harness.flatbuffer.reader",
     "harness.flatbuffer.reads",
     "harness.flatbuffer.signatures",
+    "harness.names.owners",
     "harness.weights.files",
+    "harness.weights.parameters",
 )
 
 

@@ -175,6 +175,26 @@ def test_the_engine_does_not_know_a_route_by_name(package: str, folder: str) -> 
     assert outside - {"harness.commands.doctor"} == set(NAMES_A_ROUTE)
 
 
+def kept_by_code() -> dict[str, tuple[str, ...]]:
+    """What the cache keeps of flatbuffers by the code that made it: the name of each list, and its modules."""
+    tree = ast.parse(FILES["harness.pipeline.flatbuffers"].read_text(encoding="utf-8"))
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    named = {node.targets[0].id: node.value for node in assigned if isinstance(node.targets[0], ast.Name)}
+    return {name: tuple(ast.literal_eval(value)) for name, value in named.items() if name.endswith("_CODE")}
+
+
+# What reads a file or computes of it; a change of words and of records is seen elsewhere.
+COMPUTES = {"align", "audit", "flatbuffer", "weights"}
+
+
+@pytest.mark.parametrize(("name", "modules"), kept_by_code().items(), ids=list(kept_by_code()))
+def test_what_is_kept_goes_with_all_code_that_made_it(name: str, modules: tuple[str, ...]) -> None:
+    """Else the cache would give what an older version found."""
+    assert set(modules) <= set(FILES), f"{name} names files that are not there"
+    needed = {other for module in modules for other in GRAPH[module] if room(other) in COMPUTES}
+    assert needed - set(modules) == set()
+
+
 def test_the_test_sees_imports_within_functions_and_none_for_type_checkers(tmp_path: Path) -> None:
     file = tmp_path / "some.py"
     file.write_text(
