@@ -118,8 +118,9 @@ def with_local_errors(comparison: Comparison, prepared: Prepared, traces: Path, 
 
 
 def failing_hops(comparison: Comparison) -> list[Hop]:
-    """Those on which a tap breaks a limit."""
+    """Those on which a tap breaks a limit, or what is of no single input does."""
     failing = {row.hop for row in comparison.rows if row.verdict == "fail"}
+    failing |= {name for name, found in comparison.budgets.items() if found.verdict == "fail"}
     return [hop for hop in comparison.hops if hop.name in failing]
 
 
