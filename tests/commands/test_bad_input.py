@@ -148,6 +148,8 @@ CASES: dict[str, Case] = {
     "empty prompt": words(*run("tiny_llama", "--prompt", " "), says=["--prompt is empty", "give some text"]),
     "no such inputs file": words(*run("tiny_llama", "--inputs", "no.jsonl"), says=["no.jsonl", "JSON lines"]),
     "folder as inputs file": words(*run("tiny_llama", "--inputs", "."), says=["Is a directory", "JSON lines"]),
+    "no such text": words(*run("tiny_llama", "--text", "no.txt"), says=["no.txt", "--text takes a file of plain text"]),
+    "folder as text": words(*run("tiny_llama", "--text", "."), says=["Is a directory", "plain text"]),
     "inputs, empty": lines("", "holds no inputs", '{"text"'),
     "inputs, empty lines only": lines("\n \n", "holds no inputs", '{"text"'),
     "inputs, not text": lines(b"\xff\xfe", "not UTF-8", "JSON lines"),
