@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.bench.workbench import Bench, Outcome
+from harness.bench.outcome import Outcome
+from harness.bench.workbench import Bench
 from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import Decoder
 from harness.explain.job import explain_fault, reference

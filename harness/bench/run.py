@@ -40,9 +40,10 @@ from harness.bench.mistake import (
     Stored,
 )
 from harness.bench.others import load_network, logits_complain, verifier_complains
+from harness.bench.outcome import Outcome
 from harness.bench.reseed import patch
 from harness.bench.result import Clean, Result
-from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL_STAGES, TORCH_STAGES, Bench, Outcome
+from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL_STAGES, TORCH_STAGES, Bench
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.job import reference
 from harness.flatbuffer.reader import FlatbufferModel

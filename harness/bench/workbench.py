@@ -6,34 +6,28 @@ fault as a run would record them. What is not broken is traced once and used by 
 
 from __future__ import annotations
 
-import copy
 import functools
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.torch import load_file
 
 from harness.align.plan import PlanFacts
 from harness.audit.values import ExpectedValues
 from harness.bench.breaking import Change, ConfigChange, Tensors, loading, unchanged, write_changed
+from harness.bench.outcome import Outcome, judged
 from harness.bench.reseed import StoredWeight, places, reseed
-from harness.compare.local import local_errors, with_local
-from harness.compare.traces import FLOAT32_RUNS, compare_traces
+from harness.compare.traces import FLOAT32_RUNS
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared, Request
 from harness.jobs.reporter import Silent
 from harness.jobs.results import Converted, Tapped
 from harness.jobs.session import Given, trace_inputs
-from harness.judge.rules import load_rules
-from harness.locate.faults import locate, summarise_hop
 from harness.names.coverage import Absence
 from harness.names.stages import (
     HF,
@@ -41,7 +35,6 @@ from harness.names.stages import (
     REAUTHORED,
     file_stages,
     float32_stages,
-    hops_of,
     runs_file,
     stage_named,
     standard_hops,
@@ -50,9 +43,7 @@ from harness.names.taps import LOCAL_SUFFIX
 from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
-from harness.pipeline.owned_faults import not_finite_stages
-from harness.record.record import Fault, Finding, HopResult
-from harness.record.tap_row import taps_frame
+from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import Model
@@ -70,26 +61,6 @@ FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run would put into its record. not_finite: stages whose values at the fault are NaN or infinite."""
-
-    frame: pd.DataFrame
-    hops: dict[str, HopResult]
-    fault: Fault | None
-    faults: list[Fault]
-    not_finite: list[str]
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        return {name: hop.verdict for name, hop in self.hops.items()}
-
-    def worst(self, hop: str, column: str = "excess") -> float:
-        """The largest figure of a hop; a NaN counts as infinite."""
-        rows = self.frame[(self.frame["hop"] == hop) & (self.frame["verdict"] != "missing")]
-        return float(rows[column].fillna(math.inf).max())
 
 
 class Bench:
@@ -188,9 +159,8 @@ class Bench:
 
     def on_inputs(self, inputs: Sequence[JobInput]) -> Outcome:
         """What a run of these inputs alone comes to; they are among those of the bench."""
-        alone = copy.copy(self)
-        alone.prepared = self.prepared.model_copy(update={"inputs": list(inputs)})
-        return alone._judge(self.sound, self.stages)
+        alone = self.prepared.model_copy(update={"inputs": list(inputs)})
+        return judged(self.sound, alone, self.stages, self._why_missing)
 
     @property
     def constants(self) -> list[str]:
@@ -301,37 +271,13 @@ class Bench:
                     (joined / stage).symlink_to(own)
                 elif not self._rests_on(stage, broken):
                     (joined / stage).symlink_to(self.sound / stage)
-            return self._judge(joined, stages)
+            return judged(joined, self.prepared, stages, self._why_missing)
 
     def _rests_on(self, name: str, broken: Path) -> bool:
         """Whether a local pass rests on a stage or a reference that was broken, so that the sound one says nothing."""
         stage = name.removesuffix(LOCAL_SUFFIX)
         reference = stage_named(HF if stage in FLOAT32_RUNS else stage).local_reference
         return name != stage and any((broken / part).is_dir() for part in (stage, reference) if part)
-
-    def _judge(self, traces: Path, stages: Sequence[str]) -> Outcome:
-        prepared = self.prepared
-        inputs = [item.id for item in prepared.inputs]
-        compared = compare_traces(
-            traces,
-            set(stages),
-            inputs,
-            prepared.taps,
-            prepared.model,
-            load_rules(),
-            self._why_missing,
-        )
-        errors = local_errors(traces, compared.hops, inputs, prepared.taps)
-        frame = taps_frame(with_local(compared.rows, errors, load_rules()))
-        hops = {
-            hop.name: summarise_hop(
-                hop, frame, prepared.taps, compared.logits.get(hop.name), prepared.coverage[hop.name]
-            )
-            for hop in hops_of(tuple(stages))
-        }
-        faults = locate(list(hops.values()), frame, prepared.modules, {})
-        not_finite = not_finite_stages(faults[0], frame, traces) if faults else []
-        return Outcome(frame, hops, faults[0] if faults else None, faults, not_finite)
 
     def _why_missing(self, stage: str, tap: str) -> Absence:
         """As in a run of the unbroken file: what a broken one lacks as well is missing for no reason."""
@@ -428,9 +374,3 @@ def drawn(inputs: Sequence[tuple[str, int, int]], seed: int, vocab: int) -> list
 def bench(name: str, few: bool = True, variant: str = "default", stages: tuple[str, ...] = STAGES) -> Bench:
     """The bench that all tests of a session share."""
     return Bench(name, inputs=FEW if few else (), variant=variant, stages=stages)
-
-
-def figures(outcome: Outcome, hop: str, tap: str) -> Mapping[str, float]:
-    """The largest excess and position excess of a tap on a hop."""
-    rows = outcome.frame[(outcome.frame["hop"] == hop) & (outcome.frame["tap"] == tap)]
-    return {name: float(rows[name].fillna(math.inf).max()) for name in ("excess", "position_excess")}

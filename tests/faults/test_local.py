@@ -14,8 +14,9 @@ from mistakes import around, gelu_for_silu, network
 from places import MODULES, jiggle
 
 from harness.bench.breaking import jiggled, set_weight
+from harness.bench.outcome import Outcome
 from harness.bench.reseed import patch
-from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench
+from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, bench
 from harness.compare.local import local_errors
 from harness.names.stages import Hop
 from harness.names.taps import split_tap

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from outcomes import passes, report
 
+from harness.bench.outcome import Outcome
 from harness.bench.reseed import positions_of
-from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, Outcome, bench, drawn
+from harness.bench.workbench import BUILTIN, FEW, FIRST, XNNPACK, Bench, bench, drawn
 from harness.store.trace import Trace
 
 pytestmark = pytest.mark.slow

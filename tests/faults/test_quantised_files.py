@@ -15,7 +15,7 @@ import torch
 from outcomes import show
 from quantised_files import QuantisedBench, Weight, aligned, audited, broken, model, quantised, rules_of
 
-from harness.bench.workbench import Outcome
+from harness.bench.outcome import Outcome
 from harness.commands.progress import PlainProgress
 from harness.flatbuffer.quantise import quantise
 from harness.names.recipes import Recipe, Rules

@@ -23,7 +23,8 @@ from outcomes import assert_first_fault, show
 from places import DOWN, LAYER, MODULES, jiggle
 
 from harness.bench.breaking import Change, jiggled
-from harness.bench.workbench import BUILTIN, FIRST, TORCH_STAGES, XNNPACK, Bench, bench, figures
+from harness.bench.outcome import figures
+from harness.bench.workbench import BUILTIN, FIRST, TORCH_STAGES, XNNPACK, Bench, bench
 from harness.stages.litert_torch.faults.config import model as model_config
 from harness.stages.litert_torch.faults.declarations import other_config
 from harness.stages.litert_torch.faults.rewiring import block

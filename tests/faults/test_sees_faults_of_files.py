@@ -21,8 +21,9 @@ from places import DOWN, GATE, LAYER, UP
 
 from harness.bench.breaking import flipped, jiggled, swap, typical_element, with_flip
 from harness.bench.catalogue.flatbuffer import one_bit
+from harness.bench.outcome import Outcome, figures
 from harness.bench.reseed import patch
-from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, Outcome, bench, figures
+from harness.bench.workbench import BUILTIN, FILE_STAGES, FIRST, XNNPACK, Bench, bench
 
 pytestmark = pytest.mark.slow
 

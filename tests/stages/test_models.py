@@ -16,7 +16,8 @@ from litert_torch.generative.layers import attention_utils
 from miniatures import EXAMPLES, LENGTHS, judged
 from outcomes import passes
 
-from harness.bench.workbench import FIRST, Bench, Outcome
+from harness.bench.outcome import Outcome
+from harness.bench.workbench import FIRST, Bench
 from harness.names.taps import block_tap
 from harness.spec.find import main_models, registered
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from paths import ROOT
 
-from harness.bench.workbench import TORCH_STAGES, Bench, Outcome
+from harness.bench.outcome import Outcome
+from harness.bench.workbench import TORCH_STAGES, Bench
 from harness.store.cache import key_of
 
 EXAMPLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from harness.bench.workbench import Outcome
+from harness.bench.outcome import Outcome
 
 
 def passes(outcome: Outcome) -> bool:

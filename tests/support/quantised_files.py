@@ -14,7 +14,8 @@ import numpy as np
 from harness.align.plan import AlignmentPlan, PlanFacts
 from harness.align.weights import layer_weights
 from harness.audit.recipe import Float32Weights, audit_recipe
-from harness.bench.workbench import Bench, Outcome, bench
+from harness.bench.outcome import Outcome
+from harness.bench.workbench import Bench, bench
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import compare_traces
 from harness.flatbuffer.quantise import quantise
