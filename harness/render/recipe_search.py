@@ -147,7 +147,8 @@ def curve_of(found: RecipeSearch) -> Curve | None:
     errors = [math.log10(one.kl_mean or 1) for one in shown]
     low, high = math.floor(min(errors)), max(math.ceil(max(errors)), math.floor(min(errors)) + 1)
     step = _step(max(sizes))
-    first, last = math.floor(min(sizes) / step) * step, math.ceil(max(sizes) / step) * step
+    first = math.floor(min(sizes) / step) * step
+    last = max(math.ceil(max(sizes) / step) * step, first + step)
 
     def x(mb: float) -> float:
         return round(_LEFT + (mb - first) / max(last - first, step) * (_WIDTH - _LEFT - _RIGHT), 1)
