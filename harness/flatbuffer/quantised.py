@@ -7,7 +7,7 @@ a row, in 8, 4 or 2 bits, and float16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,12 @@ class Held:
         """The numbers that it stands for, exactly: `(whole - zero) * scale` in float64."""
         wide: Floats = self.whole.astype(np.float64)
         return wide if self.grid.dtype not in NARROW else (wide - self._spread(self.zero)) * self._spread(self.scale)
+
+    def times(self, factor: float) -> Held:
+        """What stands for each of the numbers multiplied, on a grid that is multiplied too."""
+        if self.grid.dtype in NARROW:
+            return replace(self, scale=self.scale * factor)
+        return replace(self, whole=self.whole.astype(np.float64) * factor)
 
     @property
     def spread_scale(self) -> Floats:

@@ -63,6 +63,7 @@ class HeldLayer:
     """What the file holds of a layer.
 
     module: its path in the network. constant: the tensor that holds its weight, as `numbers`.
+    divisor: what the converter has divided the weight by.
     """
 
     weight: LayerWeight
@@ -70,17 +71,18 @@ class HeldLayer:
     constant: Tensor
     numbers: Held
     bias: torch.Tensor | None
+    divisor: float = 1.0
 
     @property
     def name(self) -> str:
         return self.weight.layer
 
     def wanted(self, own: Reauthored) -> npt.NDArray[np.float32]:
-        """The weight as the checkpoint has it, while the network still does."""
+        """The weight that the file should hold, while the network still has the checkpoint's."""
         weight = own.network.get_submodule(self.module).weight
         assert isinstance(weight, torch.Tensor)
         values: npt.NDArray[np.float32] = weight.detach().numpy()
-        return values
+        return values if self.divisor == 1 else values / np.float32(self.divisor)
 
 
 @contextmanager
@@ -187,7 +189,7 @@ def _held_layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, mod
         bias = None if weight.bias is None else torch.from_numpy(held(file, graph, weight.bias).values).float()
     except ValueError as error:
         raise UsageError(f"{own.job.stage}: the weight of {weight.layer} in {file.path}: {error}") from None
-    layer = HeldLayer(weight, module, graph.tensors[weight.constant], numbers, bias)
+    layer = HeldLayer(weight, module, graph.tensors[weight.constant], numbers, bias, _divisor(own, graph, weight))
     network_has = layer.wanted(own).shape
     if numbers.whole.shape != network_has:
         shapes = f"{numbers.whole.shape} in {file.path}, and {network_has} in the re-authored model"
@@ -197,11 +199,24 @@ def _held_layer(file: FlatbufferModel, graph: Subgraph, weight: LayerWeight, mod
 
 def faked(job: Job, layer: HeldLayer) -> FakeLayer:
     rows = _rows(job, layer.weight, layer.numbers)
+    held_here = layer.numbers if layer.divisor == 1 else layer.numbers.times(layer.divisor)
     if rows is RowGrid.NONE:  # dequantised as the runtime does it
-        numbers = LayerNumbers(torch.from_numpy(layer.numbers.values).to(torch.float32), None)
+        numbers = LayerNumbers(torch.from_numpy(held_here.values).to(torch.float32), None)
     else:
-        numbers = LayerNumbers.of(layer.numbers)
+        numbers = LayerNumbers.of(held_here)
     return FakeLayer(layer.module, numbers, layer.bias, rows)
+
+
+def _divisor(own: Reauthored, graph: Subgraph, weight: LayerWeight) -> float:
+    """What the converter has divided a weight by: the head's by the softcap of the logits, if its division is gone.
+
+    `tanh(x W^T / c) * c` becomes `tanh(x (W / c)^T) * c`.
+    """
+    softcap = own.config.final_logit_softcap
+    if weight.layer != LOGITS or not softcap:
+        return 1.0
+    (result,) = weight.operator.outputs
+    return float(softcap) if any(op.kind == "TANH" for op in graph.consumers().get(result, [])) else 1.0
 
 
 def _rows(job: Job, weight: LayerWeight, numbers: Held) -> RowGrid:
