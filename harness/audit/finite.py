@@ -89,7 +89,7 @@ def _of_file(recipe: str, what: str) -> Finding:
     return Finding(kind="weights", code=FindingCode.FILE_NOT_FINITE, severity="error", what=what, owner=owner)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A tensor's name without packages, `TransformerBlock_1/GatedFeedForward_ff/Linear_w2`: they would fill a line."""
     parts = [part.rsplit(".", 1)[-1] for part in name.split(";")[0].split("/")]
     return "/".join([part for part in parts if not part.endswith("_module")] or parts[-1:])
@@ -107,6 +107,6 @@ def _float_constants(file: FlatbufferModel) -> Iterator[tuple[str, npt.NDArray[n
             if len(data) and len(data) == np.dtype(kind).itemsize * int(np.prod(tensor.shape, dtype=np.int64)):
                 seen.add(tensor.buffer)
                 yield (
-                    _short(tensor.name) or f"buffer {tensor.buffer}",
+                    short_name(tensor.name) or f"buffer {tensor.buffer}",
                     np.frombuffer(data, np.uint8).view(kind).reshape(tensor.shape),
                 )

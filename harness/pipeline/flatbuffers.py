@@ -18,6 +18,7 @@ from harness.align.naming import hf_naming
 from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
+from harness.audit.kept import kept_findings
 from harness.audit.recipe import Float32Weights, audit_recipe
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
@@ -230,11 +231,11 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
             _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe), family=family))
             return
-        weights = Float32Weights(FlatbufferModel(plain), AlignmentPlan.read(Path(request.float32_plan)).sources)
+        float32 = FlatbufferModel(plain)
+        weights = Float32Weights(float32, AlignmentPlan.read(Path(request.float32_plan)).sources)
         wrong, fits = audit_recipe(file, places.sources, rules, recipe, weights.of)
-        _write_audit(
-            folder, ConstantsAudit(findings=[*file_findings(file, recipe), *wrong], layers=fits, family=family)
-        )
+        findings = [*file_findings(file, recipe), *wrong, *kept_findings(file, places.sources, float32, recipe)]
+        _write_audit(folder, ConstantsAudit(findings=findings, layers=fits, family=family))
 
     content = {
         "flatbuffer": digest,
@@ -261,6 +262,7 @@ _RECIPE_CODE = (
     "harness.align.weights",
     "harness.audit.finite",
     "harness.audit.grid",
+    "harness.audit.kept",
     "harness.audit.recipe",
     "harness.flatbuffer.constants",
     "harness.flatbuffer.quantise",
