@@ -18,6 +18,7 @@ from harness.explain.task import RUN_FILE, ExplainRequest, FaultPlace
 from harness.jobs.prepared import Prepared
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import Explained
+from harness.names.stages import Floor, Hop
 from harness.record.record import Diagnosis
 from harness.spec.load import load_spec
 from harness.spec.model import Model, SpecRef
@@ -67,6 +68,9 @@ def explain_fault(
     fault: FaultPlace, prepared: Prepared, decoder: Decoder, traces: Path, folder: Path | None = None, number: int = 0
 ) -> list[Diagnosis]:
     """Diagnose one fault, and save its evidence. Raises NotCoveredError."""
+    if Hop.parse(fault.hop).floor in (Floor.RUNTIME, Floor.KERNELS):
+        # What a hypothesis computes with is the checkpoint's: that a recipe rounded it would seem to be the cause.
+        raise NotCoveredError("causes are tried with the checkpoint's numbers, and this hop's are those of the file")
     item = next(item for item in prepared.inputs if item.id == fault.input)
     evidence = gather(traces, fault.hop, fault.tap, item, decoder, prepared, fault.worst)
     entries = diagnose(evidence)

@@ -130,7 +130,7 @@ def ownership(
     if hop.floor is Floor.PRICE:
         return Ownership(f"{RECIPE} {split(candidate)[1]}", (f"{candidate} is {source} with the numbers of the file",))
     if hop.floor is Floor.RUNTIME:
-        return _of_runtime(hop, fault, faults)
+        return _of_runtime(hop, fault, faults, findings)
     if hop.on_kernels:
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(kernels_of(candidate), (same,))
@@ -148,8 +148,16 @@ def ownership(
     return _of_device(fault, candidate, faults, observers)
 
 
-def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault]) -> Ownership:
-    """Of a quantised file: the converter's where the float32 file shows it as well, else the kernels'."""
+def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault], findings: Sequence[Finding]) -> Ownership:
+    """Of a quantised file: the recipe's where the weight that acts there is wrong by reading it, the converter's where
+    the float32 file shows it as well, else the kernels'.
+
+    A runtime need not take what no recipe would write: a scale with more digits than it keeps, or infinity.
+    """
+    recipe = f"{RECIPE} {split(hop.candidate)[1]}"
+    wrong = [finding.what for finding in findings if finding.owner == recipe and fault.tap in _made_with(finding.key)]
+    if wrong:
+        return Ownership(recipe, tuple(wrong))
     twin = split(hop.candidate)[0]
     if any(other.tap == fault.tap and Hop.parse(other.hop).candidate == twin for other in faults):
         return Ownership("converter", (f"{twin} runs the float32 flatbuffer, and shows a fault at the same tap",))
@@ -170,9 +178,19 @@ def _given(hop: Hop, findings: Sequence[Finding], not_finite: Collection[str]) -
     spoiled = [finding.what for finding in findings if finding.owner == recipe]
     # One kernel may make the largest float32 of infinity, and look finite.
     shown = [stage for stage in hop.stages if stage in not_finite]
-    if hop.on_kernels and shown and spoiled:
+    if hop.floor in (Floor.KERNELS, Floor.RUNTIME) and shown and spoiled:
         return Ownership(recipe, (f"NaN or infinity from {' and '.join(shown)}, out of a file that holds it", *spoiled))
     return None
+
+
+_FUSED = (("attn.q", "attn.k", "attn.v"), ("mlp.gate", "mlp.up"))
+
+
+def _made_with(layer: str) -> tuple[str, ...]:
+    """The taps that the weight of a layer may make: one that is fused is called by the first."""
+    block, point = split_tap(layer) if layer else (None, "")
+    fused = next((points for points in _FUSED if block is not None and points[0] == point), (point,))
+    return (layer,) if block is None else tuple(block_tap(block, name) for name in fused)
 
 
 def kernels_of(stage: str) -> str:

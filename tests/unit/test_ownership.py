@@ -105,6 +105,36 @@ def test_outputs_that_change_when_tensors_are_kept_are_the_memory_planners():
     assert "decode at position 5" in found.evidence[0]
 
 
+def of_recipe(key: str, recipe: str = "fp16") -> Finding:
+    code = FindingCode.RECIPE_WEIGHT_WRONG
+    return Finding(kind="weights", code=code, severity="error", what="is wrong", owner=f"recipe {recipe}", key=key)
+
+
+RUNTIME = "fakequant[fp16]->tflite-xnnpack[fp16]"
+
+
+def test_a_runtime_is_not_charged_with_a_weight_that_is_wrong_by_reading_it():
+    """It need not take what no recipe would write."""
+    found = fault(RUNTIME, "block.1.attn.k")
+    assert ownership(found, [found], [of_recipe("block.1.attn.q")], {}).owner == "recipe fp16"
+    up = fault(RUNTIME, "block.1.mlp.up")
+    assert ownership(up, [up], [of_recipe("block.1.mlp.gate")], {}).evidence == ("is wrong",)
+
+
+def test_a_runtime_is_charged_where_another_weight_or_another_recipes_is_wrong():
+    found = fault(RUNTIME, "block.1.attn.k")
+    for other in (of_recipe("block.0.attn.q"), of_recipe("block.1.mlp.gate"), of_recipe("block.1.attn.q", "int8"),
+                  of_recipe("")):  # fmt: skip
+        assert ownership(found, [found], [other], {}).owner == "kernels of tflite-xnnpack[fp16]"
+
+
+def test_infinity_out_of_a_file_that_holds_it_is_the_recipes():
+    found = fault(RUNTIME, "block.1.mlp.out")
+    spoiled = of_recipe("")
+    assert ownership(found, [found], [spoiled], {}, not_finite=["tflite-xnnpack[fp16]"]).owner == "recipe fp16"
+    assert ownership(found, [found], [], {}, not_finite=["tflite-xnnpack[fp16]"]).owner.startswith("kernels")
+
+
 def test_attention_as_one_kernel_shows_its_probabilities_at_its_output():
     inner, outer = fault(BUILTIN, tap="block.0.attn.probs"), fault(XNNPACK, tap="block.0.attn.context")
     assert ownership(outer, [outer, inner], [], BOTH).owner == "converter"
