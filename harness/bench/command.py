@@ -34,32 +34,42 @@ def bench(models: list[str], pattern: str, seeds: int, watcher: Watcher) -> Repo
     for model in models:
         find_spec(model)
     # Here, and not above: it imports the frameworks, which a bad input should not wait for.
-    from harness.bench.catalogue import CLEAN, WIDE, all_faults, selected
+    from harness.bench.catalogue import CLEAN, QUANTISED_CLEAN, WIDE, all_faults, selected
+    from harness.bench.mistake import QUANTISED_KINDS
 
-    known = sorted({fault.model for fault in all_faults()} | set(CLEAN))
+    known = sorted({fault.model for fault in all_faults()} | set(CLEAN) | set(QUANTISED_CLEAN))
     strange = [model for model in models if model not in known]
     if strange:
         raise UsageError(f"no fault is made in {strange[0]}; the models of the catalogue are {', '.join(known)}")
     faults = selected(models, pattern)
     if not faults:
         raise UsageError(f"--faults {pattern} fits no fault; give a glob of ids, e.g. --faults 'weights/*'")
-    clean = [model for model in CLEAN if not models or model in models]
     of = {model: [fault.id for fault in faults if fault.model == model] for model in known}
+    # Clean models of those kinds alone that were asked for: as they are, or quantised.
+    quantised = {fault.kind in QUANTISED_KINDS for fault in faults}
+    clean = [model for model in CLEAN if (not models or model in models) and False in quantised]
+    by_recipe = [model for model in QUANTISED_CLEAN if (not models or model in models) and True in quantised]
     tasks = [
-        Task(
-            model,
-            "harness.bench.job:bench_model",
-            {"model": model, "faults": ids, "seeds": list(range(1, seeds + 1)) if model in clean else []},
-            Report,
-            memory_mb=_MB,
-            torch=True,
-            timeout=_SECONDS,
-        )
+        _task(model, ids, seeds if model in clean else 0, seeds if model in by_recipe else 0)
         for model, ids in sorted(of.items(), key=lambda entry: -len(entry[1]))  # the longest first
-        if ids or (seeds and model in clean)
+        if ids or (seeds and model in (*clean, *by_recipe))
     ]
     tasks += [_wide(model, seeds) for model in WIDE if model in clean and seeds]
     return _merged(tasks, [fault.id for fault in faults], watcher)
+
+
+def _task(model: str, faults: list[str], seeds: int, quantised: int) -> Task:
+    """The faults of one model, and the model unbroken. quantised: seeds of the same by every recipe, cut to a few."""
+    from harness.bench.catalogue import QUANTISED_CLEAN, QUANTISED_SEEDS
+
+    payload = {
+        "model": model,
+        "faults": faults,
+        "seeds": list(range(1, seeds + 1)),
+        "quantised_seeds": list(range(1, min(quantised, QUANTISED_SEEDS) + 1)),
+        "kernels": list(QUANTISED_CLEAN.get(model, ())),
+    }
+    return Task(model, "harness.bench.job:bench_model", payload, Report, memory_mb=_MB, torch=True, timeout=_SECONDS)
 
 
 def _wide(model: str, seeds: int) -> Task:

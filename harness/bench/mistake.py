@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from harness.bench.breaking import Change, Tensors
+from harness.bench.narrow_weight import NarrowWeight
 from harness.bench.workbench import FILE_STAGES
+from harness.names.recipes import Rules
+from harness.names.stages import XNNPACK
 
 Array = np.ndarray[Any, Any]
 KINDS = (
@@ -24,7 +27,10 @@ KINDS = (
     "flatbuffer constants",
     "flatbuffer ops",
     "runtime",
+    "quantised file",
+    "quantised runtime",
 )
+QUANTISED_KINDS = KINDS[-2:]
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,46 @@ class AsShipped:
     """Nothing is broken: the fault is in what ships. The model is one with a known defect."""
 
 
-Site = Config | Network | Names | Loader | Stored | Constant | Exchange | Operators | AsShipped
+@dataclass(frozen=True)
+class InQuantised:
+    """A quantised file that ships, of a recipe: `change` gets a layer's weight in it."""
+
+    recipe: str
+    layer: str
+    change: Callable[[NarrowWeight], Any]
+
+
+@dataclass(frozen=True)
+class OtherRules:
+    """A quantised file that was made by other rules than its recipe's, which `change` gets."""
+
+    recipe: str
+    change: Callable[[Rules], Rules]
+
+
+@dataclass(frozen=True)
+class ReadByKernels:
+    """What the kernels of one runtime read of a right quantised file, otherwise as `InQuantised`."""
+
+    recipe: str
+    layer: str
+    change: Callable[[NarrowWeight], Any]
+    kernels: str = XNNPACK
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A runtime on XNNPACK whose kernels compute something else with the right file.
+
+    around: makes the fake-quantised stage compute like that, whose values then stand for the runtime's.
+    """
+
+    recipe: str
+    around: Callable[[], AbstractContextManager[Any]]
+
+
+QuantisedSite = InQuantised | OtherRules | ReadByKernels | Kernel
+Site = Config | Network | Names | Loader | Stored | Constant | Exchange | Operators | AsShipped | QuantisedSite
 
 
 @dataclass(frozen=True)
@@ -105,8 +150,8 @@ class Mistake:
 
     name: unique among its kind. what: in a few words.
 
-    taps: any of them is right, where the fault acts at several at once. causes: hypotheses that say what it is; none
-    where none is to be expected.
+    taps: any of them is right, where the fault acts at several at once. causes: hypotheses that say what it is, or of a
+    quantised file codes of findings; none where none is to be expected.
     """
 
     name: str

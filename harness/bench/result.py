@@ -12,12 +12,22 @@ OTHERS = {
     "allclose": "logits allclose at 1e-3",
     "top1": "top-1 agreement",
 }
+# On quantised files, which are not those checks' to tell: none of them knows what a recipe costs.
+QUANTISED_OTHERS = {
+    "quantised_allclose": "logits allclose at 0.5",
+    "quantised_top1": "top-1 agreement of 90 %",
+    "snr": "SNR per layer of 20 dB",
+    "validate": "ai-edge-quantizer's validate()",
+}
+EVERY_OTHER = OTHERS | QUANTISED_OTHERS
 
 
 class Result(BaseModel):
     """One fault.
 
-    hop, tap, owner: of the first fault; empty where the numbers saw nothing. diagnosis: hypotheses, best first.
+    hop, tap, owner: of the first fault; empty where the numbers saw nothing. Of a quantised file the audit of the
+    recipe says them, on the hop of the price. diagnosis: hypotheses, best first, or codes of that audit's findings.
+    accused: who else is charged with a fault, of quantised files.
     audits: those that saw the fault. error: why the fault could not be made or run, which is not a detection.
     effect: the fault computed in float64, its largest error at any tap over the float32 noise floor there; none where
     it was not asked for. others: which other checks saw it.
@@ -38,6 +48,7 @@ class Result(BaseModel):
     local_excess: float | None = None
     diagnosis: list[str] = Field(default_factory=list)
     audits: list[str] = Field(default_factory=list)
+    accused: list[str] = Field(default_factory=list)
     error: str = ""
     effect: float | None = None
     others: dict[str, bool] = Field(default_factory=dict)
@@ -45,7 +56,7 @@ class Result(BaseModel):
 
     @property
     def seen(self) -> bool:
-        """By the numbers."""
+        """By the numbers; of a quantised file, whose price is no fault, by reading it."""
         return bool(self.hop)
 
     @property
@@ -59,7 +70,7 @@ class Result(BaseModel):
 
     @property
     def hop_right(self) -> bool:
-        return self.hop == self.expected_hop
+        return self.hop == self.expected_hop and not self.accused
 
     @property
     def tap_right(self) -> bool:
@@ -79,11 +90,12 @@ class Result(BaseModel):
 class Clean(BaseModel):
     """A model that is right, at one seed. comparisons: inputs times hops. alarms: those that failed, in words.
 
-    others: which other checks raised an alarm.
+    others: which other checks raised an alarm. recipe: of a quantised file; empty for the float32 one.
     """
 
     model: str
     seed: int
+    recipe: str = ""
     comparisons: int
     taps: int
     alarms: list[str] = Field(default_factory=list)

@@ -1,23 +1,20 @@
 """Make a fault, run the stages on it, and see what the harness and the other checks say of it.
 
-In: a bench and a fault, or a clean bench. Out: a `Result`, or a `Clean`.
+In: a bench and a fault. Out: a `Result`.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from harness.audit.audit import audit_configs
@@ -31,25 +28,29 @@ from harness.bench.mistake import (
     Config,
     Constant,
     Exchange,
+    InQuantised,
     Loader,
     Mistake,
     Names,
     Network,
     Operators,
+    OtherRules,
+    QuantisedSite,
     Site,
     Stored,
 )
 from harness.bench.others import load_network, logits_complain, verifier_complains
 from harness.bench.outcome import Outcome
 from harness.bench.reseed import patch
-from harness.bench.result import Clean, Result
+from harness.bench.result import Result
+from harness.bench.run_quantised import judge_quantised
 from harness.bench.workbench import FILE_STAGES, FIRST, LOCAL_STAGES, TORCH_STAGES, Bench
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.job import reference
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.owners import ownership
-from harness.names.owners import CHECKPOINT
+from harness.names.owners import CHECKPOINT, RECIPE
 from harness.names.stages import HF, ORACLE, REAUTHORED, Hop
 from harness.record.record import Finding
 from harness.spec.model import Model
@@ -90,13 +91,19 @@ def run_fault(bench: Bench, fault: Mistake) -> Result:
         expected_owners=_owners(fault),
     )
     sound = bench.sound  # made before the clock starts
+    if isinstance(fault.site, QuantisedSite):
+        try:
+            judge_quantised(bench, fault, result, fault.site)
+        except Exception as error:
+            result.error = _in_words(error)
+        return result
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
         folder = Path(temporary)
         try:
             broken = _make(bench, fault, folder)
         except Exception as error:
-            result.error = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            result.error = _in_words(error)
         else:
             outcome = bench.judge(sound if isinstance(fault.site, AsShipped) else folder)
             _judge(bench, result, broken, outcome)
@@ -110,11 +117,17 @@ def run_fault(bench: Bench, fault: Mistake) -> Result:
     return result
 
 
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
 def _owners(fault: Mistake) -> list[str]:
     if isinstance(fault.site, Stored):
         return [CHECKPOINT]
     if isinstance(fault.site, Exchange):  # the file holds every weight, in another's place
         return ["converter"]
+    if isinstance(fault.site, (InQuantised, OtherRules)):
+        return [f"{RECIPE} {fault.site.recipe}"]
     return list(OWNERS.get(fault.kind, (f"kernels of {Hop.parse(fault.hop).candidate}",)))
 
 
@@ -274,41 +287,3 @@ def _shipped_findings(bench: Bench) -> dict[str, list[Finding]]:
         **_declaration_findings(bench, bench.model, frozenset()),
         "constants": _constant_findings(bench, bench.flatbuffer),
     }
-
-
-def run_clean(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Clean:
-    """The unbroken model with another seed's weights and tokens: whatever fails is a false alarm."""
-    began = time.monotonic()
-    prepared = bench.prepared
-    with _reseeded(bench, seed, inputs) as other:
-        outcome = other.unbroken
-        compared = outcome.frame[outcome.frame["verdict"] != "missing"]
-        failing = compared[compared["verdict"] == "fail"]
-        alarms = [f"{row['hop']} on {row['input']} at {row['tap']}: {row['why']}" for row in _first_of_each(failing)]
-        alarms += [f"{name}: {hop.reasons[0]}" for name, hop in outcome.hops.items() if hop.reasons and failing.empty]
-        return Clean(
-            model=bench.ref.name + ("" if prepared.miniature else f", {prepared.layers} layers at full width"),
-            seed=seed,
-            comparisons=len(inputs) * len(outcome.hops),
-            taps=len(compared),
-            alarms=alarms,
-            others={
-                "verifier": verifier_complains(other),
-                **logits_complain(other, other.sound, (REAUTHORED, *FILE_STAGES)),
-            },
-            seconds=round(time.monotonic() - began, 2),
-        )
-
-
-def _first_of_each(failing: pd.DataFrame) -> list[Any]:
-    """The first failing row of each comparison."""
-    return [row for _, row in failing.sort_values("order").drop_duplicates(["input", "hop"]).iterrows()]
-
-
-@contextmanager
-def _reseeded(bench: Bench, seed: int, inputs: Sequence[tuple[str, int, int]]) -> Iterator[Bench]:
-    other = bench.reseeded(seed, inputs)
-    try:
-        yield other
-    finally:
-        shutil.rmtree(other.folder, ignore_errors=True)

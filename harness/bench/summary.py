@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.bench.mistake import KINDS
-from harness.bench.result import OTHERS, Report, Result
+from harness.bench.result import EVERY_OTHER, Clean, Report, Result
 
 NAMED = 3  # hypotheses that a diagnosis may name
 
@@ -33,7 +33,8 @@ class Summary:
 
     below_noise: faults smaller than what float32 costs, and how many of them an audit saw; the rest is about the
     others.
-    Causes are of faults that a hypothesis is there for.
+    Causes are of faults that a hypothesis, or of a quantised file a finding, is there for.
+    others: of the faults that each was asked about.
     """
 
     faults: int
@@ -62,10 +63,14 @@ def summary(results: Sequence[Result]) -> Summary:
         cause_first=Share(sum(rank == 1 for rank in ranks), len(caused)),
         cause_named=Share(sum(rank is not None and rank <= NAMED for rank in ranks), len(caused)),
         owner=Share(sum(result.owner_right for result in seen), len(seen)),
-        others={
-            name: Share(sum(result.others.get(name, False) for result in visible), len(visible)) for name in OTHERS
-        },
+        others=_complaints(visible),
     )
+
+
+def _complaints(found: Sequence[Result] | Sequence[Clean]) -> dict[str, Share]:
+    """By check, of those that it was asked about."""
+    asked = {name: [one.others[name] for one in found if name in one.others] for name in EVERY_OTHER}
+    return {name: Share(sum(answers), len(answers)) for name, answers in asked.items()}
 
 
 def by_kind(report: Report) -> dict[str, Summary]:
@@ -77,4 +82,4 @@ def false_alarms(report: Report) -> tuple[Share, dict[str, Share]]:
     """(failing comparisons of clean models, and of each other check the models at a seed on which it complains)"""
     clean = report.clean
     alarms = Share(sum(len(one.alarms) for one in clean), sum(one.comparisons for one in clean))
-    return alarms, {name: Share(sum(one.others.get(name, False) for one in clean), len(clean)) for name in OTHERS}
+    return alarms, _complaints(clean)

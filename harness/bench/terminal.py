@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.bench.result import OTHERS, Report, Result
+from harness.bench.result import EVERY_OTHER, Report, Result
 from harness.bench.summary import false_alarms, summary
 from harness.render.console import cells, line, new_table
 
@@ -37,7 +37,8 @@ def print_report(report: Report, console: Console) -> None:
     line(console, f"right cause first, named {whole.cause_first}, {whole.cause_named}")
     line(console, f"below noise, audited     {whole.below_noise}")
     for name, share in whole.others.items():
-        line(console, f"{OTHERS[name]:<24} {share}, and complains of {others[name]} clean models")
+        if share.of or others[name].of:
+            line(console, f"{EVERY_OTHER[name]:<24} {share}, and complains of {others[name]} clean models")
     line(console, f"false alarms             {alarms}")
     for error in report.errors:
         line(console, error, style="red")

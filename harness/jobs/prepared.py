@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
 from harness.names.recipes import Recipe, Rules
-from harness.names.stages import FLOAT
+from harness.names.stages import FLOAT, Hop, split, stage_named
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
 from harness.weights.parameters import ParameterSource
@@ -88,6 +88,15 @@ class Prepared(BaseModel):
     def weights_mb(self) -> float:
         """The model's weights in float32."""
         return self.source.parameters * 4 / 1e6
+
+    def coverage_required(self, hop: Hop) -> float:
+        """The share of taps that a hop must compare: a quantised file's kernels see as many as its float32 twin's.
+
+        Kernels that judge no float32 file see what those do that they are compared with.
+        """
+        stage = stage_named(split(hop.candidate)[0])
+        twin = stage if stage.reference else stage_named(stage.quantised_reference)
+        return self.coverage.get(Hop(twin.reference, twin.name).name, twin.coverage)
 
 
 class ModelRequest(BaseModel):

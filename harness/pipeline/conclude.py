@@ -27,7 +27,6 @@ from harness.names.stages import (
     named,
     recipe_of_hop,
     split,
-    stage_named,
 )
 from harness.processes.scheduler import TaskResult
 from harness.record.record import HopResult, Input, LooserRule, MeasuredText, Record, StageResult
@@ -107,7 +106,7 @@ def _hops(
             frame,
             prepared.taps,
             comparison.logits.get(hop.name),
-            _coverage_of(hop, prepared),
+            prepared.coverage_required(hop),
             _blocked(hop, results),
             comparison.on_text.get(hop.name),
             comparison.budgets[hop.name].why if hop.name in comparison.budgets else "",
@@ -160,16 +159,6 @@ def _looser(model: str, rules: list[Rule], comparison: Comparison) -> list[Loose
     )
     found = looser_than(rules, load_rules(), places)
     return [LooserRule(rule=rule, than=than, limits=limits) for (rule, than), limits in found.items()]
-
-
-def _coverage_of(hop: Hop, prepared: Prepared) -> float:
-    """The share of taps that a hop must compare: a quantised file's kernels see as many as its float32 twin's.
-
-    Kernels that judge no float32 file see what those do that they are compared with.
-    """
-    stage = stage_named(split(hop.candidate)[0])
-    twin = stage if stage.reference else stage_named(stage.quantised_reference)
-    return prepared.coverage.get(Hop(twin.reference, twin.name).name, twin.coverage)
 
 
 def _preparing(stages: tuple[str, ...]) -> list[str]:

@@ -12,16 +12,19 @@ import pytest
 from marks import further_but
 from paths import ROOT
 
-from harness.bench.catalogue import CLEAN, all_faults, selected
+from harness.bench.catalogue import CLEAN, QUANTISED_CLEAN, all_faults, selected
+from harness.bench.clean import run_clean, run_clean_quantised
 from harness.bench.job import BenchRequest, bench_model
-from harness.bench.mistake import KINDS, Mistake
+from harness.bench.mistake import KINDS, QUANTISED_KINDS, Mistake
 from harness.bench.page import detection_page
-from harness.bench.result import Clean, Report, Result
-from harness.bench.run import run_clean, run_fault
+from harness.bench.quantised import MODES
+from harness.bench.result import QUANTISED_OTHERS, Clean, Report, Result
+from harness.bench.run import run_fault
 from harness.bench.summary import false_alarms, summary
 from harness.bench.workbench import FEW, FIRST, XNNPACK, Bench
 from harness.explain.hypotheses import all_hypotheses
 from harness.jobs.reporter import Silent
+from harness.names.codes import FindingCode
 from harness.spec.find import registered
 
 pytestmark = pytest.mark.slow
@@ -58,12 +61,23 @@ def test_the_catalogue_has_eighty_faults_of_every_kind_over_eight_models() -> No
     assert len(FAULTS) == len(all_faults()) >= 80
     assert {fault.kind for fault in all_faults()} == set(KINDS)
     assert len({fault.model for fault in all_faults()}) >= 8
-    assert {fault.model for fault in all_faults()} | set(CLEAN) <= set(registered())
+    assert {fault.model for fault in all_faults()} | set(CLEAN) | set(QUANTISED_CLEAN) <= set(registered())
 
 
-def test_every_cause_is_a_hypothesis() -> None:
+def test_the_catalogue_has_the_faults_of_quantised_files_by_every_recipe() -> None:
+    quantised = [fault for fault in all_faults() if fault.kind in QUANTISED_KINDS]
+    assert len(quantised) >= 25
+    assert {fault.site.recipe for fault in quantised} == set(MODES)  # type: ignore[union-attr]
+    assert len({fault.model for fault in quantised}) >= 5
+    points = {tap.split(".", 2)[-1] for fault in quantised for tap in fault.taps}
+    assert points >= {"embed", "logits", "attn.q", "attn.out", "mlp.gate", "mlp.up", "mlp.out"}
+
+
+def test_every_cause_is_a_hypothesis_or_of_a_quantised_file_a_finding() -> None:
     known = {hypothesis.name for hypothesis in all_hypotheses()}
-    assert {cause for fault in all_faults() for cause in fault.causes} <= known
+    codes = {str(code) for code in FindingCode}
+    for fault in all_faults():
+        assert set(fault.causes) <= (codes if fault.kind in QUANTISED_KINDS else known), fault.id
 
 
 def test_faults_are_chosen_by_id_by_name_and_by_model() -> None:
@@ -114,6 +128,16 @@ def test_a_clean_model_gives_no_alarm(llama: Bench) -> None:
     assert not clean.others["top1"]
 
 
+def test_a_clean_model_by_every_recipe_gives_no_alarm(llama: Bench) -> None:
+    found = run_clean_quantised(llama, 3, (("padded", 22, 2),), ("tflite-xnnpack",))
+    assert [clean.recipe for clean in found] == list(MODES)
+    assert [alarm for clean in found for alarm in clean.alarms] == []
+    assert all(clean.comparisons == 2 for clean in found)
+    assert all(clean.taps > 70 for clean in found)
+    assert all(set(clean.others) == set(QUANTISED_OTHERS) for clean in found)
+    assert not any(found[0].others.values()), "float16 costs too little for any check"
+
+
 def result_of(fault: Mistake, **found: object) -> Result:
     expected = {
         "expected_hop": fault.hop,
@@ -141,6 +165,23 @@ def test_the_summary_counts_what_is_below_noise_apart_and_a_wrong_hop_as_a_wrong
     assert str(found.below_noise) == "1 of 2"
     assert (str(found.hop), str(found.tap)) == ("2 of 3", "1 of 3")
     assert (str(found.cause_first), str(found.cause_named)) == ("1 of 3", "2 of 3")
+
+
+def test_a_fault_of_a_file_that_a_runtime_is_charged_with_as_well_is_in_the_wrong_hop() -> None:
+    fault = next(fault for fault in all_faults() if fault.kind == "quantised file")
+    found = {"hop": fault.hop, "tap": fault.taps[0], "owner": "weights", "diagnosis": list(fault.causes)}
+    assert result_of(fault, **found).tap_right
+    wrong = result_of(fault, **found, accused=["kernels of tflite-xnnpack[fp16]"])
+    assert not wrong.hop_right
+    assert not wrong.tap_right
+    assert "kernels of tflite-xnnpack[fp16] charged with it as well" in detection_page(Report(results=[wrong]))
+
+
+def test_a_check_counts_for_the_faults_that_it_was_asked_about() -> None:
+    fault = FAULTS["weights/number-1e-5"]
+    results = [result_of(fault, others={"top1": True}), result_of(fault, others={"top1": False, "snr": True})]
+    others = summary(results).others
+    assert {name: str(share) for name, share in others.items() if share.of} == {"top1": "1 of 2", "snr": "1 of 1"}
 
 
 def test_a_false_alarm_is_counted_and_fails() -> None:
@@ -195,7 +236,7 @@ def test_the_command_prints_a_report_and_writes_the_page(tmp_path: Path) -> None
         (("--model", "nothing"), "nothing"),
         (("--faults", "nothing"), "--faults nothing fits no fault"),
         (("--seeds", "-1"), "--seeds -1 is negative"),
-        (("--model", "hammer", "--seeds", "0"), "no fault is made in hammer"),
+        (("--model", "llama3_2_3b", "--seeds", "0"), "no fault is made in llama3_2_3b"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], says: str) -> None:

@@ -5,32 +5,43 @@ And where a runtime does something else with a right file, its own hop says so, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from outcomes import show
-from quantised_files import QuantisedBench, Weight, aligned, audited, broken, model, quantised, rules_of
+from marks import further_but
+from quantised_files import MODEL, model, quantised, rules_of, stages_of
 
-from harness.bench.outcome import Outcome
+from harness.bench.catalogue import all_faults
+from harness.bench.catalogue.quantised import left_out
+from harness.bench.mistake import QUANTISED_KINDS, InQuantised
+from harness.bench.narrow_weight import QuantisedFile
+from harness.bench.quantised import MODES, QuantisedBench
+from harness.bench.run import run_fault
+from harness.bench.workbench import bench
 from harness.commands.progress import PlainProgress
-from harness.flatbuffer.quantise import quantise
-from harness.names.recipes import Recipe, Rules
+from harness.explain.decoder import Decoder, NotCoveredError
+from harness.explain.job import explain_fault
+from harness.explain.task import FaultPlace
+from harness.flatbuffer.writing import Rewriting
+from harness.names.recipes import Recipe
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
 from harness.record.record import Finding
-from harness.stages.litert_torch import fakequant
-from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, rows_from_least
 
 pytestmark = pytest.mark.slow
-MODES = ("fp16", "weight_only_int8", "dynamic_int8", "dynamic_int4_block32")
 INT8, INT4 = "dynamic_int8", "dynamic_int4_block32"
-LAYER = "block.1.mlp.up"
-SCALE, WEIGHT, LACKING, DIFFERS = "recipe-scale-wrong", "recipe-weight-wrong", "recipe-not-applied", "recipe-differs"
-Change = Callable[[Weight], Any]
+FAULTS = {fault.id: fault for fault in all_faults() if fault.kind in QUANTISED_KINDS}
+OWN = tuple(name for name, fault in FAULTS.items() if fault.model == MODEL)
+# What the issue lists, and one of each way to make a fault.
+SOME = (
+    *("quantised-file/scale-1-percent", "quantised-file/scale-of-decode", "quantised-file/scales-swapped"),
+    *("quantised-file/zero-point", "quantised-file/blocks-misread", "quantised-file/nibbles"),
+    *("quantised-file/axis-lacking", "quantised-file/other-layer", "quantised-file/saturated"),
+    *("quantised-file/layer-in-float", "quantised-file/float16-overflow", "quantised-file/scale-of-block"),
+    *("quantised-runtime/adds-in-int16", "quantised-runtime/number-weight-only", "quantised-runtime/number-builtin"),
+)
 
 
 def errors(found: list[Finding]) -> list[tuple[str, str]]:
@@ -39,11 +50,11 @@ def errors(found: list[Finding]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_that_holds_what_its_recipe_says_has_no_finding(mode: str) -> None:
-    assert audited(quantised(mode).file, mode) == []
+    assert stages_of(mode).audit(quantised(mode), severities=("error", "warning")) == []
 
 
 def test_a_run_of_sound_recipes_passes_on_every_hop_and_finds_nothing(tmp_path: Path) -> None:
-    wanted = Options(model="tiny_llama", miniature=True, quantize=tuple(map(Recipe, MODES)), out=tmp_path)
+    wanted = Options(model=MODEL, miniature=True, quantize=tuple(map(Recipe, MODES)), out=tmp_path)
     with PlainProgress() as progress:
         _, record = run(wanted, progress)
     assert {stage.status for stage in record.stages} == {"ok"}
@@ -58,198 +69,69 @@ def test_a_run_of_sound_recipes_passes_on_every_hop_and_finds_nothing(tmp_path: 
         assert recipe.mb < recipe.float32_mb
 
 
-def scale_by(factor: float, signatures: slice = slice(None)) -> Change:
-    def change(scales: np.ndarray) -> None:
-        scales.reshape(-1)[5] *= factor
-
-    return lambda weight: weight.scales(change, signatures)
-
-
-def scale_is(value: float) -> Change:
-    def change(scales: np.ndarray) -> None:
-        scales.reshape(-1)[5] = value
-
-    return lambda weight: weight.scales(change)
+@pytest.mark.parametrize("name", further_but(SOME, OWN))
+def test_a_fault_is_found_in_its_hop_at_its_layer_and_charged_to_nobody_else(name: str) -> None:
+    result = run_fault(model(), FAULTS[name])
+    print(f"fault: {result.what}: {result.hop} at {result.tap}, {result.owner}, {result.diagnosis}")
+    assert not result.error
+    assert result.detected
+    assert result.tap_right, (result.hop, result.tap, result.accused)
+    assert result.owner_right, result.owner
+    assert not result.expected_causes or result.cause_rank == 1, result.diagnosis
 
 
-def swap_two(scales: np.ndarray) -> None:
-    flat = scales.reshape(-1)
-    flat[[2, 9]] = flat[[9, 2]]
+def test_a_file_in_which_nothing_is_broken_counts_as_missed() -> None:
+    fault = FAULTS["quantised-file/scale-1-percent"]
+    result = run_fault(model(), dataclasses.replace(fault, site=InQuantised(INT8, fault.taps[0], lambda _: None)))
+    assert not result.detected
+    assert "nothing was broken" in result.error
 
 
-def one_zero_point(points: np.ndarray) -> None:
-    points[7] = 1
-
-
-def swap_nibbles(packed: np.ndarray) -> np.ndarray:
-    return (packed >> 4) | (packed << 4)
-
-
-def misread_blocks(weight: Weight) -> None:
-    """The file says 64 where its scales are those of 32, of which every other is left."""
-
-    def halve(scales: np.ndarray) -> None:
-        flat = scales.reshape(-1)
-        flat[: flat.size // 2] = flat[::2].copy()
-
-    weight.scales(halve)
-    for (graph, _), tensor in zip(weight.places, weight.tensors, strict=True):
-        details = tensor.quantization.details
-        details.blockSize = 64
-        holder = weight.work.model.subgraphs[graph].tensors[details.scales]
-        holder.shape = [*holder.shape[:-1], holder.shape[-1] // 2]
-        number = weight.work.model.buffers[holder.buffer]
-        number.data = number.data[: len(number.data) // 2]
-
-
-def saturate(weight: Weight) -> None:
-    """A channel's scale is a quarter of what it needs, and its numbers are cut off there."""
-    scale_by(0.25)(weight)
-
-    def change(packed: np.ndarray) -> np.ndarray:
-        whole = packed.view(np.int8).reshape(weight.held.whole.shape).astype(np.int32)
-        whole[5] = np.clip(whole[5] * 4, -128, 127)
-        return whole.astype(np.int8).view(np.uint8).reshape(-1)
-
-    weight.numbers(change)
-
-
-def of_another_layer(weight: Weight) -> None:
-    other = Weight(weight.work, INT8, "block.0.mlp.up")
-    weight.numbers(lambda _: other.held.whole.view(np.uint8).reshape(-1))
-    weight.scales(lambda scales: np.copyto(scales, other.held.scale.reshape(-1)))
-
-
-def one_number(weight: Weight) -> None:
-    def change(packed: np.ndarray) -> np.ndarray:
-        packed[1000] = np.uint8((int(packed[1000]) + 1) % 256)
-        return packed
-
-    weight.numbers(change)
-
-
-def turn(weight: Weight) -> None:
-    for tensor in weight.tensors:
-        tensor.quantization.quantizedDimension = 1
-
-
-def no_scales(weight: Weight) -> None:
-    for tensor in weight.tensors:
-        tensor.quantization = None
-
-
-FAULTS: dict[str, tuple[str, Change, str]] = {
-    "one scale of 256 times 1.01": (INT8, scale_by(1.01), SCALE),
-    "one scale times 0.99": (INT8, scale_by(0.99), SCALE),
-    "one scale times 1.01 in one signature": (INT8, scale_by(1.01, slice(1, 2)), SCALE),
-    "one scale times 1.02 in 4 bits": (INT4, scale_by(1.02), SCALE),
-    "two scales swapped": (INT8, lambda weight: weight.scales(swap_two), SCALE),
-    "two scales of blocks swapped": (INT4, lambda weight: weight.scales(swap_two), SCALE),
-    "a zero point off by one": (INT8, lambda weight: weight.zero_points(one_zero_point), WEIGHT),
-    "block size misread": (INT4, misread_blocks, DIFFERS),
-    "nibbles in the other order": (INT4, lambda weight: weight.numbers(swap_nibbles), WEIGHT),
-    "weights of another layer": (INT8, of_another_layer, WEIGHT),
-    "a saturated scale": (INT8, saturate, SCALE),
-    "a scale that is NaN": (INT8, scale_is(np.nan), SCALE),
-    "a scale that is infinite": (INT8, scale_is(np.inf), SCALE),
-    "a scale that is zero": (INT8, scale_is(0.0), SCALE),
-    "a scale of a block that is zero": (INT4, scale_is(0.0), SCALE),
-    "a scale with another sign": ("weight_only_int8", scale_by(-1), SCALE),
-    "one number one step off": (INT8, one_number, WEIGHT),
-    "a channel axis that the shape does not have": (INT8, turn, WEIGHT),
-    "scales that a file has not": (INT8, no_scales, WEIGHT),
-    "one scale of a weight-only recipe times 1.01": ("weight_only_int8", scale_by(1.01), SCALE),
-}
-
-
-@pytest.mark.parametrize("what", FAULTS)
-def test_a_fault_of_a_file_is_found_by_code_and_layer_and_nothing_else_is(what: str, tmp_path: Path) -> None:
-    mode, change, code = FAULTS[what]
-    found = audited(broken(mode, LAYER, change, tmp_path / "broken.tflite"), mode)
-    print(f"fault: {what}: {[finding.what for finding in found]}")
-    assert errors(found)[:1] == [(code, LAYER)]
-    assert {finding.key for finding in found} == {LAYER}
-    assert {finding.owner for finding in found} <= {f"recipe {mode}", ""}
-
-
-def left_out(kind: str, regex: str = ".*") -> Rules:
-    """A rule after all others that leaves operators as they are."""
-    return [{"regex": regex, "operation": kind, "algorithm_key": "no_quantize", "op_config": {}}]
-
-
-@pytest.mark.parametrize("mode", [INT8, INT4])
-@pytest.mark.parametrize(
-    ("layer", "kind", "regex"),
-    [("embed", "EMBEDDING_LOOKUP", ".*"), ("block.1.mlp.out", "FULLY_CONNECTED", "TransformerBlock_1.*Linear_w2")],
-)
-def test_a_layer_that_was_left_in_float_is_found(mode: str, layer: str, kind: str, regex: str, tmp_path: Path) -> None:
-    file = tmp_path / "left.tflite"
-    quantise(model().flatbuffer, [*rules_of(mode), *left_out(kind, regex)], file, mode)
-    found = audited(file, mode, aligned(file))
-    assert errors(found) == [(LACKING, layer)]
-    assert "is float32, and the recipe asks for int" in found[0].what
-
-
-def test_a_recipe_that_asks_for_blocks_and_gives_channels_is_found_at_every_layer(tmp_path: Path) -> None:
-    found = audited(quantised(INT8).file, INT8, quantised(INT8), rules_of(INT4))
-    assert {code for code, _ in errors(found)} == {DIFFERS}
+def test_a_recipe_that_asks_for_blocks_and_gives_channels_is_found_at_every_layer() -> None:
+    found = stages_of(INT8).audit(quantised(INT8), rules_of(INT4))
+    assert {code for code, _ in errors(found)} == {"recipe-differs"}
     assert "is int8 channelwise, and the recipe asks for int4 blockwise 32" in found[0].what
     assert len(found) == 9, "eight by name, and how many more"
 
 
 def test_a_layer_that_a_recipe_leaves_in_float_is_no_fault(tmp_path: Path) -> None:
-    file, rules = tmp_path / "left.tflite", [*rules_of(INT8), *left_out("EMBEDDING_LOOKUP")]
-    quantise(model().flatbuffer, rules, file, INT8)
-    assert audited(file, INT8, aligned(file), rules) == []
+    rules = left_out("EMBEDDING_LOOKUP")(rules_of(INT8))
+    file = stages_of(INT8).quantised(rules, tmp_path / "left.tflite")
+    assert stages_of(INT8).audit(file, rules) == []
+    lacking = stages_of(INT8).audit(file)
+    assert errors(lacking) == [("recipe-not-applied", "embed")]
+    assert "is float32, and the recipe asks for int" in lacking[0].what
 
 
-RUNTIMES = [
-    ("weight_only_int8", "tflite-xnnpack"),
-    pytest.param("weight_only_int8", "tflite-builtin", marks=pytest.mark.further),
-    (INT8, "tflite-xnnpack"),
-    (INT8, "tflite-builtin"),
-    pytest.param(INT4, "tflite-xnnpack", marks=pytest.mark.further),
-]
+def test_a_norm_that_is_not_the_float32_files_is_found(tmp_path: Path) -> None:
+    """It is in float in both files, so no rule of the recipe is about it."""
+    work, file = Rewriting(quantised(INT8).file), tmp_path / "norm.tflite"
+    graph = work.model.subgraphs[0]
+    # Norms are the only vectors of that length.
+    vectors = [tensor for tensor in graph.tensors if tensor.shape is not None and list(tensor.shape) == [128]]
+    holder = next(tensor for tensor in vectors if tensor.type == 0)
+    buffer = work.model.buffers[holder.buffer]
+    values = np.array(buffer.data, np.uint8).view(np.float32)
+    values[3] *= 1.001
+    buffer.data = values.view(np.uint8)
+    work.write(file)
+    found = stages_of(INT8).audit(QuantisedFile(file, quantised(INT8).tapped, quantised(INT8).plan))
+    assert [finding.code for finding in found] == ["recipe-float-differs"]
+    assert "1 of its 128 numbers" in found[0].what
+    assert found[0].owner == "recipe dynamic_int8"
 
 
-def assert_found_in_the_runtime(outcome: Outcome, tap: str) -> None:
-    price, runtime = outcome.hops.values()
-    assert (price.verdict, runtime.verdict) == ("pass", "fail")
-    assert outcome.fault is not None
-    assert (outcome.fault.hop, outcome.fault.tap) == (runtime.name, tap)
-
-
-@pytest.mark.parametrize(("mode", "kernels"), RUNTIMES)
-def test_a_runtime_that_reads_another_number_fails_its_own_hop_at_its_tap(
-    mode: str, kernels: str, tmp_path: Path
-) -> None:
-    """One number of one weight is one step off in what the kernels read."""
-    stages = QuantisedBench(mode, kernels, tmp_path)
-    clean = stages.run(quantised(mode))
-    assert set(clean.verdicts.values()) == {"pass"}
-    assert clean.fault is None
-    file = broken(mode, LAYER, one_number, tmp_path / "broken.tflite")
-    outcome = stages.run(aligned(file))
-    show(f"{mode} on {kernels}: one number one step off", outcome)
-    assert_found_in_the_runtime(outcome, LAYER)
-
-
-def adding_in_int16(x: torch.Tensor, numbers: LayerNumbers, bias: torch.Tensor | None, rows: RowGrid) -> torch.Tensor:
-    """As `linear`, by a kernel whose sums wrap around at 2^15."""
-    whole, step = rows_from_least(x)
-    total = numbers.times(whole)
-    assert numbers.scale is not None
-    wrapped = (total + 2**15) % 2**16 - 2**15
-    return (wrapped * step.to(torch.float64) * numbers.scale).to(torch.float32)
-
-
-def test_a_kernel_that_adds_in_int16_is_found_where_it_does_so_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = QuantisedBench(INT8, "tflite-xnnpack", tmp_path)
-    monkeypatch.setattr(fakequant, "linear", adding_in_int16)
-    for local in (False, True):
-        stages.trace(stages.fake, quantised(INT8), named_as=stages.runtime, local=local)
+@pytest.mark.parametrize("mode", ["fp16", "weight_only_int8", INT8])
+def test_a_head_that_was_divided_by_the_softcap_is_taken_for_what_it_is(mode: str) -> None:
+    """The converter folds the division of Gemma 2's logits into the head's weight."""
+    stages = QuantisedBench(bench("gemma2"), mode)
     outcome = stages.judge()
-    show("dynamic_int8: a kernel that adds in int16", outcome)
-    assert_found_in_the_runtime(outcome, "block.0.attn.q")
+    assert set(outcome.verdicts.values()) == {"pass"}, {name: hop.reasons for name, hop in outcome.hops.items()}
+    assert stages.audit(stages.sound_file) == []
+
+
+def test_a_hop_of_the_files_own_numbers_is_not_explained_with_the_checkpoints() -> None:
+    place = FaultPlace(hop=f"fakequant[{INT8}]->tflite-xnnpack[{INT8}]", tap="block.0.attn.q", input="short", worst=0)
+    nothing: Decoder = None  # type: ignore[assignment]  # it is not asked
+    with pytest.raises(NotCoveredError, match="those of the file"):
+        explain_fault(place, model().prepared, nothing, Path())
