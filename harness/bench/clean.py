@@ -15,9 +15,10 @@ import pandas as pd
 
 from harness.bench.others import logits_complain, verifier_complains
 from harness.bench.others_quantised import peers_complain
+from harness.bench.outcome import Outcome
 from harness.bench.quantised import MODES, QuantisedBench
 from harness.bench.result import Clean
-from harness.bench.workbench import FILE_STAGES, Bench, Outcome
+from harness.bench.workbench import FILE_STAGES, Bench
 from harness.names.recipes import block_size
 from harness.names.stages import REAUTHORED
 

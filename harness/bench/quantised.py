@@ -17,7 +17,8 @@ from harness.audit.finite import file_findings
 from harness.audit.kept import kept_findings
 from harness.audit.recipe import Float32Weights, audit_recipe
 from harness.bench.narrow_weight import QuantisedFile
-from harness.bench.workbench import Bench, Outcome
+from harness.bench.outcome import Outcome
+from harness.bench.workbench import Bench
 from harness.compare.local import local_errors, with_local
 from harness.compare.traces import compare_traces
 from harness.errors import UsageError
@@ -30,7 +31,7 @@ from harness.locate.faults import LostStage, locate, summarise_hop
 from harness.names.coverage import Absence
 from harness.names.recipes import Rules
 from harness.names.stages import HF, ORACLE, REAUTHORED, XNNPACK, Hop, Stage, hops_of, named, stage_named
-from harness.pipeline.flatbuffers import write_tapped_and_plan
+from harness.pipeline.flatbuffers import readable_family, write_tapped_and_plan
 from harness.pipeline.owned_faults import not_finite_stages
 from harness.record.record import Finding
 from harness.record.tap_row import taps_frame
@@ -131,14 +132,18 @@ class QuantisedBench:
         every = (*file_findings(file, self.recipe), *found, *kept)
         return [finding for finding in every if finding.severity in severities]
 
-    def judge(self, broken: Path | None = None, lost: Mapping[str, str] | None = None) -> Outcome:
+    def judge(
+        self, broken: Path | None = None, lost: Mapping[str, str] | None = None, files: QuantisedFile | None = None
+    ) -> Outcome:
         """What a run would come to.
 
-        broken: traces that stand in place of the sound ones. lost: stages that have none, and why.
+        broken: traces that stand in place of the sound ones. lost: stages that have none, and why. files: what the run
+        would be about, if that is not the recipe's own file.
         """
-        lost = lost or {}
+        lost, files = lost or {}, files or self.sound_file
+        family = readable_family(FlatbufferModel(files.file), AlignmentPlan.read(files.plan))
         with self.joined(broken, lost) as traces:
-            return self._judge(traces, lost)
+            return self._judge(traces, lost, {self.recipe: family})
 
     @contextmanager
     def joined(self, broken: Path | None, lost: Collection[str]) -> Iterator[Path]:
@@ -151,7 +156,7 @@ class QuantisedBench:
                     (Path(temporary) / name).symlink_to(path)
             yield Path(temporary)
 
-    def _judge(self, traces: Path, lost: Mapping[str, str]) -> Outcome:
+    def _judge(self, traces: Path, lost: Mapping[str, str], families: Mapping[str, str]) -> Outcome:
         prepared, rules = self.bench.prepared, load_rules()
         inputs = [item.id for item in prepared.inputs]
         facts = PlanFacts.read(self.sound_file.plan)
@@ -160,9 +165,19 @@ class QuantisedBench:
             return facts.why_missing(stage, tap) if stage_named(stage).runs_file else Absence(f"not in {stage}")
 
         traced = {ORACLE, HF, REAUTHORED, *(stage.name for stage in self.stages if stage.name not in lost)}
-        compared = compare_traces(traces, traced, inputs, prepared.taps, prepared.model, rules, why_missing, self.hops)
+        compared = compare_traces(
+            traces,
+            traced,
+            inputs,
+            prepared.taps,
+            prepared.model,
+            rules,
+            why_missing,
+            self.hops,
+            families=families,
+        )
         errors = local_errors(traces, compared.hops, inputs, prepared.taps)
-        frame = taps_frame(with_local(compared.rows, errors, rules))
+        frame = taps_frame(with_local(compared.rows, errors, rules, families))
         found = {
             hop.name: summarise_hop(
                 hop,

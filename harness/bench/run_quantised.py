@@ -18,9 +18,10 @@ from harness.bench.explaining import first_fault, reference_of
 from harness.bench.mistake import InQuantised, Kernel, Mistake, OtherRules, QuantisedSite, ReadByKernels
 from harness.bench.narrow_weight import QuantisedFile, broken
 from harness.bench.others_quantised import peers_complain
+from harness.bench.outcome import Outcome
 from harness.bench.quantised import QuantisedBench
 from harness.bench.result import Result
-from harness.bench.workbench import Bench, Outcome
+from harness.bench.workbench import Bench
 from harness.explain.decoder import NotCoveredError
 from harness.explain.job import explain_fault
 from harness.locate.beyond_float32 import beyond_float32
@@ -47,18 +48,19 @@ def judge_quantised(bench: Bench, fault: Mistake, result: Result, site: Quantise
         folder = Path(temporary)
         traces = folder / "traces"
         traces.mkdir()
-        file, findings, lost = _make(stages, site, folder, traces)
-        outcome = stages.judge(traces, lost)
+        files, findings, lost = _make(stages, site, folder, traces)
+        shipped = files if isinstance(site, (InQuantised, OtherRules)) else None
+        outcome = stages.judge(traces, lost, shipped)
         _say(result, outcome, findings)
         if not findings and outcome.fault is not None:
             result.diagnosis = _diagnosis(bench, stages, traces, outcome)
         result.seconds = round(time.monotonic() - began, 2)
-        result.others = peers_complain(stages, file, traces, lost)
+        result.others = peers_complain(stages, files.file if files else None, traces, lost)
 
 
 def _make(
     stages: QuantisedBench, site: QuantisedSite, folder: Path, traces: Path
-) -> tuple[Path | None, list[Finding], dict[str, str]]:
+) -> tuple[QuantisedFile | None, list[Finding], dict[str, str]]:
     """(the file that is wrong, none where it is a kernel; what is found by reading it; stages that did not take it)"""
     if isinstance(site, Kernel):
         (fake,), (runtime,) = stages.fakes, stages.runtimes
@@ -71,8 +73,8 @@ def _make(
     if isinstance(site, ReadByKernels):
         for runtime in stages.runtimes:
             stages.run(runtime, traces, file, stages.sound)
-        return file.file, [], {}
-    return file.file, stages.audit(file), stages.trace_file(traces, file)
+        return file, [], {}
+    return file, stages.audit(file), stages.trace_file(traces, file)
 
 
 def _file(stages: QuantisedBench, site: InQuantised | OtherRules | ReadByKernels, target: Path) -> QuantisedFile:

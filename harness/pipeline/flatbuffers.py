@@ -227,7 +227,7 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
 
     def make(folder: Path) -> None:
         file, places = FlatbufferModel(source), AlignmentPlan.read(plan)
-        family = _family(file, places)
+        family = readable_family(file, places)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
             _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe), family=family))
             return
@@ -248,7 +248,8 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
 
 
-def _family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
+def readable_family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
+    """The family of a file's recipe; empty where a layer cannot be read."""
     try:
         return file_family(file, plan.sources)
     except ValueError:  # the fake-quantised stage ends with it, and names the layer

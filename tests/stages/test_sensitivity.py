@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantised_files import QuantisedFile, aligned, broken, quantised
+from quantised_files import quantised, stages_of
 
+from harness.bench.narrow_weight import QuantisedFile, broken
 from harness.bench.workbench import Bench, bench
 from harness.compare.metrics import logit_stats
 from harness.jobs.job import Job, JobInput
@@ -93,8 +94,9 @@ def test_parts_of_a_fused_projection_are_the_whole_of_it(tmp_path: Path) -> None
 def test_a_tensor_that_is_damaged_costs_most_and_its_scales_are_why(tmp_path: Path) -> None:
     """The scales of one layer three times too large: every other tool shows it as one more bad layer."""
     layer = "block.1.mlp.up"
-    file = broken("dynamic_int8", layer, lambda weight: weight.scales(triple), tmp_path / "damaged.tflite")
-    found = measured(job_of("dynamic_int8", tmp_path, aligned(file)))
+    sound, target = quantised("dynamic_int8"), tmp_path / "damaged.tflite"
+    file = stages_of("dynamic_int8").aligned(broken(sound, layer, lambda weight: weight.scales(triple), target))
+    found = measured(job_of("dynamic_int8", tmp_path, file))
     before = measured(job_of("dynamic_int8", tmp_path))
     dear = max(found.tensors, key=lambda one: one.gain or 0)
     assert dear.tensor == layer
