@@ -149,8 +149,8 @@ def ownership(
 
 
 def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault], findings: Sequence[Finding]) -> Ownership:
-    """Of a quantised file: the recipe's where the weight that acts there is wrong by reading it, the converter's where
-    the float32 file shows it as well, else the kernels'.
+    """Of a quantised file: the recipe's where the weight that acts there is wrong by reading it, or both runtimes show
+    it (a norm of a file that a person gave); the converter's where the float32 file shows it too; else the kernels'.
 
     A runtime need not take what no recipe would write: a scale with more digits than it keeps, or infinity.
     """
@@ -161,6 +161,14 @@ def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault], findings: Seque
     twin = split(hop.candidate)[0]
     if any(other.tap == fault.tap and Hop.parse(other.hop).candidate == twin for other in faults):
         return Ownership("converter", (f"{twin} runs the float32 flatbuffer, and shows a fault at the same tap",))
+    also = [
+        other.between.candidate
+        for other in faults
+        if other.tap == fault.tap and other.between.floor is Floor.RUNTIME and other.hop != hop.name
+        and split(other.between.candidate)[1] == split(hop.candidate)[1]
+    ]  # fmt: skip
+    if also:
+        return Ownership(recipe, (f"{hop.candidate} and {also[0]} both differ there, and share the file alone",))
     same = f"{hop.reference} computes with the same numbers of the file, and has something else there"
     return Ownership(kernels_of(hop.candidate), (same,))
 

@@ -128,6 +128,19 @@ def test_a_runtime_is_charged_where_another_weight_or_another_recipes_is_wrong()
         assert ownership(found, [found], [other], {}).owner == "kernels of tflite-xnnpack[fp16]"
 
 
+def test_what_both_runtimes_show_of_one_file_is_the_files():
+    """A file that somebody gives may have norms of another checkpoint, which nothing compares."""
+    found = fault("fakequant[file]->tflite-xnnpack[file]")
+    other = fault("fakequant-builtin[file]->tflite-builtin[file]")
+    assert ownership(found, [found, other], [], {}).owner == "recipe file"
+    for no_partner in (
+        fault("fakequant-builtin[fp16]->tflite-builtin[fp16]"),
+        fault("fakequant-builtin[file]->tflite-builtin[file]", "block.1.attn.q"),
+        fault("reauthored->fakequant[file]"),
+    ):
+        assert ownership(found, [found, no_partner], [], {}).owner == "kernels of tflite-xnnpack[file]"
+
+
 def test_infinity_out_of_a_file_that_holds_it_is_the_recipes():
     found = fault(RUNTIME, "block.1.mlp.out")
     spoiled = of_recipe("")
