@@ -123,8 +123,9 @@ assert "torch" not in sys.modules
     [
         lambda: subprocess.run(["true"]),
         lambda: os.system("true"),
-        multiprocessing.get_context("spawn").Process(target=print).start,
-        multiprocessing.get_context("forkserver").Process(target=print).start,
+        # Looked up late: a server of forks that a slow test has started already starts no process of its own.
+        lambda: multiprocessing.get_context("spawn").Process(target=print).start(),
+        lambda: multiprocessing.get_context("forkserver").Process(target=print).start(),
     ],
 )
 def test_a_test_without_a_marker_that_starts_a_process_fails(start: Callable[[], object]) -> None:
