@@ -32,14 +32,14 @@ def print_report(report: Report, console: Console) -> None:
     console.print(table)
     whole = summary(report.results)
     alarms, others = false_alarms(report)
-    line(console, f"detected                 {whole.detected}")
-    line(console, f"right hop, tap           {whole.hop}, {whole.tap}")
-    line(console, f"right cause first, named {whole.cause_first}, {whole.cause_named}")
-    line(console, f"below noise, audited     {whole.below_noise}")
+    line(console, f"detected                       {whole.detected}")
+    line(console, f"right hop, tap                 {whole.hop}, {whole.tap}")
+    line(console, f"right cause first, named       {whole.cause_first}, {whole.cause_named}")
+    line(console, f"below noise, audited           {whole.below_noise}")
     for name, share in whole.others.items():
         if share.of or others[name].of:
-            line(console, f"{EVERY_OTHER[name]:<24} {share}, and complains of {others[name]} clean models")
-    line(console, f"false alarms             {alarms}")
+            line(console, f"{EVERY_OTHER[name]:<30} {share}, and complains of {others[name]} clean models")
+    line(console, f"false alarms                   {alarms}")
     for error in report.errors:
         line(console, error, style="red")
 
