@@ -90,12 +90,19 @@ def _sums(held: Held, weight: npt.NDArray[Any], rows: slice) -> Floats:
         further = np.abs(values - wanted) - np.abs(near - wanted)
         beyond = int((further > _TIE * part.spread_scale).sum())
         own, best = (np.square(numbers - wanted).sum(axis=-1) for numbers in (values, near))
-        far = int((own > _FAR**2 * best).sum()) if beyond else 0
+        jumps = np.abs(values - near) > _jump(held) * part.spread_scale * 1.01
+        far = int(((own > _FAR**2 * best) | jumps.any(axis=-1)).sum()) if beyond else 0
     elif held.grid.dtype == "FLOAT16":
         with np.errstate(over="ignore"):
             nearest = _squares(weight[rows].astype(np.float16).astype(np.float64) - wanted)
     norms = (_squares(wanted), _squares(values), float(np.vdot(values, wanted)))
     return np.array([error, nearest, *norms, beyond, far])
+
+
+def _jump(held: Held) -> int:
+    """How many steps from the nearest one no method moves a number: a 32nd of the type's, 4 at least."""
+    low, high = held.ends
+    return max(4, (high - low + 1) // 32)
 
 
 def _gain(held: Held, weight: npt.NDArray[Any]) -> float:

@@ -33,6 +33,7 @@ from harness.record.record import Finding
 _SHOWN = 8
 # Less than this of what a weight should be is not that weight: the coarsest recipe (2 bits) has 0.9.
 _RELATED = 0.7
+_FURTHER = 1.5  # times the nearest numbers' error: 2 bits for a whole channel have a cosine of 0.6, and no fault
 _BY_RANGE = "min_max_uniform_quantize"  # its scales are those of the range, and of nothing else
 # These round each number to the nearest step of its grid; others shift numbers, or turn the weight, on purpose.
 _ROUNDING = (_BY_RANGE, "octav", "mse", "float_casting")
@@ -103,6 +104,26 @@ def audit_recipe(
         fits.setdefault(weight.layer, audit.fitted(how_near))
         found += audit.of_values(how_near)
     return told_once(found, recipe), list(fits.values())
+
+
+def signature_findings(
+    file: FlatbufferModel, plans: Mapping[str, Mapping[str, TapSource]], recipe: str
+) -> list[Finding]:
+    """Layers of which signatures hold other numbers: what runs on one is right, and on the other something else."""
+    known: dict[str, Held] = {}
+    found: list[Finding] = []
+    for graph, weight in file_weights(file, plans):
+        try:
+            numbers = held(file, graph, weight.constant)
+        except ValueError:
+            continue  # whoever takes its numbers says so
+        first = known.setdefault(weight.layer, numbers)
+        same = all(np.array_equal(getattr(first, part), getattr(numbers, part)) for part in ("whole", "scale", "zero"))
+        if not same:
+            what = "has other numbers or scales in one signature than in another"
+            constant = graph.tensors[weight.constant]
+            found.append(_finding(constant, weight.layer, recipe, FindingCode.RECIPE_WEIGHT_WRONG, what, "error"))
+    return told_once(found, recipe)
 
 
 def audit_layer(
@@ -186,7 +207,7 @@ class _Layer:
         if found.scales_wrong:
             what = f"has {found.scales_wrong} of {found.channels} scales that are zero, negative or not finite"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)
-        elif found.cosine < _RELATED or not np.isfinite(found.error):
+        elif not np.isfinite(found.error) or (found.cosine < _RELATED and found.error > _FURTHER * found.nearest):
             what = f"is not this checkpoint's weight (cosine {found.cosine:.2f})"
             yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what)
         elif self.asked.algorithm in _ROUNDING or self.held.grid.dtype not in NARROW:

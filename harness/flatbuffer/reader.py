@@ -122,6 +122,12 @@ class FlatbufferModel:
         codes = (self._root.OperatorCodes(i) for i in range(self._root.OperatorCodesLength()))
         return [names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
 
+    @property
+    def custom_operators(self) -> list[str]:
+        """The names of the operators that are none of TFLite's own."""
+        codes = (self._root.OperatorCodes(i).CustomCode() for i in range(self._root.OperatorCodesLength()))
+        return [code.decode(errors="replace") for code in codes if code]
+
     def _read_signatures(self) -> dict[str, Signature]:
         found = {}
         for i in range(self._root.SignatureDefsLength()):

@@ -19,7 +19,7 @@ from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
 from harness.audit.kept import kept_findings
-from harness.audit.recipe import Float32Weights, audit_recipe
+from harness.audit.recipe import Float32Weights, audit_recipe, signature_findings
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
@@ -31,6 +31,7 @@ from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import ConstantsAudit, Converted, Tapped
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.codes import FindingCode
+from harness.names.recipes import GIVEN_FILE
 from harness.names.stages import FLOAT, HF
 from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, QUANTISED, converted, quantised
 from harness.record.record import Finding
@@ -113,6 +114,8 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
         write_tapped_and_plan(source, folder, prepared)
 
     own = request.sha256 is None
+    if recipe != FLOAT:
+        _refuse_rotations(source, recipe)
     if own:
         _open_in_runtime(source)
     with readable(source, own):
@@ -126,6 +129,18 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
             audited = _audit_quantised(cache, request, folder / FILE, digest)
     files = {"tapped": str(folder / FLATBUFFER), "plan": str(folder / FILE), "sha256": digest}
     return Tapped(**dict(audited), **files).model_dump(mode="json")
+
+
+def _refuse_rotations(source: Path, recipe: str) -> None:
+    """Raises UsageError for a file that rotates the inputs of layers: its weights are rotated too, and nothing here
+    knows by what.
+    """
+    rotations = [name for name in FlatbufferModel(source).custom_operators if "rotation" in name]
+    if rotations:
+        what = f"--tflite {source}" if recipe == GIVEN_FILE else f"--quantize {recipe}"
+        raise UsageError(
+            f"{what} rotates the inputs of layers ({rotations[0]}), which is not judged yet; give one without rotation"
+        )
 
 
 def _open_in_runtime(source: Path) -> None:
@@ -222,14 +237,15 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
     """
     source, recipe = Path(request.flatbuffer), request.recipe
     rules = request.prepared.recipes.get(recipe, [])
-    code = {name: sha256_of(source_of(name)) for name in _RECIPE_CODE}
+    code = {name: sha256_of(source_of(name)) for name in RECIPE_CODE}
     plain = Path(request.float32) if request.float32 else None
 
     def make(folder: Path) -> None:
         file, places = FlatbufferModel(source), AlignmentPlan.read(plan)
         family = readable_family(file, places)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
-            _write_audit(folder, ConstantsAudit(findings=file_findings(file, recipe), family=family))
+            told = [*file_findings(file, recipe), *signature_findings(file, places.sources, recipe)]
+            _write_audit(folder, ConstantsAudit(findings=told, family=family))
             return
         float32 = FlatbufferModel(plain)
         weights = Float32Weights(float32, AlignmentPlan.read(Path(request.float32_plan)).sources)
@@ -256,7 +272,7 @@ def readable_family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
         return ""
 
 
-_RECIPE_CODE = (
+RECIPE_CODE = (
     "harness.align.family",
     "harness.align.layout",
     "harness.align.views",

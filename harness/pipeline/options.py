@@ -92,6 +92,8 @@ def stages_of(options: Options) -> tuple[str, ...]:
     alone = [stage.name for stage in every_stage() if stage.quantised_only and stage.name in options.stages]
     if alone and not options.quantize and own == FLOAT:
         raise UsageError(f"{alone[0]} runs quantised files alone; add --quantize RECIPE, or leave it out of --stages")
+    if options.sensitivity and own == FLOAT and not options.quantize:
+        raise UsageError("--sensitivity measures what recipes cost; add --quantize RECIPE, or leave it out")
     quantised = _quantised_stages(options, [own] if own != FLOAT else [recipe.name for recipe in options.quantize])
     if own != FLOAT and not hops_of(quantised):
         raise UsageError(f"--tflite {options.tflite} is quantised: --stages needs {XNNPACK} or {BUILTIN}")

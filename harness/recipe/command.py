@@ -7,8 +7,10 @@ measured, and a page. Each candidate is a real file that ran on the kernels that
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import math
+import os
 import shlex
 import shutil
 import time
@@ -23,7 +25,7 @@ from harness.pipeline.environment import environment
 from harness.pipeline.options import Options, check, run_words
 from harness.pipeline.run import Work, prepare
 from harness.processes.scheduler import Watcher
-from harness.recipe.evaluation import Evaluation, FileFigures
+from harness.recipe.evaluation import Evaluation, FileFigures, ProcessLostError
 from harness.recipe.knapsack import Frontier, LayerChoice
 from harness.recipe.layers import operators_of, options_of
 from harness.recipe.rules import mixed_rules
@@ -37,6 +39,7 @@ PREFIX = "recipe-"
 WINNER_FILE, SEARCH_FILE, PAGE_FILE = "recipe.json", "search.json", "recipe.html"
 _CURVE = 5  # mixtures that are measured whatever the budget is, between the smallest file and the largest uniform one
 _TRIES = 5  # more near the budget
+_FLOAT_BITS = 32
 _NEAR = 0.005  # of the size: nearer than this, two files are the same to whoever ships one
 
 
@@ -53,9 +56,9 @@ def check_options(options: SearchOptions) -> None:
     """Raises UsageError for what can be told to be wrong without a framework."""
     if (options.max_kl is None) == (options.max_mb is None):
         raise UsageError("recipe needs a budget; give --max-kl NATS or --max-mb MB, and one of them alone")
-    for name, value in (("--max-kl", options.max_kl), ("--max-mb", options.max_mb)):
+    for name, value, example in (("--max-kl", options.max_kl, "0.05"), ("--max-mb", options.max_mb, "100")):
         if value is not None and not 0 < value < math.inf:  # NaN too
-            raise UsageError(f"{name} {value:g} must be positive and finite; give e.g. {name} 0.05")
+            raise UsageError(f"{name} {value:g} must be positive and finite; give e.g. {name} {example}")
 
 
 def search_recipe(options: SearchOptions, watcher: Watcher) -> tuple[Path, RecipeSearch]:
@@ -70,16 +73,29 @@ def search_recipe(options: SearchOptions, watcher: Watcher) -> tuple[Path, Recip
         state = Work(options.run, ref, folder, cache, watcher, run_id)
         prepared, _ = prepare(state)
         search = _Search(Evaluation(state, prepared), options, dict(prepared.recipes))
-        found = search.result(ref.name, run_id)
+        try:
+            found = search.result(ref.name, run_id)
+        except ProcessLostError as error:
+            raise _kept_log(error, state.log, parent / f"{PREFIX}{run_id}.log", options.run.out) from None
         found.seconds = round(time.monotonic() - began, 3)
         final = parent / f"{PREFIX}{run_id}"
         _write(folder, found, final)
     return final, found
 
 
+def _kept_log(error: ProcessLostError, log: Path, kept: Path, out: Path) -> Exception:
+    """What is raised in place of an error whose log goes with the folder: it names the log that stays."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return UsageError(f"--out {out}: {os.strerror(errno.ENOSPC)}; free some space, or give another folder")
+    shutil.copyfile(log, kept)
+    return ProcessLostError(f"{str(error).split('; run.log')[0]}; {kept} has what it said")
+
+
 def judge_command(options: Options, recipe: Path) -> str:
     """The run that judges the winner as any other recipe: price, runtimes, audit."""
-    return shlex.join([*run_words(options), "--quantize", str(recipe)])
+    given = [word for prompt in options.prompts for word in ("--prompt", prompt)]
+    given += ["--inputs", str(options.inputs_file)] if options.inputs_file else []
+    return shlex.join([*run_words(options), *given, "--quantize", str(recipe)])
 
 
 def _write(folder: Path, found: RecipeSearch, final: Path) -> None:
@@ -122,12 +138,18 @@ class _Search:
         self.frontier = Frontier(self.layers)
         every = sum(next(one.size for one in options if one.recipe == FLOAT) for options in self.layers.values())
         self.rest_mb = self.float32_mb - every / 1e6  # what no recipe changes
-        self._measure_curve()
-        self._measure_near_budget()
+        if self.options.max_mb is None or self.options.max_mb >= self._least_mb:
+            self._measure_curve()
+            self._measure_near_budget()
         return self._record(model, run_id)
 
+    @property
+    def _least_mb(self) -> float:
+        """Of the smallest file that there can be."""
+        return self.rest_mb + self.frontier.least / 1e6
+
     def _measure_curve(self) -> None:
-        least = self.rest_mb + self.frontier.least / 1e6
+        least = self._least_mb
         most = max(found.mb for found in self.figures.values())
         for number in range(_CURVE):
             self._try(self.frontier.within((least + (most - least) * number / (_CURVE - 1) - self.rest_mb) * 1e6))
@@ -141,7 +163,8 @@ class _Search:
         """Between the best file that keeps the budget and the next one that does not."""
         if self.options.max_mb is not None:
             over = [self.choices[name].size / 1e6 + self.rest_mb - found.mb for name, found in self._of_choices()]
-            return self.frontier.within((self.options.max_mb - self.rest_mb + min([0.0, *over])) * 1e6)
+            room = (self.options.max_mb - self.rest_mb + min([0.0, *over])) * 1e6
+            return self.frontier.within(min(room, self.frontier.most - 1))  # something of it has to be quantised
         assert self.options.max_kl is not None
         kept = [found.mb for found in self.figures.values() if self._keeps(found)]
         upper = min(kept, default=self.float32_mb)
@@ -176,7 +199,7 @@ class _Search:
         """Apply a choice and measure its file. Returns whether that was new."""
         if choice is None or any(known.recipes == choice.recipes for known in self.choices.values()):
             return False
-        if len(set(choice.recipes.values())) == 1:  # a uniform one, which is measured already
+        if any(self._uniform_choice(name) == choice.recipes for name in self.uniform):  # it is measured already
             return False
         rules = mixed_rules(choice.recipes, self.uniform, self.operators)
         if not rules:  # all of it in float32
@@ -185,6 +208,11 @@ class _Search:
         self.choices[name], self.mixed[name] = choice, rules
         self.figures |= self.evaluation.measure({name: rules})
         return True
+
+    def _uniform_choice(self, recipe: str) -> dict[str, str]:
+        """What a uniform recipe makes of each layer: it leaves some in float32."""
+        bits = self.figures[recipe].bits
+        return {layer: recipe if bits[layer] < _FLOAT_BITS else FLOAT for layer in self.layers}
 
     def _winner(self) -> str | None:
         """The smallest that keeps the KL, or that of the least KL that keeps the size; of two alike, the simpler."""
@@ -201,6 +229,7 @@ class _Search:
             max_mb=self.options.max_mb,
             winner=self._winner(),
             float32_mb=self.float32_mb,
+            least_mb=self._least_mb,
             positions=next(iter(self.figures.values())).positions,
             cost_positions=next(iter(self.costs.values())).positions,
             candidates=sorted((self._candidate(name) for name in self.figures), key=lambda one: one.mb),
@@ -223,10 +252,15 @@ class _Search:
             kl_p99=_finite(found.kl_p99),
             flips=found.flips,
             predicted_kl=self._predicted(name) if choice is None else choice.cost,
-            layers=dict(Counter(choice.recipes.values())) if choice is not None else {},
+            layers=dict(Counter(self._recipes(name).values())),
+            recipes=self._recipes(name),
             refused=found.refused,
             rules=self.mixed[name] if choice is not None else self.uniform[name],
         )
+
+    def _recipes(self, name: str) -> dict[str, str]:
+        choice = self.choices.get(name)
+        return self._uniform_choice(name) if choice is None else dict(choice.recipes)
 
     def _predicted(self, recipe: str) -> float | None:
         every = [one.kl for one in self.costs[recipe].layers]

@@ -19,11 +19,11 @@ import numpy as np
 
 from harness.compare.logits import percentiles
 from harness.compare.metrics import logit_stats
-from harness.errors import TaskFaultError
 from harness.jobs.prepared import Prepared, TextToRun
 from harness.jobs.results import Converted, Tapped
 from harness.names.recipes import Rules
 from harness.names.stages import FAKEQUANT, FLOAT, REAUTHORED, XNNPACK, named, stage_named
+from harness.pipeline.flatbuffers import RECIPE_CODE
 from harness.pipeline.run import Work, place_of
 from harness.pipeline.tasks import SENSITIVITY, conversion_mb, sensitivity_tasks, stage_tasks
 from harness.processes.scheduler import Results, Task, TaskResult, run_tasks
@@ -39,8 +39,12 @@ _CODE = (
     "harness.compare.kernels",
     "harness.compare.logits",
     "harness.stages.litert.stage",
-    "harness.flatbuffer.tap",
+    "harness.inputs.tokens",
 )
+
+
+class ProcessLostError(Exception):
+    """A process that the search needs crashed, or took too long."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Evaluation:
         self.prepared = self.prepared.model_copy(update={"recipes": {**self.prepared.recipes, **recipes}})
 
     def measure(self, recipes: Mapping[str, Rules]) -> dict[str, FileFigures]:
-        """Figures of each recipe's file on XNNPACK. Raises TaskFaultError for a process that did not end."""
+        """Figures of each recipe's file on XNNPACK. Raises ProcessLostError for a process that did not end."""
         self._add(recipes)
         self._run([named(XNNPACK, name) for name in recipes], only=("convert",))
         kept = {name: self._kept(self._key(name)) for name in recipes}
@@ -93,7 +97,7 @@ class Evaluation:
                 "conversion": self.prepared.conversion_key,
                 "inputs": [(item.id, item.tokens, item.decode_tail) for item in self.prepared.inputs],
                 "runtime": version("ai-edge-litert"),
-                "code": {name: sha256_of(source_of(name)) for name in _CODE},
+                "code": {name: sha256_of(source_of(name)) for name in (*_CODE, *RECIPE_CODE)},
             }
         )
 
@@ -173,7 +177,7 @@ class Evaluation:
         ended = run_tasks(new, self.state.log, self.state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
         for result in ended.values():
             if result.status != "ok":
-                raise TaskFaultError(f"{result.name} {result.status}: {result.detail}")
+                raise ProcessLostError(f"{result.name} {result.status}: {result.detail}")
         self._known |= ended
 
     def _after_known(self, task: Task) -> Task:

@@ -26,7 +26,9 @@ class RecipeCandidate(Part):
     predicted_kl: float | None = None
     """What the costs of its tensors come to."""
     layers: dict[str, int] = Field(default_factory=dict)
-    """How many layers each recipe has in a mixture; `none` is float32."""
+    """How many layers each recipe has; `none` is float32."""
+    recipes: dict[str, str] = Field(default_factory=dict)
+    """The recipe of each layer. One that makes several taps, as queries, keys and values, is called by the first."""
     refused: str = ""
     """Why it cannot be taken, in words: the audit of its file found it wrong."""
     rules: list[dict[str, Any]] = Field(default_factory=list)
@@ -55,6 +57,8 @@ class RecipeSearch(Part):
     winner: str | None = None
     """The smallest file that keeps `max_kl`, or the one of the least KL that keeps `max_mb`; none where none does."""
     float32_mb: float
+    least_mb: float = 0.0
+    """Of the smallest file that these recipes can make, as predicted."""
     positions: int
     """Of all inputs; those on which KL was measured."""
     cost_positions: int

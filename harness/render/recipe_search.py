@@ -63,7 +63,11 @@ def headline(found: RecipeSearch) -> str:
     """What was found, in a sentence."""
     taken, asked = found.taken, budget_words(found)
     if taken is None:
-        return f"no recipe of {len(found.candidates)} that were measured keeps {asked}"
+        said = f"no recipe of {len(found.candidates)} that were measured keeps {asked}"
+        lowest = min((one.kl_mean for one in found.candidates if one.kl_mean is not None), default=None)
+        if found.max_mb is not None:
+            return f"{said}: the smallest file that they can make has about {number(found.least_mb)} MB"
+        return f"{said}: the least was {compared(lowest)} nats"
     kind = "uniform" if taken.uniform else "mixed"
     return (
         f"{taken.name} ({kind}) keeps {asked}: {number(taken.mb)} MB of {number(found.float32_mb)}, "
@@ -90,7 +94,7 @@ def layers_words(candidate: RecipeCandidate) -> str:
     """`120 dynamic_int8, 31 dynamic_int4_block32`."""
     names = {FLOAT: "float32"}
     most = sorted(candidate.layers.items(), key=lambda one: -one[1])
-    return ", ".join(f"{count} {names.get(recipe, recipe)}" for recipe, count in most) or "every layer that it can"
+    return ", ".join(f"{count} {names.get(recipe, recipe)}" for recipe, count in most) or "-"
 
 
 def print_search(found: RecipeSearch, page: Path, recipe: Path, judge: str, console: Console) -> None:
@@ -130,7 +134,20 @@ def page(found: RecipeSearch) -> str:
         kept={one.name for one in found.candidates if keeps(found, one)},
         layers={one.name: layers_words(one) for one in found.candidates},
         dearest=dearest(found.costs),
+        costs=len(found.costs),
+        of_winner=layers_of_winner(found),
     )
+
+
+def layers_of_winner(found: RecipeSearch) -> list[tuple[str, str, float | None, float | None]]:
+    """(layer, recipe, its KL alone, MB) of the winner, in execution order; nothing where there is none."""
+    taken = found.taken
+    costs = {(one.layer, one.recipe): one for one in found.costs}
+    each = [(layer, recipe, costs.get((layer, recipe))) for layer, recipe in (taken.recipes if taken else {}).items()]
+    return [
+        (layer, "float32" if recipe == FLOAT else recipe, cost.kl if cost else None, cost.bytes / 1e6 if cost else None)
+        for layer, recipe, cost in each
+    ]
 
 
 def dearest(costs: Sequence[LayerCost]) -> list[LayerCost]:
