@@ -167,7 +167,7 @@ def attention_taps(network: Any, modules: ModuleMap, blocks: int, capture: Captu
             for point, values in (("attn.q_rope", query), ("attn.k_rope", key))
         ]
         query, key = (own if put is None else put for own, put in zip((query, key), forced, strict=True))
-        if capture.trace is None:  # nobody listens, and deriving the probabilities takes as long as attention itself
+        if capture.idle:  # nobody listens, and deriving the probabilities takes as long as attention itself
             return original(query, key, *args, **kwargs)
         with _Probabilities(block, capture, query.shape[1]):
             return original(query, key, *args, **kwargs)

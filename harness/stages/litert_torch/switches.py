@@ -104,6 +104,7 @@ def _rows(own: Reauthored, entry: ModuleTap, layer: FakeLayer, block: int) -> to
 def open_switches(job: Job, items: Sequence[JobInput], *, from_file: bool, by_layer: bool) -> Iterator[LayerSwitches]:
     """See `harness/jobs/switches.py`. job: of a fake-quantised stage."""
     with open_reauthored(job, AS_NAMED) as own, ExitStack() as within:
+        own.capture.idle = True
         layers: list[FakeLayer] = []
         buffers: dict[str, int] = {}
         for each in held_layers(job, own):

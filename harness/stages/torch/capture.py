@@ -26,13 +26,14 @@ from harness.store.trace import Trace, TraceWriter
 class Capture:
     """Where taps of the step under way go: positions `start:start + valid` of `trace`.
 
-    reference: what replaces them in a local pass.
+    reference: what replaces them in a local pass. idle: nobody listens at all, so nothing is derived for taps alone.
     """
 
     trace: TraceWriter | None = None
     start: int = 0
     valid: int | None = None
     reference: Trace | None = None
+    idle: bool = False
 
     def put(self, tap: str, values: torch.Tensor, how: str = "read") -> None:
         """values: `[1, step size, ...]`; positions past `valid` are padding and are dropped."""
