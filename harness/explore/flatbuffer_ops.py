@@ -83,7 +83,7 @@ class _Walk:
         """Where an operator stands whose tensor has lost its path, as what a signature gives back has: in a block with
         what it reads, else on its own."""
         groups = [[part for part in self.ops[op].namespace.split("/") if " " not in part] for op in sources]
-        return next(("/".join(group) for group in groups if _BLOCK.search(group[0])), "")
+        return next(("/".join(group) for group in groups if group and _BLOCK.search(group[0])), "")
 
     def _composite(self, graph: Subgraph, op: Operator, made: dict[int, str], identity: str, namespace: str) -> None:
         assert op.decomposition is not None
