@@ -53,29 +53,22 @@ def crashed(results: dict[str, TaskResult]) -> bool:
 
 def local_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """A local pass that did not end: what its limits would have found went unseen, so the run does not pass."""
-    return [
-        Finding(
-            kind="runtime",
-            code=FindingCode.LOCAL_PASS_LOST,
-            severity="error",
-            what=f"{name} {result.status}, so the limits on local errors were not checked: {result.detail}",
-        )
-        for name, result in results.items()
-        if is_local_pass(name) and result.status in _ENDED_BADLY
-    ]
+    lost = {name: result for name, result in results.items() if is_local_pass(name)}
+    return _lost(lost, FindingCode.LOCAL_PASS_LOST, "the limits on local errors were not checked")
 
 
 def sensitivity_findings(results: dict[str, TaskResult]) -> list[Finding]:
     """What each tensor costs was to be measured, and is not known."""
+    lost = {name: result for name, result in results.items() if split(name)[0] == SENSITIVITY}
+    return _lost(lost, FindingCode.SENSITIVITY_LOST, "what each tensor costs is not known")
+
+
+def _lost(results: dict[str, TaskResult], code: FindingCode, so: str) -> list[Finding]:
+    """An error for each that did not end. so: what follows from it."""
     return [
-        Finding(
-            kind="runtime",
-            code=FindingCode.SENSITIVITY_LOST,
-            severity="error",
-            what=f"{name} {result.status}, so what each tensor costs is not known: {result.detail}",
-        )
+        Finding(kind="runtime", code=code, severity="error", what=f"{name} {result.status}, so {so}: {result.detail}")
         for name, result in results.items()
-        if split(name)[0] == SENSITIVITY and result.status in _ENDED_BADLY
+        if result.status in _ENDED_BADLY
     ]
 
 

@@ -124,7 +124,7 @@ class _Search:
     mixed: dict[str, Rules] = field(default_factory=dict)
 
     def result(self, model: str, run_id: str) -> RecipeSearch:
-        self.evaluation.begin(self.uniform)
+        self.evaluation.begin()
         self.figures = self.evaluation.measure(self.uniform)
         self.costs = {name: self.evaluation.costs(name) for name in self.uniform}
         self.float32_mb = self.evaluation.file_of().stat().st_size / 1e6

@@ -73,17 +73,13 @@ class Evaluation:
         items = [item.model_copy(update={"logits_only": True}) for item in self.prepared.inputs]
         self.prepared = self.prepared.model_copy(update={"inputs": items, "text": TextToRun()})
 
-    def begin(self, recipes: Mapping[str, Rules]) -> None:
-        """Make the float32 file and those of the recipes, and take the float model's logits."""
-        self._add(recipes)
+    def begin(self) -> None:
+        """Make the float32 file, and take the float model's logits."""
         self._run([REAUTHORED, XNNPACK])
-
-    def _add(self, recipes: Mapping[str, Rules]) -> None:
-        self.prepared = self.prepared.model_copy(update={"recipes": {**self.prepared.recipes, **recipes}})
 
     def measure(self, recipes: Mapping[str, Rules]) -> dict[str, FileFigures]:
         """Figures of each recipe's file on XNNPACK. Raises ProcessLostError for a process that did not end."""
-        self._add(recipes)
+        self.prepared = self.prepared.model_copy(update={"recipes": {**self.prepared.recipes, **recipes}})
         self._run([named(XNNPACK, name) for name in recipes], only=("convert",))
         kept = {name: self._kept(self._key(name)) for name in recipes}
         self._run([named(XNNPACK, name) for name, known in kept.items() if known is None])
@@ -113,7 +109,7 @@ class Evaluation:
             own = Trace.open(traces / stage / item.id).load("logits")
             stats = logit_stats(right, own)
             kl.append(stats.kl)
-            flips += int((right.argmax(-1) != own.argmax(-1)).sum())
+            flips += int((stats.top1_reference != stats.top1_candidate).sum())
         every = np.concatenate(kl)
         tapped = self._known[named("tap", recipe)].gave(Tapped)
         assert tapped is not None, "the stage needs it"

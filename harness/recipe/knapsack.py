@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,10 +91,3 @@ def _useful(options: Sequence[LayerOption]) -> list[LayerOption]:
         if not kept or option.cost < kept[-1].cost:
             kept.append(option)
     return kept
-
-
-def total(layers: Mapping[str, Sequence[LayerOption]], recipes: Mapping[str, str]) -> Any:
-    """Of a choice: (bytes, cost). Raises KeyError for a recipe that a layer has no option for."""
-    of = {layer: {option.recipe: option for option in options} for layer, options in layers.items()}
-    chosen = [of[layer][recipe] for layer, recipe in recipes.items()]
-    return sum(one.size for one in chosen), sum(one.cost for one in chosen)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping
 
 import pytest
 
-from harness.recipe.knapsack import Frontier, LayerOption, total
+from harness.recipe.knapsack import Frontier, LayerOption
 
 Layers = dict[str, list[LayerOption]]
 
@@ -22,6 +23,13 @@ def layers_of(seed: int) -> Layers:
         ]
         for number in range(6)
     }
+
+
+def total(layers: Layers, recipes: Mapping[str, str]) -> tuple[float, float]:
+    """Of a choice: (bytes, cost)."""
+    of = {layer: {option.recipe: option for option in options} for layer, options in layers.items()}
+    chosen = [of[layer][recipe] for layer, recipe in recipes.items()]
+    return sum(one.size for one in chosen), sum(one.cost for one in chosen)
 
 
 def least_cost(layers: Layers, size: float) -> float:
