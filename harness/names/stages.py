@@ -56,6 +56,8 @@ class Stage:
     runs_file: whether it runs a flatbuffer. weights_of_file: whether it takes a flatbuffer's weights alone.
     switches: "module:function" that opens it with the file's numbers in some layers, see `harness/jobs/switches.py`;
         empty for a stage that cannot be.
+    drives: "module:function" that makes a driver of its open session, see `harness/jobs/driver.py`; empty for a stage
+        that cannot be run step by step.
     quantised_only: whether it judges nothing but quantised files.
     needs: stages that must have ended before it starts. owner: whose fault an error is that it introduces itself.
     coverage: the share of a model's taps that its hop must compare, where a declaration names none.
@@ -77,6 +79,7 @@ class Stage:
     runs_file: bool = False
     weights_of_file: bool = False
     switches: str = ""
+    drives: str = ""
     quantised_only: bool = False
     needs: tuple[str, ...] = ()
     owner: str = ""
@@ -174,6 +177,9 @@ def _floor_between(reference: str, candidate: str) -> Floor:
 
 _FAKEQUANT = "harness.stages.litert_torch.fakequant:open_session"
 _HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.litert.session:open_session"
+_HF_DRIVER = "harness.stages.huggingface.driver:open_driver"
+_OWN_DRIVER = "harness.stages.litert_torch.driver:open_driver"
+_TFLITE_DRIVER = "harness.stages.litert.driver:open_driver"
 _FAKE_QUANTISED = Stage(
     FAKEQUANT,
     "the re-authored model with the numbers of the quantised file",
@@ -184,6 +190,7 @@ _FAKE_QUANTISED = Stage(
     quantised_floor=Floor.PRICE,
     weights_of_file=True,
     switches="harness.stages.litert_torch.switches:open_switches",
+    drives=_OWN_DRIVER,
     quantised_only=True,
     owner="recipe",
     cost=3,
@@ -194,7 +201,7 @@ _FAKE_QUANTISED = Stage(
 _REGISTRY: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), cost=4),
+        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), drives=_HF_DRIVER, cost=4),
         Stage(
             HF,
             "the Hugging Face model",
@@ -203,6 +210,7 @@ _REGISTRY: dict[str, Stage] = {
             memory=Memory(1, 300),
             local_reference=ORACLE,
             exact=ORACLE,
+            drives=_HF_DRIVER,
             cost=3,
         ),
         Stage(
@@ -213,6 +221,7 @@ _REGISTRY: dict[str, Stage] = {
             memory=Memory(1, 200),
             reference=HF,
             local_reference=ORACLE,
+            drives=_OWN_DRIVER,
             owner="re-authoring",
             cost=1,
         ),
@@ -234,6 +243,7 @@ _REGISTRY: dict[str, Stage] = {
             local_reference=REAUTHORED,
             quantised_local=FAKEQUANT,
             runs_file=True,
+            drives=_TFLITE_DRIVER,
             coverage=0.90,  # attention probabilities live inside its fused attention: 1 of the 18 points of a block
             cost=2,
         ),
@@ -249,6 +259,7 @@ _REGISTRY: dict[str, Stage] = {
             local_reference=REAUTHORED,
             quantised_local=FAKEQUANT_BUILTIN,
             runs_file=True,
+            drives=_TFLITE_DRIVER,
             cost=5,
         ),
         Stage(
@@ -259,6 +270,7 @@ _REGISTRY: dict[str, Stage] = {
             memory=Memory(1, 720),
             quantised_reference=BUILTIN,
             runs_file=True,
+            drives=_TFLITE_DRIVER,
             quantised_only=True,
             cost=6,
         ),

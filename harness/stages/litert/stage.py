@@ -50,7 +50,7 @@ class TFLite:
         self.inner = split(job.stage)[0] != XNNPACK
         self._end: CacheEnd | None = None
         self._last: LastPosition | None = None
-        self._untouched: dict[str, list[str]] = {}
+        self._digests: dict[str, list[str]] = {}
         self._steps = self._compared = 0
         self._differing: list[str] = []
 
@@ -59,18 +59,23 @@ class TFLite:
         assert self.job.tapped
         return Runner(self.job, self.job.tapped, preserve=self.inner)
 
+    @functools.cached_property
+    def untouched(self) -> Runner:
+        """The untouched file, until the first input is traced."""
+        assert self.job.flatbuffer
+        return Runner(self.job, self.job.flatbuffer, preserve=False)
+
     def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
         """Run the untouched file, whose outputs the tapped copy's are compared with as it runs."""
-        assert self.job.flatbuffer
         # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
         # Plain kernels take a second a step and run the same operators either way: there every signature is.
         traced = [item for item in inputs if not item.logits_only]
         checked = _using_every_signature(self.job) if self.inner else traced
-        runner = Runner(self.job, self.job.flatbuffer, preserve=False)
+        runner = self.untouched
         for number, item in enumerate(checked):
             report.progress(number, len(checked) + len(inputs), f"{item.id}, untouched file")
             digests = [_digest(outputs, runner.own_outputs(step)) for step, outputs in runner.drive(item)]
-            self._untouched[item.id] = digests
+            self._digests[item.id] = digests
         for item in inputs:
             if item.logits_only:
                 _trace_logits(runner, item, self.job)
@@ -82,13 +87,14 @@ class TFLite:
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         if item.logits_only:
             return  # the untouched file has traced it, while it was there
-        untouched = self._untouched.get(item.id)
+        self.__dict__.pop("untouched", None)  # it goes before the copy comes
+        digests = self._digests.get(item.id)
         steps = traced(self._runner, self.plan, item, self.job, self.inner)
         for index, (step, outputs) in enumerate(steps):
             self._steps += 1
-            if untouched is not None:
+            if digests is not None:
                 self._compared += 1
-                if _digest(outputs, self._runner.own_outputs(step)) != untouched[index]:
+                if _digest(outputs, self._runner.own_outputs(step)) != digests[index]:
                     self._differing.append(f"{item.id}: {step.signature} at position {step.start}")
 
     def facts(self) -> TFLiteFacts:

@@ -20,6 +20,7 @@ from harness.align.layout import HeadLayout, join_gate, join_heads, split_gate, 
 from harness.align.modules import ModuleMap, ModuleTap
 from harness.names.taps import EMBED, FINAL_NORM, block_tap
 from harness.store.trace import Trace, TraceWriter
+from harness.system.attributes import set_within
 
 
 @dataclass
@@ -55,6 +56,12 @@ class Capture:
         forced = values.clone()
         forced[:, : self.valid] = torch.from_numpy(known[:, self.start : stop].astype(np.float32))
         return forced
+
+    @contextmanager
+    def nobody_listens(self) -> Iterator[None]:
+        """Within it the model runs as if nothing were hooked, whatever was traced before."""
+        with set_within(self, "trace", None), set_within(self, "reference", None), set_within(self, "idle", True):
+            yield
 
 
 def as_array(values: torch.Tensor) -> np.ndarray[Any, Any]:

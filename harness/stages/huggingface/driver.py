@@ -1,0 +1,80 @@
+"""The Hugging Face stages step by step, on the KV cache of transformers, which grows with every call.
+
+In: an open session of `hf` or `oracle`. Out: a `Driver`. It runs the valid tokens of a step alone: nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from harness.inputs.tokens import Step
+from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
+from harness.names.taps import block_tap
+from harness.stages.huggingface.stage import HuggingFace
+from harness.stages.torch.threads import threads_set
+
+
+@dataclass(frozen=True)
+class HuggingFaceDriver:
+    """A `Driver`."""
+
+    session: HuggingFace
+    can: ClassVar[Abilities] = Abilities(pads=False, slots=False, signatures=False)
+
+    @property
+    def prefill(self) -> tuple[int, ...]:
+        return tuple(sorted(self.session.job.prefill))
+
+    @property
+    def kv_cache_len(self) -> int:
+        return self.session.job.kv_cache_len
+
+    def fresh(self) -> Cache:
+        from transformers import DynamicCache
+
+        return DynamicCache()  # keeps every position, as a device's does: see `stage.py`
+
+    def call(self, step: Step, tokens: Sequence[int], cache: Cache) -> Called:
+        held = cache.get_seq_length()
+        if held != step.start:
+            raise ValueError(f"{step.signature} at position {step.start}, and the cache holds {held}")
+        given = torch.tensor([step_tokens(step, tokens, pads=False)], dtype=torch.long)
+        with torch.inference_mode():  # again: whoever opens another stage in this process leaves it
+            output = self.session.network(given, past_key_values=_copy(cache), use_cache=True)
+        return Called(output.logits[0].numpy(), output.past_key_values)
+
+    def slots(self, cache: Cache) -> dict[str, Array]:
+        sides = [(block, layer) for block, layer in enumerate(cache.layers) if layer.is_initialized]
+        return {
+            block_tap(block, f"cache.{side}"): values.transpose(1, 2).clone().numpy()
+            for block, layer in sides
+            for side, values in (("k", layer.keys), ("v", layer.values))
+        }
+
+    @contextmanager
+    def with_threads(self, threads: int) -> Iterator[HuggingFaceDriver]:
+        with threads_set(threads):
+            yield self
+
+
+@contextmanager
+def open_driver(session: HuggingFace) -> Iterator[HuggingFaceDriver]:
+    """See `harness/jobs/driver.py`."""
+    with session.capture.nobody_listens():
+        yield HuggingFaceDriver(session)
+
+
+def _copy(cache: Any) -> Any:
+    """transformers adds to the cache that it is given."""
+    from transformers import DynamicCache
+
+    own = DynamicCache()
+    for block, layer in enumerate(cache.layers):
+        if layer.is_initialized:
+            own.update(layer.keys, layer.values, block)
+    return own

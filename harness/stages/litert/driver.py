@@ -1,0 +1,72 @@
+"""A flatbuffer step by step: the file itself, not its tapped copy, as the runtime runs it.
+
+In: an open session of a TFLite stage. Out: a `Driver`. A call copies the KV cache in and out: none is written into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from harness.align.layout import canonical_cache
+from harness.flatbuffer.signatures import DECODE
+from harness.inputs.tokens import Step
+from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
+from harness.jobs.job import Job
+from harness.names.taps import LOGITS, block_tap
+from harness.stages.litert.stage import CACHE, Runner, TFLite
+
+
+@dataclass
+class TFLiteDriver:
+    """A `Driver`. runner: of the untouched file."""
+
+    job: Job
+    runner: Runner
+    can: ClassVar[Abilities] = Abilities(pads=True, slots=True, signatures=True)
+
+    @property
+    def prefill(self) -> tuple[int, ...]:
+        return tuple(sorted(self.job.prefill))
+
+    @property
+    def kv_cache_len(self) -> int:
+        return self.job.kv_cache_len
+
+    def fresh(self) -> Cache:
+        return self.runner.empty_cache(DECODE)
+
+    def call(self, step: Step, tokens: Sequence[int], cache: Cache) -> Called:
+        arguments = self.runner.arguments(step, [0] * (step.start + step.valid))
+        arguments["tokens"][0] = step_tokens(step, tokens, pads=True)
+        outputs = self.runner.signature(step.signature)(**arguments, **cache)
+        logits = outputs[LOGITS][0, : step.valid] if LOGITS in outputs else None
+        return Called(logits, {name: outputs[name] for name in cache})
+
+    def slots(self, cache: Cache) -> dict[str, Array]:
+        made: dict[str, Array] = {}
+        for name, values in cache.items():
+            side, _, block = name.removeprefix(CACHE).partition("_")
+            own = canonical_cache(values, side, self.job.variant.kv_layout)
+            made[block_tap(int(block), f"cache.{side}")] = np.array(own)
+        return made
+
+    @contextmanager
+    def with_threads(self, threads: int) -> Iterator[TFLiteDriver]:
+        yield TFLiteDriver(self.job, runner_of(self.job.model_copy(update={"threads": threads})))
+
+
+def runner_of(job: Job) -> Runner:
+    """Of the untouched file."""
+    assert job.flatbuffer
+    return Runner(job, job.flatbuffer, preserve=False)
+
+
+@contextmanager
+def open_driver(session: TFLite) -> Iterator[TFLiteDriver]:
+    """See `harness/jobs/driver.py`."""
+    yield TFLiteDriver(session.job, session.untouched)
