@@ -63,4 +63,9 @@ KvCacheLen = Annotated[
 ]
 Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
 
+Decode = Annotated[
+    int, typer.Option("--decode", metavar="N", help="Decode N tokens that hf draws, step by step, in every stage.")
+]
+Edges = Annotated[bool, typer.Option("--edges", help="Run the edges of the context too, each as an input of its own.")]
+
 Tolerances = Annotated[Path | None, file_option(help="TOML with [[rule]] tables.")]

@@ -46,10 +46,11 @@ def likelihood_of(traces: Path, inputs: Sequence[Input], vocab: int) -> Likeliho
     """
     sums = {}
     for item in inputs:
-        if item.text is not None and len(item.token_ids) > 1:
-            total = _negative_log_likelihood(traces / ORACLE / item.id, item.token_ids)
+        said = item.token_ids[: len(item.token_ids) - item.drawn]  # what the reference drew is likely by itself
+        if item.text is not None and len(said) > 1:
+            total = _negative_log_likelihood(traces / ORACLE / item.id, said)
             if total is not None:
-                sums[item.id] = (total, len(item.token_ids) - 1)
+                sums[item.id] = (total, len(said) - 1)
     if not sums:
         return None
     total, tokens = sum(one for one, _ in sums.values()), sum(count for _, count in sums.values())

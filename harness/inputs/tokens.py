@@ -62,15 +62,17 @@ class TokenInput:
     text: what they were made from; None for bare ids.
     decode_tail: how many of the last tokens the device runs one by one through its decode signature. A real
         runtime prefills all but the last token and decodes that one.
+    drawn: how many of the last tokens the reference draws; until it has, `tokens` lacks them.
     """
 
     id: str
     tokens: tuple[int, ...]
     text: str | None = None
     decode_tail: int = 1
+    drawn: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decode_tail <= len(self.tokens) or not self.tokens:
+        if not 0 <= self.decode_tail <= len(self.tokens) + self.drawn or not self.tokens:
             raise ValueError(f"input {self.id}: a decode tail of {self.decode_tail} in {len(self.tokens)} tokens")
 
 
@@ -157,15 +159,15 @@ def default_inputs(
     lengths = _default_lengths(prefill, kv_cache_len, window, prefill_logits)
     if tokenizer is None:
         draws = enumerate(lengths.items())
-        return [TokenInput(name, _drawn(n, vocab_size, (seed, i)), None, tail) for i, (name, (n, tail)) in draws]
-    prose = _encode_prose(tokenizer, max(length for length, _ in lengths.values()))
+        return [TokenInput(name, drawn_tokens(n, vocab_size, (seed, i)), None, tail) for i, (name, (n, tail)) in draws]
+    prose = prose_tokens(tokenizer, max(length for length, _ in lengths.values()))
     inputs = []
     for name, (length, tail) in lengths.items():
         tokens, text = prose[:length], None
         if name == "prompt":
             tokens, text = _encode(tokenizer, prompt, "the model's prompt"), prompt
             tokens, text = (tokens, text) if len(tokens) <= kv_cache_len else (tokens[:kv_cache_len], None)
-        _check_vocabulary(tokens, vocab_size, f"input '{name}'")
+        check_vocabulary(tokens, vocab_size, f"input '{name}'")
         inputs.append(TokenInput(name, tuple(tokens), tokenizer.decode(tokens) if text is None else text, tail))
     return inputs
 
@@ -264,7 +266,8 @@ def _chunked_prefill(prefill: Sequence[int], cache: int) -> int:
     return min((chunks - 1) * largest + rest, cache - 1)
 
 
-def _drawn(length: int, vocab_size: int, seed: tuple[int, ...]) -> tuple[int, ...]:
+def drawn_tokens(length: int, vocab_size: int, seed: tuple[int, ...]) -> tuple[int, ...]:
+    """Token ids at random, the same for the same seed."""
     import numpy as np
 
     # Ids 0 to 2 are control tokens in most vocabularies, and a pad or BOS inside a text is not what a model meets.
@@ -272,7 +275,7 @@ def _drawn(length: int, vocab_size: int, seed: tuple[int, ...]) -> tuple[int, ..
     return tuple(int(token) for token in np.random.default_rng(seed).integers(lowest, vocab_size, size=length))
 
 
-def _encode_prose(tokenizer: Tokenizer, length: int) -> list[int]:
+def prose_tokens(tokenizer: Tokenizer, length: int) -> list[int]:
     """At least `length` tokens of prose, with the tokenizer's BOS if it adds one."""
     text = PROSE
     tokens = tokenizer.encode(text)
@@ -307,7 +310,7 @@ def _checked(
         raise UsageError(f'{where}: "text" {_needs_tokenizer()}')
     else:
         tokens = _encode(tokenizer, text, where)
-    _check_vocabulary(tokens, vocab_size, where)
+    check_vocabulary(tokens, vocab_size, where)
     if len(tokens) > limit:
         raise UsageError(f"{where}: {len(tokens)} tokens {_too_long(limit)}")
     tail = entry.get("decode_tail", 1)
@@ -319,7 +322,8 @@ def _checked(
     return TokenInput(name, tuple(tokens), text, tail)
 
 
-def _check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> None:
+def check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> None:
+    """Raises UsageError for a token that the model does not have."""
     for token in tokens:
         if not 0 <= token < vocab_size:
             raise UsageError(

@@ -61,7 +61,13 @@ class JobInput(BaseModel):
     tokens: list[int]
     decode_tail: int = 1
     text: str | None = None
+    drawn: int = 0  # how many of the last tokens the reference drew; of one that is to be drawn, how many it will
     logits_only: bool = False  # a window of the text that is measured: nothing but its logits is traced
+
+    @property
+    def of_text(self) -> list[int]:
+        """The tokens without those that the reference drew."""
+        return self.tokens[: len(self.tokens) - self.drawn]
 
     @property
     def only(self) -> str | None:

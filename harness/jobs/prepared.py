@@ -28,6 +28,8 @@ class Request(BaseModel):
     tflite: str | None = None
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
+    decode: int = 0  # tokens that the reference draws and every stage decodes
+    edges: bool = False  # whether the edges of the context are inputs too
     variant: VariantOptions = VariantOptions()
     quantize: list[Recipe] = Field(default_factory=list)
     text: str | None = None  # path of the text to measure perplexity on; None for the one that ships
@@ -51,9 +53,10 @@ class TextToRun(BaseModel):
 
 class Prepared(BaseModel):
     """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
-    logits on prefill; one that ships need not. recipes: name -> rules. text: is run for its logits alone, where recipes
-    are judged or a text is given. parameters, tables, windows: what the audit of a flatbuffer's constants needs, see
-    `harness/audit/`.
+    logits on prefill; one that ships need not. to_draw: inputs that lack the tokens that the reference draws; none once
+    it has. boundaries: what a position may be at the edge of, see `harness/names/boundaries.py`. recipes: name ->
+    rules. text: is run for its logits alone, where recipes are judged or a text is given. parameters, tables, windows:
+    what the audit of a flatbuffer's constants needs, see `harness/audit/`.
     """
 
     model: str
@@ -67,7 +70,9 @@ class Prepared(BaseModel):
     taps: list[str]
     modules: dict[str, dict[str, str | None]]
     inputs: list[JobInput]
+    to_draw: list[JobInput] = Field(default_factory=list)
     schedules: dict[str, str]
+    boundaries: dict[str, int] = Field(default_factory=dict)
     prefill: list[int]
     kv_cache_len: int
     variant: Variant

@@ -28,6 +28,13 @@ class Audited(BaseModel):
     rests: Rests | None = None  # None where that cannot be told
 
 
+class Drawn(BaseModel):
+    """What the reference goes on with."""
+
+    tokens: dict[str, list[int]]  # by input: the tokens that it drew, without those it was given
+    rests: Rests | None = None  # None where that cannot be told
+
+
 class Converted(BaseModel):
     """A conversion, or one from the cache."""
 

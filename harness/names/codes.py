@@ -58,6 +58,7 @@ class FindingCode(StrEnum):
 
     # Numbers
     WINDOW_NOT_TESTED = "window-not-tested"  # no input is longer than the sliding window
+    EDGES_NOT_RUN = "edges-not-run"  # edges of the context that lie past the end of the KV cache
     VALUE_BEYOND_FLOAT16 = "value-beyond-float16"  # a tap holds what float16 cannot
     SQUARE_BEYOND_FLOAT16 = "square-beyond-float16"  # a norm's input does when it is squared
     VALUE_SUBNORMAL_FLOAT16 = "value-subnormal-float16"  # most values of a tap are subnormal in float16
@@ -75,6 +76,7 @@ class FindingCode(StrEnum):
     POSITION_NOT_KEPT = "position-not-kept"  # a position past the KV cache is accepted and not kept
     LAST_POSITION_DIFFERS = "last-position-differs"  # the last position of the KV cache gives something else
     SIGNATURES_NOT_RUN = "signatures-not-run"  # no input takes these signatures of the flatbuffer
+    DECODE_NOT_DRAWN = "decode-not-drawn"  # the reference did not draw the tokens that were to be decoded
     OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
     FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
 

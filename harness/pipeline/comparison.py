@@ -63,7 +63,7 @@ def compare(
         lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results, prepared),
         hops=hops_of(stages),
         progress=progress,
-        answers={item.id: item.tokens for item in prepared.inputs if item.text is not None},
+        answers={item.id: item.of_text for item in prepared.inputs if item.text is not None},
         families=families(results, plans),
     )
     return with_budgets(with_text(found, prepared, results, stages, traces), prepared, results, rules, own)

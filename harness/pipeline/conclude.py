@@ -131,6 +131,8 @@ def _inputs(prepared: Prepared) -> list[Input]:
             tokens=len(item.tokens),
             text=item.text,
             token_ids=item.tokens,
+            decoded=item.decode_tail,
+            drawn=item.drawn,
             schedule=prepared.schedules[item.id],
         )
         for item in prepared.inputs

@@ -52,6 +52,8 @@ class Options:
     stages: tuple[str, ...] = field(default_factory=float32_stages)
     prompts: tuple[str, ...] = ()
     inputs_file: Path | None = None
+    decode: int = 0
+    edges: bool = False
     text: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
     quantize: tuple[Recipe, ...] = ()
@@ -156,6 +158,8 @@ def _check_files(options: Options) -> None:
     if options.layers is not None and options.layers < 1:
         raise UsageError(f"--layers {brief(options.layers)} leaves no model; give 1 or more")
     check_seed(options.seed)
+    if options.decode < 0:
+        raise UsageError(f"--decode {brief(options.decode)} is negative; give 0 or more tokens, e.g. --decode 16")
     if any(not prompt.strip() for prompt in options.prompts):
         raise UsageError("--prompt is empty; give some text")
     if options.inputs_file is not None:
@@ -216,6 +220,8 @@ def recorded(options: Options) -> dict[str, object]:
         "sensitivity": options.sensitivity,
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
+        "decode": options.decode,
+        "edges": options.edges,
         "text": str(options.text) if options.text else None,
         "seed": options.seed,
         "tolerances": str(options.tolerances) if options.tolerances else "defaults",

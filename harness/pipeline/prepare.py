@@ -15,6 +15,8 @@ from harness.align.modules import ModuleMap, hf_modules
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
+from harness.inputs.decode import to_draw
+from harness.inputs.edges import edge_inputs
 from harness.inputs.text import text_sample
 from harness.inputs.tokens import (
     TokenInput,
@@ -27,6 +29,7 @@ from harness.inputs.tokens import (
 from harness.jobs.job import Dimensions, JobInput
 from harness.jobs.prepared import Prepared, Request, TextToRun
 from harness.jobs.reporter import Reporter
+from harness.names.boundaries import CACHE, ROPE, TABLE, WINDOW
 from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
 from harness.names.recipes import check_widths
@@ -44,7 +47,7 @@ from harness.spec.witness import Seen, unheard
 from harness.store.cache import Cache
 from harness.weights.configs import hf_config
 from harness.weights.declared_sizes import refuse_other_sizes, refuse_sizes_that_cannot_load
-from harness.weights.families import sizes_of
+from harness.weights.families import rope_boundary, sizes_of
 from harness.weights.sources import Checkpoint, is_miniature, resolve
 from harness.weights.tokenizer_files import load_tokenizer
 
@@ -83,13 +86,13 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     built = _built(request, spec, checkpoint)
     report.progress(1, 3, "inputs")
     tokenizer = _tokenizer(checkpoint, built.dims.tokens)
-    inputs = _inputs(request, model, tokenizer, built.dims, built.shape)
+    chosen = _inputs(request, model, tokenizer, built)
     report.progress(2, 3, "weight names")
     of_keys = built.own.account_for_keys(checkpoint.folder, checkpoint.dropped)
     unloaded = next(filter(built.own.stops_loading, of_keys), None)
     if unloaded is not None:
         refuse_sizes_that_cannot_load(model.name, built.own.sizes(), built.published, unloaded.what)
-    findings = [*spec.findings(), *of_keys, *_unreached(inputs, built.dims, built.shape)]
+    findings = [*spec.findings(), *of_keys, *_unreached(chosen, built.dims, built.shape), *_not_run(chosen)]
     found = _aligned(model, built)
     with spec.reading():
         parameters = built.own.parameters(checkpoint.folder)
@@ -103,7 +106,9 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         layers=built.layers,
         dimensions=built.dims,
         **found,
-        **_steps(inputs, built.shape),
+        **_steps(chosen.inputs, built.shape),
+        to_draw=[_told(item) for item in chosen.to_draw],
+        boundaries=built.boundaries,
         prefill=built.shape.prefill,
         kv_cache_len=built.shape.kv_cache_len,
         variant=built.variant,
@@ -131,6 +136,26 @@ class _Built:
     dims: Dimensions
     shape: DeviceShape
     variant: Variant
+
+    @property
+    def boundaries(self) -> dict[str, int]:
+        """See `harness/names/boundaries.py`."""
+        rope = rope_boundary(self.published.get_text_config())
+        known = {WINDOW: self.dims.window, ROPE: rope, TABLE: self.own.longest, CACHE: self.shape.kv_cache_len}
+        return {name: length for name, length in known.items() if length is not None}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """inputs: those that are whole. to_draw: those that the reference completes. not_run: edge -> why it is none."""
+
+    inputs: list[TokenInput]
+    to_draw: list[TokenInput]
+    not_run: dict[str, str]
+
+    @property
+    def longest(self) -> int:
+        return max(len(item.tokens) + item.drawn for item in (*self.inputs, *self.to_draw))
 
 
 def _built(request: Request, spec: KnownSpec, checkpoint: Checkpoint) -> _Built:
@@ -187,15 +212,18 @@ def _source(checkpoint: Checkpoint) -> Source:
 def _steps(inputs: list[TokenInput], shape: DeviceShape) -> dict[str, Any]:
     """The fields of `Prepared` that say what is run, and how a device runs it."""
     return {
-        "inputs": [
-            JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail, text=item.text)
-            for item in inputs
-        ],
+        "inputs": [_told(item) for item in inputs],
         "schedules": {
             item.id: describe_schedule(schedule(len(item.tokens), item.decode_tail, shape.prefill, shape.kv_cache_len))
             for item in inputs
         },
     }
+
+
+def _told(item: TokenInput) -> JobInput:
+    return JobInput(
+        id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail, text=item.text, drawn=item.drawn
+    )
 
 
 def _check_names(model: Model) -> None:
@@ -250,23 +278,39 @@ def _declared_variant(model: Model) -> Variant:
         raise UsageError(f"{model.name}: {error}; fix the model's spec file") from None
 
 
-def _inputs(request: Request, model: Model, tokenizer: Any, dims: Dimensions, shape: DeviceShape) -> list[TokenInput]:
+def _inputs(request: Request, model: Model, tokenizer: Any, built: _Built) -> _Chosen:
+    dims, shape = built.dims, built.shape
     limit = shape.kv_cache_len
     chosen: list[TokenInput] = []
     if request.inputs_file:
         chosen += inputs_from_jsonl(Path(request.inputs_file), tokenizer, dims.tokens, limit)
     if request.prompts:
         chosen += inputs_from_prompts(request.prompts, tokenizer, dims.tokens, limit)
-    return chosen or default_inputs(
-        prefill=shape.prefill,
-        kv_cache_len=limit,
-        vocab_size=dims.tokens,
-        window=dims.window,
-        tokenizer=tokenizer,
-        prompt=model.prompt,
-        seed=request.seed,
-        prefill_logits=shape.prefill_logits,
+    defaults = (
+        []
+        if chosen
+        else default_inputs(
+            prefill=shape.prefill,
+            kv_cache_len=limit,
+            vocab_size=dims.tokens,
+            window=dims.window,
+            tokenizer=tokenizer,
+            prompt=model.prompt,
+            seed=request.seed,
+            prefill_logits=shape.prefill_logits,
+        )
     )
+    drawn = to_draw(defaults, chosen, request.decode, limit)
+    edges, not_run = _edges(request, tokenizer, built)
+    one = any(len(item.tokens) == 1 for item in (*defaults, *chosen))
+    edges = [edge for edge in edges if len(edge.tokens) > 1 or not one]
+    return _Chosen([*defaults, *([] if request.decode else chosen), *edges], drawn, not_run)
+
+
+def _edges(request: Request, tokenizer: Any, built: _Built) -> tuple[list[TokenInput], dict[str, str]]:
+    if not request.edges:
+        return [], {}
+    return edge_inputs(built.shape.prefill, built.boundaries, built.dims.tokens, tokenizer, request.seed)
 
 
 def _text(request: Request, tokenizer: Any, built: _Built) -> TextToRun:
@@ -286,9 +330,9 @@ def _text(request: Request, tokenizer: Any, built: _Built) -> TextToRun:
     return TextToRun(name=found.name, sha256=found.sha256, windows=windows, why_not=found.why_not)
 
 
-def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -> list[Finding]:
+def _unreached(chosen: _Chosen, dims: Dimensions, shape: DeviceShape) -> list[Finding]:
     """A sliding window that no input outgrows is not tested, and a run that is silent about it would mislead."""
-    longest = max(len(item.tokens) for item in inputs)
+    longest = chosen.longest
     if dims.window is None or longest > dims.window:
         return []
     what = (
@@ -296,6 +340,15 @@ def _unreached(inputs: list[TokenInput], dims: Dimensions, shape: DeviceShape) -
         f"give a longer one (the KV cache holds {shape.kv_cache_len})"
     )
     return [Finding(kind="numeric", code=FindingCode.WINDOW_NOT_TESTED, severity="warning", what=what)]
+
+
+def _not_run(chosen: _Chosen) -> list[Finding]:
+    """Edges of the context that were asked for, and that this file does not reach."""
+    if not chosen.not_run:
+        return []
+    said = "; ".join(f"{name}: {why}" for name, why in chosen.not_run.items())
+    what = f"edges of the context are not run: {said}; give a longer --kv-cache-len"
+    return [Finding(kind="numeric", code=FindingCode.EDGES_NOT_RUN, severity="warning", what=what)]
 
 
 def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import TaskFaultError, UsageError
 from harness.jobs.prepared import Prepared, Request
-from harness.jobs.results import Audited, Converted, Preparation, Tapped
+from harness.jobs.results import Audited, Converted, Drawn, Preparation, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.codes import FindingCode
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
+from harness.pipeline.drawing import DRAW, draw_task, with_drawn
 from harness.pipeline.options import Options, check, reads_text, recorded, stages_of
 from harness.pipeline.prepared_cache import recall, recall_key, remember
 from harness.pipeline.run_models import save_models
@@ -205,6 +206,8 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         tflite=str(options.tflite.resolve()) if options.tflite else None,
         prompts=list(options.prompts),
         inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
+        decode=options.decode,
+        edges=options.edges,
         variant=options.variant,
         quantize=list(options.quantize),
         text=str(options.text.resolve()) if options.text else None,
@@ -224,7 +227,17 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         if prepared is None:
             raise _not_prepared(state, result)
         state.rests = [prepared.rests]
-        return prepared, key
+        return _drawn(state, prepared, request), key
+
+
+def _drawn(state: Work, prepared: Prepared, request: Request) -> Prepared:
+    """With the tokens that the reference draws, where a run decodes."""
+    if not prepared.to_draw:
+        return prepared
+    result = run_tasks([draw_task(prepared, request, state.options.timeout)], state.log, state.watcher)[DRAW]
+    drawn = result.gave(Drawn)
+    state.rests.append(drawn.rests if drawn is not None else None)
+    return with_drawn(prepared, result)
 
 
 def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:

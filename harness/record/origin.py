@@ -34,6 +34,10 @@ class Input(Part):
     text: str | None = None
     """What it was made from; none for bare token ids."""
     token_ids: list[int] = Field(default_factory=list)
+    decoded: int = 1
+    """How many of the last tokens were decoded one by one at least; `schedule` has those that no prefill could take."""
+    drawn: int = 0
+    """How many of the last tokens the reference drew."""
     schedule: str = ""
     """How the device runs it: signatures and positions, `prefill_32[0:32] prefill_32[32:47] decode[47]`."""
 

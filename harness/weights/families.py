@@ -83,3 +83,15 @@ def first(config: Any, *names: str) -> Any:
 
 def _at(value: Any, layer: int) -> int:
     return int(value[layer] if isinstance(value, (list, tuple)) else value)
+
+
+def rope_boundary(config: Any) -> int | None:
+    """The length that a scaled rope was trained for before it was scaled; None for one that is not scaled."""
+    found = first(config, "rope_parameters", "rope_scaling")
+    if not isinstance(found, dict):
+        return None
+    kinds = [found, *(part for part in found.values() if isinstance(part, dict))]  # one for each kind of layer
+    scaled = [part for part in kinds if part.get("rope_type", part.get("type", "default")) != "default"]
+    field = "original_max_position_embeddings"
+    lengths = [*(part.get(field) for part in scaled), first(config, field)] if scaled else []
+    return next((length for length in lengths if type(length) is int and length > 0), None)
