@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.record.record import Finding
 
 # What becomes a part of the record elsewhere, or of no record at all.
-_NOT_WITH_THE_STAGE = {"findings", "last_position"}
+_NOT_WITH_THE_STAGE = {"findings", "last_position", "twins"}
 
 
 class CacheEnd(BaseModel):
@@ -40,6 +40,8 @@ class Facts(BaseModel):
     steps_differing_from_untouched_file: list[str] = Field(default_factory=list)
     past_the_cache: CacheEnd | None = None  # None where it was not asked
     last_position: LastPosition | None = None  # of its KV cache; None where it was not asked
+    # Stages that compute the same, bit by bit, on the file of this one: name -> what each would say.
+    twins: dict[str, dict[str, object]] = Field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """Those that the stage has, as JSON holds them."""

@@ -75,6 +75,13 @@ class JobInput(BaseModel):
         return LOGITS if self.logits_only else None
 
 
+class TwinJob(BaseModel):
+    """What a stage takes over from its twin, see `harness/jobs/twin.py`."""
+
+    traces: Path
+    facts: dict[str, object]
+
+
 class Job(BaseModel):
     """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces.
 
@@ -102,4 +109,5 @@ class Job(BaseModel):
     tapped: Path | None = None
     plan: Path | None = None
     threads: int = 2
+    twin: TwinJob | None = None
     search: list[str] = Field(default_factory=list)  # taps whose faulty operators are searched for

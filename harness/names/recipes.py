@@ -153,6 +153,19 @@ def checked(name: str, rules: object, where: str) -> Recipe:
     return Recipe(name, json.dumps(rules, sort_keys=True, default=str))
 
 
+def widened_by(rules: Rules) -> str:
+    """What a runtime turns into float32 before it multiplies, by what rules ask for: "float16", "integers", or "" where
+    all rules have whole numbers multiplied. Of rules that nobody knows, "integers", which takes the most memory.
+    """
+    asked = [rule.get("op_config") or {} for rule in rules if rule.get("algorithm_key") != "no_quantize"]
+    if not asked:
+        return "integers"
+    weights = [config.get("weight_tensor_config") or {} for config in asked]
+    if all(weight.get("dtype") == "FLOAT" for weight in weights):
+        return "float16"
+    return "" if all(config.get("compute_precision") == "INTEGER" for config in asked) else "integers"
+
+
 def block_size(recipe: str) -> int:
     """How many numbers of a row share a scale; 1 where a recipe has no blocks."""
     return int(recipe.partition("_block")[2] or 1)

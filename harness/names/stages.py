@@ -7,8 +7,8 @@ A stage of a quantised file carries its recipe in its name: `tflite-builtin[dyna
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from harness.names.taps import UNROUNDED_SUFFIX
@@ -59,9 +59,14 @@ class Stage:
     drives: "module:function" that makes a driver of its open session, see `harness/jobs/driver.py`; empty for a stage
         that cannot be run step by step.
     quantised_only: whether it judges nothing but quantised files.
-    needs: stages that must have ended before it starts. owner: whose fault an error is that it introduces itself.
+    needs: stages that must have ended before it starts.
+    twin: the stage that may compute the same, bit by bit, and says so by its facts: it runs before.
+    owner: whose fault an error is that it introduces itself.
     coverage: the share of a model's taps that its hop must compare, where a declaration names none.
-    cost: how long it takes beside the others; the longest starts first, so that no core waits for it at the end.
+    seconds: how long it takes on SmolLM2 with one core; what counts is how the stages compare, see
+        `harness/processes/packing.py`.
+    quantised_load: memory and seconds with a quantised file, by what the runtime turns into float32, as
+        `harness.names.recipes.widened_by` says it.
     recipe: of the file it runs.
     """
 
@@ -82,9 +87,11 @@ class Stage:
     drives: str = ""
     quantised_only: bool = False
     needs: tuple[str, ...] = ()
+    twin: str = ""
     owner: str = ""
     coverage: float = 0.95
-    cost: int = 0
+    seconds: float = 10
+    quantised_load: Mapping[str, tuple[Memory, float]] = field(default_factory=dict)
     recipe: str = FLOAT
 
     @property
@@ -100,8 +107,16 @@ class Stage:
             words=f"{self.words} ({recipe})",
             reference=_with_recipe(self.quantised_reference, recipe),
             local_reference=_with_recipe(self.quantised_local, recipe),
+            twin=_with_recipe(self.twin, recipe),
             recipe=recipe,
         )
+
+    def load(self, weights_mb: float, widened: str) -> tuple[float, float]:
+        """MB that its process takes, and seconds. weights_mb: of the model in float32. widened: see quantised_load."""
+        memory, seconds = self.memory, self.seconds
+        if self.recipe != FLOAT:
+            memory, seconds = self.quantised_load.get(widened, (memory, seconds))
+        return memory.mb(weights_mb), seconds
 
     @property
     def reads_file(self) -> bool:
@@ -180,6 +195,7 @@ _HF, _TFLITE = "harness.stages.huggingface.stage:open_session", "harness.stages.
 _HF_DRIVER = "harness.stages.huggingface.driver:open_driver"
 _OWN_DRIVER = "harness.stages.litert_torch.driver:open_driver"
 _TFLITE_DRIVER = "harness.stages.litert.driver:open_driver"
+_FLOAT16, _INTEGERS, _NOTHING = "float16", "integers", ""  # what a runtime turns into float32
 _FAKE_QUANTISED = Stage(
     FAKEQUANT,
     "the re-authored model with the numbers of the quantised file",
@@ -193,15 +209,20 @@ _FAKE_QUANTISED = Stage(
     drives=_OWN_DRIVER,
     quantised_only=True,
     owner="recipe",
-    cost=3,
+    quantised_load={
+        _FLOAT16: (Memory(2, 350), 12),
+        _INTEGERS: (Memory(2, 480), 14),
+        _NOTHING: (Memory(1.5, 300), 18),
+    },
 )
-# Memory was measured on SmolLM2, beyond what torch stages share: float64 and float32 weights together while one becomes
-# the other; XNNPACK packs the weights once more; builtin kernels keep every intermediate tensor. The oracle starts
-# early: its memory fits beside few others, and every local pass waits for it.
+_ON_BUILTIN = {_FLOAT16: (Memory(2.5, 800), 28), _INTEGERS: (Memory(2.5, 700), 29), _NOTHING: (Memory(0.5, 700), 22)}
+# Memory and seconds were measured on SmolLM2, memory beyond what torch stages share: float64 and float32 weights
+# together while one becomes the other; XNNPACK packs the weights once more, of a file with whole numbers after it has
+# turned them into float32; builtin kernels keep every intermediate tensor.
 _REGISTRY: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), drives=_HF_DRIVER, cost=4),
+        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), drives=_HF_DRIVER, seconds=8),
         Stage(
             HF,
             "the Hugging Face model",
@@ -211,7 +232,7 @@ _REGISTRY: dict[str, Stage] = {
             local_reference=ORACLE,
             exact=ORACLE,
             drives=_HF_DRIVER,
-            cost=3,
+            seconds=16,
         ),
         Stage(
             REAUTHORED,
@@ -223,20 +244,25 @@ _REGISTRY: dict[str, Stage] = {
             local_reference=ORACLE,
             drives=_OWN_DRIVER,
             owner="re-authoring",
-            cost=1,
+            seconds=11,
         ),
         _FAKE_QUANTISED,
         replace(
             _FAKE_QUANTISED,
             name=FAKEQUANT_BUILTIN,
             words=f"{_FAKE_QUANTISED.words}, inputs quantised as builtin kernels do",
+            twin=FAKEQUANT,
+            quantised_load={
+                **{widened: (Memory(0, 100), 1) for widened in (_FLOAT16, _INTEGERS)},  # takes its twin's traces
+                _NOTHING: _FAKE_QUANTISED.quantised_load[_NOTHING],
+            },
         ),
         Stage(
             XNNPACK,
             "TFLite on XNNPACK",
             _TFLITE,
             version=FLATBUFFER,
-            memory=Memory(2, 800),
+            memory=Memory(2.2, 800),
             reference=REAUTHORED,
             quantised_reference=FAKEQUANT,
             quantised_floor=Floor.RUNTIME,
@@ -245,14 +271,19 @@ _REGISTRY: dict[str, Stage] = {
             runs_file=True,
             drives=_TFLITE_DRIVER,
             coverage=0.90,  # attention probabilities live inside its fused attention: 1 of the 18 points of a block
-            cost=2,
+            seconds=12,
+            quantised_load={
+                _FLOAT16: (Memory(2.8, 800), 14),
+                _INTEGERS: (Memory(4.1, 800), 21),
+                _NOTHING: (Memory(0.5, 600), 8),
+            },
         ),
         Stage(
             BUILTIN,
             "TFLite on builtin kernels",
             _TFLITE,
             version=FLATBUFFER,
-            memory=Memory(1, 720),
+            memory=Memory(1, 870),
             reference=REAUTHORED,
             quantised_reference=FAKEQUANT_BUILTIN,
             quantised_floor=Floor.RUNTIME,
@@ -260,7 +291,8 @@ _REGISTRY: dict[str, Stage] = {
             quantised_local=FAKEQUANT_BUILTIN,
             runs_file=True,
             drives=_TFLITE_DRIVER,
-            cost=5,
+            seconds=15,
+            quantised_load=_ON_BUILTIN,
         ),
         Stage(
             REFERENCE,
@@ -272,7 +304,8 @@ _REGISTRY: dict[str, Stage] = {
             runs_file=True,
             drives=_TFLITE_DRIVER,
             quantised_only=True,
-            cost=6,
+            seconds=60,
+            quantised_load={widened: (memory, 60) for widened, (memory, _) in _ON_BUILTIN.items()},
         ),
     )
 }

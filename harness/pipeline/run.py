@@ -32,12 +32,15 @@ from harness.pipeline.run_models import save_models
 from harness.pipeline.tasks import (
     AUDIT,
     RunPaths,
+    compared_after,
     conversion_mb,
     inputs_for_local,
     local_tasks,
     sensitivity_tasks,
     stage_tasks,
 )
+from harness.processes import server
+from harness.processes.packing import packed
 from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
@@ -307,7 +310,7 @@ def run_stages(
 
     with in_background(state.watcher, stages, work) as under_way:
         with state.timed("stages"):
-            results = _processes(state, prepared, tasks, under_way)
+            results = _processes(state, prepared, tasks, under_way, compared_after(prepared, stages))
         return results, under_way.result()
 
 
@@ -336,11 +339,16 @@ def _more_local_passes(
 
 
 def _processes(
-    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None
+    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None, after: Task | None = None
 ) -> dict[str, TaskResult]:
+    """after: see `packed`."""
     # Whoever could convert the model has this much; stages that overlap take no more.
     budget = min(0.8 * memory().free / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
-    return run_tasks(tasks, state.log, watcher or state.watcher, cores=os.cpu_count() or 1, memory_mb=budget)
+    cores = os.cpu_count() or 1
+    beside_server = budget - server.MEMORY_MB
+    return run_tasks(
+        packed(tasks, cores, beside_server, after), state.log, watcher or state.watcher, cores=cores, memory_mb=budget
+    )
 
 
 def _write_closeup(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from harness.inputs.tokens import schedule
 from harness.jobs.facts import Facts
-from harness.jobs.job import Job, JobInput
+from harness.jobs.job import Job, JobInput, TwinJob
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
-from harness.jobs.results import Audited, Converted, Descended, Tapped
+from harness.jobs.results import Audited, Converted, Descended, Tapped, facts_of
+from harness.names.recipes import widened_by
 from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
@@ -29,6 +30,7 @@ _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
 _ENOUGH = 16
 _DESCEND_SECONDS = 300.0
+_COMPARE_SECONDS = 2.0  # a stage, as the stages' own seconds are
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class StageFiles:
 
 
 def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
-    """Stages in the order that keeps all cores busy: the slowest chain first."""
+    """Every process of a run but the local passes."""
     weights = prepared.weights_mb
     common = ModelRequest(
         prepared=prepared,
@@ -68,17 +70,23 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
         if place.tflite is None:
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
-    for stage in sorted(chosen, key=lambda stage: -stage.cost):
+    for stage in chosen:
+        memory_mb, seconds = _load(stage, prepared)
         tasks.append(
             Task(
                 stage.name,
                 _RUN,
                 _job_maker(place, prepared, stage, text=prepared.text.windows if runs_text(stage, prepared) else ()),
                 Facts,
-                needs=(*stage.needs, *((named("tap", stage.recipe),) if stage.reads_file else ())),
-                memory_mb=stage.memory.mb(weights),
+                needs=(
+                    *stage.needs,
+                    *(twin for twin in (stage.twin,) if twin in stages),
+                    *((named("tap", stage.recipe),) if stage.reads_file else ()),
+                ),
+                memory_mb=memory_mb,
                 torch=not stage.runs_file,
                 timeout=timeout,
+                seconds=seconds,
             )
         )
     if not prepared.audited:
@@ -98,20 +106,34 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
 
 def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:
     """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
-    return [
-        Task(
-            stage.name + LOCAL_SUFFIX,
-            _RUN,
-            _job_maker(place, prepared, stage, stage.local_reference, inputs),
-            Facts,
-            needs=(stage.local_reference, stage.name),
-            memory_mb=stage.memory.mb(prepared.weights_mb),
-            torch=not stage.runs_file,
-            timeout=place.timeout,
-        )
-        for stage in map(stage_named, stages)
-        if stage.local_reference in stages
-    ]
+    tasks = []
+    for stage in map(stage_named, stages):
+        if stage.local_reference in stages:
+            memory_mb, seconds = _load(stage, prepared)
+            tasks.append(
+                Task(
+                    stage.name + LOCAL_SUFFIX,
+                    _RUN,
+                    _job_maker(place, prepared, stage, stage.local_reference, inputs),
+                    Facts,
+                    needs=(stage.local_reference, stage.name),
+                    memory_mb=memory_mb,
+                    torch=not stage.runs_file,
+                    timeout=place.timeout,
+                    seconds=seconds / 4,
+                )
+            )
+    return tasks
+
+
+def _load(stage: Stage, prepared: Prepared) -> tuple[float, float]:
+    """MB and seconds of a stage's process."""
+    return stage.load(prepared.weights_mb, widened_by(prepared.recipes.get(stage.recipe, [])))
+
+
+def compared_after(prepared: Prepared, stages: tuple[str, ...]) -> Task:
+    """What stands for the comparison of the stages, which this process makes, where tasks are put in order."""
+    return Task("compare", "", {}, needs=stages, memory_mb=0, seconds=_COMPARE_SECONDS * len(stages))
 
 
 def runs_text(stage: Stage, prepared: Prepared) -> bool:
@@ -133,7 +155,7 @@ def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[s
         "harness.operators.job:run",
         {**payload, "search": list(taps)},
         Descended,
-        memory_mb=2 * stage.memory.mb(prepared.weights_mb),
+        memory_mb=2 * _load(stage, prepared)[0],
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )
@@ -152,7 +174,7 @@ def sensitivity_tasks(
             "harness.price.sensitivity:run",
             {"job": _job_maker(place, prepared, stage)(results), "alone": alone},
             AloneCosts if alone else Sensitivity,
-            memory_mb=stage.memory.mb(prepared.weights_mb),
+            memory_mb=_load(stage, prepared)[0],
             torch=True,
             timeout=place.timeout,
             alone=True,
@@ -203,6 +225,7 @@ def _convert_task(place: RunPaths, prepared: Prepared, common: ModelRequest, rec
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
         timeout=place.timeout,
+        seconds=2 if cached else 100,
     )
 
 
@@ -279,9 +302,11 @@ def _job_maker(
 
     def payload(results: Results) -> Payload:
         files = _files_of(stage, place, results) if stage.reads_file else StageFiles()
+        twin = None if reference else _twin_of(stage, place, results)
         job = Job(
             stage=stage.name,
-            opens=stage.opens,
+            opens="harness.jobs.twin:open_session" if twin else stage.opens,
+            twin=twin,
             spec_file=place.spec_file,
             spec_variable=place.spec_variable,
             checkpoint=Path(prepared.checkpoint),
@@ -303,6 +328,12 @@ def _job_maker(
         return job.model_dump(mode="json")
 
     return payload
+
+
+def _twin_of(stage: Stage, place: RunPaths, results: Results) -> TwinJob | None:
+    """What a stage takes over; None where it has to compute."""
+    told = facts_of(results, stage.twin).twins.get(stage.base) if stage.twin else None
+    return TwinJob(traces=place.traces / stage.twin, facts=told) if told is not None else None
 
 
 def _files_of(stage: Stage, place: RunPaths, results: Results) -> StageFiles:

@@ -54,6 +54,7 @@ class Task:
     memory_mb: what it is expected to take at its peak, without what a torch task shares with the server that forks
         it; only a guide to what may run beside it.
     alone: nothing may run beside it.
+    seconds: how long it takes beside the others, see `harness/processes/packing.py`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Task:
     torch: bool = False
     timeout: float = 3600
     alone: bool = False
+    seconds: float = 1
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.flatbuffer.quantise import known_recipe, known_recipes
-from harness.names.recipes import RECIPES, Recipe, Rules, check_declared, no_recipe, parse_recipes
+from harness.names.recipes import RECIPES, Recipe, Rules, check_declared, no_recipe, parse_recipes, widened_by
 from harness.system.reading import read_text
 
 RULE: dict[str, Any] = {
@@ -188,3 +188,22 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "20,000,000 bytes" in refused(str(huge))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe[]")
     assert "not UTF-8" in refused(str(tmp_path / "bytes.json"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "widened"),
+    [("dynamic_wi8_afp32", ""), ("weight_only_wi8_afp32", "integers"), ("dynamic_wi4_afp32", "")],
+)
+def test_what_a_runtime_widens_is_told_by_the_rules(recipe: str, widened: str) -> None:
+    rules = known_recipe(recipe)
+    assert rules is not None
+    assert widened_by(rules) == widened
+
+
+def test_rules_that_nobody_knows_take_the_most_memory() -> None:
+    assert widened_by([]) == widened_by([RULE]) == "integers"
+    half = {**RULE, "op_config": {"weight_tensor_config": {"num_bits": 16, "dtype": "FLOAT"}}}
+    assert widened_by([half]) == "float16"
+    whole = {**RULE, "op_config": {**RULE["op_config"], "compute_precision": "INTEGER"}}
+    assert widened_by([whole]) == ""
+    assert widened_by([whole, RULE]) == "integers"

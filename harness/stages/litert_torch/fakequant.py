@@ -128,13 +128,13 @@ class FakeQuantised:
                 self.own.trace_into(unrounded(self.own.job.traces), item)
 
     def facts(self) -> FakeQuantFacts:
-        return FakeQuantFacts(
-            absent_modules=self.own.absent,
-            layers=len(self.layers),
-            inputs_quantised=self.quantises_inputs,
-            fits=self.fits,
-            findings=self.findings,
+        own = FakeQuantFacts(
+            absent_modules=self.own.absent, layers=len(self.layers), inputs_quantised=self.quantises_inputs, fits=[]
         )
+        told: dict[str, object] = {"fits": self.fits, "findings": self.findings}
+        if not self.quantises_inputs:  # how kernels do that is all that the two stages differ in
+            told["twins"] = {FAKEQUANT_BUILTIN: own.as_dict()} if split(self.own.job.stage)[0] == FAKEQUANT else {}
+        return own.model_copy(update=told)
 
     @contextmanager
     def _inputs_as_they_are(self) -> Iterator[None]:
