@@ -59,7 +59,7 @@ def _found(bench: Bench, request: BenchRequest, chosen: dict[str, Mistake], repo
     found = Report()
     for name in request.faults:
         report.progress(next(numbers), request.total, name)
-        found.results.append(run_fault(bench, chosen[name]))
+        found.results.append(run_fault(bench.decoding if chosen[name].only_in else bench, chosen[name]))
     for seed in request.seeds:
         report.progress(next(numbers), request.total, f"clean, seed {seed}")
         found.clean.append(run_clean(bench, seed, CLEAN_INPUTS))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,7 @@ class Mistake:
 
     taps: any of them is right, where the fault acts at several at once. causes: hypotheses that say what it is, or of a
     quantised file codes of findings; none where none is to be expected.
+    only_in: the signatures that alone have it, "decode" or "prefill", where that is to be said.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Mistake:
     hop: str
     taps: tuple[str, ...]
     causes: tuple[str, ...] = ()
+    only_in: str = field(default="", kw_only=True)
 
     @property
     def id(self) -> str:

@@ -19,6 +19,7 @@ from harness.judge.rules import load_rules
 from harness.locate.faults import locate, summarise_hop
 from harness.names.coverage import Absence
 from harness.names.stages import ORACLE, hops_of
+from harness.pipeline.in_sequence import in_sequence
 from harness.pipeline.owned_faults import not_finite_stages
 from harness.record.record import Fault, HopResult
 from harness.record.tap_row import taps_frame
@@ -57,7 +58,7 @@ def judged(
         hop.name: summarise_hop(hop, frame, prepared.taps, compared.logits.get(hop.name), prepared.coverage[hop.name])
         for hop in hops
     }
-    faults = locate(list(found.values()), frame, prepared.modules, {})
+    faults = in_sequence(locate(list(found.values()), frame, prepared.modules, {}), frame, prepared, traces)
     not_finite = not_finite_stages(faults[0], frame, traces) if faults else []
     return Outcome(frame, found, faults[0] if faults else None, faults, not_finite)
 

@@ -138,6 +138,10 @@ def _shortcomings(result: Result) -> Iterator[str]:
         )
     if result.accused:
         yield f"{name}: {' and '.join(result.accused)} charged with it as well"
+    if not result.sequence_right:
+        both = (result.only_in, result.expected_only_in)
+        said, expected = (f"in {part} alone" if part else "in all signatures" for part in both)
+        yield f"{name} is said to be {said}, expected {expected}"
     if result.seen and not result.owner_right:
         yield f"{name} is charged to {result.owner or 'nobody'}, expected {' or '.join(result.expected_owners)}"
     if result.seen and result.expected_causes and result.cause_rank != 1:
@@ -179,7 +183,8 @@ def _clean_table(runs: Sequence[Clean], others: Mapping[str, str], by: str) -> s
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    where = f"{result.hop.replace('->', ' → ')} `{result.tap}`" if result.seen else "-"
+    alone = f", in {result.only_in} alone" if result.only_in else ""
+    where = f"{result.hop.replace('->', ' → ')} `{result.tap}`{alone}" if result.seen else "-"
     if result.below_noise:
         where = f"below noise: {result.effect:.2g}"
     elif result.error:

@@ -27,7 +27,7 @@ class Result(BaseModel):
 
     hop, tap, owner: of the first fault; empty where the numbers saw nothing. Of a quantised file the audit of the
     recipe says them, on the hop of the price. diagnosis: hypotheses, best first, or codes of that audit's findings.
-    accused: who else is charged with a fault, of quantised files.
+    accused: who else is charged with a fault, of quantised files. only_in: the signatures that alone have it.
     audits: those that saw the fault. error: why the fault could not be made or run, which is not a detection.
     effect: the fault computed in float64, its largest error at any tap over the float32 noise floor there; none where
     it was not asked for. others: which other checks saw it.
@@ -41,9 +41,11 @@ class Result(BaseModel):
     expected_taps: list[str]
     expected_causes: list[str]
     expected_owners: list[str]
+    expected_only_in: str = ""
     hop: str = ""
     tap: str = ""
     owner: str = ""
+    only_in: str = ""
     excess: float | None = None
     local_excess: float | None = None
     diagnosis: list[str] = Field(default_factory=list)
@@ -79,6 +81,11 @@ class Result(BaseModel):
     @property
     def owner_right(self) -> bool:
         return self.owner in self.expected_owners
+
+    @property
+    def sequence_right(self) -> bool:
+        """Whether the signatures that alone have the fault are told, and none where all have it."""
+        return not self.seen or self.only_in == self.expected_only_in
 
     @property
     def cause_rank(self) -> int | None:

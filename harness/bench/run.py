@@ -89,6 +89,7 @@ def run_fault(bench: Bench, fault: Mistake) -> Result:
         expected_taps=list(fault.taps),
         expected_causes=list(fault.causes),
         expected_owners=_owners(fault),
+        expected_only_in=fault.only_in,
     )
     sound = bench.sound  # made before the clock starts
     if isinstance(fault.site, QuantisedSite):
@@ -140,7 +141,7 @@ def _judge(bench: Bench, result: Result, broken: _Broken, outcome: Outcome) -> N
     same_place = outcome.frame[(outcome.frame["tap"] == fault.tap) & (outcome.frame["verdict"] != "missing")]
     compared = {Hop.parse(hop).candidate for hop in same_place["hop"]}
     observers: dict[str, Sequence[str]] = {stage: () for stage in FILE_STAGES if stage in compared}
-    result.hop, result.tap = fault.hop, fault.tap
+    result.hop, result.tap, result.only_in = fault.hop, fault.tap, fault.only_in
     result.excess, result.local_excess = fault.excess, fault.local_excess
     beyond = beyond_float32(fault, outcome.frame)
     result.owner = ownership(fault, outcome.faults, findings, observers, outcome.not_finite, beyond).owner

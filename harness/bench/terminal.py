@@ -26,6 +26,7 @@ def print_report(report: Report, console: Console) -> None:
     table = new_table("faults", _COLUMNS)
     for result in report.results:
         where = result.tap or ("below noise" if result.below_noise else "-")
+        where += f" in {result.only_in}" if result.only_in else ""
         cause = result.diagnosis[0] if result.diagnosis else "-"
         audits = ", ".join(result.audits) or "-"
         table.add_row(*cells(result.id, result.model, _found(result), where, cause, audits, f"{result.seconds:.1f}"))

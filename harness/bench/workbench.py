@@ -6,6 +6,7 @@ fault as a run would record them. What is not broken is traced once and used by 
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
 import tempfile
@@ -61,6 +62,8 @@ FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))
+# Decode of positions that prefill computes too, from before the edge of a miniature's window on.
+DECODED = (*FEW, ("decoded", 24, 10))
 
 
 class Bench:
@@ -148,6 +151,18 @@ class Bench:
         for source, target, at in ((plain, other.flatbuffer, own), (tapped, other.tapped[0], own_tapped)):
             shutil.copyfile(source, target)
             reseed(target, at, other.checkpoint)
+        return other
+
+    @functools.cached_property
+    def decoding(self) -> Bench:
+        """The same model and files on `DECODED`."""
+        other = copy.copy(self)
+        for name in ("sound", "unbroken"):
+            other.__dict__.pop(name, None)
+        other.folder = self.folder / "decoding"
+        other.folder.mkdir()
+        inputs = drawn(DECODED, 0, self.prepared.dimensions.tokens)
+        other.prepared = self.prepared.model_copy(update={"inputs": inputs})
         return other
 
     @functools.cached_property

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.compare.by_position import comparable, each_position
 from harness.compare.logits import LogitPositions
-from harness.compare.noise import NoiseFloor, position_excess
 from harness.compare.traces import (
     FLOAT32_RUNS,
     Comparison,
     TapReader,
     common_spans,
     noise_floors,
-    stats_over,
 )
 from harness.names.stages import HF, ORACLE, Hop
 from harness.names.taps import EMBED, FINAL_NORM, LOGITS
@@ -103,11 +102,11 @@ def _at_taps(
         floors = noise_floors(readers, tap, FLOAT32_RUNS)
         for reader, noise in zip(readers, floors, strict=True):
             for hop, taps in chosen.items():
-                if tap not in taps or noise is None or not _comparable(reader, hop, tap):
+                if tap not in taps or noise is None or not comparable(reader, hop.stages, tap):
                     continue
                 key = (hop.name, reader.item, tap)
                 if key in limits:
-                    each = _each(reader, hop, tap, noise)
+                    each = each_position(reader, hop.judged_against, hop.candidate, tap, noise)
                     excesses += [(*key, position, value, limits[key]) for position, value in each]
                 if tap != LOGITS and worst.get(key[::2]) == reader.item:
                     histograms += [(*key, low, count) for low, count in _histogram(reader, hop, tap)]
@@ -123,26 +122,8 @@ def _worst_inputs(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(hop, tap): item for hop, tap, item in zip(last["hop"], last["tap"], last["input"], strict=True)}
 
 
-def _comparable(reader: TapReader, hop: Hop, tap: str) -> bool:
-    names = dict.fromkeys([*hop.stages, ORACLE])
-    if not all(reader.has(stage, tap) for stage in names):
-        return False
-    return len({reader.values(stage, tap).shape for stage in names}) == 1
-
-
 def _spans(reader: TapReader, hop: Hop, tap: str) -> list[slice]:
     return common_spans(reader.covered(hop.reference, tap), reader.covered(hop.candidate, tap))
-
-
-def _each(reader: TapReader, hop: Hop, tap: str, noise: NoiseFloor) -> Iterator[tuple[int, float]]:
-    """(position, excess there). On the first hop the error is that against the oracle, as the tap's excess is."""
-    spans = _spans(reader, hop, tap)
-    if not spans:
-        return
-    stats = stats_over(reader.values(hop.judged_against, tap), reader.values(hop.candidate, tap), spans)
-    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-    values = position_excess(stats.squared_error, noise, positions)
-    yield from zip(positions.tolist(), values.tolist(), strict=True)
 
 
 def _histogram(reader: TapReader, hop: Hop, tap: str) -> Iterator[tuple[float, int]]:

@@ -111,3 +111,5 @@ class Job(BaseModel):
     threads: int = 2
     twin: TwinJob | None = None
     search: list[str] = Field(default_factory=list)  # taps whose faulty operators are searched for
+    search_at: dict[str, int] = Field(default_factory=dict)  # of those that decode alone has wrong: the position
+    record_at: int | None = None  # the one step that is recorded, by its position; none: every step

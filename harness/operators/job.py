@@ -61,15 +61,19 @@ def descend(job: Job, model: Model, report: Reporter) -> Descended:
 
 
 def _first_signature(job: Job, model: Model, tap: str) -> FaultyOperator | None:
-    for item, step, reference, recorded in _places(job, model, split_tap(tap)[0]):
+    for item, step, reference, recorded in _places(job, model, split_tap(tap)[0], job.search_at.get(tap)):
         fault = _descend(job, tap, item, step, reference, recorded)
         if fault is not None:
             return fault.recorded(step.signature)
     return None
 
 
-def _places(job: Job, model: Model, block: int | None) -> Iterator[tuple[JobInput, Step, Trace, RecordedTaps | None]]:
+def _places(
+    job: Job, model: Model, block: int | None, decode_at: int | None
+) -> Iterator[tuple[JobInput, Step, Trace, RecordedTaps | None]]:
     """A step of each signature, without padding, with the reference's trace and what it computes on the way.
+
+    decode_at: the position whose decode step is looked at alone.
 
     The reference is the route's own version, or, where the job names a folder of traces, a stage that runs the same
     file.
@@ -82,20 +86,27 @@ def _places(job: Job, model: Model, block: int | None) -> Iterator[tuple[JobInpu
                     seen.add(step.signature)
                     yield item, step, Trace.open(job.reference / item.id), None
         return
-    item = unpadded_input(job)
+    item = unpadded_input(job, decode_at)
     with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
-        alone = job.model_copy(update={"inputs": [item], "traces": Path(folder)})
+        alone = job.model_copy(update={"inputs": [item], "traces": Path(folder), "record_at": decode_at})
         recorded = route_of(model).record(alone, model, block)
         reference = Trace.open(Path(folder) / item.id)
         for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
-            yield item, step, reference, RecordedTaps.of(recorded[step.start])
+            if decode_at in (None, step.start):
+                yield item, step, reference, RecordedTaps.of(recorded[step.start])
 
 
-def unpadded_input(job: Job) -> JobInput:
-    """The tokens of the job's longest input, as many as fill the smallest prefill and one step of decode."""
+def unpadded_input(job: Job, decode_at: int | None = None) -> JobInput:
+    """The tokens of the job's longest input, as many as fill the smallest prefill and one step of decode.
+
+    decode_at: as many as end in a decode step there instead, after the whole prefills that fit before it.
+    """
     tokens = max((item.tokens for item in job.inputs), key=len)
-    count = min(job.prefill) + 1
-    return JobInput(id="unpadded", tokens=list(itertools.islice(itertools.cycle(tokens), count)), decode_tail=1)
+    smallest, largest = min(job.prefill), max(job.prefill)
+    last = smallest if decode_at is None else decode_at
+    prefilled = last // largest * largest or (smallest if last >= smallest else 0)
+    told = list(itertools.islice(itertools.cycle(tokens), last + 1))
+    return JobInput(id="unpadded", tokens=told, decode_tail=len(told) - prefilled)
 
 
 def _descend(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 from harness.pipeline.comparison import plans_of
 from harness.pipeline.environment import environment
 from harness.pipeline.findings import crashed, findings_of
+from harness.pipeline.in_sequence import in_sequence
 from harness.pipeline.owned_faults import owned, with_mask
 from harness.pipeline.recipe_results import recipe_results, with_dearest
 
@@ -66,6 +67,7 @@ def conclude(
     failed = crashed(results) or lost
     modules, kinds = _names_of(prepared, plans_of(results, stages))
     faults = [with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
+    faults = in_sequence(faults, frame, prepared, traces)
     record = Record(
         model=prepared.model,
         run_id=run_id,

@@ -22,13 +22,15 @@ _FAULTS = 2  # of a hop are descended into at most
 
 def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: Results) -> dict[str, Task]:
     """Hop -> the task that looks for the operators that cause its first faults."""
-    taps: dict[str, list[str]] = {}
+    taps: dict[str, dict[str, int | None]] = {}
     for fault in record.faults:
         if Hop.parse(fault.hop).floor is Floor.RUNTIME:
             continue  # what an operator makes of numbers on a grid is not among the definitions yet
         if runs_file(Hop.parse(fault.hop).candidate) and not is_given(fault.owner):
-            taps.setdefault(fault.hop, []).append(fault.tap)
-    return {hop: descend_task(place, prepared, Hop.parse(hop), found[:_FAULTS], results) for hop, found in taps.items()}
+            of_hop = taps.setdefault(fault.hop, {})
+            if len(of_hop) < _FAULTS:
+                of_hop[fault.tap] = fault.first_position if fault.only_in == "decode" else None
+    return {hop: descend_task(place, prepared, Hop.parse(hop), found, results) for hop, found in taps.items()}
 
 
 def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:

@@ -5,7 +5,7 @@ In: a prepared model. Out: tasks for `stages/process.py`; the stages' jobs are m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,14 +146,19 @@ def is_local_pass(task: str) -> bool:
     return task.endswith(LOCAL_SUFFIX)
 
 
-def descend_task(place: RunPaths, prepared: Prepared, hop: Hop, taps: Sequence[str], results: Results) -> Task:
-    """Find the operators that make taps that are wrong in a hop's TFLite stage. results: those of the stages."""
+def descend_task(
+    place: RunPaths, prepared: Prepared, hop: Hop, taps: Mapping[str, int | None], results: Results
+) -> Task:
+    """Find the operators that make taps that are wrong in a hop's TFLite stage. results: those of the stages.
+
+    taps: each with the position of a step to look at, where decode alone has it wrong.
+    """
     stage = stage_named(hop.candidate)
     payload = _job_maker(place, prepared, stage, hop.reference if runs_file(hop.reference) else "")(results)
     return Task(
         f"{stage.name}.operator",
         "harness.operators.job:run",
-        {**payload, "search": list(taps)},
+        {**payload, "search": list(taps), "search_at": {tap: at for tap, at in taps.items() if at is not None}},
         Descended,
         memory_mb=2 * _load(stage, prepared)[0],
         torch=True,

@@ -68,6 +68,16 @@ class Fault(Part):
     """The figures whose limits it breaks, or one of `harness/names/codes.py`."""
     floor: BrokenFloor | None = None
     """The noise floor, where its limit is the only one broken."""
+    only_in: Literal["", "decode", "prefill"] = ""
+    """The signatures that alone show it, where the other ones are right at the same positions; else empty."""
+    first_step: int | None = None
+    """Of a fault in decode alone: the first faulty decode step of an input, counted from 1."""
+    first_position: int | None = None
+    """Where that step is in the input."""
+    starts_at: int | None = None
+    """The first wrong position, where the tap is right on all inputs before it and wrong after it; none elsewhere."""
+    boundary: str = ""
+    """What begins at that position: `window`, `rope`, `table`, `cache`, `chunk` or `decode`; empty if nothing known."""
     owner: str = ""
     """Whose it is; `harness/locate/owners.py` lists them."""
     evidence: list[str] = Field(default_factory=list)

@@ -15,7 +15,14 @@ from harness.plain import one_line
 from harness.record.record import Fault, HopResult, Record, write_text
 from harness.render.numbers import compared, percent, worst_excess
 from harness.render.recipes import recipe_groups, recipe_words
-from harness.render.sentences import defect_words, excess_words, nearest_to_limit, snr_figure, suspicion
+from harness.render.sentences import (
+    defect_words,
+    excess_words,
+    nearest_to_limit,
+    sequence_words,
+    snr_figure,
+    suspicion,
+)
 from harness.render.words import causes_of, fault_of, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
@@ -115,6 +122,8 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
 def _fault_lines(record: Record, fault: Fault) -> Iterator[str]:
     yield f"{plain(where(fault))}, on {code(fault.hop)}, input {code(fault.input)}"
     yield plain(excess_words(fault))
+    if sequence := sequence_words(fault):
+        yield f"where in the sequence: {plain(sequence)}"
     if fault.owner:
         yield f"owner: {plain(fault.owner)}. {plain('; '.join(fault.evidence))}"
     else:

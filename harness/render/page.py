@@ -29,7 +29,7 @@ from harness.render.numbers import (
 )
 from harness.render.recipes import bar, brief_words, kernel_name, recipe_groups, short_name
 from harness.render.sensitivity import table_rows
-from harness.render.sentences import defect_words, snr_figure, snr_words
+from harness.render.sentences import defect_words, sequence_words, snr_figure, snr_words
 from harness.render.text import perplexity_of
 from harness.render.words import tap_words
 
@@ -151,6 +151,7 @@ def page_environment() -> Environment:
         "tap_words": tap_words,
         "tail": _tail,
         "defect_words": defect_words,
+        "sequence_words": sequence_words,
         "worst_of": worst_of,
     }
     return environment

@@ -13,6 +13,7 @@ from typing import Literal
 
 from harness.judge.shares import nearest
 from harness.locate.owners import is_given
+from harness.names.boundaries import WORDS as BOUNDARIES
 from harness.names.figures import FLOOR, LOCAL_FIGURES
 from harness.names.stages import Floor, known_stage, runs_file
 from harness.names.taps import split_tap
@@ -187,6 +188,16 @@ def fault_words(record: Record, row: TapRow | None) -> str:
         f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
         f"itself costs there{at}; the limit is {number(figure.limit)}."
     )
+
+
+def sequence_words(fault: Fault) -> str:
+    """Where in the sequence a fault lives: `in decode alone, from step 3 (position 21)`; empty where not known."""
+    edge = f", {BOUNDARIES[fault.boundary]}" if fault.boundary in BOUNDARIES else ""
+    start = "" if fault.starts_at is None else f"from position {fault.starts_at} on{edge}"
+    if fault.first_step is not None and not start:
+        start = f"from step {fault.first_step} (position {fault.first_position})"
+    alone = f"in {fault.only_in} alone" if fault.only_in else ""
+    return ", ".join(filter(None, (alone, start)))
 
 
 def defect_words(known: KnownDefect) -> str:

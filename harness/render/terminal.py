@@ -38,6 +38,7 @@ from harness.render.sentences import (
     headline,
     missing_groups,
     nearest_to_limit,
+    sequence_words,
     suspicion,
 )
 from harness.render.words import reach_words, text_words
@@ -231,6 +232,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         ("what", fault.where),
         ("block", "outside the blocks" if fault.block is None else str(fault.block)),
         ("input", given),
+        ("sequence", sequence_words(fault)),
         *_fault_figures(fault, rows),
         ("judged by", rows[0].rule if rows else "-"),
         ("because", fault.reason or (rows[0].why if rows else "")),

@@ -13,6 +13,7 @@ import torch
 
 from harness.bench.breaking import jiggled, typical_element, with_flip
 from harness.bench.graph import (
+    Edit,
     attribute,
     become,
     constant,
@@ -88,6 +89,12 @@ def constants(name: str, model: str, what: str, site: Site, tap: str, *causes: s
 
 def operators(name: str, model: str, what: str, change: Any, taps: tuple[str, ...], *causes: str) -> Mistake:
     return Mistake(name, "flatbuffer ops", model, what, Operators(change), XNNPACK, taps, causes)
+
+
+def in_decode(name: str, model: str, what: str, *edits: Edit, taps: tuple[str, ...]) -> Mistake:
+    """Made in the decode signature alone."""
+    site = Operators(only("decode", *edits))
+    return Mistake(f"decode-{name}", "flatbuffer ops", model, what, site, XNNPACK, taps, only_in="decode")
 
 
 def runtime(name: str, model: str, what: str, site: Site, taps: tuple[str, ...], *causes: str) -> Mistake:
@@ -169,10 +176,15 @@ OPERATORS = (
               ("block.0.cache.k",)),
     operators("residual-not-read", "llama3_2", "the second norm reads the block's input",
               everywhere(rewire(COMPOSITE, 2, 0, (COMPOSITE, 0, "inputs", 0))), ("block.0.mlp.norm",)),
-    operators("decode-embedding", "tiny_llama", "decode's own embedding, the sign of the first rows flipped",
-              only("decode", constant("EMBEDDING_LOOKUP", 0, 1, first_flipped)), ("embed",)),
-    operators("decode-last-bits", "tiny_llama", "decode's own down projection, the last bit of every number",
-              only("decode", constant(FC, 9, 1, last_bits)), (MLP_OUT,)),
+    in_decode("embedding", "tiny_llama", "decode's own embedding, the sign of the first rows flipped",
+              constant("EMBEDDING_LOOKUP", 0, 1, first_flipped), taps=("embed",)),
+    in_decode("last-bits", "tiny_llama", "decode's own down projection, the last bit of every number",
+              constant(FC, 9, 1, last_bits), taps=(MLP_OUT,)),
+    in_decode("cache-of-block-0", "tiny_llama", "in decode block 1 reads the cache of block 0",
+              rewire(COMPOSITE, 4, 1, (COMPOSITE, 1, "inputs", 1)),
+              rewire(COMPOSITE, 4, 2, (COMPOSITE, 1, "inputs", 2)), taps=("block.1.attn.context",)),
+    in_decode("rotation-of-keys", "tiny_llama", "in decode the halves of the rotation of keys the other way round",
+              turn("SUB", 1), taps=("block.0.attn.k_rope",)),
     operators("head-clamped", "tiny_llama", "a ReLU fused into the head", everywhere(
               option(FC, 10, fusedActivationFunction=RELU)), ("logits",), "clamped"),
     operators("final-norm-skipped", "smollm2", "the head reads what the final norm reads",

@@ -39,7 +39,7 @@ def record(job: Job, model: GenerativeModel, block: int | None) -> dict[int, lis
     names = {parameter.data_ptr(): name for name, parameter in network.named_parameters()}
     # torch.export takes the fused attention of the processor apart before the converter sees it.
     fused = torch._decomp.get_decompositions([torch.ops.aten._scaled_dot_product_flash_attention_for_cpu])
-    recorder = _Recorder({**fused, **decomp.pre_lower_decomp()}, names, capture)
+    recorder = _Recorder({**fused, **decomp.pre_lower_decomp()}, names, capture, job.record_at)
     (item,) = job.inputs
     with (
         torch.no_grad(),
@@ -55,11 +55,14 @@ def record(job: Job, model: GenerativeModel, block: int | None) -> dict[int, lis
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, rules: dict[Any, Any], parameters: dict[int, str], capture: Capture) -> None:
+    def __init__(
+        self, rules: dict[Any, Any], parameters: dict[int, str], capture: Capture, only_at: int | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rules = rules
         self.parameters = parameters
         self.capture = capture
+        self.only_at = only_at
         self.deaf = False
         self.steps: dict[int, list[tuple[str, Array]]] = {}
         self._counted = 0
@@ -93,6 +96,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._keep(name, value)
 
     def _keep(self, name: str, value: Any) -> None:
+        if self.only_at not in (None, self.capture.start):
+            return
         if not isinstance(value, torch.Tensor) or value.numel() * value.element_size() > _LARGEST:
             return
         # A copy: the model may reuse the memory.

@@ -131,9 +131,9 @@ class GenerativeRoute:
         return trace_out(saved, prepared, model, target, load)
 
     def faults(self) -> Iterator[Mistake]:
-        from harness.stages.litert_torch.faults import code, config, kernels, weights
+        from harness.stages.litert_torch.faults import code, config, decode, kernels, weights
 
-        yield from (*config.FAULTS, *code.FAULTS, *weights.FAULTS, *kernels.FAULTS)
+        yield from (*config.FAULTS, *code.FAULTS, *decode.FAULTS, *weights.FAULTS, *kernels.FAULTS)
 
     def with_fault(self, model: GenerativeModel, site: Site, own: RouteModel) -> GenerativeModel | None:
         from harness.stages.litert_torch.faults.declarations import with_fault
