@@ -13,14 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands import exits, searches
+from harness.commands import exits, generate, searches
 from harness.commands.options import (
     REPORTS,
+    Chat,
     Checkpoint,
     Debug,
     Decode,
     Edges,
     EveryModel,
+    Generate,
     Hlfb,
     JsonFlag,
     KvCacheLen,
@@ -93,8 +95,10 @@ def run(
     kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
     inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    chat: Chat = False,
     decode: Decode = 0,
     edges: Edges = False,
+    generate: Generate = 0,
     text: Annotated[Path | None, file_option(help="Text to measure perplexity on, UTF-8; else one that ships.")] = None,
     seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
     tolerances: Tolerances = None,
@@ -140,6 +144,8 @@ def run(
             inputs_file=inputs,
             decode=decode,
             edges=edges,
+            generate=generate,
+            chat=chat,
             text=text,
             variant=variant,
             quantize=recipes,
@@ -265,6 +271,7 @@ def explain(
 
 app.command()(searches.recipe)
 app.command()(searches.fuzz)
+app.command()(generate.generate)
 
 
 @app.command()

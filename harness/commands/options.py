@@ -63,6 +63,12 @@ KvCacheLen = Annotated[
 ]
 Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
 
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Put each --prompt into the tokenizer's chat template, as an app does.")
+]
+Generate = Annotated[
+    int, typer.Option("--generate", metavar="N", help="Generate N tokens in every stage too, greedily, side by side.")
+]
 Decode = Annotated[
     int, typer.Option("--decode", metavar="N", help="Decode N tokens that hf draws, step by step, in every stage.")
 ]

@@ -219,18 +219,30 @@ def _best(logits: Array) -> Iterator[list[tuple[int, float, float]]]:
         yield [(int(token), float(values[token]), float(np.exp(values[token] - total))) for token in top]
 
 
+def decoded(folder: Path, lines: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each line of ids, without special tokens; empty where there is no tokenizer that can be read."""
+    tokenizer = _tokenizer(folder)
+    return [tokenizer.decode(list(line)) if tokenizer else "" for line in lines]
+
+
 def token_words(folder: Path, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
     """(token, text) as the checkpoint's tokenizer has them; nothing where there is none that can be read."""
-    file = folder / TOKENIZER_FILE
-    if not file.is_file():
-        return
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception:  # the Rust library raises this class itself
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
         return
     for token in sorted(ids):
         said = tokenizer.decode([token], skip_special_tokens=False)
         # A piece of a letter has no text of its own: the tokenizer's own name for it says more.
         yield token, (tokenizer.id_to_token(token) or "") if not said or "\ufffd" in said else said
+
+
+def _tokenizer(folder: Path) -> Any:
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception:  # the Rust library raises this class itself
+        return None

@@ -27,8 +27,9 @@ from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
 from harness.pipeline.options import Options, check, check_seed, run_words
-from harness.pipeline.run import Work, place_of, prepare
+from harness.pipeline.preparing import prepare
 from harness.pipeline.tasks import stage_tasks
+from harness.pipeline.work import Work, place_of
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
 from harness.store.cache import Cache
 from harness.store.run_folder import check_target, working_folder

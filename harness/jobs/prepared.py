@@ -28,6 +28,7 @@ class Request(BaseModel):
     tflite: str | None = None
     prompts: list[str] = Field(default_factory=list)
     inputs_file: str | None = None
+    chat: bool = False  # whether prompts go through the tokenizer's chat template
     decode: int = 0  # tokens that the reference draws and every stage decodes
     edges: bool = False  # whether the edges of the context are inputs too
     variant: VariantOptions = VariantOptions()
@@ -82,6 +83,7 @@ class Prepared(BaseModel):
     conversion_key: str
     recipes: dict[str, Rules] = Field(default_factory=dict)
     findings: list[Finding]
+    stop_tokens: list[int] = Field(default_factory=list)  # at which an app ends a text
     text: TextToRun = TextToRun()
     rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms
     audited: bool = False  # whether those of the config audit are among the findings

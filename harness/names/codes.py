@@ -77,6 +77,8 @@ class FindingCode(StrEnum):
     LAST_POSITION_DIFFERS = "last-position-differs"  # the last position of the KV cache gives something else
     SIGNATURES_NOT_RUN = "signatures-not-run"  # no input takes these signatures of the flatbuffer
     DECODE_NOT_DRAWN = "decode-not-drawn"  # the reference did not draw the tokens that were to be decoded
+    GENERATION_NOT_RUN = "generation-not-run"  # a stage was to generate tokens, and did not end
+    GENERATES_ANOTHER_TOKEN = "generates-another-token"  # a stage does, where the margin is above the noise
     OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
     FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
 

@@ -29,7 +29,8 @@ from harness.names.stages import (
     split,
 )
 from harness.processes.scheduler import TaskResult
-from harness.record.record import HopResult, Input, LooserRule, MeasuredText, Record, StageResult
+from harness.record.generation import Generation
+from harness.record.record import Finding, HopResult, Input, LooserRule, MeasuredText, Record, StageResult
 from harness.record.tap_row import taps_frame
 
 if TYPE_CHECKING:
@@ -54,15 +55,18 @@ def conclude(
     defects: Iterable[Defect] = (),
     rules: list[Rule] | None = None,
     own: Path | None = None,
+    generation: Generation | None = None,
+    more: Iterable[Finding] = (),
 ) -> tuple[Record, pd.DataFrame]:
     """Find the first fault in what was compared, and put it on record.
 
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
     rules: the user's, where they are not the shipped ones. own: the person's flatbuffer, if one was given.
+    generation: what the stages generated, if that was asked for. more: findings beside those of the comparison.
     """
     frame = taps_frame(comparison.rows)
     hops = _hops(prepared, results, stages, comparison, frame)
-    findings = findings_of(prepared, results, stages, hops, comparison.rows)
+    findings = [*findings_of(prepared, results, stages, hops, comparison.rows), *more]
     lost = any(hop.verdict == "fail" for hop in hops) or any(found.severity == "error" for found in findings)
     failed = crashed(results) or lost
     modules, kinds = _names_of(prepared, plans_of(results, stages))
@@ -85,6 +89,7 @@ def conclude(
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
         text=_text(prepared, comparison),
+        generation=generation,
         recipes=recipe_results(prepared, results, own),
         taps=modules,
         environment=environment(),

@@ -54,6 +54,8 @@ class Options:
     inputs_file: Path | None = None
     decode: int = 0
     edges: bool = False
+    generate: int = 0
+    chat: bool = False
     text: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
     quantize: tuple[Recipe, ...] = ()
@@ -166,6 +168,10 @@ def _check_files(options: Options) -> None:
         check_jsonl(options.inputs_file)
     if options.text is not None:
         read_sample(options.text)
+    if options.generate < 0:
+        raise UsageError(f"--generate {options.generate} must be positive; give a number of tokens, e.g. --generate 32")
+    if options.chat and not options.prompts:
+        raise UsageError("--chat puts a prompt into the chat template; add --prompt TEXT, or leave it out")
     if options.checkpoint is not None:
         check_source(options.checkpoint, options.miniature)
     if options.tflite is not None and options.variant.given():
@@ -222,6 +228,8 @@ def recorded(options: Options) -> dict[str, object]:
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "decode": options.decode,
         "edges": options.edges,
+        "generate": options.generate,
+        "chat": options.chat,
         "text": str(options.text) if options.text else None,
         "seed": options.seed,
         "tolerances": str(options.tolerances) if options.tolerances else "defaults",

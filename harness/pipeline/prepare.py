@@ -15,6 +15,7 @@ from harness.align.modules import ModuleMap, hf_modules
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
+from harness.inputs.chat import chat_inputs, stop_tokens
 from harness.inputs.decode import to_draw
 from harness.inputs.edges import edge_inputs
 from harness.inputs.text import text_sample
@@ -117,6 +118,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         conversion_key=key,
         recipes=recipes,
         findings=findings,
+        stop_tokens=stop_tokens(checkpoint.folder, tokenizer, built.dims.tokens),
         text=_text(request, tokenizer, built) if request.reads_text else TextToRun(),
         rms_norms=built.own.rms_norms,
         parameters=parameters,
@@ -285,7 +287,8 @@ def _inputs(request: Request, model: Model, tokenizer: Any, built: _Built) -> _C
     if request.inputs_file:
         chosen += inputs_from_jsonl(Path(request.inputs_file), tokenizer, dims.tokens, limit)
     if request.prompts:
-        chosen += inputs_from_prompts(request.prompts, tokenizer, dims.tokens, limit)
+        from_prompts = chat_inputs if request.chat else inputs_from_prompts
+        chosen += from_prompts(request.prompts, tokenizer, dims.tokens, limit)
     defaults = (
         []
         if chosen

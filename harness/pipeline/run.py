@@ -8,80 +8,43 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import TaskFaultError, UsageError
-from harness.jobs.prepared import Prepared, Request
-from harness.jobs.results import Audited, Converted, Drawn, Preparation, Tapped
+from harness.jobs.prepared import Prepared
+from harness.jobs.results import Converted, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
-from harness.names.codes import FindingCode
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
-from harness.pipeline.drawing import DRAW, draw_task, with_drawn
-from harness.pipeline.options import Options, check, reads_text, recorded, stages_of
-from harness.pipeline.prepared_cache import recall, recall_key, remember
+from harness.pipeline.options import Options, check, recorded, stages_of
+from harness.pipeline.prepared_cache import remember
+from harness.pipeline.preparing import audit_rests, audited, prepare
 from harness.pipeline.run_models import save_models
 from harness.pipeline.tasks import (
     AUDIT,
-    RunPaths,
     compared_after,
-    conversion_mb,
     inputs_for_local,
     local_tasks,
     sensitivity_tasks,
     stage_tasks,
 )
-from harness.processes import server
-from harness.processes.packing import packed
-from harness.processes.scheduler import SERVER_LOST, Results, Task, TaskResult, Watcher, run_tasks
+from harness.pipeline.work import Work, place_of, processes
+from harness.processes.scheduler import Results, TaskResult, Watcher
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
-from harness.spec.model import SpecRef
-from harness.spec.rests import RESTS, Rests
 from harness.spec.trust import mark_run
 from harness.store.cache import Cache
-from harness.store.run_folder import LOG_FILE, deleting, working_folder
-from harness.system.memory import memory
+from harness.store.run_folder import deleting, working_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.compare.traces import Comparison
-
-_PREPARE = "harness.pipeline.prepare:prepare"
-_OVERLAP_MB = 3800  # stages of a small model overlap up to this, though its conversion takes less
-
-
-@dataclass
-class Work:
-    """A run under way: where it works, and what it has found so far."""
-
-    options: Options
-    ref: SpecRef
-    folder: Path
-    cache: Cache
-    watcher: Watcher
-    run_id: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
-    rests: list[Rests | None] = field(default_factory=list)  # what was found now rests on, for `remember`
-
-    @property
-    def log(self) -> Path:
-        return self.folder / LOG_FILE
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.timings[name] = round(time.monotonic() - began, 3)
+    from harness.record.generation import Generation
 
 
 def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
@@ -114,8 +77,8 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
     results, comparison = run_stages(state, prepared, stages, rules)
     audit = results.pop(AUDIT, None)
-    state.rests += [_rests_of(audit)] if audit is not None else []
-    prepared = _audited(prepared, audit)
+    state.rests += [audit_rests(audit)] if audit is not None else []
+    prepared = audited(prepared, audit)
     if prepared.audited:
         remember(state.cache, key, prepared, state.rests)
     # Here and not above: these import what computes, which a bad input should not wait for.
@@ -123,6 +86,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
 
     results, comparison = _with_local_passes(state, prepared, stages, rules, results, comparison)
     results |= _sensitivities(state, prepared, stages, results, comparison)
+    generation, more = _generation(state, prepared, stages, results)
     record, frame = conclude(
         state.run_id,
         prepared,
@@ -134,6 +98,8 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
         load_defects(),
         rules if options.tolerances else None,
         place_of(state).tflite,
+        generation,
+        more,
     )
     _read_text(state, record, prepared)
     with state.timed("details"):
@@ -179,7 +145,31 @@ def _sensitivities(
     if not chosen:
         return {}
     with state.timed("sensitivity"):
-        return _processes(state, prepared, sensitivity_tasks(place_of(state), prepared, list(chosen.values()), results))
+        return processes(state, prepared, sensitivity_tasks(place_of(state), prepared, list(chosen.values()), results))
+
+
+def _generation(
+    state: Work, prepared: Prepared, stages: tuple[str, ...], results: dict[str, TaskResult]
+) -> tuple[Generation | None, list[Finding]]:
+    """What the stages that ended well generate, where that was asked for, and what is wrong with it."""
+    if not state.options.generate:
+        return None, []
+    with state.timed("generate"):
+        ran = [name for name in stages if results[name].status == "ok"]
+        return generated(state, prepared, ran, results)
+
+
+def generated(
+    state: Work, prepared: Prepared, stages: Sequence[str], results: Results
+) -> tuple[Generation | None, list[Finding]]:
+    """What stages generate, and what is wrong with it. results: of the tasks that made the files that they read."""
+    from harness.pipeline.generation import generate_tasks, generation_findings, generation_of
+
+    place, options = place_of(state), state.options
+    tasks = generate_tasks(place, prepared, stages, results, options.generate)
+    ended = processes(state, prepared, tasks)
+    found = generation_of(place, prepared, ended, options.generate, options.chat)
+    return found, generation_findings(found, ended)
 
 
 def _write(state: Work, record: Record, frame: pd.DataFrame) -> None:
@@ -194,95 +184,6 @@ def _write(state: Work, record: Record, frame: pd.DataFrame) -> None:
     with deleting([state.folder / "cache", *([] if keep else [state.folder / "traces"])]):
         write_record(state.folder, record, frame)
         render_all(state.folder, record, frame)
-
-
-def prepare(state: Work) -> tuple[Prepared, str | None]:
-    """What a run rests on, and the key to remember it by."""
-    options = state.options
-    request = Request(
-        spec_file=str(state.ref.file.resolve()),
-        spec_variable=state.ref.variable,
-        checkpoint=options.checkpoint,
-        miniature=options.miniature,
-        layers=options.layers,
-        seed=options.seed,
-        tflite=str(options.tflite.resolve()) if options.tflite else None,
-        prompts=list(options.prompts),
-        inputs_file=str(options.inputs_file.resolve()) if options.inputs_file else None,
-        decode=options.decode,
-        edges=options.edges,
-        variant=options.variant,
-        quantize=list(options.quantize),
-        text=str(options.text.resolve()) if options.text else None,
-        reads_text=reads_text(options),
-        cache_root=str(state.cache.root),
-    )
-    with state.timed("prepare"):
-        key = recall_key(request)
-        known = recall(state.cache, key)
-        if known is not None:
-            return known, key
-        task = Task(
-            "prepare", _PREPARE, {**request.model_dump(), RESTS: True}, Preparation, torch=True, timeout=options.timeout
-        )
-        result = run_tasks([task], state.log, state.watcher)["prepare"]
-        prepared = result.gave(Preparation)
-        if prepared is None:
-            raise _not_prepared(state, result)
-        state.rests = [prepared.rests]
-        return _drawn(state, prepared, request), key
-
-
-def _drawn(state: Work, prepared: Prepared, request: Request) -> Prepared:
-    """With the tokens that the reference draws, where a run decodes."""
-    if not prepared.to_draw:
-        return prepared
-    result = run_tasks([draw_task(prepared, request, state.options.timeout)], state.log, state.watcher)[DRAW]
-    drawn = result.gave(Drawn)
-    state.rests.append(drawn.rests if drawn is not None else None)
-    return with_drawn(prepared, result)
-
-
-def _audited(prepared: Prepared, audit: TaskResult | None) -> Prepared:
-    """With the findings of the config audit. An audit that did not end is a finding too: the stages tell the rest."""
-    if audit is None:
-        return prepared
-    audited = audit.gave(Audited)
-    if audited is None:
-        what = f"the configs are not audited: {audit.detail}"
-        lost = Finding(kind="config", code=FindingCode.CONFIGS_NOT_AUDITED, severity="warning", what=what)
-        return prepared.model_copy(update={"findings": [lost, *prepared.findings]})
-    return prepared.model_copy(update={"findings": [*audited.findings, *prepared.findings], "audited": True})
-
-
-def _rests_of(audit: TaskResult) -> Rests | None:
-    """What an audit rests on; None where it does not say."""
-    audited = audit.gave(Audited)
-    return audited.rests if audited is not None else None
-
-
-def _not_prepared(state: Work, result: TaskResult) -> Exception:
-    """Whose fault it is that the preparation broke off: the declaration's, where its code is on the way, else ours."""
-    lines = [line.strip() for line in state.log.read_text(errors="replace").splitlines() if line.strip()]
-    frames = [line for line in lines if line.startswith("File ")]
-    said, spec = result.detail.split(";")[0], state.ref.file.resolve()
-    theirs = [frame for frame in frames if frame.startswith(f'File "{spec}"')]
-    if SERVER_LOST in said or (frames and not theirs):
-        return TaskFaultError(f"preparing {state.ref.file} broke off with {said} ({' '.join(frames[-1:])})")
-    place = theirs[-1] if theirs else "no further word in the log"
-    return UsageError(f"{state.ref.file}: could not be prepared: {said} ({place}); fix the spec file")
-
-
-def place_of(state: Work) -> RunPaths:
-    tflite = state.options.tflite
-    return RunPaths(
-        spec_file=str(state.ref.file.resolve()),
-        spec_variable=state.ref.variable,
-        cache_root=str(state.cache.root),
-        traces=state.folder / "traces",
-        tflite=tflite.resolve() if tflite else None,
-        timeout=state.options.timeout,
-    )
 
 
 def run_stages(
@@ -310,7 +211,7 @@ def run_stages(
 
     with in_background(state.watcher, stages, work) as under_way:
         with state.timed("stages"):
-            results = _processes(state, prepared, tasks, under_way, compared_after(prepared, stages))
+            results = processes(state, prepared, tasks, under_way, compared_after(prepared, stages))
         return results, under_way.result()
 
 
@@ -335,20 +236,7 @@ def _more_local_passes(
         for task in (local_tasks(place_of(state), prepared, stages, more) if more else [])
         if all(results[name].status == "ok" for name in task.needs)
     ]
-    return _processes(state, prepared, tasks)
-
-
-def _processes(
-    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None, after: Task | None = None
-) -> dict[str, TaskResult]:
-    """after: see `packed`."""
-    # Whoever could convert the model has this much; stages that overlap take no more.
-    budget = min(0.8 * memory().free / 1e6, max(_OVERLAP_MB, conversion_mb(prepared)))
-    cores = os.cpu_count() or 1
-    beside_server = budget - server.MEMORY_MB
-    return run_tasks(
-        packed(tasks, cores, beside_server, after), state.log, watcher or state.watcher, cores=cores, memory_mb=budget
-    )
+    return processes(state, prepared, tasks)
 
 
 def _write_closeup(folder: Path, comparison: Any, frame: Any, prepared: Prepared) -> None:
@@ -387,6 +275,6 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
         return record
     operators = descent_tasks(place_of(state), prepared, record, results)
     with state.timed("explain"):  # neither reads what the other finds
-        ended = _processes(state, prepared, [causes, *operators.values()])
+        ended = processes(state, prepared, [causes, *operators.values()])
     found = with_operators(record, operators, ended) if operators else record
     return explained(found, ended[EXPLAIN])

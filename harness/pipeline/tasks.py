@@ -71,7 +71,7 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
             tasks.append(_convert_task(place, prepared, common, recipe))
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
     for stage in chosen:
-        memory_mb, seconds = _load(stage, prepared)
+        memory_mb, seconds = load_of(stage, prepared)
         tasks.append(
             Task(
                 stage.name,
@@ -109,7 +109,7 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
     tasks = []
     for stage in map(stage_named, stages):
         if stage.local_reference in stages:
-            memory_mb, seconds = _load(stage, prepared)
+            memory_mb, seconds = load_of(stage, prepared)
             tasks.append(
                 Task(
                     stage.name + LOCAL_SUFFIX,
@@ -126,7 +126,7 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
     return tasks
 
 
-def _load(stage: Stage, prepared: Prepared) -> tuple[float, float]:
+def load_of(stage: Stage, prepared: Prepared) -> tuple[float, float]:
     """MB and seconds of a stage's process."""
     return stage.load(prepared.weights_mb, widened_by(prepared.recipes.get(stage.recipe, [])))
 
@@ -160,7 +160,7 @@ def descend_task(
         "harness.operators.job:run",
         {**payload, "search": list(taps), "search_at": {tap: at for tap, at in taps.items() if at is not None}},
         Descended,
-        memory_mb=2 * _load(stage, prepared)[0],
+        memory_mb=2 * load_of(stage, prepared)[0],
         torch=True,
         timeout=min(place.timeout, _DESCEND_SECONDS),
     )
@@ -179,7 +179,7 @@ def sensitivity_tasks(
             "harness.price.sensitivity:run",
             {"job": _job_maker(place, prepared, stage)(results), "alone": alone},
             AloneCosts if alone else Sensitivity,
-            memory_mb=_load(stage, prepared)[0],
+            memory_mb=load_of(stage, prepared)[0],
             torch=True,
             timeout=place.timeout,
             alone=True,
@@ -333,6 +333,11 @@ def _job_maker(
         return job.model_dump(mode="json")
 
     return payload
+
+
+def job_payload(place: RunPaths, prepared: Prepared, stage: Stage, results: Results) -> Payload:
+    """The job of a stage on all inputs. results: of the tasks that made the file that it reads."""
+    return _job_maker(place, prepared, stage)(results)
 
 
 def _twin_of(stage: Stage, place: RunPaths, results: Results) -> TwinJob | None:

@@ -23,7 +23,8 @@ from harness.names.recipes import Rules
 from harness.names.stages import FLOAT
 from harness.pipeline.environment import environment
 from harness.pipeline.options import Options, check, run_words
-from harness.pipeline.run import Work, prepare
+from harness.pipeline.preparing import prepare
+from harness.pipeline.work import Work
 from harness.processes.scheduler import Watcher
 from harness.recipe.evaluation import Evaluation, FileFigures, ProcessLostError
 from harness.recipe.knapsack import Frontier, LayerChoice

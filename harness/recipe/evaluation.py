@@ -24,8 +24,8 @@ from harness.jobs.results import Converted, Tapped
 from harness.names.recipes import Rules
 from harness.names.stages import FAKEQUANT, FLOAT, REAUTHORED, XNNPACK, named, stage_named
 from harness.pipeline.flatbuffers import RECIPE_CODE
-from harness.pipeline.run import Work, place_of
 from harness.pipeline.tasks import SENSITIVITY, conversion_mb, sensitivity_tasks, stage_tasks
+from harness.pipeline.work import Work, place_of
 from harness.processes.scheduler import Results, Task, TaskResult, run_tasks
 from harness.record.sensitivity import AloneCosts
 from harness.store.cache import key_of, sha256_of, source_of

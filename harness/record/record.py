@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.plain import brief
 from harness.record.faults import Diagnosis, Fault, FaultyOperator
 from harness.record.findings import EarlierLikelihood, Finding, KnownDefect, Likelihood, LooserRule, TextLikelihood
+from harness.record.generation import Generation
 from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, Worst
 from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
@@ -106,6 +107,8 @@ class Record(Part):
     """Of the text inputs; none where no input comes from text."""
     text: MeasuredText | None = None
     """What perplexity was measured on, and of each stage; none where no recipe was judged and no text given."""
+    generation: Generation | None = None
+    """What every stage generated after the prompts; none where that was not asked for."""
     known_defects: list[KnownDefect] = Field(default_factory=list)
     looser_rules: list[LooserRule] = Field(default_factory=list)
     recipes: list[RecipeResult] = Field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.record.record import Record
+from harness.record.record import Record, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,4 +19,15 @@ def render_all(folder: Path, record: Record, frame: pd.DataFrame) -> list[Path]:
     from harness.render.markdown import write_summary
 
     pages = [write_report(folder, record, frame), write_summary(folder, final_folder(folder, record), record)]
+    pages += _generation(folder, record)
     return [*pages, write_junit(folder, record), *write_explorer(folder, record, frame)]
+
+
+def _generation(folder: Path, record: Record) -> list[Path]:
+    """The page of what the stages generated, where that was asked for."""
+    if record.generation is None:
+        return []
+    from harness.render.generation import PAGE_FILE, page
+
+    write_text(folder / PAGE_FILE, page(record.model, record.run_id, record.generation))
+    return [folder / PAGE_FILE]

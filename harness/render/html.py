@@ -15,6 +15,7 @@ from harness.names.stages import ORACLE
 from harness.record.details import read_details
 from harness.record.record import Fault, HopResult, Record, StageResult, write_text
 from harness.record.tap_row import TapRow
+from harness.render.generation import summary as generation_summary
 from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
@@ -80,6 +81,7 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         groups=hop_groups(record),
         has_text=any(hop.text for hop in record.hops),
         first_perplexity=first_perplexity(record),
+        generated="" if record.generation is None else generation_summary(record.generation),
         not_measured=not_measured(record),
         cases={(case.input, case.hop): case for case in record.cases},
         missing=[(hop, missing_groups(hop)) for hop in record.hops if hop.taps_missing],

@@ -15,6 +15,7 @@ from harness.plain import one_line
 from harness.record.record import Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.generation import summary as generation_summary
 from harness.render.hop_tables import hop_table, in_lines, logits_table, text_table
 from harness.render.numbers import (
     figure_text,
@@ -59,6 +60,8 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
     """What a run found, for somebody who has half a minute."""
     _title(record, console)
     _recipe_lines(record, console)
+    if record.generation is not None:
+        wrapped(console, f"generated: {generation_summary(record.generation)}")
     tables = [_stage_table(record), hop_table(record)]
     if any(hop.logits for hop in record.hops):
         tables.append(logits_table(record))

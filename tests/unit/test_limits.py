@@ -196,7 +196,7 @@ def test_a_run_whose_rules_leave_a_tap_out_ends_before_its_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules, file = rules_of(tmp_path, "max_positions = 5\nexcess = 4"), tmp_path / "rules.toml"
-    monkeypatch.setattr(pipeline, "run_tasks", lambda *_, **__: pytest.fail("a stage ran"))
+    monkeypatch.setattr(pipeline, "processes", lambda *_, **__: pytest.fail("a stage ran"))
     inputs = [SimpleNamespace(tokens=[1] * length) for length in (2, 6, 3)]
     prepared: Any = SimpleNamespace(model="m", taps=FEW_TAPS, inputs=inputs)
     state: Any = SimpleNamespace(options=SimpleNamespace(tolerances=file))

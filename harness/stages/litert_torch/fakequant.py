@@ -124,7 +124,7 @@ class FakeQuantised:
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         self.own.trace(item, reference)
         if self.quantises_inputs and reference is None and not item.logits_only:
-            with self._inputs_as_they_are():
+            with self.inputs_as_they_are():
                 self.own.trace_into(unrounded(self.own.job.traces), item)
 
     def facts(self) -> FakeQuantFacts:
@@ -137,7 +137,8 @@ class FakeQuantised:
         return own.model_copy(update=told)
 
     @contextmanager
-    def _inputs_as_they_are(self) -> Iterator[None]:
+    def inputs_as_they_are(self) -> Iterator[None]:
+        """Within it the inputs of no layer are quantised."""
         with ExitStack() as replaced:
             for layer in self.layers:
                 if layer.rows is not RowGrid.NONE:

@@ -1,0 +1,110 @@
+"""`edge-parity generate`: parse, call and print.
+
+In: the command line's words. Out: exit codes, as `main.py` lists them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.options import (
+    REPORTS,
+    Chat,
+    Checkpoint,
+    Debug,
+    Hlfb,
+    JsonFlag,
+    KvCacheLen,
+    KvLayout,
+    Layers,
+    MaskAsInput,
+    Miniature,
+    OneModel,
+    OutFolder,
+    Prefill,
+    file_option,
+)
+from harness.plain import json_for_a_log, shown
+
+
+def generate(
+    model: OneModel,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; may be repeated.")] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens each stage generates at most.")] = 64,
+    chat: Chat = False,
+    inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    checkpoint: Checkpoint = None,
+    tflite: Annotated[Path | None, file_option(help="Generate with this flatbuffer instead of converting.")] = None,
+    miniature: Miniature = False,
+    layers: Layers = None,
+    stages: Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")] = None,
+    hlfb: Hlfb = None,
+    kv_layout: KvLayout = None,
+    mask_as_input: MaskAsInput = None,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="RECIPE,...", help="Generate with quantised files too, as for 'run'.")
+    ] = None,
+    prefill: Prefill = None,
+    kv_cache_len: KvCacheLen = None,
+    seed: Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")] = 0,
+    out: OutFolder = REPORTS,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that one stage may take.")] = 3600.0,
+    as_json: JsonFlag = False,
+    debug: Debug = False,
+) -> None:
+    """Generate greedily in every stage, side by side: texts, the first other token, and whether it is a tie.
+
+    After the first other token the comparison goes on with the reference's.
+    """
+    from rich.console import Console
+
+    from harness.commands.progress import watcher
+    from harness.flatbuffer.quantise import known_recipe
+    from harness.names.recipes import parse_recipes
+    from harness.names.stages import float32_stages
+    from harness.names.variant import VariantOptions, parse_prefill
+    from harness.pipeline import generation_run
+    from harness.pipeline.options import Options
+    from harness.render.console import line
+    from harness.render.generation import print_generation
+    from harness.system.reading import read_text
+    from harness.system.temporary import use_own_temporary_folder
+
+    lengths = parse_prefill(prefill) if prefill is not None else None
+    options = Options(
+        model=model,
+        checkpoint=checkpoint,
+        tflite=tflite,
+        miniature=miniature,
+        layers=layers,
+        stages=tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages(),
+        prompts=tuple(prompt or ()),
+        inputs_file=inputs,
+        generate=tokens,
+        chat=chat,
+        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len),
+        quantize=parse_recipes(quantize, known_recipe, read_text) if quantize is not None else (),
+        seed=seed,
+        out=out,
+        no_cache=no_cache,
+        timeout=timeout,
+    )
+    use_own_temporary_folder()
+    try:
+        with watcher() as progress:
+            folder, found, findings = generation_run.generate(options, progress)
+    except generation_run.NothingGeneratedError as error:
+        print(f"edge-parity: {shown(str(error))}", file=sys.stderr)
+        raise typer.Exit(3) from None
+    if as_json:
+        print(json_for_a_log(found.model_dump_json()))
+    else:
+        console = Console()
+        print_generation(found, console)
+        line(console, f"page    {folder / generation_run.PAGE_FILE}")
+    raise typer.Exit(3 if found.lost else int(any(finding.severity == "error" for finding in findings)))

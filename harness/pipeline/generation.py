@@ -1,0 +1,187 @@
+"""The processes in which stages generate, and what came of them.
+
+In: a prepared model, and results of the tasks that made its files. Out: tasks; a `Generation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.compare.closeup import decoded, token_words
+from harness.compare.generation import OwnWay, Steps
+from harness.inputs.tokens import DEFAULT_INPUT_IDS
+from harness.jobs.generate import Generated, GenerateJob
+from harness.jobs.job import JobInput
+from harness.jobs.prepared import Prepared
+from harness.names.codes import FindingCode
+from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, every_stage, split, stage_named
+from harness.names.taps import LOGITS
+from harness.pipeline.tasks import RunPaths, job_payload, load_of
+from harness.processes.scheduler import Payload, Results, Task
+from harness.record.generation import GeneratedPrompt, Generation, StageGeneration
+from harness.record.record import Finding
+from harness.store.trace import Trace, unrounded
+
+FOLDER = "generated"  # beside the traces of the taps
+
+
+def generate_tasks(
+    place: RunPaths, prepared: Prepared, stages: Sequence[str], results: Results, tokens: int
+) -> list[Task]:
+    """The reference first, then all others with its tokens. results: of what made the files that stages read."""
+    return [
+        Task(
+            task_of(stage.name),
+            "harness.jobs.generate:run",
+            _payload(place, prepared, stage.name, results, tokens),
+            Generated,
+            needs=() if stage.name == HF else (task_of(HF),),
+            memory_mb=load_of(stage, prepared)[0],
+            torch=not stage.runs_file,
+            timeout=place.timeout,
+        )
+        for stage in map(stage_named, stages)
+        if stage.drives and Hop.between(stage.reference or HF, stage.name).floor is not Floor.KERNELS
+    ]
+
+
+def task_of(stage: str) -> str:
+    return f"{stage}.generate"
+
+
+def prompts_of(prepared: Prepared) -> list[JobInput]:
+    """A person's own inputs, else the model's prompt; without what the reference draws after them."""
+    known = {item.id for item in prepared.inputs}
+    wanted = {"prompt"} if known.issuperset(DEFAULT_INPUT_IDS) else known
+    chosen = [item for item in prepared.inputs if item.id in wanted and not item.id.startswith("edge-")]
+    return [item.model_copy(update={"tokens": item.of_text, "drawn": 0, "decode_tail": 0}) for item in chosen]
+
+
+def _payload(
+    place: RunPaths, prepared: Prepared, stage: str, results: Results, tokens: int
+) -> Callable[[Results], Payload]:
+    def payload(ended: Results) -> Payload:
+        job = job_payload(place, prepared, stage_named(stage), results)
+        job["inputs"] = [item.model_dump(mode="json") for item in prompts_of(prepared)]
+        job["traces"] = str(place.traces / FOLDER / stage)
+        reference = None if stage == HF else ended[task_of(HF)].gave(Generated)
+        told = GenerateJob.model_validate(
+            {
+                "job": job,
+                "tokens": tokens,
+                "stops": prepared.stop_tokens,
+                "follow": None if reference is None else reference.tokens,
+                "own": stage != ORACLE,
+            }
+        )
+        return told.model_dump(mode="json")
+
+    return payload
+
+
+def generation_of(place: RunPaths, prepared: Prepared, ended: Results, tokens: int, chat: bool) -> Generation | None:
+    """What the stages generated; None where the reference did not end."""
+    made = {stage: ended[task_of(stage)].gave(Generated) for stage in _in_order(ended)}
+    done = {stage: found for stage, found in made.items() if found is not None}
+    lost = {stage: ended[task_of(stage)].detail for stage in made if stage not in done}
+    if HF not in done:
+        return None
+    prompts = [_prompt(place.traces / FOLDER, prepared, item, done) for item in prompts_of(prepared)]
+    return Generation(tokens=tokens, chat=chat, stop_tokens=prepared.stop_tokens, prompts=prompts, lost=lost)
+
+
+def _in_order(ended: Results) -> list[str]:
+    """The stages that generated, in the order of the pipeline, those of a recipe together."""
+    order = [stage.name for stage in every_stage()]
+
+    def place(name: str) -> tuple[str, int]:
+        base, recipe = split(name)
+        return "" if recipe == FLOAT else recipe, order.index(base)
+
+    return sorted((name.removesuffix(".generate") for name in ended), key=place)
+
+
+def _prompt(folder: Path, prepared: Prepared, item: JobInput, done: Mapping[str, Generated]) -> GeneratedPrompt:
+    tokens = done[HF].tokens[item.id]
+    known = prepared.dimensions.tokens
+    logits = {stage: _logits(folder / stage / item.id, len(tokens), known) for stage in done}
+    grid = {
+        stage: _logits(unrounded(folder / stage) / item.id, len(tokens), known)
+        for stage, found in done.items()
+        if found.grid
+    }
+    steps = Steps(tokens, len(item.tokens), logits, grid)
+    stages = [
+        steps.stage(stage, OwnWay(found.tokens[item.id], found.stopped[item.id]))
+        for stage, found in done.items()
+        if stage != ORACLE
+    ]
+    prompt = GeneratedPrompt(
+        input=item.id,
+        prompt=item.text or "",
+        prompt_tokens=len(item.tokens),
+        reference=steps.reference(),
+        stages=stages,
+    )
+    return _with_texts(prompt, Path(prepared.checkpoint), prepared.stop_tokens)
+
+
+def _logits(folder: Path, steps: int, known: int) -> Any:
+    """known: tokens that every version has. Returns a copy `[steps, known]`."""
+    return np.array(Trace.open(folder).load(LOGITS)[0, :steps, :known])
+
+
+def _with_texts(prompt: GeneratedPrompt, checkpoint: Path, stops: Sequence[int]) -> GeneratedPrompt:
+    every = {one.token for one in prompt.reference}
+    every |= {token for stage in prompt.stages for found in stage.differences for token in (found.token, found.own)}
+    words = dict(token_words(checkpoint, every))
+    if not words:
+        return prompt
+    texts = decoded(checkpoint, [[one for one in stage.tokens if one not in stops] for stage in prompt.stages])
+    return prompt.model_copy(
+        update={
+            "reference": [one.model_copy(update={"text": words.get(one.token, "")}) for one in prompt.reference],
+            "stages": [_named(stage, text, words) for stage, text in zip(prompt.stages, texts, strict=True)],
+        }
+    )
+
+
+def _named(stage: StageGeneration, text: str, words: Mapping[int, str]) -> StageGeneration:
+    named = [
+        found.model_copy(update={"text": words.get(found.token, ""), "own_text": words.get(found.own, "")})
+        for found in stage.differences
+    ]
+    return stage.model_copy(update={"text": text, "differences": named})
+
+
+def generation_findings(found: Generation | None, results: Results) -> list[Finding]:
+    """What fails a run: a token that is another one above the noise, and a stage that did not end."""
+    if found is None:
+        why = results[task_of(HF)].detail
+        return [_error(FindingCode.GENERATION_NOT_RUN, f"nothing was generated: hf did not end ({why})")]
+    lost = [
+        _error(FindingCode.GENERATION_NOT_RUN, f"{stage} generated nothing: {why}") for stage, why in found.lost.items()
+    ]
+    wrong = [(prompt, stage) for prompt in found.prompts for stage in prompt.stages if stage.faults]
+    return [*lost, *(_first_fault(prompt, stage) for prompt, stage in wrong)]
+
+
+def _first_fault(prompt: GeneratedPrompt, stage: StageGeneration) -> Finding:
+    fault = stage.faults[0]
+    more = f", and at {len(stage.faults) - 1} more steps" if len(stage.faults) > 1 else ""
+    beside = f"{fault.margin:.3g}" if fault.margin is not None else "not finite"
+    noise = f"{2 * fault.noise:.2g}" if fault.noise is not None else "unknown"
+    what = (
+        f"{stage.stage} generates another token than {fault.against} after {prompt.input}, at step {fault.step} "
+        f"(position {fault.position}){more}: {fault.own} for {fault.token}; the margin is {beside}, and up to {noise} "
+        "it would be a tie"
+    )
+    return _error(FindingCode.GENERATES_ANOTHER_TOKEN, what)
+
+
+def _error(code: FindingCode, what: str) -> Finding:
+    return Finding(kind="runtime", code=code, severity="error", what=what)
