@@ -35,6 +35,8 @@ from harness.commands.options import (
     Prefill,
     RunName,
     Spec,
+    Speed,
+    SpeedThreads,
     Tolerances,
     file_option,
 )
@@ -91,6 +93,8 @@ def run(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure what each tensor of a recipe costs, one by one.")
     ] = False,
+    speed: Speed = False,
+    speed_threads: SpeedThreads = None,
     prefill: Prefill = None,
     kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
@@ -150,6 +154,8 @@ def run(
             variant=variant,
             quantize=recipes,
             sensitivity=sensitivity,
+            speed=speed,
+            speed_threads=speed_threads,
             seed=seed,
             tolerances=tolerances,
             out=out,

@@ -74,4 +74,9 @@ Decode = Annotated[
 ]
 Edges = Annotated[bool, typer.Option("--edges", help="Run the edges of the context too, each as an input of its own.")]
 
+Speed = Annotated[bool, typer.Option("--speed", help="Measure how fast each stage is, alone, after everything else.")]
+SpeedThreads = Annotated[
+    int | None, typer.Option("--speed-threads", metavar="N", help="Threads of --speed; else one for each core.")
+]
+
 Tolerances = Annotated[Path | None, file_option(help="TOML with [[rule]] tables.")]

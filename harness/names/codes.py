@@ -71,6 +71,7 @@ class FindingCode(StrEnum):
     CODE_REPLACED = "code-replaced"  # the spec file replaces code of a package
     LOCAL_PASS_LOST = "local-pass-lost"  # a local pass did not end, so its limits were not checked
     SENSITIVITY_LOST = "sensitivity-lost"  # the measuring of what each tensor costs did not end
+    SPEED_NOT_MEASURED = "speed-not-measured"  # the measuring of how fast a stage is did not end
     TAPPED_COPY_DIFFERS = "tapped-copy-differs"  # the tapped copy gives other outputs than the untouched file
     CACHE_OVERWRITTEN = "cache-overwritten"  # a position past the KV cache overwrites slots of it
     POSITION_NOT_KEPT = "position-not-kept"  # a position past the KV cache is accepted and not kept

@@ -34,6 +34,7 @@ from harness.names.variant import VariantOptions
 from harness.plain import brief
 from harness.spec.find import find_spec
 from harness.spec.model import SpecRef
+from harness.speed.machine import usable_cores
 from harness.weights.sources import check_source
 
 _LONGEST_TIMEOUT = 1_000_000  # seconds
@@ -60,6 +61,8 @@ class Options:
     variant: VariantOptions = field(default_factory=VariantOptions)
     quantize: tuple[Recipe, ...] = ()
     sensitivity: bool = False
+    speed: bool = False
+    speed_threads: int | None = None
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -162,6 +165,7 @@ def _check_files(options: Options) -> None:
     check_seed(options.seed)
     if options.decode < 0:
         raise UsageError(f"--decode {brief(options.decode)} is negative; give 0 or more tokens, e.g. --decode 16")
+    _check_threads(options)
     if any(not prompt.strip() for prompt in options.prompts):
         raise UsageError("--prompt is empty; give some text")
     if options.inputs_file is not None:
@@ -183,6 +187,14 @@ def _check_files(options: Options) -> None:
         from harness.flatbuffer.integrity import check_integrity
 
         check_integrity(options.tflite)
+
+
+def _check_threads(options: Options) -> None:
+    threads, cores = options.speed_threads, usable_cores()
+    if threads is not None and not options.speed:
+        raise UsageError(f"--speed-threads {brief(threads)} is of --speed; add --speed, or leave it out")
+    if threads is not None and not 1 <= threads <= cores:
+        raise UsageError(f"--speed-threads {brief(threads)}: this machine has {cores}; give a number from 1 to {cores}")
 
 
 def check_seed(seed: int) -> None:
@@ -224,6 +236,7 @@ def recorded(options: Options) -> dict[str, object]:
         "stages": list(options.stages),
         "quantize": [recipe.name for recipe in options.quantize],
         "sensitivity": options.sensitivity,
+        "speed": options.speed,
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "decode": options.decode,

@@ -24,6 +24,7 @@ from harness.pipeline.options import Options, check, recorded, stages_of
 from harness.pipeline.prepared_cache import remember
 from harness.pipeline.preparing import audit_rests, audited, prepare
 from harness.pipeline.run_models import save_models
+from harness.pipeline.speed import with_speed
 from harness.pipeline.tasks import (
     AUDIT,
     compared_after,
@@ -105,6 +106,8 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     with state.timed("details"):
         _write_closeup(state.folder, comparison, frame, prepared)
     record = _explained(state, record, frame, prepared, results)
+    if options.speed:
+        record = with_speed(record, state, prepared, stages, results)
     save_models(state.folder, prepared, state.ref, results, options.tflite)
     return record, frame
 

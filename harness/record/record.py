@@ -22,6 +22,7 @@ from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
 from harness.record.recipes import QuantisedLayer, RecipeResult
+from harness.record.speed import SpeedTable
 from harness.record.tap_row import TAP_COLUMNS
 from harness.record.text import MeasuredText, StagePerplexity, TextFigures
 from harness.system.reading import read_bytes
@@ -113,6 +114,8 @@ class Record(Part):
     looser_rules: list[LooserRule] = Field(default_factory=list)
     recipes: list[RecipeResult] = Field(default_factory=list)
     """What each recipe made of the weights; none where nothing was quantised."""
+    speed: SpeedTable | None = None
+    """How fast each stage is; none where that was not measured."""
     taps: dict[str, dict[str, str | None]] = Field(default_factory=dict)
     """Every tap in execution order, with its module or tensor by version: `hf`, `reauthored`, `tflite`."""
     environment: dict[str, str] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ from harness.render.console import cells, new_table, verdict_cell
 from harness.render.numbers import compared, number, percent, ratio_text, worst_excess
 from harness.render.recipes import hop_groups, short_name
 from harness.render.sentences import snr_figure
+from harness.render.speed import SPEED_COLUMNS, speed_rows
 from harness.render.text import first_perplexity, perplexity_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 Cells = Sequence[str | tuple[str, str]]
 _WIDEST_RECIPE = 22  # that stands in one piece
+
+
+def tables_of(record: Record) -> list[Table]:
+    """Those for which the record has something to say."""
+    tables = [hop_table(record)]
+    if any(hop.logits for hop in record.hops):
+        tables.append(logits_table(record))
+    if any(hop.text for hop in record.hops):
+        tables.append(text_table(record))
+    if record.speed is not None:
+        tables.append(speed_table(record))
+    return tables
 
 
 def _add_groups(
@@ -114,6 +127,16 @@ def text_table(record: Record) -> Table:
 
     # The kernels of the float32 file run no text where recipes are judged.
     _add_groups(table, record, row, lambda hop: hop.text or hop.hop.floor is not Floor.NOISE)
+    return table
+
+
+def speed_table(record: Record) -> Table:
+    """How fast each stage is, with what it costs in accuracy beside that."""
+    headings = [name.replace("perplexity", "PPL").replace(" ", "\n") for name in SPEED_COLUMNS]
+    table = new_table("speed (PPL: perplexity)", [("stage", False), *((name, True) for name in headings)], min_first=14)
+    for row in speed_rows(record):
+        shown = ["\n".join(filter(None, cell)) for cell in row.cells]
+        table.add_row(*cells(in_lines(row.stage), *(shown if not row.why_not else ["-"] * len(headings))))
     return table
 
 

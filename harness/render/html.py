@@ -21,6 +21,7 @@ from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
 from harness.render.recipes import hop_groups, recipe_groups, wrong_layers
 from harness.render.sentences import fault_words, missing_groups, nearest_to_limit, suspicion
+from harness.render.speed import SPEED_COLUMNS, speed_rows, speed_words, unsteady_words
 from harness.render.text import first_perplexity, not_measured
 from harness.render.words import causes_of, fault_of, reach_words, text_words, verdict_words, where
 
@@ -57,6 +58,10 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         nearest=nearest_to_limit(record),
         text_words=text_words(record),
         reach_words=reach_words(frame),
+        speed_columns=SPEED_COLUMNS,
+        speed_rows=speed_rows(record),
+        speed_words=speed_words(record),
+        unsteady_words=unsteady_words(record),
         finding_counts=_finding_counts(record),
         likelihoods={one.input: one for one in record.likelihood.inputs} if record.likelihood else {},
         suspicion=suspicion(record),

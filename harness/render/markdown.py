@@ -23,6 +23,7 @@ from harness.render.sentences import (
     snr_figure,
     suspicion,
 )
+from harness.render.speed import SPEED_COLUMNS, speed_rows, speed_words, unsteady_words
 from harness.render.words import causes_of, fault_of, text_words, verdict_words, where
 
 SUMMARY_FILE = "summary.md"
@@ -45,6 +46,7 @@ def summary(record: Record, folder: Path) -> str:
         plain(verdict_words(record)),
         "\n".join(_hops(record)),
         *_recipes(record),
+        *_speed(record),
         *_first_fault(record, folder),
         *_listed("Findings", _findings(record)),
         *_listed("Known upstream defects", _defects(record)),
@@ -99,6 +101,21 @@ def _recipes(record: Record) -> Iterator[str]:
     if lines:
         yield "### Quantised files"
         yield "\n".join(lines)
+
+
+def _speed(record: Record) -> Iterator[str]:
+    """How fast each stage is."""
+    rows = speed_rows(record)
+    if not rows:
+        return
+    yield "### Speed"
+    lines = [f"| stage | {' | '.join(SPEED_COLUMNS)} |", f"|---|{'---|' * len(SPEED_COLUMNS)}"]
+    for row in rows:
+        shown = [f"{figure} ({beside})" if beside else figure for figure, beside in row.cells]
+        lost = [f"not measured: {row.why_not}", *[""] * (len(SPEED_COLUMNS) - 1)]
+        lines.append(f"| {code(row.stage)} | {' | '.join(map(plain, lost if row.why_not else shown))} |")
+    yield "\n".join(lines)
+    yield plain(f"{speed_words(record)} {unsteady_words(record)}".strip())
 
 
 def _first_fault(record: Record, folder: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from harness.record.record import Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 from harness.render.generation import summary as generation_summary
-from harness.render.hop_tables import hop_table, in_lines, logits_table, text_table
+from harness.render.hop_tables import in_lines, tables_of
 from harness.render.numbers import (
     figure_text,
     floor_text,
@@ -42,6 +42,7 @@ from harness.render.sentences import (
     sequence_words,
     suspicion,
 )
+from harness.render.speed import speed_words, unsteady_words
 from harness.render.words import reach_words, text_words
 
 if TYPE_CHECKING:
@@ -62,18 +63,13 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
     _recipe_lines(record, console)
     if record.generation is not None:
         wrapped(console, f"generated: {generation_summary(record.generation)}")
-    tables = [_stage_table(record), hop_table(record)]
-    if any(hop.logits for hop in record.hops):
-        tables.append(logits_table(record))
-    if any(hop.text for hop in record.hops):
-        tables.append(text_table(record))
-    for table in tables:
+    for table in (_stage_table(record), *tables_of(record)):
         console.print(table)
         line(console, "")
     for hop in record.hops:
         _worst_taps(hop, frame, console)
     _missing_lines(record, console)
-    for said in (text_words(record), reach_words(frame)):
+    for said in (speed_words(record), unsteady_words(record), text_words(record), reach_words(frame)):
         if said:
             wrapped(console, said, indent=0)
     _fault_lines(record, frame, console)

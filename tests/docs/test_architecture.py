@@ -22,6 +22,7 @@ ROOMS = (
     *(
         "explain",
         "price",
+        "speed",
         "render",
         "pipeline",
         "fuzz",

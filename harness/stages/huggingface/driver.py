@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,11 +71,10 @@ def open_driver(session: HuggingFace) -> Iterator[HuggingFaceDriver]:
 
 
 def _copy(cache: Any) -> Any:
-    """transformers adds to the cache that it is given."""
+    """A cache that transformers may add to: a layer of it joins its tensors and new ones into others, and so the ones
+    that are handed in stay."""
     from transformers import DynamicCache
 
     own = DynamicCache()
-    for block, layer in enumerate(cache.layers):
-        if layer.is_initialized:
-            own.update(layer.keys, layer.values, block)
+    own.layers = [copy(layer) for layer in cache.layers]
     return own

@@ -186,11 +186,18 @@ class Runner:
             experimental_preserve_all_tensors=preserve,
         )
         self._runners: dict[str, SignatureRunner] = {}
+        self._inputs: dict[str, dict[str, TensorDetails]] = {}
 
     def signature(self, name: str) -> SignatureRunner:
         if name not in self._runners:
             self._runners[name] = self.interpreter.get_signature_runner(name)
         return self._runners[name]
+
+    def inputs(self, name: str) -> dict[str, TensorDetails]:
+        """What a signature takes, asked once: the runtime looks up every tensor."""
+        if name not in self._inputs:
+            self._inputs[name] = self.signature(name).get_input_details()
+        return self._inputs[name]
 
     def own_outputs(self, step: Step) -> list[str]:
         names = self.signature(step.signature).get_output_details()
@@ -212,7 +219,7 @@ class Runner:
         return dict(self.signature(DECODE)(**arguments, **cache))
 
     def empty_cache(self, signature: str) -> dict[str, Array]:
-        details = self.signature(signature).get_input_details()
+        details = self.inputs(signature)
         return {n: np.zeros(entry["shape"], entry["dtype"]) for n, entry in details.items() if n.startswith(CACHE)}
 
     def inner_tensor(self, source: TapSource) -> Array:
@@ -220,7 +227,7 @@ class Runner:
 
     def arguments(self, step: Step, ids: Sequence[int]) -> dict[str, Array]:
         """ids: of the whole input."""
-        details = self.signature(step.signature).get_input_details()
+        details = self.inputs(step.signature)
         tokens = np.zeros((1, step.size), details["tokens"]["dtype"])
         tokens[0, : step.valid] = ids[step.start : step.start + step.valid]
         positions = np.arange(step.start, step.start + step.size, dtype=details["input_pos"]["dtype"])
