@@ -25,7 +25,8 @@ from harness.compare.metrics import (
     ranged_stats,
     summarise,
 )
-from harness.compare.noise import Excess, NoiseFloor, excess, with_grid, with_typical
+from harness.compare.noise import Excess, NoiseFloor, excess, position_excess, with_grid, with_typical
+from harness.compare.steps import StepTally
 from harness.compare.value_range import ValueRange, fill_range, joined
 from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
@@ -33,6 +34,7 @@ from harness.names.coverage import Absence, checked
 from harness.names.stages import HF, ORACLE, Hop, recipe_of_hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
+from harness.record.steps import DecodeSteps
 from harness.record.tap_row import TapRow
 from harness.record.text import StagePerplexity, TextFigures
 from harness.store.trace import NOISE_SAMPLES, Trace, let_go, sample
@@ -71,6 +73,7 @@ class Comparison:
     on_text: Mapping[str, TextFigures] = field(default_factory=dict)
     budgets: Mapping[str, Judgement] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[DecodeSteps] = ()
 
 
 def compare_traces(
@@ -86,6 +89,7 @@ def compare_traces(
     floors_at: Callable[[Sequence[TapReader], str], list[NoiseFloor | None]] | None = None,
     answers: Mapping[str, Sequence[int]] = MappingProxyType({}),
     families: Mapping[str, str] = MappingProxyType({}),
+    decoded: Mapping[str, int] = MappingProxyType({}),
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
@@ -93,10 +97,11 @@ def compare_traces(
     hops: the standard ones where none are given.
     A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
     tap on each input, where these inputs alone are not to say what is typical. answers: the tokens of each input that
-    comes from text. families: of each recipe's file, see `harness/names/recipe_families.py`.
+    comes from text. families: of each recipe's file, see `harness/names/recipe_families.py`. decoded: where in each
+    input decode begins.
     """
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
-    tallies = {hop: LogitTally(answers) for hop in present}
+    tallies, steps = {hop: LogitTally(answers) for hop in present}, StepTally(decoded)
     rows: list[TapRow] = []
     beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}
     opened = [TapReader.of(traces, stages | beside, item) for item in inputs]
@@ -108,14 +113,14 @@ def compare_traces(
                 row = TapRow(model=model, input=item, hop=hop.name, tap=tap, block=_block(tap), order=order)
                 fill_range(row, of_input.range_of(tap))
                 tally, family = tallies[hop], families.get(recipe_of_hop(hop.name), "")
-                _compare(row, of_input, noise, hop, rules, tally, why_missing, family)
+                _compare(row, of_input, noise, hop, rules, tally, steps, why_missing, family)
                 rows.append(row)
             of_input.let_go()
     rows = without_constant_taps(rows)
     rows.sort(key=lambda row: (inputs.index(row.input), row.order))
     logits = {hop.name: tally.result() for hop, tally in tallies.items() if tally.kl}
     each = {hop.name: tally.each for hop, tally in tallies.items()}
-    return Comparison(rows, logits, tuple(present), each, families=families)
+    return Comparison(rows, logits, tuple(present), each, families=families, steps=steps.result(each))
 
 
 class TapReader:
@@ -199,6 +204,7 @@ def _compare(
     hop: Hop,
     rules: list[Rule],
     tally: LogitTally,
+    steps: StepTally,
     why_missing: Callable[[str, str], Absence],
     family: str,
 ) -> None:
@@ -216,7 +222,8 @@ def _compare(
         row.verdict, row.broken, row.why = "fail", TapCode.SHAPES_DIFFER.value, _shapes(*values)
         return None
     floor = _floor_of(hop, taps, row.tap, noise)
-    scale = _fill_figures(row, *values, spans, floor, against_oracle=hop.judged_against == ORACLE)
+    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    scale, each = _fill_figures(row, *values, spans, floor, positions, against_oracle=hop.judged_against == ORACLE)
     row.noise_floor = noise.whole  # of float32 alone
     figures = {name: getattr(row, name) for name in _JUDGED} | {"scale": scale}
     if hop.by_snr:  # four bits or eight: what float32 costs does not measure them
@@ -224,8 +231,10 @@ def _compare(
     if row.tap == LOGITS:
         figures |= _logit_figures(row, *values[:2], taps, spans, tally, hop.unrounded)
     row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
-    row.positions = sum(span.stop - span.start for span in spans)
+    row.positions = positions.size
     _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures, family))
+    if not hop.by_snr:
+        steps.add(row, positions, each)
     if partly is not None and row.verdict == "pass":
         absent = checked(why_missing(partly, row.tap), partly, row.tap)
         if not absent.reason:
@@ -316,16 +325,17 @@ def _fill_figures(
     oracle: Array,
     spans: list[slice],
     noise: NoiseFloor,
+    positions: Array,
     *,
     against_oracle: bool,
-) -> float:
-    """Fill a row with its figures. Returns the root mean square of the reference's values.
+) -> tuple[float, Array]:
+    """Fill a row with its figures. Returns the root mean square of the reference's values, and the excess of each
+    position.
 
-    against_oracle: whether the excess is that of the error against the oracle.
+    positions: those of the spans. against_oracle: whether the excess is that of the error against the oracle.
     """
     stats = stats_over(reference, candidate, spans)
     total = stats_over(oracle, candidate, spans)
-    positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     overall: Excess = excess(total.squared_error, noise, positions)
     over = overall if against_oracle else excess(stats.squared_error, noise, positions)
     summary = summarise(stats)
@@ -338,7 +348,9 @@ def _fill_figures(
     # NaN in the oracle would void the noise floor, so it counts as well.
     row.nan_count = max(summary.nan_count, int(total.nan_count.sum()))
     row.inf_count = max(summary.inf_count, int(total.inf_count.sum()))
-    return math.sqrt(stats.squared_reference.sum() / summary.elements)
+    error = total if against_oracle else stats
+    each = position_excess(error.squared_error, noise, positions)
+    return math.sqrt(stats.squared_reference.sum() / summary.elements), each
 
 
 def _logit_figures(

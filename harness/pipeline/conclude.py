@@ -86,6 +86,7 @@ def conclude(
         hops=hops,
         cases=cases(hops, frame, [item.id for item in prepared.inputs]),
         faults=owned(faults, frame, findings, results, traces),
+        steps=list(comparison.steps),
         findings=findings,
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
         text=_text(prepared, comparison),

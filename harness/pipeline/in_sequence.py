@@ -16,6 +16,7 @@ from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.locate.sequence import Course, place_of
 from harness.names.stages import Floor
+from harness.pipeline.comparison import decode_start
 from harness.record.record import Fault
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def _courses(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path
 
 def _course(item: JobInput, prepared: Prepared, each: list[tuple[int, float]], limit: float) -> Course:
     steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
-    decoded = next((step.start for step in steps if step.signature == DECODE), len(item.tokens))
     positions, excess = zip(*each, strict=True)
     chunks = tuple(step.start for step in steps if step.start and step.signature != DECODE)
-    return Course(item.id, positions, excess, limit, decoded, chunks)
+    return Course(item.id, positions, excess, limit, decode_start(item, prepared), chunks)

@@ -23,6 +23,7 @@ from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
 from harness.record.recipes import QuantisedLayer, RecipeResult
 from harness.record.speed import SpeedTable
+from harness.record.steps import DecodeSteps
 from harness.record.tap_row import TAP_COLUMNS
 from harness.record.text import MeasuredText, StagePerplexity, TextFigures
 from harness.system.reading import read_bytes
@@ -36,6 +37,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TAPS_FILE",
     "Case",
+    "DecodeSteps",
     "Diagnosis",
     "EarlierLikelihood",
     "Fault",
@@ -99,6 +101,8 @@ class Record(Part):
     cases: list[Case] = Field(default_factory=list)
     faults: list[Fault] = Field(default_factory=list)
     """All taps at fault that are not another's doing, in the order of the pipeline."""
+    steps: list[DecodeSteps] = Field(default_factory=list)
+    """What each decode step came to, of each hop and each input with more than one."""
     diagnosis: list[Diagnosis] = Field(default_factory=list)
     """Causes that close the gap at a fault, best first."""
     unexplained: list[str] = Field(default_factory=list)

@@ -44,6 +44,8 @@ class TapRow:
     total_excess: float = math.nan  # error of the candidate against `oracle` over the noise floor
     local_excess: float = math.nan  # excess introduced at the tap; NaN on inputs that no local pass ran
     local_position_excess: float = math.nan  # the largest of these of a single position
+    decode_excess: float = math.nan  # the largest excess of a position that decode ran; NaN where it ran none
+    decode_position: int | None = None  # where that is, counted from 0 in the input
     nan_count: int | None = None  # elements that are NaN, on either side or in the oracle
     inf_count: int | None = None  # elements that are infinite, likewise
     value_min: float = math.nan  # smallest value of the oracle, NaN passed over; of missing taps too

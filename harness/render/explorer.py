@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 FOLDER = "explorer"
 LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, VERDICT = "limit_used", "excess", "local_excess", "snr_db", "verdict"
-OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, "rel_l2", VERDICT)
+DECODE_EXCESS = "decode_excess"
+OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, DECODE_EXCESS, SNR, "rel_l2", VERDICT)
 _COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
 _NONE, _LITTLE, _SOME, _MUCH, _MOST = "#e8f3ec", "#cfead8", "#f5e1a4", "#f2b98b", "#e8776d"
 _END = 1e30  # an upper bound must be a number, and JSON has no infinity
@@ -40,6 +41,7 @@ _SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
     LIMIT_USED: _OF_LIMIT,
     EXCESS: _TIMES,
     LOCAL_EXCESS: _TIMES,
+    DECODE_EXCESS: _TIMES,
     SNR: ((20, _MOST), (40, _MUCH), (80, _SOME), (110, _LITTLE), (_END, _NONE)),
     "rel_l2": ((1e-6, _NONE), (1e-5, _LITTLE), (1e-4, _SOME), (1e-2, _MUCH), (_END, _MOST)),
 }
@@ -162,6 +164,8 @@ def tap_attributes(record: Record, stage: str, tap: str, shown: ShownTap) -> Ite
         yield column, tap_figure(row, column)
     of = f", input {shown.local_input}" if shown.local_input != row.input else ""
     yield LOCAL_EXCESS, tap_figure(row, LOCAL_EXCESS) + of
+    if row.decode_position is not None:
+        yield DECODE_EXCESS, f"{number(tap_value(row, DECODE_EXCESS))} at position {row.decode_position}"
     for column in ("total_excess", "rel_l2", "noise_floor", "max_abs_err"):
         yield column, number(tap_value(row, column))
     yield "judged by", row.rule
@@ -186,17 +190,30 @@ def worst_rows(rows: Iterable[TapRow]) -> dict[str, ShownTap]:
     rows = list(rows)
     local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
     nearest_local = {row.tap: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
-    worst = worst_per_tap(rows)
+    worst, decoded = worst_per_tap(rows), _worst_decoded(rows)
     if rows and Hop.parse(rows[0].hop).by_snr:
         noisiest = {row.tap: row for row in sorted(rows, key=_signal, reverse=True)}
         worst = {tap: noisiest[tap] for tap in worst}
-    return {tap: _with_local(row, nearest_local.get(tap)) for tap, row in worst.items()}
+    return {tap: _with_local(_with_decode(row, decoded.get(tap)), nearest_local.get(tap)) for tap, row in worst.items()}
 
 
 def _signal(row: TapRow) -> tuple[bool, float]:
     """Smallest for a tap that fails, then by its SNR in dB; one that holds NaN has none at all."""
     value = tap_value(row, SNR) if row.verdict != "missing" else math.inf
     return row.verdict != "fail", value if isinstance(value, float) else -math.inf
+
+
+def _worst_decoded(rows: Iterable[TapRow]) -> dict[str, TapRow]:
+    """Of each tap the row whose worst decode step uses up most of its limit, where decode ran any."""
+    known = [row for row in rows if isinstance(tap_value(row, DECODE_EXCESS), float)]
+    return {row.tap: row for row in sorted(known, key=lambda row: _of_own_limit(row, DECODE_EXCESS))}
+
+
+def _with_decode(row: TapRow, other: TapRow | None) -> TapRow:
+    """With the worst decode step of all inputs."""
+    if other is None:
+        return row
+    return replace(row, decode_excess=other.decode_excess, decode_position=other.decode_position)
 
 
 def _with_local(row: TapRow, local: TapRow | None) -> ShownTap:
@@ -242,8 +259,8 @@ def node_data(hop: HopResult, worst: Mapping[str, ShownTap], overlay: str) -> Ov
 def scales() -> list[tuple[str, list[tuple[str, str]]]]:
     """What the colours mean: overlays in words, and their steps as words and colour, in the order of their values."""
     named = {
-        f"{LIMIT_USED}, {EXCESS}, {LOCAL_EXCESS}: share of the limit": _OF_LIMIT,
-        f"{EXCESS}, {LOCAL_EXCESS} where there is no limit: times the noise floor": _TIMES,
+        f"{LIMIT_USED}, {EXCESS}, {LOCAL_EXCESS}, {DECODE_EXCESS}: share of the limit": _OF_LIMIT,
+        f"{EXCESS}, {LOCAL_EXCESS}, {DECODE_EXCESS} where there is no limit: times the noise floor": _TIMES,
         f"{SNR}: signal to noise in dB": _SCALES[SNR],
         "rel_l2: relative error": _SCALES["rel_l2"],
     }
@@ -272,7 +289,7 @@ def _colour(row: TapRow, overlay: str) -> str:
 
     Empty where the thresholds colour it.
     """
-    limit = limit_of(row, overlay) if overlay in (EXCESS, LOCAL_EXCESS) else None
+    limit = _limit_of(row, overlay) if overlay in (EXCESS, LOCAL_EXCESS, DECODE_EXCESS) else None
     if not limit:
         return ""
     used = _of_own_limit(row, overlay)
@@ -280,8 +297,13 @@ def _colour(row: TapRow, overlay: str) -> str:
 
 
 def _of_own_limit(row: TapRow, column: str) -> float:
-    limit, value = limit_of(row, column), tap_value(row, column)
+    limit, value = _limit_of(row, column), tap_value(row, column)
     return float(value or 0.0) / (limit or 1.0)
+
+
+def _limit_of(row: TapRow, column: str) -> float | None:
+    """A decode step is a single position."""
+    return limit_of(row, "position_excess" if column == DECODE_EXCESS else column)
 
 
 def _limit_used(row: TapRow) -> float | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 MOST_LAYERS = 40  # of a recipe
-SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "table.js", "start.js")
+SCRIPTS = ("core.js", "charts.js", "depth.js", "positions.js", "steps.js", "table.js", "start.js")
 
 
 @dataclass(frozen=True)

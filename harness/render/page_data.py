@@ -57,6 +57,20 @@ class FaultIndex(TypedDict):
     input: int | None
 
 
+class StepsOf(TypedDict):
+    """The decode steps of one input on one hop, as `harness/record/steps.py` has them; hop and input by index."""
+
+    hop: int
+    input: int
+    positions: list[int]
+    logits: list[Cell]
+    limit: Cell
+    worst: list[Cell]
+    limits: list[Cell]
+    taps: list[str]
+    kl: list[Cell]
+
+
 class TapData(TypedDict):
     """The taps table as the scripts read it."""
 
@@ -70,6 +84,7 @@ class TapData(TypedDict):
     versions: tuple[str, ...]
     modules: list[list[str]]  # of each tap, one name per version
     fault: FaultIndex | None
+    steps: list[StepsOf]
     details: NotRequired[DetailsData]
 
 
@@ -99,6 +114,7 @@ def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
         versions=VERSIONS,
         modules=[[clean(record.taps.get(tap, {}).get(name) or "") for name in VERSIONS] for tap in order],
         fault=_fault_index(record, texts),
+        steps=list(_steps(record, texts)),
     )
 
 
@@ -136,6 +152,28 @@ def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> FaultIndex
         tap=texts["tap"].get(fault.tap),
         input=texts["input"].get(fault.input),
     )
+
+
+def _steps(record: Record, texts: dict[str, dict[str, int]]) -> Iterator[StepsOf]:
+    """The decode steps of what the taps table knows."""
+    for one in record.steps:
+        if one.hop in texts["hop"] and one.input in texts["input"]:
+            yield StepsOf(
+                hop=texts["hop"][one.hop],
+                input=texts["input"][one.input],
+                positions=one.positions,
+                logits=[_or_infinite(value) for value in one.logits],
+                limit=compact(one.limit),
+                worst=[_or_infinite(value) for value in one.worst],
+                limits=[compact(value) for value in one.limits],
+                taps=[clean(tap) for tap in one.taps],
+                kl=[compact(value) for value in one.kl],
+            )
+
+
+def _or_infinite(value: float | None) -> Cell:
+    """JSON holds no infinity: an excess that is none there is one."""
+    return compact(math.inf if value is None else value)
 
 
 def _index(known: dict[str, int], text: str) -> int:

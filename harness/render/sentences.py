@@ -18,7 +18,7 @@ from harness.names.figures import FLOOR, LOCAL_FIGURES
 from harness.names.stages import Floor, known_stage, runs_file
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
-from harness.record.record import Fault, HopResult, KnownDefect, Record
+from harness.record.record import DecodeSteps, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.numbers import floor_text, number, worst_excess, worst_of
 
@@ -198,6 +198,24 @@ def sequence_words(fault: Fault) -> str:
         start = f"from step {fault.first_step} (position {fault.first_position})"
     alone = f"in {fault.only_in} alone" if fault.only_in else ""
     return ", ".join(filter(None, (alone, start)))
+
+
+def steps_words(steps: Sequence[DecodeSteps]) -> str:
+    """Which decode steps of a hop are over a limit, on the input with most of them; empty where none is.
+
+    `over a limit in 3 of 16 decode steps of input mine, from step 14 (position 19); worst is embed 31 of 16 at step 9`
+    """
+    over = [sum(not used <= 1 for used in one.used) for one in steps]
+    if not any(over):
+        return ""
+    most = max(range(len(steps)), key=lambda i: over[i])
+    one = steps[most]
+    first, at = one.first_over or 1, max(range(len(one.used)), key=lambda i: one.used[i])
+    worst, limit = one.worst[at], one.limits[at]
+    figure = f"{number(math.nan if worst is None else worst)}{'' if limit is None else f' of {number(limit)}'}"
+    where = f"from step {first} (position {one.positions[first - 1]})"
+    counted = f"{over[most]} of {len(one.used)} decode steps of input {one_line(one.input, 40)}"
+    return clean(f"over a limit in {counted}, {where}; worst is {one.taps[at]} {figure} at step {at + 1}")
 
 
 def defect_words(known: KnownDefect) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, split
 from harness.plain import one_line
-from harness.record.record import Fault, HopResult, KnownDefect, Record
+from harness.record.record import DecodeSteps, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 from harness.render.generation import summary as generation_summary
@@ -40,6 +40,7 @@ from harness.render.sentences import (
     missing_groups,
     nearest_to_limit,
     sequence_words,
+    steps_words,
     suspicion,
 )
 from harness.render.speed import speed_words, unsteady_words
@@ -67,7 +68,7 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
         console.print(table)
         line(console, "")
     for hop in record.hops:
-        _worst_taps(hop, frame, console)
+        _worst_taps(hop, frame, [one for one in record.steps if one.hop == hop.name], console)
     _missing_lines(record, console)
     for said in (speed_words(record), unsteady_words(record), text_words(record), reach_words(frame)):
         if said:
@@ -179,7 +180,7 @@ def _recipe_lines(record: Record, console: Console) -> None:
         line(console, "")
 
 
-def _worst_taps(hop: HopResult, frame: pd.DataFrame, console: Console) -> None:
+def _worst_taps(hop: HopResult, frame: pd.DataFrame, steps: Sequence[DecodeSteps], console: Console) -> None:
     """Of a quantised file's hops only what fails: the table has the rest."""
     worst = worst_per_tap(rows_of(frame, hop=hop.name))
     compared = [row for row in worst.values() if row.verdict != "missing"]
@@ -189,6 +190,8 @@ def _worst_taps(hop: HopResult, frame: pd.DataFrame, console: Console) -> None:
         wrapped(console, f"{hop.name} worst: {taps}", indent=0)
     for reason in hop.reasons:
         wrapped(console, f"{hop.name} fails: {reason}", indent=0, style="red")
+    if hop.verdict == "fail" and (said := steps_words(steps)):
+        wrapped(console, f"{hop.name} {said}", indent=0, style="red")
 
 
 def _missing_lines(record: Record, console: Console) -> None:

@@ -3,6 +3,7 @@ load().then(() => {
   startTable();
   startDepth(worst);
   if (data.details && $("positions")) startPositions();
+  if ($("steps")) startSteps();
   performance.mark("ready");
   document.documentElement.dataset.ready = "yes";
 });
