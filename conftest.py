@@ -32,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="RECIPE,...",
         help="gate quantised files too, by these recipes, as 'edge-parity run' takes them; with --model or --miniature",
     )
+    group.addoption(
+        "--decode",
+        type=int,
+        default=16,
+        metavar="N",
+        help="tokens that every stage decodes step by step, as 'edge-parity run --decode'; 0: none (default: 16)",
+    )
     group.addoption("--parity-out", metavar="DIR", help="folder of the runs (default: reports)")
 
 

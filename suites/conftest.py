@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from harness.errors import UsageError
 from harness.flatbuffer.quantise import known_recipe
+from harness.inputs.decode import DECODE_INPUT
 from harness.inputs.tokens import DEFAULT_INPUT_IDS
 from harness.judge.known_defects import Expected, Match, case_problem, load_defects, match, problems
 from harness.names.recipes import Recipe, is_file, parse_recipes
@@ -41,6 +42,8 @@ _NOT_RUN = re.compile(r"^(?P<model>.+?): not run: (?P<why>.*)$")
 
 def pytest_configure(config: pytest.Config) -> None:
     wanted, small = config.getoption("--model"), config.getoption("--miniature")
+    if config.getoption("--decode") < 0:
+        raise pytest.UsageError(f"--decode {config.getoption('--decode')} is negative; give 0 or more")
     try:
         recipes, words = _recipes(config)
         load_defects()
@@ -88,9 +91,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
         for entry in metafunc.config.stash[ENTRIES]
         for hop in entry.hops
-        for item in DEFAULT_INPUT_IDS
+        for item in gated_inputs(metafunc.config.getoption("--decode"))
     ]
     metafunc.parametrize(("entry", "hop", "item"), cases)
+
+
+def gated_inputs(decode: int) -> tuple[str, ...]:
+    """The inputs of a run that names none. decode: how many tokens it draws."""
+    return (*DEFAULT_INPUT_IDS, *((DECODE_INPUT,) if decode else ()))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -184,7 +192,9 @@ class Runs:
     def _run(self, models: list[str], options: tuple[str, ...], output: Path) -> dict[str, dict[str, str]]:
         """What came of each model: the folder of its run, or the one line it ended with."""
         out = _out(self._config)
-        command = [sys.executable, "-m", "harness.commands.main", "run", *models, *options, "--json", "--out", str(out)]
+        decode = ("--decode", str(self._config.getoption("--decode")))
+        words = [*models, *options, *decode, "--json", "--out", str(out)]
+        command = [sys.executable, "-m", "harness.commands.main", "run", *words]
         code, said = _call(command, self._config.rootpath, output)
         text = output.read_text(encoding="utf-8")
         if not text.strip() and len(models) > 1 and code == 2:  # one is wrong before any could start

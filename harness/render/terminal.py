@@ -355,9 +355,8 @@ def _known_defects(record: Record, console: Console) -> None:
             line(console, f"  {'passes':<11}{first.remedy_command}")
 
 
-def _change(before: object, after: object) -> str:
-    a, b = ("absent" if value is None else str(value) for value in (before, after))
-    return a if a == b else f"{a} -> {b}"
+def _change(*sides: object) -> str:
+    return " -> ".join(dict.fromkeys("absent" if value is None else str(value) for value in sides))
 
 
 def _diff_hops(comparison: RunDiff) -> Table:

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from harness.inputs.decode import DECODE_INPUT
 from harness.inputs.tokens import DEFAULT_INPUT_IDS
 from harness.names.stages import standard_hops
 from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow
 
-CASES = len(standard_hops()) * len(DEFAULT_INPUT_IDS)
+INPUTS = (*DEFAULT_INPUT_IDS, DECODE_INPUT)
+CASES = len(standard_hops()) * len(INPUTS)
 QUANTISED_HOPS = (
     "reauthored->fakequant[{0}]",
     "fakequant[{0}]->tflite-xnnpack[{0}]",
@@ -63,7 +65,7 @@ def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_a
     assert whole < main_models().keys()
     for model in main_models():
         for hop in standard_hops() if model in whole else standard_hops()[:1]:
-            for item in DEFAULT_INPUT_IDS:
+            for item in INPUTS:
                 assert f"test_parity[{model}-{hop.name}-{item}]" in listed
 
 
@@ -71,30 +73,38 @@ def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_a
 def test_what_shows_an_upstream_defect_and_what_avoids_it_are_gated() -> None:
     listed = gate("--collect-only", "-q").stdout
     for name in ("qwen3_shipped_names", "falcon_shipped_names", "dropped_norm", "ignored_fields", "falcon_rounded"):
-        assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(DEFAULT_INPUT_IDS)
+        assert listed.count(f"test_parity[{name}-hf->reauthored-") == len(INPUTS)
     for name in ("gemma1,kv=transposed", "gemma2,mask-as-input"):
         assert listed.count(f"test_parity[{name}-") == CASES
     kernels = ("hf->reauthored", "reauthored->tflite-builtin", "tflite-builtin[{0}]->tflite-reference[{0}]")
     for hop in (*kernels, *QUANTISED_HOPS[2:]):
         hop = hop.format("dynamic_int4_block32")
-        assert listed.count(f"test_parity[tiny_llama,dynamic_int4_block32-{hop}-") == len(DEFAULT_INPUT_IDS)
+        assert listed.count(f"test_parity[tiny_llama,dynamic_int4_block32-{hop}-") == len(INPUTS)
 
 
 @pytest.mark.slow
 def test_the_trained_model_is_gated_as_it_ships_price_and_runtime_apart() -> None:
     listed = gate("--collect-only", "-q").stdout
     for hop in QUANTISED_HOPS:
-        assert listed.count(f"test_parity[smollm2-{hop.format('dynamic_int8')}-") == len(DEFAULT_INPUT_IDS)
+        assert listed.count(f"test_parity[smollm2-{hop.format('dynamic_int8')}-") == len(INPUTS)
+
+
+def test_what_is_decoded_is_an_input_of_its_own_unless_nothing_is() -> None:
+    listed = gate("--collect-only", "-q", "--model", "tiny_llama", "--decode", "0").stdout
+    assert listed.count("::test_parity[") == len(standard_hops()) * len(DEFAULT_INPUT_IDS)
+    assert f"-{DECODE_INPUT}]" not in listed
+    refused = gate("--model", "tiny_llama", "--decode", "-1")
+    assert (refused.returncode, "--decode -1 is negative" in refused.stderr) == (pytest.ExitCode.USAGE_ERROR, True)
 
 
 def test_recipes_of_a_named_model_have_cases_for_their_price_and_for_each_runtime(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps([{"regex": ".*", "operation": "*", "algorithm_key": "octav"}]))
     asked = ("--model", "tiny_llama", "--miniature", "--quantize", f"fp16,{tmp_path / 'mine.json'}")
     listed = gate("--collect-only", "-q", *asked).stdout
-    assert listed.count("::test_parity[") == CASES + 2 * len(QUANTISED_HOPS) * len(DEFAULT_INPUT_IDS)
+    assert listed.count("::test_parity[") == CASES + 2 * len(QUANTISED_HOPS) * len(INPUTS)
     for hop in QUANTISED_HOPS:
         for recipe in ("fp16", "mine"):
-            assert listed.count(f"[tiny_llama-{hop.format(recipe)}-") == len(DEFAULT_INPUT_IDS)
+            assert listed.count(f"[tiny_llama-{hop.format(recipe)}-") == len(INPUTS)
 
 
 @pytest.mark.parametrize(
