@@ -8,7 +8,7 @@ fills a row in place. Nobody else changes one: whoever knows more of it makes an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,14 @@ def _cell(value: object) -> object:
 def rows_in(frame: pd.DataFrame) -> list[TapRow]:
     """The rows of a frame, in its order. Columns that an older version did not write are as if nothing was known."""
     names = [name for name in TAP_COLUMNS if name in frame]
-    columns = [map(_READ[name], frame[name].tolist()) for name in names]
+    columns = [_cells_of(frame[name], _READ[name]) for name in names]
     return [TapRow(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _cells_of(column: pd.Series[Any], read: Callable[[Any], Any]) -> Iterable[Any]:
+    """The cells of a column as a row has them. Most are floats already, and a run has a million."""
+    cells = column.tolist()
+    return cells if read is _number and column.dtype == "float64" else map(read, cells)
 
 
 def _is_empty(value: Any) -> bool:

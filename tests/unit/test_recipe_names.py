@@ -190,6 +190,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "not UTF-8" in refused(str(tmp_path / "bytes.json"))
 
 
+@pytest.mark.miniature
 @pytest.mark.parametrize(
     ("recipe", "widened"),
     [("dynamic_wi8_afp32", ""), ("weight_only_wi8_afp32", "integers"), ("dynamic_wi4_afp32", "")],
