@@ -64,6 +64,7 @@ def generate(
     from rich.console import Console
 
     from harness.commands.progress import watcher
+    from harness.commands.run import refresh_index
     from harness.flatbuffer.quantise import known_recipe
     from harness.names.recipes import parse_recipes
     from harness.names.stages import float32_stages
@@ -101,6 +102,7 @@ def generate(
     except generation_run.NothingGeneratedError as error:
         print(f"edge-parity: {shown(str(error))}", file=sys.stderr)
         raise typer.Exit(3) from None
+    refresh_index(out)
     if as_json:
         print(json_for_a_log(found.model_dump_json()))
     else:

@@ -38,7 +38,7 @@ def run_one(name: str, options: Options, shown: OutputOptions) -> int:
     use_own_temporary_folder()
     with watcher() as progress:
         folder, record = pipeline.run(options, progress)
-    _refresh_index(options.out)
+    refresh_index(options.out)
     if shown.github:
         _annotate(name, record, folder, "", shown.as_json)
     if shown.as_json:
@@ -75,7 +75,7 @@ def run_several(
             for outcome in run_each(names, run_next):
                 outcomes.append(outcome)
                 progress.outcome(outcome)
-                _refresh_index(out)
+                refresh_index(out)
     except KeyboardInterrupt:
         interrupted(f"stages ended; {len(outcomes)} of {len(names)} models were done, their runs are in {out}")
     if shown.github:
@@ -119,7 +119,7 @@ def _further_entries() -> int:
     return len(registered()) - len(main_models())
 
 
-def _refresh_index(out: Path) -> None:
+def refresh_index(out: Path) -> None:
     """Write the list of all runs again. The run itself is there already: a full disk here costs the list alone."""
     from harness.render.index import write_index
 

@@ -61,6 +61,7 @@ def recipe(
     Each layer gets its own recipe; every candidate is a real file that runs on XNNPACK.
     """
     from harness.commands.progress import watcher
+    from harness.commands.run import refresh_index
     from harness.flatbuffer.quantise import known_recipe
     from harness.names.recipes import parse_recipes
     from harness.pipeline.options import Options
@@ -90,6 +91,7 @@ def recipe(
     except ProcessLostError as error:
         print(f"edge-parity: {shown(str(error))}", file=sys.stderr)
         raise typer.Exit(3) from None
+    refresh_index(out)
     if as_json:
         print(json_for_a_log(found.model_dump_json()))
     else:

@@ -30,7 +30,7 @@ from harness.recipe.evaluation import Evaluation, FileFigures, ProcessLostError
 from harness.recipe.knapsack import Frontier, LayerChoice
 from harness.recipe.layers import operators_of, options_of
 from harness.recipe.rules import mixed_rules
-from harness.record.recipe_search import LayerCost, RecipeCandidate, RecipeSearch
+from harness.record.recipe_search import LayerCost, RecipeCandidate, RecipeSearch, within_budget
 from harness.record.runs import next_run_id
 from harness.record.sensitivity import AloneCosts
 from harness.store.cache import Cache
@@ -190,11 +190,7 @@ class _Search:
         return [(name, found) for name, found in self.figures.items() if name in self.choices]
 
     def _keeps(self, found: FileFigures) -> bool:
-        if found.refused or not math.isfinite(found.kl_mean):
-            return False
-        if self.options.max_mb is not None:
-            return found.mb <= self.options.max_mb
-        return self.options.max_kl is not None and found.kl_mean <= self.options.max_kl
+        return not found.refused and within_budget(self.options.max_kl, self.options.max_mb, found.kl_mean, found.mb)
 
     def _try(self, choice: LayerChoice | None) -> bool:
         """Apply a choice and measure its file. Returns whether that was new."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field
@@ -73,3 +74,14 @@ class RecipeSearch(Part):
     def taken(self) -> RecipeCandidate | None:
         """The winner."""
         return next((one for one in self.candidates if one.name == self.winner), None)
+
+    def keeps(self, candidate: RecipeCandidate) -> bool:
+        """Whether a candidate is within the budget."""
+        return not candidate.refused and within_budget(self.max_kl, self.max_mb, candidate.kl_mean, candidate.mb)
+
+
+def within_budget(max_kl: float | None, max_mb: float | None, kl_mean: float | None, mb: float) -> bool:
+    """Whether a file keeps the one budget that is given. What has no finite KL keeps none."""
+    if kl_mean is None or not math.isfinite(kl_mean):
+        return False
+    return kl_mean <= max_kl if max_kl is not None else max_mb is not None and mb <= max_mb

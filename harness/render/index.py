@@ -68,12 +68,37 @@ class Trend:
         return _height(1.0)
 
 
+@dataclass(frozen=True)
+class OtherPage:
+    """What another command than `run` wrote. link: its page, relative to the index."""
+
+    model: str
+    what: str
+    name: str
+    link: str
+
+
+# Folder and page of a command -> what it is.
+_OTHERS = {("generate-*", "generation.html"): "generated text", ("recipe-*", "recipe.html"): "search for a recipe"}
+
+
+def other_pages(out: Path) -> list[OtherPage]:
+    """Newest first."""
+    found = [
+        OtherPage(page.parts[-3], what, page.parts[-2], "/".join(quote(os.fsencode(part)) for part in page.parts[-3:]))
+        for (folder, name), what in _OTHERS.items()
+        for page in out.glob(f"[!.]*/{folder}/{name}")
+    ]
+    return sorted(found, key=lambda page: page.name.partition("-")[2], reverse=True)
+
+
 def write_index(out: Path) -> Path:
-    """Write `index.html` over all runs in `out`, whole or not at all, and return its path. Raises OSError."""
+    """Write `index.html` over all runs in `out` and the pages of other commands, whole or not at all, and return its
+    path. Raises OSError."""
     path = out / INDEX_FILE
     with _alone(out):  # else a run that ends meanwhile could write the longer list before this one
         rows = [_row(folder) for folder in reversed(all_runs(out))]
-        write_text(path, render_page("index.html.j2", rows=rows, trends=trends(rows)))
+        write_text(path, render_page("index.html.j2", rows=rows, trends=trends(rows), others=other_pages(out)))
     return path
 
 

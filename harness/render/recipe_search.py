@@ -81,15 +81,6 @@ def budget_words(found: RecipeSearch) -> str:
     return f"{found.max_mb:g} MB"
 
 
-def keeps(found: RecipeSearch, candidate: RecipeCandidate) -> bool:
-    """Whether a candidate is within the budget."""
-    if candidate.refused or candidate.kl_mean is None:
-        return False
-    if found.max_kl is not None:
-        return candidate.kl_mean <= found.max_kl
-    return found.max_mb is not None and candidate.mb <= found.max_mb
-
-
 def layers_words(candidate: RecipeCandidate) -> str:
     """`120 dynamic_int8, 31 dynamic_int4_block32`."""
     names = {FLOAT: "float32"}
@@ -131,7 +122,7 @@ def page(found: RecipeSearch) -> str:
         headline=headline(found),
         budget=budget_words(found),
         curve=curve_of(found),
-        kept={one.name for one in found.candidates if keeps(found, one)},
+        kept={one.name for one in found.candidates if found.keeps(one)},
         layers={one.name: layers_words(one) for one in found.candidates},
         dearest=dearest(found.costs),
         costs=len(found.costs),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from harness.record.recipe_search import LayerCost, RecipeCandidate, RecipeSearch
-from harness.render.recipe_search import curve_of, headline, keeps, page, print_search
+from harness.record.recipe_search import LayerCost, RecipeCandidate, RecipeSearch, within_budget
+from harness.render.recipe_search import curve_of, headline, page, print_search
 
 
 def candidate(name: str, mb: float, kl: float | None, **more: object) -> RecipeCandidate:
@@ -50,11 +51,11 @@ def test_the_headline_names_the_winner_its_size_and_its_price() -> None:
 
 
 def test_what_keeps_a_budget() -> None:
-    assert [keeps(FOUND, one) for one in FOUND.candidates] == [False, True, True]
-    assert not keeps(FOUND, candidate("refused", 1.0, 1e-5, refused="its file is wrong"))
-    assert not keeps(FOUND, candidate("not finite", 1.0, None))
+    assert [FOUND.keeps(one) for one in FOUND.candidates] == [False, True, True]
+    assert not FOUND.keeps(candidate("refused", 1.0, 1e-5, refused="its file is wrong"))
+    assert not FOUND.keeps(candidate("not finite", 1.0, None))
     by_size = search(*FOUND.candidates, max_kl=None, max_mb=12.0)
-    assert [keeps(by_size, one) for one in by_size.candidates] == [True, False, False]
+    assert [by_size.keeps(one) for one in by_size.candidates] == [True, False, False]
 
 
 def test_the_curve_has_every_candidate_whose_kl_can_be_drawn() -> None:
@@ -95,3 +96,21 @@ def test_the_lines_have_the_recipe_and_the_command_that_judges_it() -> None:
     assert "FOUND  m" in said
     assert "judge   edge-parity run m --quantize r.json" in said
     assert "mixed-1 *" in said
+
+
+@pytest.mark.parametrize(
+    ("budget", "kl_mean", "mb", "kept"),
+    [
+        ((0.1, None), 0.1, 99, True),
+        ((0.1, None), 0.2, 1, False),
+        ((None, 50), 9.0, 50, True),
+        ((None, 50), 0.0, 51, False),
+        ((0.1, None), None, 1, False),
+        ((None, 50), math.nan, 1, False),
+        ((None, None), 0.0, 1, False),
+    ],
+)
+def test_a_file_keeps_the_budget_that_is_given(
+    budget: tuple[float | None, float | None], kl_mean: float | None, mb: float, kept: bool
+) -> None:
+    assert within_budget(*budget, kl_mean, mb) is kept

@@ -140,3 +140,19 @@ def test_both_pages_open_in_a_browser_without_an_error_or_a_request(tmp_path: Pa
                 page.keep(f"{name}-{width}", full_page=True)
                 assert page.said == page.outside == []
                 assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_index_links_what_other_commands_wrote(tmp_path: Path) -> None:
+    for folder, page in (
+        ("recipe-20260102-000000-aaaa", "recipe.html"),
+        ("generate-20260103-000000-bbbb", "generation.html"),
+    ):
+        (tmp_path / "m o" / folder).mkdir(parents=True)
+        (tmp_path / "m o" / folder / page).write_text("")
+    (tmp_path / "m o" / ".generate-20260104-000000-cccc.partial").mkdir()
+    written = write_index(tmp_path).read_text(encoding="utf-8")
+    links = re.findall(r'href="([^"]+(?:recipe|generation)\.html)"', written)
+    assert links == [
+        "m%20o/generate-20260103-000000-bbbb/generation.html",
+        "m%20o/recipe-20260102-000000-aaaa/recipe.html",
+    ]
