@@ -79,7 +79,14 @@ def _from_start(config: pytest.Config, model: str) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "entry" not in metafunc.fixturenames:
+        return
     if "hop" not in metafunc.fixturenames:
+        entries = [
+            pytest.param(entry, id=entry.name, marks=[pytest.mark.further] if entry.further else [])
+            for entry in metafunc.config.stash[ENTRIES]
+        ]
+        metafunc.parametrize("entry", entries)
         return
     cases = [
         pytest.param(
@@ -151,6 +158,16 @@ class Gated:
             why = _case_problem(case)
         # What fails a run as a whole fails each of its cases: a red run must not look green in any part.
         why = why or next(iter(problems(self.record, self.known)), "")
+        return f"{why}; report {self.report}" if why else ""
+
+    def law_problem(self) -> str:
+        """Why the laws of the run's stages do not all hold, in one line; empty where they do, or are broken exactly as
+        a known defect says."""
+        if self.record is None:
+            return self.error
+        if not self.record.laws:
+            return f"the laws were not checked; report {self.report}"
+        why = next(iter(problems(self.record, self.known)), "")
         return f"{why}; report {self.report}" if why else ""
 
 

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from suites.plan import Entry
 
 
+def test_laws(entry: Entry, runs: Runs, record_property: Callable[[str, object], None]) -> None:
+    """What must hold with no reference, of every stage of the run."""
+    gated = runs.of(entry)
+    for name, value in gated.properties():
+        record_property(name, value)
+    problem = gated.law_problem()
+    if problem:
+        pytest.fail(problem, pytrace=False)
+
+
 def test_parity(entry: Entry, hop: str, item: str, runs: Runs, record_property: Callable[[str, object], None]) -> None:
     gated = runs.of(entry)
     for name, value in gated.properties():

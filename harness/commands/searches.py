@@ -106,6 +106,7 @@ def fuzz(
     hop: Annotated[
         str | None, typer.Option(metavar="A->B", help="Look at this hop alone; it loads fewer stages.")
     ] = None,
+    laws: Annotated[bool, typer.Option("--laws", help="Look for what breaks a law, which needs no reference.")] = False,
     max_examples: Annotated[int, typer.Option(help="Inputs to try.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     out: Annotated[
@@ -146,6 +147,6 @@ def fuzz(
     )
     use_own_temporary_folder()
     with watcher() as progress:
-        outcome = command.fuzz(command.FuzzOptions(options, hop, max_examples, seed, out), progress)
+        outcome = command.fuzz(command.FuzzOptions(options, hop, max_examples, seed, out, laws), progress)
     print_outcome(outcome, _console())
     raise typer.Exit(outcome.exit_code)

@@ -18,6 +18,7 @@ from pathlib import Path
 from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
 from harness.fuzz.judging import Failure, InputJudgement, Nearest, judge_input, typical_noise, with_typical_of
+from harness.fuzz.laws import judge_laws
 from harness.fuzz.search import SHRINKS, FuzzSearch, search
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, describe_schedule, schedule
@@ -25,6 +26,8 @@ from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
+from harness.laws.judging import LawJudge
+from harness.names.laws import LAWS_SUFFIX
 from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
 from harness.pipeline.options import Options, check, check_seed, run_words
 from harness.pipeline.preparing import prepare
@@ -35,6 +38,7 @@ from harness.store.cache import Cache
 from harness.store.run_folder import check_target, working_folder
 
 TASK = "fuzz"
+_TRACES, _LAWS = "harness.jobs.session:serve", "harness.laws.job:serve"
 _REFERENCE_STAGES = (ORACLE, HF)  # the noise floor rests on them, whatever the hop
 
 
@@ -42,7 +46,8 @@ _REFERENCE_STAGES = (ORACLE, HF)  # the noise floor rests on them, whatever the 
 class FuzzOptions:
     """run: as for a run of the model; its seed is that of a miniature's weights. hop: "A->B", None for all.
 
-    seed: of the search. file: where the input goes, None for a place beside the runs.
+    seed: of the search. file: where the input goes, None for a place beside the runs. laws: look for what breaks a law
+    of the candidates of the hops, and at no tolerance of a tap.
     """
 
     run: Options
@@ -50,12 +55,14 @@ class FuzzOptions:
     max_examples: int = 100
     seed: int = 0
     file: Path | None = None
+    laws: bool = False
 
 
 @dataclass(frozen=True)
 class FuzzOutcome:
     """crash: what became of a stage that ended over an input; that input is then in the file, as it was.
 
+    laws: whether a law was looked for: then `fault` has a stage as its hop, and a law as its tap.
     file, command, schedule: None and empty where no input breaks a tolerance.
     """
 
@@ -71,6 +78,7 @@ class FuzzOutcome:
     file: Path | None = None
     command: str = ""
     schedule: str = ""
+    laws: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -98,7 +106,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
         check_all_judged(rules, prepared.model, hops, prepared.taps, prepared.kv_cache_len, options.run.tolerances)
         crash, searched = None, FuzzSearch()
         try:
-            with serving(_serving_tasks(state, prepared, hops), state.log, watcher) as servers:
+            with serving(_serving_tasks(state, prepared, hops, options.laws), state.log, watcher) as servers:
                 searched = _search(options, prepared, hops, rules, folder / "traces", servers, watcher)
         except _CrashError as ended:
             searched, crash = replace(searched, smallest=ended.item), ended.result
@@ -120,6 +128,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
         file if found else None,
         run_command(options.run, file) if found else "",
         _schedule(found, prepared) if found else "",
+        options.laws,
     )
 
 
@@ -138,21 +147,31 @@ def check_options(options: FuzzOptions) -> tuple[Hop, ...]:
     return (known[options.hop],)
 
 
-def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop]) -> list[Task]:
-    """A task per stage that serves; the flatbuffer and its tapped copy are made first, where a hop needs them."""
-    stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *(stage for hop in hops for stage in hop.stages))))
+def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop], laws: bool) -> list[Task]:
+    """A task per stage that serves; the flatbuffer and its tapped copy are made first, where a hop needs them.
+
+    laws: the candidates of the hops check their laws, and trace nothing.
+    """
+    asked = candidates(hops) if laws else [stage for hop in hops for stage in hop.stages]
+    stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *asked)))
     tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
     making = [task for task in tasks if task.name not in stages] if any(map(runs_file, stages)) else []
     results = run_tasks(making, state.log, state.watcher)
     for result in results.values():
         if result.status != "ok":
             raise StageEndedError(result)
-    return [_served(task, results) for task in tasks if task.name in stages]
+    served = {name: _LAWS if laws and name in asked else _TRACES for name in stages}
+    return [_served(task, results, served[task.name]) for task in tasks if task.name in stages]
 
 
-def _served(task: Task, results: Mapping[str, TaskResult]) -> Task:
+def candidates(hops: Sequence[Hop]) -> list[str]:
+    """The stages whose laws are looked at: the published model is what they are held against."""
+    return list(dict.fromkeys(hop.candidate for hop in hops))
+
+
+def _served(task: Task, results: Mapping[str, TaskResult], target: str) -> Task:
     payload = task.payload(results) if callable(task.payload) else task.payload
-    return replace(task, target="harness.jobs.session:serve", payload={**payload, "inputs": []}, needs=())
+    return replace(task, target=target, payload={**payload, "inputs": []}, needs=())
 
 
 def _search(
@@ -166,7 +185,7 @@ def _search(
 ) -> FuzzSearch:
     watcher.started(TASK)
     began = time.monotonic()
-    judge = _judge(prepared, hops, rules, traces, servers)
+    judge = _judge(prepared, hops, rules, traces, servers, options.laws)
     dims = prepared.dimensions
     edges = [*prepared.prefill, *([dims.window] if dims.window else [])]
 
@@ -188,14 +207,16 @@ def _search(
 
 
 def _judge(
-    prepared: Prepared, hops: Sequence[Hop], rules: list[Rule], traces: Path, servers: Servers
+    prepared: Prepared, hops: Sequence[Hop], rules: list[Rule], traces: Path, servers: Servers, laws: bool
 ) -> Callable[[TokenInput], InputJudgement]:
     """What traces an input and judges it, with the noise of the model's default inputs in mind."""
     for item in prepared.inputs:
         servers.trace(item, _REFERENCE_STAGES)
     floors_at = with_typical_of(typical_noise(traces, [item.id for item in prepared.inputs], prepared.taps))
     shutil.rmtree(traces, ignore_errors=True)
+    stages = candidates(hops)
     written = {*FLOAT32_RUNS, ORACLE, *(stage for hop in hops for stage in hop.stages)}
+    written |= {stage + LAWS_SUFFIX for stage in stages}
 
     def judge(item: TokenInput) -> InputJudgement:
         try:
@@ -203,6 +224,8 @@ def _judge(
         except StageEndedError as ended:
             raise _CrashError(item, ended) from None
         try:
+            if laws:
+                return judge_laws(LawJudge(traces, prepared.model, rules, floors_at), stages, item.id)
             return judge_input(traces, item.id, hops, prepared.taps, prepared.model, rules, floors_at)
         finally:
             for stage in written:

@@ -110,6 +110,7 @@ class Job(BaseModel):
     plan: Path | None = None
     threads: int = 2
     twin: TwinJob | None = None
+    laws: JobInput | None = None  # what the laws are checked on: tokens that another input of the same id begins with
     search: list[str] = Field(default_factory=list)  # taps whose faulty operators are searched for
     search_at: dict[str, int] = Field(default_factory=dict)  # of those that decode alone has wrong: the position
     record_at: int | None = None  # the one step that is recorded, by its position; none: every step

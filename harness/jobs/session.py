@@ -72,10 +72,16 @@ class Session(Protocol):
 Opener = Callable[[Job, Given], AbstractContextManager[Session]]
 
 
-def trace_inputs(job: Job, report: Reporter, given: Given = AS_NAMED) -> Facts:
-    """Trace every input of a job, as a run does; as a local pass where it names a reference."""
+def trace_inputs(
+    job: Job, report: Reporter, given: Given = AS_NAMED, checked: Callable[[Session], object] = lambda session: None
+) -> Facts:
+    """Trace every input of a job, as a run does; as a local pass where it names a reference.
+
+    checked: is called with the session before the first input is traced.
+    """
     with _opener(job)(job, given) as session:
         before = session.check(job.inputs, report)
+        checked(session)
         for number, item in enumerate(job.inputs):
             report.progress(before + number, before + len(job.inputs), item.id)
             session.trace(item, None if job.reference is None else Trace.open(job.reference / item.id))

@@ -34,19 +34,21 @@ _KINDS = {"error": "finding", "warning": "warning"}
 
 
 class FindingPattern(_Strict):
-    """Which findings a defect makes: those of a code, and of a field, key or parameter where one is given."""
+    """Which findings a defect makes: those of a code, and of a field, key, parameter or stage where one is given."""
 
     code: FindingCode
     field: str = ""
     key: str = ""
     parameter: str = ""
+    stage: str = ""
 
     def __str__(self) -> str:
-        about = ", ".join(filter(None, (self.field, self.key, self.parameter)))
+        about = ", ".join(filter(None, (self.field, self.key, self.parameter, self.stage)))
         return f"{self.code} ({about})" if about else str(self.code)
 
     def means(self, finding: Finding) -> bool:
-        pairs = ((self.field, finding.field), (self.key, finding.key), (self.parameter, finding.parameter))
+        named = ("field", "key", "parameter", "stage")
+        pairs = ((getattr(self, name), getattr(finding, name)) for name in named)
         return finding.code == self.code and all(wanted in ("", found) for wanted, found in pairs)
 
 

@@ -247,6 +247,14 @@ def judge_hop(
     return _judgement(rule, limits, said)
 
 
+def limits_of(
+    rules: list[Rule], model: str, hop: str, tap: str, positions: int, family: str = ""
+) -> Mapping[str, float]:
+    """What the first rule that matches a tap limits; nothing where none matches."""
+    rule = _first(rules, model, hop, tap, positions, family)
+    return {} if rule is None else whole(rule.limits)
+
+
 def judge_local(
     rules: list[Rule],
     model: str,

@@ -76,6 +76,8 @@ class FindingCode(StrEnum):
     CACHE_OVERWRITTEN = "cache-overwritten"  # a position past the KV cache overwrites slots of it
     POSITION_NOT_KEPT = "position-not-kept"  # a position past the KV cache is accepted and not kept
     LAST_POSITION_DIFFERS = "last-position-differs"  # the last position of the KV cache gives something else
+    LAW_BROKEN = "law-broken"  # what must hold of a stage with no reference does not
+    LAW_NOT_CHECKED = "law-not-checked"  # a law was to be checked on a stage, and could not be
     SIGNATURES_NOT_RUN = "signatures-not-run"  # no input takes these signatures of the flatbuffer
     DECODE_NOT_DRAWN = "decode-not-drawn"  # the reference did not draw the tokens that were to be decoded
     GENERATION_NOT_RUN = "generation-not-run"  # a stage was to generate tokens, and did not end

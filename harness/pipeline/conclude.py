@@ -6,7 +6,7 @@ In: task results, their traces and the comparison. Out: a `Record` and the rows 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from harness.names.stages import (
 )
 from harness.processes.scheduler import TaskResult
 from harness.record.generation import Generation
+from harness.record.laws import LawResult
 from harness.record.record import Finding, HopResult, Input, LooserRule, MeasuredText, Record, StageResult
 from harness.record.tap_row import taps_frame
 
@@ -57,12 +58,14 @@ def conclude(
     own: Path | None = None,
     generation: Generation | None = None,
     more: Iterable[Finding] = (),
+    laws: Sequence[LawResult] = (),
 ) -> tuple[Record, pd.DataFrame]:
     """Find the first fault in what was compared, and put it on record.
 
     options: what the command line said, as the record shows it. defects: the known ones, of all models.
     rules: the user's, where they are not the shipped ones. own: the person's flatbuffer, if one was given.
     generation: what the stages generated, if that was asked for. more: findings beside those of the comparison.
+    laws: what those of the stages came to.
     """
     frame = taps_frame(comparison.rows)
     hops = _hops(prepared, results, stages, comparison, frame)
@@ -91,6 +94,7 @@ def conclude(
         looser_rules=_looser(prepared.model, rules, comparison) if rules else [],
         text=_text(prepared, comparison),
         generation=generation,
+        laws=list(laws),
         recipes=recipe_results(prepared, results, own),
         taps=modules,
         environment=environment(),

@@ -63,6 +63,7 @@ class Options:
     sensitivity: bool = False
     speed: bool = False
     speed_threads: int | None = None
+    laws: bool = True
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")
@@ -237,6 +238,7 @@ def recorded(options: Options) -> dict[str, object]:
         "quantize": [recipe.name for recipe in options.quantize],
         "sensitivity": options.sensitivity,
         "speed": options.speed,
+        "laws": options.laws,
         "prompts": list(options.prompts),
         "inputs": str(options.inputs_file) if options.inputs_file else None,
         "decode": options.decode,

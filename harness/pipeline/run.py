@@ -20,6 +20,7 @@ from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
+from harness.pipeline.laws import law_findings, law_results, laws_input
 from harness.pipeline.options import Options, check, recorded, stages_of
 from harness.pipeline.prepared_cache import remember
 from harness.pipeline.preparing import audit_rests, audited, prepare
@@ -88,6 +89,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     results, comparison = _with_local_passes(state, prepared, stages, rules, results, comparison)
     results |= _sensitivities(state, prepared, stages, results, comparison)
     generation, more = _generation(state, prepared, stages, results)
+    laws = law_results(prepared, options, results, stages, traces, rules)
     record, frame = conclude(
         state.run_id,
         prepared,
@@ -100,7 +102,8 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
         rules if options.tolerances else None,
         place_of(state).tflite,
         generation,
-        more,
+        [*more, *law_findings(laws, results)],
+        laws,
     )
     _read_text(state, record, prepared)
     with state.timed("details"):
@@ -199,7 +202,8 @@ def run_stages(
     longest = max(len(item.tokens) for item in prepared.inputs)
     check_all_judged(rules, prepared.model, hops_of(stages), prepared.taps, longest, state.options.tolerances)
     place = place_of(state)
-    tasks = stage_tasks(place, prepared, stages) + local_tasks(place, prepared, stages, inputs_for_local(prepared))
+    tasks = stage_tasks(place, prepared, stages, laws_input(prepared, state.options))
+    tasks += local_tasks(place, prepared, stages, inputs_for_local(prepared))
     threading.Thread(target=_import_what_computes, daemon=True).start()
 
     def work(results: Results, still_wanted: StillWanted) -> Comparison:

@@ -25,6 +25,7 @@ from harness.store.cache import Cache
 AUDIT = "audit"
 SENSITIVITY = "sensitivity"
 _RUN = "harness.jobs.session:run"
+_RUN_WITH_LAWS = "harness.laws.job:run"
 _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in its stage as well
 # Positions. For a few rows torch takes kernels that round less than those for many, which others' stages do not: on 6
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
@@ -54,8 +55,13 @@ class StageFiles:
     plan: Path | None = None
 
 
-def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) -> list[Task]:
-    """Every process of a run but the local passes."""
+def stage_tasks(
+    place: RunPaths, prepared: Prepared, stages: tuple[str, ...], laws: JobInput | None = None
+) -> list[Task]:
+    """Every process of a run but the local passes.
+
+    laws: what the laws of each stage that can be driven are checked on, in its own process; None: they are not.
+    """
     weights = prepared.weights_mb
     common = ModelRequest(
         prepared=prepared,
@@ -72,11 +78,13 @@ def stage_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...]) ->
         tasks.append(_tap_task(place, common, weights, timeout, recipe))
     for stage in chosen:
         memory_mb, seconds = load_of(stage, prepared)
+        text = prepared.text.windows if runs_text(stage, prepared) else ()
+        asked = laws if stage.drives else None
         tasks.append(
             Task(
                 stage.name,
-                _RUN,
-                _job_maker(place, prepared, stage, text=prepared.text.windows if runs_text(stage, prepared) else ()),
+                _RUN if asked is None else _RUN_WITH_LAWS,
+                _job_maker(place, prepared, stage, text=text, laws=asked),
                 Facts,
                 needs=(
                     *stage.needs,
@@ -299,10 +307,11 @@ def _job_maker(
     reference: str = "",
     only: Sequence[str] = (),
     text: Sequence[JobInput] = (),
+    laws: JobInput | None = None,
 ) -> Callable[[Results], Payload]:
     """reference: the stage whose values a local pass puts in place of its own. only: ids of inputs; none: all.
 
-    text: windows of the text that is measured.
+    text: windows of the text that is measured. laws: what its laws are checked on.
     """
 
     def payload(results: Results) -> Payload:
@@ -329,6 +338,7 @@ def _job_maker(
             flatbuffer=files.flatbuffer,
             tapped=files.tapped,
             plan=files.plan,
+            laws=None if twin else laws,  # those of the twin are its own
         )
         return job.model_dump(mode="json")
 

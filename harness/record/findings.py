@@ -20,6 +20,8 @@ class Finding(Part):
     severity: Severity
     what: str
     """One sentence."""
+    stage: str = ""
+    """The stage that breaks laws."""
     owner: str = ""
     """Whose the faults are that it makes, where it tells that by itself: `checkpoint`, `spec`, or a recipe."""
     field: str = ""

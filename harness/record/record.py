@@ -18,6 +18,7 @@ from harness.record.faults import Diagnosis, Fault, FaultyOperator
 from harness.record.findings import EarlierLikelihood, Finding, KnownDefect, Likelihood, LooserRule, TextLikelihood
 from harness.record.generation import Generation
 from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, Worst
+from harness.record.laws import LawResult
 from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
 from harness.record.part import Part, TapVerdict, Verdict
@@ -46,6 +47,7 @@ __all__ = [
     "HopResult",
     "Input",
     "KnownDefect",
+    "LawResult",
     "Likelihood",
     "Logits",
     "LooserRule",
@@ -108,6 +110,8 @@ class Record(Part):
     unexplained: list[str] = Field(default_factory=list)
     """A sentence for each fault that no hypothesis explains."""
     findings: list[Finding] = Field(default_factory=list)
+    laws: list[LawResult] = Field(default_factory=list)
+    """What must hold with no reference, of each stage; none where the laws were not checked."""
     likelihood: Likelihood | None = None
     """Of the text inputs; none where no input comes from text."""
     text: MeasuredText | None = None

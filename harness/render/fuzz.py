@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.names.laws import LAW_WORDS, LawName
 from harness.plain import one_line
 from harness.render.console import STYLES, line, wrapped
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.fuzz.command import FuzzOutcome
+
+
+def _law(name: str) -> str:
+    return LAW_WORDS[LawName(name)]
 
 
 _SHOWN = 64  # token ids
@@ -24,8 +29,14 @@ def print_outcome(outcome: FuzzOutcome, console: Console) -> None:
         over = "over an input" if outcome.smallest else "before it had its first input"
         line(console, f"CRASHED  {model}  {outcome.crash.name} {outcome.crash.status} {over}: {said}", style="bold red")
     elif outcome.fault is None:
-        line(console, f"NONE  {model}  no input of {outcome.tried} breaks a tolerance", style=STYLES["pass"])
+        what = "law" if outcome.laws else "tolerance"
+        line(console, f"NONE  {model}  no input of {outcome.tried} breaks a {what}", style=STYLES["pass"])
         wrapped(console, f"nearest: {one_line(outcome.nearest.what)}")
+    elif outcome.laws:
+        fault = outcome.fault
+        line(console, f"FOUND  {model}  {fault.hop} breaks the law {fault.tap}", style="bold red")
+        wrapped(console, f"law: {_law(fault.tap)}")
+        wrapped(console, f"why: {one_line(fault.why)}")
     else:
         fault = outcome.fault
         line(console, f"FOUND  {model}  {fault.tap} of {fault.hop} breaks a tolerance", style="bold red")

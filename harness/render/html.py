@@ -16,6 +16,7 @@ from harness.record.details import read_details
 from harness.record.record import Fault, HopResult, Record, StageResult, write_text
 from harness.record.tap_row import TapRow
 from harness.render.generation import summary as generation_summary
+from harness.render.laws import law_rows, law_stages, law_words
 from harness.render.numbers import floor_text, rows_of, worst_of
 from harness.render.page import render_page
 from harness.render.page_data import VERSIONS, details_data, tap_data
@@ -62,6 +63,9 @@ def write_report(folder: Path, record: Record, frame: pd.DataFrame) -> Path:
         speed_rows=speed_rows(record),
         speed_words=speed_words(record),
         unsteady_words=unsteady_words(record),
+        law_words=law_words(record),
+        law_stages=law_stages(record),
+        law_rows=law_rows(record),
         finding_counts=_finding_counts(record),
         likelihoods={one.input: one for one in record.likelihood.inputs} if record.likelihood else {},
         suspicion=suspicion(record),

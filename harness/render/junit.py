@@ -1,4 +1,4 @@
-"""The gate for a CI server. In: the record. Out: `junit.xml`, one case per input and hop.
+"""The gate for a CI server. In: the record. Out: `junit.xml`, one case per input and hop, and one per law and stage.
 
 A case that fails is a failure, one that could not be compared an error: neither is ever a pass.
 What fails a run without failing any case (coverage, a config finding, a stage outside every hop)
@@ -27,6 +27,7 @@ def write_junit(folder: Path, record: Record) -> Path:
         cases = [case for case in record.cases if case.hop == hop.name]
         # A stage runs all its inputs at once: its time belongs to the suite, and to no single case.
         _suite(root, record, hop.name, _hop_cases(record, hop, cases), seconds.get(hop.to))
+    _suite(root, record, "laws", list(_law_cases(record)))
     known = {hop.name for hop in record.hops}
     others = [_case_element(record, case) for case in record.cases if case.hop not in known]
     _suite(root, record, "run", [*others, *_run_cases(record)])
@@ -84,6 +85,19 @@ def _case_element(record: Record, case: Case) -> ElementTree.Element:
     owner = next((fault.owner for fault in record.faults if fault.hop == case.hop), "")
     detail += [f"owner: {owner}"] if owner else []
     return _problem(record, case.hop, case.input, "failure", said, detail)
+
+
+def _law_cases(record: Record) -> Iterable[ElementTree.Element]:
+    """A law that does not apply to a stage is no case: nothing was to be seen."""
+    for found in record.laws:
+        where = f"laws of {found.stage}"
+        if found.verdict == "holds":
+            yield _element(record, where, found.law)
+        elif found.verdict == "broken":
+            inherited = f"; {found.inherited} breaks it first" if found.inherited else ""
+            yield _problem(record, where, found.law, "failure", found.why + inherited)
+        elif found.verdict == "not run":
+            yield _problem(record, where, found.law, "error", f"not run: {found.why}")
 
 
 def _run_cases(record: Record) -> Iterable[ElementTree.Element]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.plain import one_line
 from harness.record.record import Fault, HopResult, Record, write_text
+from harness.render.laws import law_words
 from harness.render.numbers import compared, percent, worst_excess
 from harness.render.recipes import recipe_groups, recipe_words
 from harness.render.sentences import (
@@ -52,6 +53,8 @@ def summary(record: Record, folder: Path) -> str:
         *_listed("Known upstream defects", _defects(record)),
         f"Run {code(record.run_id)}{_made_of(record)}. The full report is {code('report.html')} in its folder.",
     ]
+    if law_words(record):
+        parts.insert(2, plain(law_words(record)))
     if text_words(record):
         parts.insert(2, plain(text_words(record)))
     if record.verdict == "pass" and nearest_to_limit(record):

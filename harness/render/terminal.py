@@ -31,6 +31,7 @@ from harness.render.numbers import (
     worst_per_tap,
 )
 from harness.render.recipes import recipe_groups, recipe_words, same_words
+from harness.render.said import said_of
 from harness.render.sensitivity import sensitivity_words
 from harness.render.sentences import (
     MissingGroup,
@@ -43,8 +44,6 @@ from harness.render.sentences import (
     steps_words,
     suspicion,
 )
-from harness.render.speed import speed_words, unsteady_words
-from harness.render.words import reach_words, text_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,9 +69,8 @@ def print_summary(record: Record, frame: pd.DataFrame, folder: Path, console: Co
     for hop in record.hops:
         _worst_taps(hop, frame, [one for one in record.steps if one.hop == hop.name], console)
     _missing_lines(record, console)
-    for said in (speed_words(record), unsteady_words(record), text_words(record), reach_words(frame)):
-        if said:
-            wrapped(console, said, indent=0)
+    for said in said_of(record, frame):
+        wrapped(console, said, indent=0)
     _fault_lines(record, frame, console)
     _findings(record, console)
     _known_defects(record, console)

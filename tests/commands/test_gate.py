@@ -19,7 +19,7 @@ from harness.spec.find import main_models
 pytestmark = pytest.mark.slow
 
 INPUTS = (*DEFAULT_INPUT_IDS, DECODE_INPUT)
-CASES = len(standard_hops()) * len(INPUTS)
+CASES = len(standard_hops()) * len(INPUTS)  # and one of the laws
 QUANTISED_HOPS = (
     "reauthored->fakequant[{0}]",
     "fakequant[{0}]->tflite-xnnpack[{0}]",
@@ -130,6 +130,7 @@ def test_all_miniatures_are_gated_on_every_hop_when_asked() -> None:
 
 def test_a_named_model_is_the_only_one_gated() -> None:
     listed = gate("--collect-only", "-q", "--model", "tiny_llama").stdout
+    assert listed.count("::test_laws[tiny_llama]") == 1
     assert listed.count("::test_parity[tiny_llama-") == CASES
     assert "smollm2" not in listed
 
@@ -159,7 +160,7 @@ def test_a_spec_file_that_is_absent_is_one_line(tmp_path: Path) -> None:
 def test_a_faithful_model_passes_with_one_run_for_all_workers(tmp_path: Path) -> None:
     ended = gate("--model", "tiny_llama", "--parity-out", tmp_path, "-n", "2", "-q")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{CASES} passed" in ended.stdout
+    assert f"{CASES + 1} passed" in ended.stdout
     (folder,) = run_folders(tmp_path)
     assert f"tiny_llama: pass {folder}/report.html" in ended.stdout
 
@@ -173,7 +174,7 @@ def test_a_fault_is_named_by_hop_tap_excess_and_report(tmp_path: Path) -> None:
     red = [case for case in record["cases"] if case["verdict"] != "pass"]
     assert {case["hop"] for case in red} == {"hf->reauthored"}
     # The audit finds the wrong number too, and an error finding leaves no case of the model green.
-    assert f"{CASES} failed in" in ended.stdout
+    assert f"{CASES + 1} failed in" in ended.stdout
     assert ended.stdout.count("rope") > CASES
 
     told = re.findall(
@@ -210,7 +211,7 @@ def test_a_run_that_cannot_start_fails_each_case_with_its_one_line(tmp_path: Pat
     file.write_text("")
     ended = gate("--model", "tiny_llama", "--parity-out", file)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
-    assert f"{CASES} failed" in ended.stdout
+    assert f"{CASES + 1} failed" in ended.stdout
     told = re.findall(rf"^--out {re.escape(str(file))} cannot be written .*give another folder$", ended.stdout, re.M)
-    assert len(told) == CASES
+    assert len(told) == CASES + 1
     assert "Traceback" not in ended.stdout + ended.stderr

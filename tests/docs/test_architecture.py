@@ -23,6 +23,7 @@ ROOMS = (
         "explain",
         "price",
         "speed",
+        "laws",
         "render",
         "pipeline",
         "fuzz",

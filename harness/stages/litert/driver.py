@@ -5,7 +5,7 @@ In: an open session of a TFLite stage. Out: a `Driver`. A call copies the KV cac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,10 +23,11 @@ from harness.stages.litert.stage import CACHE, Runner, TFLite
 
 @dataclass
 class TFLiteDriver:
-    """A `Driver`. runner: of the untouched file."""
+    """A `Driver`. opened: the untouched file, opened when it is first asked for. closes: lets go of it."""
 
     job: Job
-    runner: Runner
+    opened: Callable[[], Runner]
+    closes: Callable[[], None]
     can: ClassVar[Abilities] = Abilities(pads=True, slots=True, signatures=True)
 
     @property
@@ -57,16 +58,18 @@ class TFLiteDriver:
 
     @contextmanager
     def with_threads(self, threads: int) -> Iterator[TFLiteDriver]:
-        yield TFLiteDriver(self.job, runner_of(self.job.model_copy(update={"threads": threads})))
+        """The file is opened again, and never twice at once."""
+        self.closes()
+        assert self.job.flatbuffer
+        other = Runner(self.job.model_copy(update={"threads": threads}), self.job.flatbuffer, preserve=False)
+        yield TFLiteDriver(self.job, lambda: other, lambda: None)
 
-
-def runner_of(job: Job) -> Runner:
-    """Of the untouched file."""
-    assert job.flatbuffer
-    return Runner(job, job.flatbuffer, preserve=False)
+    @property
+    def runner(self) -> Runner:
+        return self.opened()
 
 
 @contextmanager
 def open_driver(session: TFLite) -> Iterator[TFLiteDriver]:
     """See `harness/jobs/driver.py`."""
-    yield TFLiteDriver(session.job, session.untouched)
+    yield TFLiteDriver(session.job, lambda: session.untouched, session.let_untouched_go)

@@ -65,6 +65,10 @@ class TFLite:
         assert self.job.flatbuffer
         return Runner(self.job, self.job.flatbuffer, preserve=False)
 
+    def let_untouched_go(self) -> None:
+        """It takes the memory that the next one needs."""
+        self.__dict__.pop("untouched", None)
+
     def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
         """Run the untouched file, whose outputs the tapped copy's are compared with as it runs."""
         # A delegate partitions the graph again when tensors are tapped: there every step of every input is checked.
@@ -87,7 +91,7 @@ class TFLite:
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         if item.logits_only:
             return  # the untouched file has traced it, while it was there
-        self.__dict__.pop("untouched", None)  # it goes before the copy comes
+        self.let_untouched_go()  # before the copy comes
         digests = self._digests.get(item.id)
         steps = traced(self._runner, self.plan, item, self.job, self.inner)
         for index, (step, outputs) in enumerate(steps):
