@@ -103,6 +103,8 @@ class Place(_Strict):
             return False
         if self.hop:
             return any(hop.name == self.hop for hop in record.hops)
+        if not record.laws and any(pattern.code == FindingCode.LAW_BROKEN for pattern in self.shows):
+            return False  # a run without laws is not bound to break one
         ended = {stage.name for stage in record.stages if stage.status == "ok"}
         if self.made_by and not ended.intersection(self.made_by):
             return False
