@@ -98,7 +98,9 @@ def run(
     prefill: Prefill = None,
     kv_cache_len: KvCacheLen = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to run; may be repeated.")] = None,
-    inputs: Annotated[Path | None, file_option(help='JSONL: {"text": ...} or {"tokens": [...]} a line.')] = None,
+    inputs: Annotated[
+        Path | None, file_option(help='JSONL: {"text": ...}, {"tokens": [...]} or {"turns": [...]} a line.')
+    ] = None,
     chat: Chat = False,
     decode: Decode = 0,
     edges: Edges = False,

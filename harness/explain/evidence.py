@@ -23,7 +23,7 @@ from harness.compare.noise import NoiseFloor, excess
 from harness.compare.traces import FLOAT32_RUNS
 from harness.explain.decoder import NORM_POINTS, TOKENS, WHOLE, Decoder, NotCoveredError, Walk
 from harness.explain.functions import Array
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.names.stages import ORACLE, Hop
@@ -277,7 +277,7 @@ def _accumulated(oracle: Trace, runs: list[Trace], tap: str, positions: Array) -
 
 def _written(item: JobInput, prepared: Prepared) -> tuple[Array, Array]:
     """(after which position the KV cache held nothing of the input when each was computed, after which nothing)"""
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     ends = np.maximum.accumulate([step.start + step.size for step in steps])
     sizes = [step.valid for step in steps]
     return np.repeat([step.start + step.valid for step in steps], sizes), np.repeat(ends, sizes)

@@ -21,7 +21,7 @@ from harness.explain.functions import Array
 from harness.flatbuffer.cut import Range, range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
-from harness.inputs.tokens import Step, schedule
+from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared
 from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap
@@ -53,7 +53,7 @@ def cut_out(saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], ta
 
 
 def _step(item: JobInput, prepared: Prepared, worst: int) -> Step:
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     return next(step for step in steps if step.start <= worst < step.start + step.valid)
 
 

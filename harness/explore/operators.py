@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops_job import FLATBUFFER, OpsRequest
 from harness.explore.tap_level import where_to_open
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.names.stages import FLOAT, HF, runs_file, split
 from harness.pipeline.run_models import RunModels, load_models
 from harness.processes.scheduler import Task, Watcher, run_tasks
@@ -124,7 +124,7 @@ def _signature(models: RunModels, fault: Fault | None, frame: pd.DataFrame) -> s
     if item is None or rows.empty or rows["worst_position"].isna().all():
         return usual
     worst = int(rows["worst_position"].iloc[0])
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     return next((step.signature for step in steps if step.start <= worst < step.start + step.valid), usual)
 
 

@@ -21,7 +21,7 @@ from harness.fuzz.judging import Failure, InputJudgement, Nearest, judge_input, 
 from harness.fuzz.laws import judge_laws
 from harness.fuzz.search import SHRINKS, FuzzSearch, search
 from harness.inputs.strategies import searched_inputs
-from harness.inputs.tokens import TokenInput, describe_schedule, schedule
+from harness.inputs.tokens import TokenInput, describe_schedule, schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.jobs.servers import Servers, StageEndedError, serving
@@ -253,4 +253,4 @@ def run_command(options: Options, file: Path) -> str:
 
 
 def _schedule(item: TokenInput, prepared: Prepared) -> str:
-    return describe_schedule(schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len))
+    return describe_schedule(schedule_of(item, prepared))

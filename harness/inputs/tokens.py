@@ -1,21 +1,18 @@
 """Token inputs that every stage shares, and how a device runs each of them.
 
-In: a tokenizer and the sizes of the converted model, or a person's prompts or JSONL file. Out: `TokenInput`s,
+In: a tokenizer and the sizes of the converted model. Out: `TokenInput`s,
 and for each the `Step`s of prefill and decode by which the device covers its positions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypedDict, cast
+from typing import Protocol
 
 from harness.errors import UsageError
-from harness.names.allowed import NAME_RULE, is_name
-from harness.plain import brief, one_line
-from harness.system.reading import TEXT, DoubledKeyError, read_text, without_doubles
+from harness.plain import brief
 
 DEFAULT_INPUT_IDS = ("one-token", "prompt", "padded", "prefill-exact", "chunked", "long")
 
@@ -42,8 +39,6 @@ on the tide. On market days the square smells of bread, wet rope and roasted alm
 town hall runs five minutes fast so that nobody misses the boat.
 """
 
-_KEYS = ("text", "tokens", "id", "decode_tail")
-
 
 class Tokenizer(Protocol):
     """What is asked of a tokenizer; those of transformers have it. `encode` adds the BOS where there is one."""
@@ -63,6 +58,8 @@ class TokenInput:
     decode_tail: how many of the last tokens the device runs one by one through its decode signature. A real
         runtime prefills all but the last token and decodes that one.
     drawn: how many of the last tokens the reference draws; until it has, `tokens` lacks them.
+    earlier: of a conversation, the turns before the last one: how many tokens of each are prefilled, where the cache
+        then stands, and how many are decoded after that. `decode_tail` is of the last turn.
     """
 
     id: str
@@ -70,9 +67,11 @@ class TokenInput:
     text: str | None = None
     decode_tail: int = 1
     drawn: int = 0
+    earlier: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decode_tail <= len(self.tokens) + self.drawn or not self.tokens:
+        last = len(self.tokens) + self.drawn - sum(map(sum, self.earlier))
+        if not 0 <= self.decode_tail <= last or not self.tokens:
             raise ValueError(f"input {self.id}: a decode tail of {self.decode_tail} in {len(self.tokens)} tokens")
 
 
@@ -86,8 +85,44 @@ class Step:
     valid: int
 
 
-def schedule(length: int, decode_tail: int, prefill: Sequence[int], kv_cache_len: int) -> list[Step]:
-    """How the device runs `length` tokens: each position exactly once, in order.
+class Scheduled(Protocol):
+    """An input, as far as it matters to how it is run. See `TokenInput`."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def decode_tail(self) -> int: ...
+    @property
+    def earlier(self) -> Sequence[tuple[int, int]]: ...
+
+
+class Sizes(Protocol):
+    """Of the converted model: its prefill signatures and its KV cache."""
+
+    @property
+    def prefill(self) -> Sequence[int]: ...
+    @property
+    def kv_cache_len(self) -> int: ...
+
+
+def schedule_of(item: Scheduled, sizes: Sizes) -> list[Step]:
+    """How the device runs an input, turn by turn: see `schedule`. Every position exactly once, in order."""
+    steps: list[Step] = []
+    start, length = 0, len(item.tokens)
+    if length > sizes.kv_cache_len:
+        raise UsageError(f"{length} tokens {too_long(sizes.kv_cache_len)}")
+    for prefilled, decoded in (
+        *item.earlier,
+        (length - item.decode_tail - sum(map(sum, item.earlier)), item.decode_tail),
+    ):
+        end = start + prefilled + decoded
+        steps += schedule(end, decoded, sizes.prefill, sizes.kv_cache_len, start)
+        start = end
+    return steps
+
+
+def schedule(length: int, decode_tail: int, prefill: Sequence[int], kv_cache_len: int, begin: int = 0) -> list[Step]:
+    """How the device runs `length` tokens, those from `begin` on: each position exactly once, in order.
 
     Chunks of the largest prefill that fits, then the smallest one that holds the rest, padded; what no prefill
     can take without overrunning the cache, and the last `decode_tail` tokens, go through decode one by one.
@@ -96,13 +131,13 @@ def schedule(length: int, decode_tail: int, prefill: Sequence[int], kv_cache_len
 
     Raises UsageError when the tokens do not fit the cache.
     """
-    if length < 1 or not 0 <= decode_tail <= length or any(size < 1 for size in prefill):
+    if not 0 <= begin < length or not 0 <= decode_tail <= length - begin or any(size < 1 for size in prefill):
         raise ValueError(f"no schedule for {length} tokens, {decode_tail} of them decoded, prefill {tuple(prefill)}")
     if length > kv_cache_len:
-        raise UsageError(f"{length} tokens {_too_long(kv_cache_len)}")
+        raise UsageError(f"{length} tokens {too_long(kv_cache_len)}")
     steps: list[Step] = []
-    start = 0
-    prefilled = length - decode_tail if length > 1 else 0
+    start = begin
+    prefilled = length - decode_tail if length - begin > 1 else begin
     while start < prefilled:
         rest = prefilled - start
         fitting = sorted(size for size in prefill if start + size <= kv_cache_len)
@@ -165,69 +200,11 @@ def default_inputs(
     for name, (length, tail) in lengths.items():
         tokens, text = prose[:length], None
         if name == "prompt":
-            tokens, text = _encode(tokenizer, prompt, "the model's prompt"), prompt
+            tokens, text = encode(tokenizer, prompt, "the model's prompt"), prompt
             tokens, text = (tokens, text) if len(tokens) <= kv_cache_len else (tokens[:kv_cache_len], None)
         check_vocabulary(tokens, vocab_size, f"input '{name}'")
         inputs.append(TokenInput(name, tuple(tokens), tokenizer.decode(tokens) if text is None else text, tail))
     return inputs
-
-
-def inputs_from_prompts(
-    prompts: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int, limit: int
-) -> list[TokenInput]:
-    """`--prompt TEXT`, any number of them, as inputs prompt-1, prompt-2, ...
-
-    limit: positions in the KV cache. Raises UsageError for a prompt that cannot be run.
-    """
-    if tokenizer is None and prompts:
-        raise UsageError(f"--prompt {_needs_tokenizer()}")
-    inputs = []
-    for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number}"
-        inputs.append(_checked(f"prompt-{number}", InputLine(text=prompt), tokenizer, vocab_size, limit, where))
-    return inputs
-
-
-def inputs_from_jsonl(path: Path, tokenizer: Tokenizer | None, vocab_size: int, limit: int) -> list[TokenInput]:
-    """`--inputs FILE.jsonl`: one object per line with "text" or "tokens", and optionally "id" and "decode_tail".
-
-    A line without an id is called line-N after its number; empty lines are skipped.
-    limit: positions in the KV cache.
-    Raises UsageError that names the file, the line and the remedy.
-    """
-    return [_checked(name, entry, tokenizer, vocab_size, limit, where) for name, entry, where in _entries(path)]
-
-
-def check_jsonl(path: Path) -> None:
-    """What can be known of `--inputs FILE.jsonl` without the model. Raises UsageError as `inputs_from_jsonl` does."""
-    for _ in _entries(path):
-        pass
-
-
-class InputLine(TypedDict, total=False):
-    """A line of `--inputs FILE.jsonl`, with `text` or `tokens`. What is `object` here is checked where it is used."""
-
-    id: object
-    text: str
-    tokens: list[int]
-    decode_tail: object
-
-
-def _entries(path: Path) -> Iterator[tuple[str, InputLine, str]]:
-    """(id, object, "file:line") of each line. Raises UsageError, also when there are none."""
-    seen: dict[str, tuple[int, str]] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        entry = _parse(line, where)
-        name = _name(entry, f"line-{number}", where)
-        # Ids become folders, and some file systems do not tell A from a.
-        first, other = seen.setdefault(name.casefold(), (number, name))
-        if first != number:
-            why = "" if other == name else f" ('{other}': upper and lower case count as the same)"
-            raise UsageError(f"{where}: id '{name}' is taken by line {first}{why}; give each line an id of its own")
-        yield name, entry, where
-    if not seen:
-        raise UsageError(f'{path} holds no inputs; write lines like {{"text": "The capital of France is"}}')
 
 
 def _default_lengths(
@@ -287,7 +264,8 @@ def prose_tokens(tokenizer: Tokenizer, length: int) -> list[int]:
     return list(tokens)
 
 
-def _encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
+    """The tokens of a text, at least one. Raises UsageError that names `where`."""
     if not text.strip():
         raise UsageError(f"{where} is empty; give some text")
     try:
@@ -300,28 +278,6 @@ def _encode(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
     return tokens
 
 
-def _checked(
-    name: str, entry: InputLine, tokenizer: Tokenizer | None, vocab_size: int, limit: int, where: str
-) -> TokenInput:
-    text = entry.get("text")
-    if text is None:
-        tokens = entry["tokens"]
-    elif tokenizer is None:
-        raise UsageError(f'{where}: "text" {_needs_tokenizer()}')
-    else:
-        tokens = _encode(tokenizer, text, where)
-    check_vocabulary(tokens, vocab_size, where)
-    if len(tokens) > limit:
-        raise UsageError(f"{where}: {len(tokens)} tokens {_too_long(limit)}")
-    tail = entry.get("decode_tail", 1)
-    if type(tail) is not int or not 0 <= tail <= len(tokens):
-        raise UsageError(
-            f'{where}: "decode_tail" is {brief(tail, 40, json.dumps)}; give a whole number from 0 to {len(tokens)}, '
-            "the number of tokens"
-        )
-    return TokenInput(name, tuple(tokens), text, tail)
-
-
 def check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> None:
     """Raises UsageError for a token that the model does not have."""
     for token in tokens:
@@ -332,61 +288,14 @@ def check_vocabulary(tokens: Sequence[int], vocab_size: int, where: str) -> None
             )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    content = read_text(path, "--inputs takes a file of JSON lines", TEXT)
-    # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _parse(line: str, where: str) -> InputLine:
-    example = '{"text": "..."} or {"tokens": [1, 2, 3]}'
-    try:
-        entry = json.loads(line, object_pairs_hook=without_doubles)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: no JSON ({error.msg} at column {error.colno}); write {example}") from None
-    except DoubledKeyError as error:
-        raise UsageError(f"{where}: key '{one_line(error.key, 40)}' stands there twice; keep one of them") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON that can be read ({error}); write {example}") from None
-    if not isinstance(entry, dict):
-        raise UsageError(f"{where}: not an object; write {example}")
-    unknown = [key for key in entry if key not in _KEYS]
-    if unknown:
-        raise UsageError(f"{where}: unknown key '{unknown[0][:40]}'; the keys are {', '.join(_KEYS)}")
-    if ("text" in entry) == ("tokens" in entry):
-        both = "both" if "text" in entry else "neither"
-        raise UsageError(f'{where}: {both} of "text" and "tokens"; write {example}')
-    if "text" in entry and not isinstance(entry["text"], str):
-        raise UsageError(f'{where}: "text" is not a string; write {example}')
-    if "tokens" in entry:
-        _check_token_list(entry["tokens"], where)
-    return cast("InputLine", entry)
-
-
-def _check_token_list(tokens: object, where: str) -> None:
-    if not isinstance(tokens, list) or not tokens:
-        raise UsageError(f'{where}: "tokens" is not a list with something in it; write {{"tokens": [1, 2, 3]}}')
-    for token in tokens:
-        # bool is an int to Python: true would quietly become token 1.
-        if type(token) is not int:
-            raise UsageError(f'{where}: "tokens" holds {brief(token, 40, json.dumps)}; give whole numbers only')
-
-
-def _name(entry: InputLine, default: str, where: str) -> str:
-    name = entry.get("id", default)
-    if not isinstance(name, str) or not is_name(name):
-        raise UsageError(f'{where}: "id" {brief(name, 80, json.dumps)} cannot name a folder; {NAME_RULE}')
-    return name
-
-
-def _too_long(limit: int) -> str:
+def too_long(limit: int) -> str:
+    """What is wrong with an input of more tokens than the cache has positions, and the remedy."""
     return (
         f"do not fit the KV cache of {limit} positions; shorten the input, "
         "or give a longer cache: --kv-cache-len, or kv_cache_len in the model's declaration"
     )
 
 
-def _needs_tokenizer() -> str:
+def needs_tokenizer() -> str:
+    """What is wrong with text where there is no tokenizer, and the remedy."""
     return 'needs a tokenizer and there is none with these weights; give ids with --inputs: {"tokens": [1, 2, 3]}'

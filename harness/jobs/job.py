@@ -60,6 +60,7 @@ class JobInput(BaseModel):
     id: str
     tokens: list[int]
     decode_tail: int = 1
+    earlier: list[tuple[int, int]] = Field(default_factory=list)  # turns before the last one, see `TokenInput`
     text: str | None = None
     drawn: int = 0  # how many of the last tokens the reference drew; of one that is to be drawn, how many it will
     logits_only: bool = False  # a window of the text that is measured: nothing but its logits is traced

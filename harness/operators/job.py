@@ -18,7 +18,7 @@ from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource
 from harness.flatbuffer.cut import range_between
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.inputs.tokens import Step, schedule
+from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import Descended
@@ -81,7 +81,7 @@ def _places(
     if job.reference is not None:
         seen: set[str] = set()
         for item in job.inputs:
-            for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+            for step in schedule_of(item, job):
                 if step.valid == step.size and step.signature not in seen:
                     seen.add(step.signature)
                     yield item, step, Trace.open(job.reference / item.id), None
@@ -91,7 +91,7 @@ def _places(
         alone = job.model_copy(update={"inputs": [item], "traces": Path(folder), "record_at": decode_at})
         recorded = route_of(model).record(alone, model, block)
         reference = Trace.open(Path(folder) / item.id)
-        for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+        for step in schedule_of(item, job):
             if decode_at in (None, step.start):
                 yield item, step, reference, RecordedTaps.of(recorded[step.start])
 

@@ -14,7 +14,7 @@ from harness.compare.local import local_errors, with_local
 from harness.compare.text import compare_text
 from harness.compare.traces import Comparison, compare_traces
 from harness.flatbuffer.signatures import DECODE
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
@@ -68,14 +68,15 @@ def compare(
         progress=progress,
         answers={item.id: item.of_text for item in prepared.inputs if item.text is not None},
         families=families(results, plans),
-        decoded={item.id: decode_start(item, prepared) for item in prepared.inputs},
+        # A conversation prefills after it has decoded: where it lies tells of no position which of them it is.
+        decoded={item.id: decode_start(item, prepared) for item in prepared.inputs if not item.earlier},
     )
     return with_budgets(with_text(found, prepared, results, stages, traces), prepared, results, rules, own)
 
 
 def decode_start(item: JobInput, prepared: Prepared) -> int:
     """The first position of an input that decode runs; its length where none is."""
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     return next((step.start for step in steps if step.signature == DECODE), len(item.tokens))
 
 

@@ -5,7 +5,7 @@ In: a `Prepared` whose `to_draw` lacks tokens. Out: the same with whole inputs.
 
 from __future__ import annotations
 
-from harness.inputs.tokens import describe_schedule, schedule
+from harness.inputs.tokens import describe_schedule, schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import ModelRequest, Prepared, Request
 from harness.jobs.results import Drawn
@@ -58,5 +58,5 @@ def _whole(item: JobInput, drawn: Drawn | None) -> JobInput:
 
 
 def _scheduled(item: JobInput, prepared: Prepared) -> str:
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     return describe_schedule(steps)

@@ -25,7 +25,7 @@ from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import ConstantsAudit, Converted, Tapped
@@ -175,7 +175,7 @@ def not_run_findings(file: FlatbufferModel, prepared: Prepared) -> list[Finding]
     """A warning for the signatures of the file that no input of the run takes: nothing else tells what they compute."""
     used: set[str] = set()
     for item in prepared.inputs:
-        steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+        steps = schedule_of(item, prepared)
         used |= {step.signature for step in steps}
     left = [name for name in file.signatures if name not in used]
     usual, other = [name for name in left if can_run(name)], [name for name in left if not can_run(name)]

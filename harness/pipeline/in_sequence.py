@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.compare.by_position import excess_of_tap
 from harness.flatbuffer.signatures import DECODE
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.locate.sequence import Course, place_of
@@ -39,6 +39,9 @@ def _placed(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path,
     """passes: whether to look at local errors, in order; the first that tell something count."""
     if fault.between.floor is not Floor.NOISE or fault.floor is not None:
         return fault
+    # A conversation prefills after it has decoded: which of them computed a position is not told by where it lies.
+    if any(item.earlier for item in prepared.inputs if item.id == fault.input):
+        return fault
     for local in passes:
         place = place_of(_courses(fault, frame, prepared, traces, local), fault.input, prepared.boundaries)
         if place.only_in or place.starts_at is not None:
@@ -50,13 +53,14 @@ def _courses(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path
     column = "local_position_excess_limit" if local else "position_excess_limit"
     rows = frame[(frame["hop"] == fault.hop) & (frame["tap"] == fault.tap)]
     limits = dict(zip(rows["input"], rows[column], strict=True))
-    inputs = [item for item in prepared.inputs if math.isfinite(limits.get(item.id, math.nan))]
+    alone = [item for item in prepared.inputs if not item.earlier]
+    inputs = [item for item in alone if math.isfinite(limits.get(item.id, math.nan))]
     found = excess_of_tap(traces, fault.between, fault.tap, [item.id for item in inputs], local)
     return [_course(item, prepared, found[item.id], limits[item.id]) for item in inputs if found.get(item.id)]
 
 
 def _course(item: JobInput, prepared: Prepared, each: list[tuple[int, float]], limit: float) -> Course:
-    steps = schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
+    steps = schedule_of(item, prepared)
     positions, excess = zip(*each, strict=True)
     chunks = tuple(step.start for step in steps if step.start and step.signature != DECODE)
     return Course(item.id, positions, excess, limit, decode_start(item, prepared), chunks)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.inputs.given import check_jsonl
 from harness.inputs.text import read_sample
-from harness.inputs.tokens import check_jsonl
 from harness.judge.rules import load_rules
 from harness.names.recipes import GIVEN_FILE, Recipe
 from harness.names.stages import (

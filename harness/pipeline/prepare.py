@@ -18,14 +18,13 @@ from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
 from harness.inputs.chat import chat_inputs, stop_tokens
 from harness.inputs.decode import to_draw
 from harness.inputs.edges import edge_inputs
+from harness.inputs.given import inputs_from_jsonl, inputs_from_prompts
 from harness.inputs.text import text_sample
 from harness.inputs.tokens import (
     TokenInput,
     default_inputs,
     describe_schedule,
-    inputs_from_jsonl,
-    inputs_from_prompts,
-    schedule,
+    schedule_of,
 )
 from harness.jobs.job import Dimensions, JobInput
 from harness.jobs.prepared import Prepared, Request, TextToRun
@@ -215,16 +214,18 @@ def _steps(inputs: list[TokenInput], shape: DeviceShape) -> dict[str, Any]:
     """The fields of `Prepared` that say what is run, and how a device runs it."""
     return {
         "inputs": [_told(item) for item in inputs],
-        "schedules": {
-            item.id: describe_schedule(schedule(len(item.tokens), item.decode_tail, shape.prefill, shape.kv_cache_len))
-            for item in inputs
-        },
+        "schedules": {item.id: describe_schedule(schedule_of(item, shape)) for item in inputs},
     }
 
 
 def _told(item: TokenInput) -> JobInput:
     return JobInput(
-        id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail, text=item.text, drawn=item.drawn
+        id=item.id,
+        tokens=list(item.tokens),
+        decode_tail=item.decode_tail,
+        earlier=list(item.earlier),
+        text=item.text,
+        drawn=item.drawn,
     )
 
 

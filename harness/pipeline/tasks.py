@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput, TwinJob
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
@@ -202,10 +202,7 @@ def inputs_for_local(prepared: Prepared) -> list[str]:
     Of those that do, the shortest with enough positions for a noise floor, if there is one.
     """
     used = {
-        item.id: {
-            step.signature
-            for step in schedule(len(item.tokens), item.decode_tail, prepared.prefill, prepared.kv_cache_len)
-        }
+        item.id: {step.signature for step in schedule_of(item, prepared)}
         for item in sorted(prepared.inputs, key=lambda item: len(item.tokens))
     }
     every = set().union(*used.values())

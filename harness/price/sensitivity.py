@@ -44,7 +44,7 @@ def inputs_for_sensitivity(items: Sequence[JobInput], positions: int = POSITIONS
         tokens = item.tokens[:left]
         if known or len(tokens) < _FEWEST:
             continue
-        chosen.append(item.model_copy(update={"tokens": tokens}))
+        chosen.append(item.model_copy(update={"tokens": tokens, "earlier": []}))
         left -= len(tokens)
     return chosen or list(items[:1])
 

@@ -91,7 +91,7 @@ class Evaluation:
                 "flatbuffer": self._made(recipe).sha256,
                 "weights": self.prepared.source.sha256,
                 "conversion": self.prepared.conversion_key,
-                "inputs": [(item.id, item.tokens, item.decode_tail) for item in self.prepared.inputs],
+                "inputs": [(item.id, item.tokens, item.decode_tail, item.earlier) for item in self.prepared.inputs],
                 "runtime": version("ai-edge-litert"),
                 "code": {name: sha256_of(source_of(name)) for name in (*_CODE, *RECIPE_CODE)},
             }

@@ -23,7 +23,7 @@ from harness.commands import exits
 from harness.commands.main import app
 from harness.errors import UsageError
 from harness.explore.tap_level import choose_hop, tap_view
-from harness.inputs.tokens import inputs_from_jsonl
+from harness.inputs.given import inputs_from_jsonl
 from harness.judge.rules import judge, load_rules
 from harness.pipeline import run as pipeline
 from harness.pipeline.options import Options

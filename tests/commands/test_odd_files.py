@@ -12,7 +12,7 @@ import pytest
 from paths import ROOT
 
 from harness.errors import UsageError
-from harness.inputs.tokens import check_jsonl
+from harness.inputs.given import check_jsonl
 from harness.judge.rules import load_rules
 from harness.record.record import read_record
 from harness.spec.find import describe

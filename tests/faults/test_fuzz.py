@@ -18,8 +18,9 @@ from harness.compare.noise import NoiseFloor
 from harness.fuzz.command import run_command, save
 from harness.fuzz.judging import Failure, InputJudgement, Nearest, raised
 from harness.fuzz.search import FuzzSearch, search
+from harness.inputs.given import inputs_from_jsonl
 from harness.inputs.strategies import searched_inputs
-from harness.inputs.tokens import TokenInput, inputs_from_jsonl
+from harness.inputs.tokens import TokenInput
 from harness.names.variant import VariantOptions
 from harness.pipeline.options import Options
 

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
+from harness.inputs.given import inputs_from_jsonl, inputs_from_prompts
 from harness.inputs.strategies import Scheduled, schedules
 from harness.inputs.tokens import (
     DEFAULT_INPUT_IDS,
     TokenInput,
     default_inputs,
     describe_schedule,
-    inputs_from_jsonl,
-    inputs_from_prompts,
     schedule,
 )
 

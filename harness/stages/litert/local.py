@@ -22,7 +22,7 @@ from harness.align.views import TapSource, tensor_of
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_severed
 from harness.flatbuffer.writing import graft
-from harness.inputs.tokens import Step, schedule
+from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
@@ -127,7 +127,7 @@ def _trace(
     inner = job.stage == BUILTIN
     caches: dict[str, Array] = {}
     with TraceWriter(local(job.traces) / item.id, len(item.tokens)) as trace:
-        for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+        for step in schedule_of(item, job):
             run_signature = runner.signature(step.signature)
             details = run_signature.get_input_details()
             before = cache_before(reference, step, job, details)

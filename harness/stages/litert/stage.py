@@ -18,7 +18,7 @@ import numpy as np
 from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
-from harness.inputs.tokens import Step, schedule
+from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.cache_end import last_position, past_the_cache
 from harness.jobs.facts import CacheEnd, Facts, LastPosition
 from harness.jobs.job import Job, JobInput
@@ -141,7 +141,7 @@ def _using_every_signature(job: Job) -> list[JobInput]:
     chosen: list[JobInput] = []
     seen: set[str] = set()
     for item in sorted((item for item in job.inputs if not item.logits_only), key=lambda item: len(item.tokens)):
-        used = {step.signature for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len)}
+        used = {step.signature for step in schedule_of(item, job)}
         if not used <= seen:
             seen |= used
             chosen.append(item)
@@ -210,7 +210,7 @@ class Runner:
     def drive(self, item: JobInput) -> Iterator[tuple[Step, dict[str, Array]]]:
         """Every step of an input with all outputs of its signature."""
         cache: dict[str, Array] | None = None
-        for step in schedule(len(item.tokens), item.decode_tail, self.job.prefill, self.job.kv_cache_len):
+        for step in schedule_of(item, self.job):
             run_signature = self.signature(step.signature)
             cache = self.empty_cache(step.signature) if cache is None else cache
             outputs = run_signature(**self.arguments(step, item.tokens), **cache)

@@ -20,7 +20,7 @@ import torch
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap
 from harness.errors import UsageError
-from harness.inputs.tokens import schedule
+from harness.inputs.tokens import schedule_of
 from harness.jobs.cache_end import last_position
 from harness.jobs.facts import Facts, LastPosition
 from harness.jobs.job import Job, JobInput
@@ -135,7 +135,7 @@ def empty_cache(config: Any, job: Job) -> dict[str, Array]:
 def drive(network: Any, config: Any, item: JobInput, job: Job, capture: Capture) -> None:
     """Run one input as a device does, with `capture` on."""
     cache = new_cache(config, job)
-    for step in schedule(len(item.tokens), item.decode_tail, job.prefill, job.kv_cache_len):
+    for step in schedule_of(item, job):
         tokens = torch.zeros((1, step.size), dtype=torch.int)
         tokens[0, : step.valid] = torch.tensor(item.tokens[step.start : step.start + step.valid])
         positions = torch.arange(step.start, step.start + step.size, dtype=torch.int)
