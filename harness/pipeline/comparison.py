@@ -5,11 +5,12 @@ In: task results and their traces. Out: a `Comparison`, and why what is missing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.align.plan import PlanFacts
+from harness.compare.joined import KnownFloors, joined
 from harness.compare.local import local_errors, with_local
 from harness.compare.text import compare_text
 from harness.compare.traces import Comparison, compare_traces
@@ -34,6 +35,7 @@ from harness.names.stages import (
     stage_named,
 )
 from harness.names.taps import split_tap
+from harness.pipeline.hop_groups import HopGroup
 from harness.pipeline.recipe_files import families, file_mb
 from harness.pipeline.tasks import runs_text
 from harness.processes.scheduler import Results
@@ -44,16 +46,14 @@ from harness.record.tap_row import taps_frame
 def compare(
     prepared: Prepared,
     results: Results,
-    stages: tuple[str, ...],
+    group: HopGroup,
     rules: list[Rule],
     traces: Path,
+    floors: KnownFloors,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    own: Path | None = None,
 ) -> Comparison:
-    """Every tap of every input on every hop whose stages ran, and the text that is measured.
-
-    own: the person's flatbuffer, if one was given.
-    """
+    """Every tap of every input on every hop of a group whose stages ran, and the text that is measured."""
+    stages = group.stages
     plans = plans_of(results, stages)
     done = {name for name in stages if results[name].status == "ok"}
     found = compare_traces(
@@ -64,14 +64,28 @@ def compare(
         prepared.model,
         rules,
         lambda stage, tap: _why_missing(stage, tap, plans[split(stage)[1]], results, prepared),
-        hops=hops_of(stages),
+        hops=group.hops,
         progress=progress,
+        floors_at=floors,
         answers={item.id: item.of_text for item in prepared.inputs if item.text is not None},
         families=families(results, plans),
         # A conversation prefills after it has decoded: where it lies tells of no position which of them it is.
         decoded={item.id: decode_start(item, prepared) for item in prepared.inputs if not item.earlier},
     )
-    return with_budgets(with_text(found, prepared, results, stages, traces), prepared, results, rules, own)
+    return with_text(found, prepared, results, stages, traces)
+
+
+def whole(
+    parts: Sequence[Comparison],
+    prepared: Prepared,
+    results: Results,
+    stages: tuple[str, ...],
+    rules: list[Rule],
+    own: Path | None = None,
+) -> Comparison:
+    """The comparisons of all groups as one, with what is judged of no single input. own: the person's flatbuffer."""
+    inputs = [item.id for item in prepared.inputs]
+    return with_budgets(joined(parts, hops_of(stages), inputs, stages), prepared, results, rules, own)
 
 
 def decode_start(item: JobInput, prepared: Prepared) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import datetime
 import importlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
+from harness.pipeline.hop_groups import HopGroup, hop_groups
 from harness.pipeline.laws import law_findings, law_results, laws_input
 from harness.pipeline.options import Options, check, recorded, stages_of
 from harness.pipeline.prepared_cache import remember
@@ -45,6 +48,7 @@ from harness.store.run_folder import deleting, working_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.compare.joined import KnownFloors
     from harness.compare.traces import Comparison
     from harness.record.generation import Generation
 
@@ -206,20 +210,46 @@ def run_stages(
     tasks += local_tasks(place, prepared, stages, inputs_for_local(prepared))
     threading.Thread(target=_import_what_computes, daemon=True).start()
 
-    def work(results: Results, still_wanted: StillWanted) -> Comparison:
-        from harness.pipeline.comparison import compare
-
-        def progress(done: int, total: int) -> None:
-            still_wanted()
-            state.watcher.progress("compare", done, total, "taps")
-
-        with state.timed("compare"):
-            return compare(prepared, results, stages, rules, place.traces, progress, place.tflite)
-
-    with in_background(state.watcher, stages, work) as under_way:
+    groups, floors = hop_groups(stages), lru_cache(_known_floors)
+    after = [compared_after(group) for group in groups]
+    with ExitStack() as stack:
+        watcher, parts = state.watcher, []
+        for group in groups:
+            work = partial(_compare, state, prepared, group, rules, floors)
+            parts.append(stack.enter_context(in_background(watcher, group.stages, work)))
+            watcher = parts[-1]
         with state.timed("stages"):
-            results = processes(state, prepared, tasks, under_way, compared_after(prepared, stages))
-        return results, under_way.result()
+            results = processes(state, prepared, tasks, watcher, after)
+        found = [part.result() for part in parts]
+        from harness.pipeline.comparison import whole
+
+        return results, whole(found, prepared, results, stages, rules, place.tflite)
+
+
+def _known_floors() -> KnownFloors:
+    from harness.compare.joined import KnownFloors
+
+    return KnownFloors()
+
+
+def _compare(
+    state: Work,
+    prepared: Prepared,
+    group: HopGroup,
+    rules: list[Rule],
+    floors: Callable[[], KnownFloors],
+    results: Results,
+    still_wanted: StillWanted,
+) -> Comparison:
+    """Compare the hops of a group while other stages run."""
+    from harness.pipeline.comparison import compare
+
+    def progress(done: int, total: int) -> None:
+        still_wanted()
+        state.watcher.progress(group.name, done, total, "taps")
+
+    with state.timed(group.name):
+        return compare(prepared, results, group, rules, place_of(state).traces, floors(), progress)
 
 
 def _import_what_computes() -> None:

@@ -18,6 +18,7 @@ from harness.names.recipes import widened_by
 from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
+from harness.pipeline.hop_groups import HopGroup
 from harness.processes.scheduler import Payload, Results, Task
 from harness.record.sensitivity import AloneCosts, Sensitivity
 from harness.store.cache import Cache
@@ -31,7 +32,7 @@ _AUDIT_SECONDS = 120.0  # it takes one or two; a model that hangs in it hangs in
 # positions faithful models have a local excess of 2.5, on 22 one of 1.4.
 _ENOUGH = 16
 _DESCEND_SECONDS = 300.0
-_COMPARE_SECONDS = 2.0  # a stage, as the stages' own seconds are
+_COMPARE_SECONDS = 1.8  # a hop, as the stages' own seconds are
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ def load_of(stage: Stage, prepared: Prepared) -> tuple[float, float]:
     return stage.load(prepared.weights_mb, widened_by(prepared.recipes.get(stage.recipe, [])))
 
 
-def compared_after(prepared: Prepared, stages: tuple[str, ...]) -> Task:
-    """What stands for the comparison of the stages, which this process makes, where tasks are put in order."""
-    return Task("compare", "", {}, needs=stages, memory_mb=0, seconds=_COMPARE_SECONDS * len(stages))
+def compared_after(group: HopGroup) -> Task:
+    """What stands for the comparison of hops, which this process makes, where tasks are put in order."""
+    return Task(group.name, "", {}, needs=group.stages, memory_mb=0, seconds=_COMPARE_SECONDS * len(group.hops))
 
 
 def runs_text(stage: Stage, prepared: Prepared) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ def place_of(state: Work) -> RunPaths:
 
 
 def processes(
-    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None, after: Task | None = None
+    state: Work, prepared: Prepared, tasks: list[Task], watcher: Watcher | None = None, after: Sequence[Task] = ()
 ) -> dict[str, TaskResult]:
     """after: see `packed`."""
     # Whoever could convert the model has this much; stages that overlap take no more.

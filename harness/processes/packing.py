@@ -22,17 +22,16 @@ _KEYS: tuple[Callable[[Task], float], ...] = (
 )
 
 
-def packed(tasks: Sequence[Task], cores: int, memory_mb: float, after: Task | None = None) -> list[Task]:
+def packed(tasks: Sequence[Task], cores: int, memory_mb: float, after: Sequence[Task] = ()) -> list[Task]:
     """The order that ends soonest of those tried. memory_mb: what is left beside the server that forks tasks.
 
     after: work of this process, which takes a core once what it needs has ended. Of tasks that all fit side by side it
     is the longest first.
     """
-    extra = [] if after is None else [after]
     draw = random.Random(0)
     orders = [sorted(tasks, key=key) for key in _KEYS]
     orders += [draw.sample(orders[0], len(orders[0])) for _ in range(_TRIED)]
-    return min(orders, key=lambda order: played([*extra, *order], cores, memory_mb))
+    return min(orders, key=lambda order: played([*after, *order], cores, memory_mb))
 
 
 def played(tasks: Sequence[Task], cores: int, memory_mb: float) -> float:

@@ -29,7 +29,7 @@ def test_what_comes_after_some_tasks_has_the_others_beside_it():
     others, needed = ([task(f"{kind}{number}", 10) for number in range(2)] for kind in ("other", "needed"))
     after = task("after", 20, needs=tuple(each.name for each in needed))
     assert played([after, *others, *needed], 2, 1000) == 40
-    assert played([after, *packed([*others, *needed], 2, 1000, after)], 2, 1000) == 30
+    assert played([after, *packed([*others, *needed], 2, 1000, [after])], 2, 1000) == 30
 
 
 def test_a_task_for_which_there_is_no_memory_runs_alone():
