@@ -210,7 +210,7 @@ class Runs:
         """What came of each model: the folder of its run, or the one line it ended with."""
         out = _out(self._config)
         decode = ("--decode", str(self._config.getoption("--decode")))
-        words = [*models, *options, *decode, "--json", "--out", str(out)]
+        words = [*models, *options, *decode, "--laws", "--json", "--out", str(out)]
         command = [sys.executable, "-m", "harness.commands.main", "run", *words]
         code, said = _call(command, self._config.rootpath, output)
         text = output.read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ class Options:
     sensitivity: bool = False
     speed: bool = False
     speed_threads: int | None = None
-    laws: bool = True
+    laws: bool = False
     seed: int = 0
     tolerances: Path | None = None
     out: Path = Path("reports")

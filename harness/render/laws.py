@@ -20,10 +20,10 @@ class LawRow(NamedTuple):
 
 
 def law_words(record: Record) -> str:
-    """How many laws hold and which comes nearest to its limit, in a sentence; empty where none was checked."""
+    """How many laws hold and which comes nearest to its limit, in a sentence; nothing of a record from before them."""
     counts = {verdict: sum(one.verdict == verdict for one in record.laws) for verdict in _VERDICTS}
     if not record.laws:
-        return ""
+        return "" if record.options.get("laws", True) else "Laws were not checked; --laws checks them."
     asked = sum(counts.values()) - counts["not applicable"]
     if counts["holds"] == asked:
         stages = len(law_stages(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,3 +45,15 @@ def test_preparing_tells_what_is_to_be_drawn_and_adds_the_edges(prepare: Any) ->
     lengths = {item["id"]: len(item["tokens"]) for item in made["inputs"] if item["id"].startswith("edge-")}
     assert lengths == {"edge-past-prefill": 34, "edge-full": 256}
     assert made["boundaries"] == {"table": 2048, "cache": 256}
+
+
+def test_a_model_that_takes_no_cache_is_given_all_tokens_so_far() -> None:
+    given: list[list[int]] = []
+
+    def network(tokens: torch.Tensor, **more: Any) -> Any:
+        given.append(tokens[0].tolist())
+        logits = torch.nn.functional.one_hot(tokens + 1, 32).float()  # the next token is the last one plus one
+        return SimpleNamespace(logits=logits, past_key_values="its own")
+
+    assert greedy(network, [3, 4], 3, 32) == [5, 6, 7]
+    assert given == [[3, 4], [3, 4, 5], [3, 4, 5, 6]]

@@ -26,7 +26,7 @@ class Prepared:
 
 
 def asked(*lengths: int, **options: object) -> JobInput | None:
-    return laws_input(Prepared(*lengths), Options("m", **options))  # type: ignore[arg-type]
+    return laws_input(Prepared(*lengths), Options("m", **{"laws": True, **options}))  # type: ignore[arg-type]
 
 
 def test_they_are_checked_on_the_first_tokens_of_the_longest_input() -> None:
@@ -128,3 +128,10 @@ def test_pages_and_junit_show_them(laws: list[LawResult], tmp_path: Path) -> Non
 def test_a_run_without_laws_has_no_section_of_them(tmp_path: Path) -> None:
     record, frame = make_run("pass")
     assert '<section id="laws">' not in write_report(tmp_path, record, frame).read_text()
+
+
+def test_a_run_that_was_not_asked_to_check_them_says_so() -> None:
+    record, _ = make_run("pass")
+    assert law_words(record) == "", "a record from before the laws"
+    options = {**record.options, "laws": False}
+    assert law_words(record.model_copy(update={"options": options})) == "Laws were not checked; --laws checks them."

@@ -50,12 +50,16 @@ def draw(payload: object, report: Reporter) -> dict[str, object]:
 
 
 def greedy(network: Any, tokens: Sequence[int], steps: int, known: int) -> list[int]:
-    """The `steps` most likely tokens after `tokens`, one after the other, of the first `known` of the vocabulary."""
+    """The `steps` most likely tokens after `tokens`, one after the other, of the first `known` of the vocabulary.
+
+    A model that takes no KV cache (OpenELM) is given all tokens so far each time.
+    """
     from transformers import DynamicCache
 
-    cache, found, given = DynamicCache(), [], torch.tensor([list(tokens)], dtype=torch.long)
+    cache, found, given = DynamicCache(), list[int](), list(tokens)
     for _ in range(steps):
-        logits = network(given, past_key_values=cache, use_cache=True).logits[0, -1, :known]
-        found.append(int(logits.argmax()))
-        given = torch.tensor([found[-1:]], dtype=torch.long)
+        output = network(torch.tensor([given], dtype=torch.long), past_key_values=cache, use_cache=True)
+        found.append(int(output.logits[0, -1, :known].argmax()))
+        takes_cache = output.past_key_values is cache
+        cache, given = (cache, found[-1:]) if takes_cache else (DynamicCache(), [*tokens, *found])
     return found
