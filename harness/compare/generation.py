@@ -10,6 +10,7 @@ be off by the noise in opposite directions, so a margin of up to twice the noise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,40 +89,43 @@ class Steps:
             return None
         theirs = self._choice(hop.reference, step)
         before = self.logits[hop.reference][step].astype(np.float64)
-        margin, noise = _known(float(before[theirs] - before[own])), self._noise(hop)
+        margin = float(before[theirs] - before[own]) if np.isfinite(before).all() else math.nan
+        every = self._noise(hop)
+        noise = None if every is None else every[step]
         return Difference(
             step=step,
             position=self.prompt_tokens + step,
             token=right,
             own=own,
-            margin=margin,
-            noise=None if noise is None else noise[step],
-            kind=self._kind(hop, own == theirs, finite, margin, None if noise is None else noise[step]),
+            margin=_known(margin),
+            noise=noise,
+            kind=self._kind(hop, own == theirs, finite, margin, noise),
             against=hop.reference,
         )
 
-    def _kind(self, hop: Hop, theirs: bool, finite: bool, margin: float | None, noise: float | None) -> Kind:
+    def _kind(self, hop: Hop, theirs: bool, finite: bool, margin: float, noise: float | None) -> Kind:
         if not finite:
             return "fault"
+        if math.isnan(margin):
+            return "not judged"  # the stage that it is compared with has no number there
         if theirs:
             return "inherited"
         if hop.floor is Floor.PRICE:
             return "price"
         if noise is None or hop.floor is Floor.KERNELS:
             return "not judged"
-        return "tie" if margin is not None and margin <= 2 * noise else "fault"
+        return "tie" if margin <= 2 * noise else "fault"
 
     def _noise(self, hop: Hop) -> list[float] | None:
-        """Of each step; None where no oracle ran, or something is not finite."""
+        """Of each step; None where no oracle ran."""
         if ORACLE not in self.logits:
             return None
         noise = np.abs(self.logits[HF].astype(np.float64) - self.logits[ORACLE]).max(axis=1)
         if hop.floor is Floor.RUNTIME and hop.reference in self.grid:
             steps = self.logits[hop.reference].astype(np.float64) - self.grid[hop.reference]
             noise = np.hypot(noise, np.abs(steps).max(axis=1))
-        if not np.isfinite(noise).all():
-            return None
-        return [float(value) for value in np.maximum.accumulate(noise)]
+        known = np.where(np.isfinite(noise), noise, 0.0)  # a step that is not finite says nothing of the others
+        return [float(value) for value in np.maximum.accumulate(known)]
 
     def _choice(self, name: str, step: int) -> int:
         return int(self.logits[name][step].argmax())

@@ -103,7 +103,14 @@ def _check_turn(turn: object, where: str) -> None:
         raise UsageError(f'{where}: "text" is not a string; write {EXAMPLE}')
     if "tokens" in turn:
         check_token_list(turn["tokens"], where, "tokens")
-    if "reply" in turn and not isinstance(turn["reply"], str):
+    if "reply" not in turn:
+        return
+    if isinstance(turn["reply"], str):
+        if not turn["reply"].strip():
+            raise UsageError(f'{where}: "reply" is empty; give what is answered, or leave "reply" out')
+    elif not isinstance(turn["reply"], list):
+        raise UsageError(f'{where}: "reply" is not text nor a list of token ids; write {EXAMPLE}')
+    else:
         check_token_list(turn["reply"], where, "reply")
 
 

@@ -152,3 +152,18 @@ def _name(entry: InputLine, default: str, where: str) -> str:
     if not isinstance(name, str) or not is_name(name):
         raise UsageError(f'{where}: "id" {brief(name, 80, json.dumps)} cannot name a folder; {NAME_RULE}')
     return name
+
+
+def check_ids(inputs: Sequence[TokenInput]) -> None:
+    """Ids name folders and cases, and inputs come from a file, from prompts and from options beside each other.
+
+    Raises UsageError where two inputs have one id.
+    """
+    seen: set[str] = set()
+    for item in inputs:
+        if item.id.casefold() in seen:  # some file systems do not tell A from a
+            raise UsageError(
+                f"two inputs are called '{item.id}': one of --inputs, and one of --prompt, --edges or --decode; give "
+                "the line in the file another id"
+            )
+        seen.add(item.id.casefold())

@@ -83,6 +83,7 @@ class Prepared(BaseModel):
     conversion_key: str
     recipes: dict[str, Rules] = Field(default_factory=dict)
     findings: list[Finding]
+    edges: list[str] = Field(default_factory=list)  # ids of the inputs that `--edges` added
     stop_tokens: list[int] = Field(default_factory=list)  # at which an app ends a text
     text: TextToRun = TextToRun()
     rms_norms: bool = False  # whether the norms of the blocks and the final one are RMS norms

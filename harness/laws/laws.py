@@ -68,8 +68,9 @@ def _padding(talk: Conversation) -> Outcome:
 
 
 def _own_slots(talk: Conversation) -> Outcome:
-    """On a cache that is full of another conversation, so that a slot that is cleared shows as well."""
-    return talk.on_used[1]
+    """On a cache that is full of another conversation, so that a slot that is cleared shows; and on a fresh one, since
+    that other conversation may have left there what every call writes."""
+    return talk.on_used[1] or talk.outside_own_slots(talk.driver.fresh())[1]
 
 
 def _used_cache(talk: Conversation) -> Outcome:

@@ -150,7 +150,10 @@ class Conversation:
     def on_used(self) -> tuple[Ran, Apart | None]:
         """The prompt on the cache that the other conversation left, and the first slot that a step changed outside its
         own."""
-        cache = self.other.cache
+        return self.outside_own_slots(self.other.cache)
+
+    def outside_own_slots(self, cache: Cache) -> tuple[Ran, Apart | None]:
+        """The prompt on a cache, and the first slot that a step changed outside its own."""
         before: Mapping[str, Array] = self.driver.slots(cache)
         rows: dict[int, Array] = {}
         outside: Apart | None = None

@@ -57,7 +57,7 @@ def prompts_of(prepared: Prepared) -> list[JobInput]:
     """A person's own inputs, else the model's prompt; without what the reference draws after them."""
     known = {item.id for item in prepared.inputs}
     wanted = {"prompt"} if known.issuperset(DEFAULT_INPUT_IDS) else known
-    chosen = [item for item in prepared.inputs if item.id in wanted and not item.id.startswith("edge-")]
+    chosen = [item for item in prepared.inputs if item.id in wanted and item.id not in prepared.edges]
     return [item.model_copy(update={"tokens": item.of_text, "drawn": 0, "decode_tail": 0}) for item in chosen]
 
 
@@ -163,6 +163,8 @@ def generation_findings(found: Generation | None, results: Results) -> list[Find
     if found is None:
         why = results[task_of(HF)].detail
         return [_error(FindingCode.GENERATION_NOT_RUN, f"nothing was generated: hf did not end ({why})")]
+    if not found.prompts:
+        return [_error(FindingCode.GENERATION_NOT_RUN, "nothing was generated: no input is a prompt")]
     lost = [
         _error(FindingCode.GENERATION_NOT_RUN, f"{stage} generated nothing: {why}") for stage, why in found.lost.items()
     ]

@@ -174,7 +174,7 @@ def _check_files(options: Options) -> None:
     if options.text is not None:
         read_sample(options.text)
     if options.generate < 0:
-        raise UsageError(f"--generate {options.generate} must be positive; give a number of tokens, e.g. --generate 32")
+        raise UsageError(f"--generate {options.generate} is negative; give 0 or more tokens, e.g. --generate 32")
     if options.chat and not options.prompts:
         raise UsageError("--chat puts a prompt into the chat template; add --prompt TEXT, or leave it out")
     if options.checkpoint is not None:

@@ -18,7 +18,7 @@ from harness.flatbuffer.signatures import DeviceShape, check_width, device_shape
 from harness.inputs.chat import chat_inputs, stop_tokens
 from harness.inputs.decode import to_draw
 from harness.inputs.edges import edge_inputs
-from harness.inputs.given import inputs_from_jsonl, inputs_from_prompts
+from harness.inputs.given import check_ids, inputs_from_jsonl, inputs_from_prompts
 from harness.inputs.text import text_sample
 from harness.inputs.tokens import (
     TokenInput,
@@ -117,6 +117,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         conversion_key=key,
         recipes=recipes,
         findings=findings,
+        edges=chosen.edges,
         stop_tokens=stop_tokens(checkpoint.folder, tokenizer, built.dims.tokens),
         text=_text(request, tokenizer, built) if request.reads_text else TextToRun(),
         rms_norms=built.own.rms_norms,
@@ -148,11 +149,15 @@ class _Built:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """inputs: those that are whole. to_draw: those that the reference completes. not_run: edge -> why it is none."""
+    """inputs: those that are whole. to_draw: those that the reference completes. not_run: edge -> why it is none.
+
+    edges: ids of those that are.
+    """
 
     inputs: list[TokenInput]
     to_draw: list[TokenInput]
     not_run: dict[str, str]
+    edges: list[str]
 
     @property
     def longest(self) -> int:
@@ -308,7 +313,9 @@ def _inputs(request: Request, model: Model, tokenizer: Any, built: _Built) -> _C
     edges, not_run = _edges(request, tokenizer, built)
     one = any(len(item.tokens) == 1 for item in (*defaults, *chosen))
     edges = [edge for edge in edges if len(edge.tokens) > 1 or not one]
-    return _Chosen([*defaults, *([] if request.decode else chosen), *edges], drawn, not_run)
+    check_ids([*defaults, *chosen, *(item for item in drawn if not chosen), *edges])
+    whole = [*defaults, *([] if request.decode else chosen), *edges]
+    return _Chosen(whole, drawn, not_run, [edge.id for edge in edges])
 
 
 def _edges(request: Request, tokenizer: Any, built: _Built) -> tuple[list[TokenInput], dict[str, str]]:

@@ -150,7 +150,7 @@ def end() -> None:
 def output_to(log: Path) -> Any:
     """What a starting process says before it can redirect itself goes to the log, not to the terminal."""
     saved = [os.dup(1), os.dup(2)]
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         os.dup2(file, 1)
         os.dup2(file, 2)

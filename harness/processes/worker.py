@@ -53,7 +53,7 @@ def main(name: str, target: str, payload: object, pipe: Connection, log: str, pa
     die_with_parent(parent)
     let_warnings_be()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(file, 1)
     os.dup2(file, 2)
     code = 1

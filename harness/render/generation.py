@@ -79,7 +79,7 @@ def summary(found: Generation) -> str:
     alike = sum(stage.same == stage.steps for stage in others)
     kinds = [one.first.kind for one in others if one.first is not None and one.same < one.steps]
     said = [f"{kinds.count(kind)} first differ by {words}" for kind, words in _FIRST.items() if kind in kinds]
-    prompts = f"{len(found.prompts)} prompt{'s' if len(found.prompts) > 1 else ''}"
+    prompts = f"{len(found.prompts)} prompt{'s' if len(found.prompts) != 1 else ''}"
     text = f"{alike} of {len(others)} texts are the reference's, on {prompts} of up to {found.tokens} tokens"
     return "; ".join([text, *said, *(f"{stage} did not end" for stage in found.lost)])
 

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.inputs.decode import to_draw
 from harness.inputs.edges import edge_inputs, edge_lengths
+from harness.inputs.given import check_ids
 from harness.inputs.tokens import TokenInput, default_inputs
 from harness.jobs.job import JobInput
 from harness.jobs.results import Drawn
@@ -123,3 +124,9 @@ def test_where_nothing_could_be_drawn_the_run_goes_on_and_cannot_pass() -> None:
     (finding,) = found.findings
     assert (finding.code, finding.severity) == (FindingCode.DECODE_NOT_DRAWN, "error")
     assert "killed" in finding.what
+
+
+def test_two_inputs_of_one_id_are_refused() -> None:
+    check_ids([TokenInput("a", (1,)), TokenInput("b", (1,))])
+    with pytest.raises(UsageError, match="two inputs are called 'A': one of --inputs, and one of --prompt"):
+        check_ids([TokenInput("a", (1,)), TokenInput("A", (1,))])

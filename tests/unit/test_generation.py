@@ -199,3 +199,13 @@ def test_what_is_not_asked_for_its_own_way_takes_one_step_for_all(tmp_path: Path
     assert [step.size for step in driver.calls] == [4, 1, 5]
     one, each = (Trace.open(tmp_path / name).load("logits") for name in ("one", "each"))
     assert np.array_equal(one, each)
+
+
+def test_a_step_without_a_number_in_the_reference_excuses_no_other_step() -> None:
+    right, exact = RIGHT.copy(), RIGHT.astype(np.float64)
+    exact[0, 0] += NOISE
+    right[3, 0] = np.inf
+    wrong = RIGHT.copy()
+    wrong[0, 3] = 45
+    found = Steps((1, 2, 3, 0), 7, {HF: right, ORACLE: exact, REAUTHORED: wrong}).stage(REAUTHORED, own(wrong))
+    assert [(one.step, one.kind) for one in found.differences] == [(0, "fault"), (3, "not judged")]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_driver import KEYS, VOCABULARY, ToyDriver
+from toy_driver import KEYS, SLOTS, VOCABULARY, ToyDriver
 
 from harness.errors import UsageError
 from harness.fuzz.laws import judge_laws
 from harness.fuzz.search import search
 from harness.inputs.strategies import searched_inputs
-from harness.inputs.tokens import TokenInput, schedule
-from harness.jobs.driver import Abilities, Driver
+from harness.inputs.tokens import Step, TokenInput, schedule
+from harness.jobs.driver import Abilities, Cache, Called, Driver
 from harness.jobs.job import JobInput
 from harness.judge.rules import load_rules
 from harness.laws.check import check_laws, read_checks
@@ -26,6 +27,7 @@ from harness.record.laws import LawResult
 from harness.store.trace import TraceWriter
 
 STAGE = "toy"
+FAR = SLOTS - 1
 TOKENS = [3, 1, 4, 1, 5, 9, 2]
 # What each mistake breaks; it may bend others too.
 FAULTS = {
@@ -104,6 +106,20 @@ def test_the_slot_that_is_written_is_named(tmp_path: Path) -> None:
     one = judged(ToyDriver("slot"), tmp_path, asked())["own-slots"]
     assert (one.tap, one.position) == (KEYS, len(TOKENS))
     assert one.why.startswith(f"{KEYS} differs at slot {len(TOKENS)}, by ")
+
+
+class EveryCallWrites(ToyDriver):
+    """Each call writes the same number into one slot far from its own."""
+
+    def call(self, step: Step, tokens: Sequence[int], cache: Cache) -> Called:
+        called = super().call(step, tokens, cache)
+        called.cache[KEYS][FAR] = 7
+        return called
+
+
+def test_a_slot_that_every_call_writes_alike_is_seen_on_a_fresh_cache(tmp_path: Path) -> None:
+    one = judged(EveryCallWrites(), tmp_path, asked())["own-slots"]
+    assert (one.verdict, one.position) == ("broken", FAR)
 
 
 def test_what_rounding_bends_is_measured_and_holds(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def embedding_rows(evidence: Evidence) -> Iterator[Proposal]:
     if not len(wrong) or len(wrong) > max(1, len(np.unique(tokens)) // 4):
         return
     at = np.isin(tokens, wrong)
+    if (errors[at] <= 10).any():  # a row is the same wherever its token stands: something else is wrong at the others
+        return
     predicted = evidence.expected.copy()
     predicted[at] = evidence.observed[at]
     gap = np.abs(evidence.observed[at] - evidence.expected[at]).max(0)
