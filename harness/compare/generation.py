@@ -56,7 +56,11 @@ class Steps:
     def stage(self, name: str, own: OwnWay) -> StageGeneration:
         """What a stage generated, against the stage before it in the pipeline that ran."""
         against = self._against(name)
-        found = [self._difference(name, against, step) for step in range(len(self.tokens))]
+        noise = self._noise(against)
+        found = [
+            self._difference(name, against, step, None if noise is None else noise[step])
+            for step in range(len(self.tokens))
+        ]
         stats = logit_stats(self.logits[against.reference][None], self.logits[name][None])
         same = next(
             (step for step, pair in enumerate(zip(own.tokens, self.tokens, strict=False)) if pair[0] != pair[1]),
@@ -81,7 +85,7 @@ class Steps:
             reference = stage_named(reference).reference
         return Hop.between(reference or HF, name)
 
-    def _difference(self, name: str, hop: Hop, step: int) -> Difference | None:
+    def _difference(self, name: str, hop: Hop, step: int, noise: float | None) -> Difference | None:
         """None where the stage's most likely token is the reference's."""
         own, right = self._choice(name, step), self.tokens[step]
         finite = bool(np.isfinite(self.logits[name][step]).all())
@@ -90,8 +94,6 @@ class Steps:
         theirs = self._choice(hop.reference, step)
         before = self.logits[hop.reference][step].astype(np.float64)
         margin = float(before[theirs] - before[own]) if np.isfinite(before).all() else math.nan
-        every = self._noise(hop)
-        noise = None if every is None else every[step]
         return Difference(
             step=step,
             position=self.prompt_tokens + step,

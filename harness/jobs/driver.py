@@ -7,7 +7,6 @@ can drive it as well, and the model is loaded once.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import numpy as np
 from harness.errors import UsageError
 from harness.inputs.tokens import Step
 from harness.jobs.job import Job
-from harness.jobs.session import AS_NAMED, Given, Session
+from harness.jobs.session import AS_NAMED, Given, Session, opener
 from harness.names.stages import stage_named
+from harness.system.named_function import named_function
 
 Array = np.ndarray[Any, Any]
 Cache = Any  # a KV cache as the stage has it: only that stage's driver looks into it
@@ -89,16 +89,14 @@ def driver_of(stage: str, session: Session) -> AbstractContextManager[Driver]:
     drives = stage_named(stage).drives
     if not drives:
         raise UsageError(f"{stage} cannot be run step by step; leave it out of --stages")
-    module, _, function = drives.partition(":")
-    opener: Opener = getattr(importlib.import_module(module), function)
-    return opener(session)
+    open_driver: Opener = named_function(drives)
+    return open_driver(session)
 
 
 @contextmanager
 def driving(job: Job, given: Given = AS_NAMED) -> Iterator[Driver]:
     """Open a stage and drive it. Its inputs and traces are not used."""
-    module, _, function = job.opens.partition(":")
-    with getattr(importlib.import_module(module), function)(job, given) as session, driver_of(job.stage, session) as it:
+    with opener(job)(job, given) as session, driver_of(job.stage, session) as it:
         yield it
 
 

@@ -9,7 +9,6 @@ with its own, which gives the text that an app would print, and with the referen
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness.inputs.tokens import Step, schedule
 from harness.jobs.driver import Array, Cache, Driver, driver_of
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, costs_only_this_stage
-from harness.jobs.session import AS_NAMED, Opener
+from harness.jobs.session import AS_NAMED, opener
 from harness.names.taps import LOGITS
 from harness.record.generation import Stopped
 from harness.store.trace import TraceWriter, unrounded
@@ -60,7 +59,7 @@ def run(payload: object, report: Reporter) -> dict[str, object]:
 
 def _generated(asked: GenerateJob, report: Reporter) -> Generated:
     found, job = Generated(), asked.job
-    with _opener(job.opens)(job, AS_NAMED) as session, driver_of(job.stage, session) as driver:
+    with opener(job)(job, AS_NAMED) as session, driver_of(job.stage, session) as driver:
         for number, item in enumerate(job.inputs):
             report.progress(number, len(job.inputs), item.id)
             line = Line(driver, asked, item)
@@ -74,12 +73,6 @@ def _generated(asked: GenerateJob, report: Reporter) -> Generated:
                 for item in job.inputs:
                     Line(driver, asked, item).follow(unrounded(job.traces) / item.id)
     return found
-
-
-def _opener(opens: str) -> Opener:
-    module, _, function = opens.partition(":")
-    opener: Opener = getattr(importlib.import_module(module), function)
-    return opener
 
 
 @dataclass

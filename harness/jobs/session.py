@@ -9,7 +9,6 @@ line in `harness/names/stages.py` names that function.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from harness.spec.model import Model, SpecRef
 from harness.spec.patched import watching
 from harness.spec.route import Load, RouteModel
 from harness.store.trace import Trace
+from harness.system.named_function import named_function
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def trace_inputs(
 
     checked: is called with the session before the first input is traced.
     """
-    with _opener(job)(job, given) as session:
+    with opener(job)(job, given) as session:
         before = session.check(job.inputs, report)
         checked(session)
         for number, item in enumerate(job.inputs):
@@ -102,7 +102,7 @@ def serve(payload: object, report: ServingReporter) -> dict[str, int]:
     """
     job = Job.model_validate(payload)
     served = 0
-    with costs_only_this_stage(), _opener(job)(job, AS_NAMED) as session:
+    with costs_only_this_stage(), opener(job)(job, AS_NAMED) as session:
         report.answer()
         for request in report.requests():
             session.trace(JobInput.model_validate(request))
@@ -111,7 +111,7 @@ def serve(payload: object, report: ServingReporter) -> dict[str, int]:
     return {"inputs": served}
 
 
-def _opener(job: Job) -> Opener:
-    module, _, function = job.opens.partition(":")
-    opener: Opener = getattr(importlib.import_module(module), function)
-    return opener
+def opener(job: Job) -> Opener:
+    """What opens the stage of a job."""
+    found: Opener = named_function(job.opens)
+    return found

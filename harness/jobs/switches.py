@@ -6,7 +6,6 @@ In: nothing. Out: the contract (`Switches`). A stage's line in `harness/names/st
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.jobs.job import Job, JobInput
+from harness.system.named_function import named_function
 
 Logits = Iterator[tuple[JobInput, np.ndarray[Any, Any]]]  # of each input, float32 `[1, positions, vocabulary]`
 
@@ -73,6 +73,5 @@ class Opener(Protocol):
 
 def opener(where: str) -> Opener:
     """where: "module:function"."""
-    module, _, function = where.partition(":")
-    found: Opener = getattr(importlib.import_module(module), function)
+    found: Opener = named_function(where)
     return found

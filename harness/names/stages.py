@@ -367,6 +367,12 @@ def split(stage: str) -> tuple[str, str]:
     return base, recipe.removesuffix("]") or FLOAT
 
 
+def device_order(stage: str) -> tuple[str, int]:
+    """Sorts names of stages as a device's way goes: those of no quantised file first, then those of each recipe."""
+    base, recipe = split(stage)
+    return "" if recipe == FLOAT else recipe, list(_REGISTRY).index(base)
+
+
 def recipe_of_hop(hop: str) -> str:
     """The recipe of the file that a hop, by its name, is about."""
     return split(hop.partition("->")[2])[1]

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from harness.jobs.cache_end import wrong
 from harness.jobs.results import facts_of
 from harness.names.codes import FindingCode
-from harness.names.stages import FLOAT, REAUTHORED, every_stage, file_stages, runs_file, split
+from harness.names.stages import REAUTHORED, device_order, file_stages, runs_file
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
 
@@ -18,7 +18,7 @@ from harness.record.record import Finding
 def cache_findings(results: Results) -> list[Finding]:
     """A position past the KV cache that a stage did not refuse. One finding for stages that do the same."""
     stages: dict[tuple[int, tuple[int, ...]], list[str]] = {}
-    for name in sorted(filter(runs_file, results), key=_device_order):
+    for name in sorted(filter(runs_file, results), key=device_order):
         end = facts_of(results, name).past_the_cache
         if end is not None and not end.refusal:
             stages.setdefault((end.position, tuple(end.overwritten)), []).append(name)
@@ -44,7 +44,7 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
     if reference is None:
         return []
     stages: dict[str, list[str]] = {}
-    for name in sorted(set(file_stages()).intersection(results, passing), key=_device_order):
+    for name in sorted(set(file_stages()).intersection(results, passing), key=device_order):
         own = facts_of(results, name).last_position
         said = wrong(own, reference) if own is not None else ""
         if said:
@@ -59,12 +59,6 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
         )
         for said, names in stages.items()
     ]
-
-
-def _device_order(stage: str) -> tuple[str, int]:
-    base, recipe = split(stage)
-    order = [known.name for known in every_stage()]
-    return "" if recipe == FLOAT else recipe, order.index(base)
 
 
 def _past_the_cache(stages: list[str], position: int, overwritten: tuple[int, ...]) -> str:

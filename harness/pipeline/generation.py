@@ -18,7 +18,7 @@ from harness.jobs.generate import Generated, GenerateJob
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.names.codes import FindingCode
-from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, every_stage, split, stage_named
+from harness.names.stages import HF, ORACLE, Floor, Hop, device_order, stage_named
 from harness.names.taps import LOGITS
 from harness.pipeline.tasks import RunPaths, job_payload, load_of
 from harness.processes.scheduler import Payload, Results, Task
@@ -85,24 +85,14 @@ def _payload(
 
 def generation_of(place: RunPaths, prepared: Prepared, ended: Results, tokens: int, chat: bool) -> Generation | None:
     """What the stages generated; None where the reference did not end."""
-    made = {stage: ended[task_of(stage)].gave(Generated) for stage in _in_order(ended)}
+    stages = sorted((name.removesuffix(".generate") for name in ended), key=device_order)
+    made = {stage: ended[task_of(stage)].gave(Generated) for stage in stages}
     done = {stage: found for stage, found in made.items() if found is not None}
     lost = {stage: ended[task_of(stage)].detail for stage in made if stage not in done}
     if HF not in done:
         return None
     prompts = [_prompt(place.traces / FOLDER, prepared, item, done) for item in prompts_of(prepared)]
     return Generation(tokens=tokens, chat=chat, stop_tokens=prepared.stop_tokens, prompts=prompts, lost=lost)
-
-
-def _in_order(ended: Results) -> list[str]:
-    """The stages that generated, in the order of the pipeline, those of a recipe together."""
-    order = [stage.name for stage in every_stage()]
-
-    def place(name: str) -> tuple[str, int]:
-        base, recipe = split(name)
-        return "" if recipe == FLOAT else recipe, order.index(base)
-
-    return sorted((name.removesuffix(".generate") for name in ended), key=place)
 
 
 def _prompt(folder: Path, prepared: Prepared, item: JobInput, done: Mapping[str, Generated]) -> GeneratedPrompt:

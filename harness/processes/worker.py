@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 from harness.errors import UsageError, told
 from harness.processes import refusals
+from harness.system.named_function import named_function
 
 # Stages run side by side, a core each: threads of NumPy's linear algebra would spin while they wait for a core that
 # another stage has. It reads this once, when it is imported: here comes before that in every process of a stage.
@@ -62,8 +62,7 @@ def main(name: str, target: str, payload: object, pipe: Connection, log: str, pa
             print(f"--- {name} ---", flush=True)
         if refusals.failure:
             raise UsageError(refusals.failure)
-        module, function = target.split(":")
-        value = getattr(importlib.import_module(module), function)(payload, _PipeReporter(pipe))
+        value = named_function(target)(payload, _PipeReporter(pipe))
         pipe.send(("done", {"value": value, "peak_rss_mb": peak_rss_mb()}))
         code = 0
     except UsageError as error:
