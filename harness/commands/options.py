@@ -63,6 +63,12 @@ KvCacheLen = Annotated[
 ]
 Prefill = Annotated[str | None, typer.Option(help="Lengths of the prefill signatures, e.g. 8,32.")]
 
+Stages = Annotated[str | None, typer.Option(help="Comma-separated stages; oracle and hf always run.")]
+Inputs = Annotated[Path | None, file_option(help='JSONL: {"text": ...}, {"tokens": [...]} or {"turns": [...]} a line.')]
+Seed = Annotated[int, typer.Option(help="Of random tokens and of a miniature's weights.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")]
+StageTimeout = Annotated[float, typer.Option("--timeout", help="Seconds that one stage may take.")]
+
 Chat = Annotated[
     bool, typer.Option("--chat", help="Put each --prompt into the tokenizer's chat template, as an app does.")
 ]
