@@ -2,14 +2,15 @@
 PYTHON ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
+EXTRAS := $(VENV)/.extras
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv parity test further check sweep bench detection pictures clean
+.PHONY: help venv extras parity test further test-extras check sweep bench detection pictures clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 # The stamp is written last, so an interrupted install is never taken for a whole one.
 $(STAMP): requirements/lock.txt requirements/install.sh pyproject.toml
@@ -19,23 +20,35 @@ $(STAMP): requirements/lock.txt requirements/install.sh pyproject.toml
 
 venv: $(STAMP) ## build .venv from the pinned lock (2 to 3 minutes, 5 GB)
 
+# Built after .venv is whole, and again with it: a new .venv has no extras.
+$(EXTRAS): $(STAMP) requirements/extras.txt requirements/extras.sh
+	@rm -f $@
+	@sh requirements/extras.sh $(VENV)
+	@touch $@
+
+extras: $(EXTRAS) ## add the packages of the Keras route to .venv (60 MB)
+
 parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" passes options on
 	@$(BIN)/edge-parity run smollm2 $(ARGS)
 
 test: $(STAMP) ## the tests, slow ones too, and the gate in suites/; ARGS="-x" goes to pytest
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not further and not sweep' tests suites $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not further and not sweep and not extras' tests suites $(ARGS)
 
 further: $(STAMP) ## the same on further models and in further ways, which CI runs as well
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'further and not sweep' tests suites $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'further and not sweep and not extras' tests suites $(ARGS)
+
+# What is only skipped elsewhere must run here.
+test-extras: $(EXTRAS) ## the tests of routes whose packages are an extra; CI runs them last
+	@EDGE_PARITY_NEEDS_EXTRAS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m extras tests suites $(ARGS)
 
 check: $(STAMP) ## format, lint, types and the tests that need no framework: a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "fix it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep and not extras' $(ARGS)
 
 sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 11 minutes and more
-	@$(BIN)/python -m pytest -q -n 2 -m sweep -rP tests $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 -m 'sweep and not extras' -rP tests $(ARGS)
 
 bench: $(STAMP) ## measure what benchmarks/ promises
 	@set -e; for file in benchmarks/[!_]*.py; do \

@@ -5,6 +5,7 @@ The options stand here so that pytest knows them wherever it is started; what th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from harness.jobs.reporter import Silent
+from harness.system.extras import KERAS, why_not
 
 Prepare = Callable[..., dict[str, Any]]
+REQUIRED = "EDGE_PARITY_NEEDS_EXTRAS"  # set by `make test-extras`
 TINY_LLAMA = Path(__file__).parent / "models" / "tiny_llama.py"
 
 
@@ -40,6 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="tokens that every stage decodes step by step, as 'edge-parity run --decode'; 0: none (default: 16)",
     )
     group.addoption("--parity-out", metavar="DIR", help="folder of the runs (default: reports)")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of an extra is skipped where its packages are missing; under `make test-extras` it fails there."""
+    for mark in item.iter_markers("extras"):
+        why = why_not(mark.args[0] if mark.args else KERAS)
+        if why and os.environ.get(REQUIRED):
+            pytest.fail(why, pytrace=False)
+        if why:
+            pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import UsageError
 from harness.plain import one_line, shown
 from harness.processes.refusals import variables_set
+from harness.system.extras import INSTALL_EXTRAS, lacking
 from harness.system.memory import memory
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 DISTRIBUTION = "edge-parity"
 # -B, because the stamp of a finished install says nothing about what was changed in .venv by hand.
 REINSTALL = "run 'make -B venv' in the checkout"
+# An extra that 'make venv' leaves out -> what brings it.
+BROUGHT_BY = {"keras": INSTALL_EXTRAS}
 
 GB = 1_000_000_000
 _IMPORT_SECONDS = 180
@@ -45,6 +48,7 @@ REPORT_BYTES = 5 * GB
 OPTIONAL = {
     "demo": "real trained weights of SmolLM2 (without them a run uses a miniature)",
     "explorer": "'edge-parity explore', which shows a run in Model Explorer",
+    "keras": "models that are declared as a KerasModel",
     "dev": "'make check', 'make test' and the gate in suites/",
 }
 
@@ -215,8 +219,11 @@ def _extras() -> list[Check]:
         except ImportError:
             return []
         bad = [f"{check.name} ({check.what})" for check in results if check.status != "ok"]
+        bad = bad or [f"{name} (not installed)" for name in lacking(extra)]
         what = f"{', '.join(bad)}: needed for {purpose}" if bad else purpose
-        checks.append(Check(f"extra {extra}", "warning" if bad else "ok", what, REINSTALL if bad else ""))
+        checks.append(
+            Check(f"extra {extra}", "warning" if bad else "ok", what, BROUGHT_BY.get(extra, REINSTALL) if bad else "")
+        )
     return checks
 
 

@@ -77,6 +77,17 @@ def test_an_absent_extra_warns_and_says_what_it_is_for(monkeypatch: pytest.Monke
     assert "edge-parity explore" in check.what
 
 
+def test_an_extra_that_the_installation_leaves_out_is_named_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", versions({"keras-hub": None}))
+    check = by_name(examine(tmp_path))["extra keras"]
+    assert check.status == "warning"
+    assert "keras-hub (not installed" in check.what
+    assert "make extras" in check.remedy
+    assert works(examine(tmp_path)), "nothing else needs it"
+
+
 def test_a_checkout_that_is_not_installed_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def requires(name: str) -> list[str]:
         raise importlib.metadata.PackageNotFoundError(name)

@@ -44,7 +44,7 @@ SHOWN = {
     "harness.compare.value_range",
     "harness.fuzz.command",
 }
-FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
+FRAMEWORKS = {"ai_edge_litert", "keras", "keras_hub", "litert_torch", "tensorflow", "torch", "transformers"}
 # Where else than in the folders of stages a framework may be imported.
 MAY_IMPORT = {
     "audit": {"torch", "transformers"},

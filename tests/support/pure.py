@@ -15,9 +15,9 @@ from types import ModuleType
 
 import pytest
 
-FRAMEWORKS = {"ai_edge_litert", "litert_torch", "tensorflow", "torch", "transformers"}
+FRAMEWORKS = {"ai_edge_litert", "keras", "keras_hub", "litert_torch", "tensorflow", "torch", "transformers"}
 # Tests with one of these may import what they like.
-MARKERS = {"miniature", "slow", "further", "sweep"}
+MARKERS = {"miniature", "slow", "further", "sweep", "extras"}
 # Tests with one of these may start processes.
 STARTING = {"process", *MARKERS}
 # All ways to a process that Python has: whoever finds another one has a test that is slower than it says.
