@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands import exits, generate, searches
+from harness.commands import exits, files, generate, searches
 from harness.commands.options import (
     REPORTS,
     Chat,
@@ -285,6 +285,7 @@ def explain(
 app.command()(searches.recipe)
 app.command()(searches.fuzz)
 app.command()(generate.generate)
+app.command()(files.inspect)
 
 
 @app.command()

@@ -104,6 +104,7 @@ class FlatbufferModel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = _map_file(path)
+        self._subgraphs: dict[int, Subgraph] = {}
         try:
             self._root = _schema().Model.GetRootAs(self._map, 0)
             self._check_counts()
@@ -180,6 +181,16 @@ class FlatbufferModel:
         return [self._root.SignatureDefs(i).SignatureKey().decode() for i in range(self._root.SignatureDefsLength())]
 
     @property
+    def mapped(self) -> mmap.mmap:
+        """The bytes of the file."""
+        return self._map
+
+    @property
+    def root(self) -> Any:
+        """The table of the whole file, as the schema's generated code reads it."""
+        return self._root
+
+    @property
     def subgraph_count(self) -> int:
         return int(self._root.SubgraphsLength())
 
@@ -198,6 +209,12 @@ class FlatbufferModel:
         return np.frombuffer(self._map, np.uint8, count, buffer.Offset() if count else 0)
 
     def subgraph(self, index: int) -> Subgraph:
+        """Read once: the tables of a large file take half a second."""
+        if index not in self._subgraphs:
+            self._subgraphs[index] = self._read_subgraph(index)
+        return self._subgraphs[index]
+
+    def _read_subgraph(self, index: int) -> Subgraph:
         graph = self._root.Subgraphs(index)
         types = _enum_names("TensorType")
         tensors = []
@@ -217,6 +234,18 @@ class FlatbufferModel:
         else:
             data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
         return tuple(int(value) for value in np.frombuffer(data, "<i4"))
+
+    def open_shape(self, subgraph: int, tensor: int) -> tuple[int, ...]:
+        """A tensor's shape with -1 where the file leaves the size open."""
+        entry = self._root.Subgraphs(subgraph).Tensors(tensor)
+        if entry.ShapeSignatureLength():
+            return tuple(int(size) for size in entry.ShapeSignatureAsNumpy())
+        return tuple(int(size) for size in entry.ShapeAsNumpy()) if entry.ShapeLength() else ()
+
+    def custom_name(self, subgraph: int, operator: int) -> str:
+        """What an operator that is none of TFLite's own is called."""
+        code = self._root.OperatorCodes(self._root.Subgraphs(subgraph).Operators(operator).OpcodeIndex())
+        return (code.CustomCode() or b"?").decode(errors="replace")
 
     def subgraph_inputs(self, index: int) -> tuple[int, ...]:
         return tuple(int(i) for i in self._root.Subgraphs(index).InputsAsNumpy())

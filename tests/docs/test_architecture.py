@@ -30,6 +30,7 @@ ROOMS = (
         "bench",
         "explore",
         "recipe",
+        "inspection",
         "stages/litert_torch",
         "commands",
     ),
