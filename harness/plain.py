@@ -23,7 +23,8 @@ _OLD_COMMAND = "##["
 
 def clean(text: object) -> str:
     """Text without control characters, so that a prompt or a path cannot act on what shows it. Lines stay lines."""
-    return _UNPRINTABLE.sub("\ufffd", str(text))
+    said = str(text)
+    return said if said.isprintable() else _UNPRINTABLE.sub("\ufffd", said)
 
 
 def one_line(text: object, limit: int = 0) -> str:

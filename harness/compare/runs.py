@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from harness.errors import UsageError
-from harness.judge.shares import FIGURES, Figure, limit_of, nearest
+from harness.judge.shares import FIGURES, Figure, nearest, shares
 from harness.record.record import HopResult, Logits, Record, Worst
-from harness.record.tap_row import TapRow, rows_in
+from harness.record.tap_row import floats_in, rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,8 @@ NEWSWORTHY_EXCESS = 1.0
 RATIO = 2.0
 SHOWN = 20
 _SEVERITY = {"pass": 0, "missing": 1, "fail": 2}
+_PLACE = ["hop", "input", "tap"]
+_LIMITS = tuple(f"{name}_limit" for name in FIGURES)
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,9 @@ def compare_runs(record_a: Record, frame_a: pd.DataFrame, record_b: Record, fram
         )
     common, uncompared = _inputs(record_a, record_b)
     rows_a, rows_b = _rows(frame_a, common), _rows(frame_b, common)
-    limited = _limited(rows_a) | _limited(rows_b)
-    taps_a = _lost_taps(record_a) | _worst_rows(rows_a, limited)
-    taps_b = _lost_taps(record_b) | _worst_rows(rows_b, limited)
+    limits = _limits(rows_a, rows_b)
+    taps_a = _lost_taps(record_a) | _worst_rows(rows_a, limits)
+    taps_b = _lost_taps(record_b) | _worst_rows(rows_b, limits)
     changes = [_tap_change(key, taps_a[key], taps_b[key]) for key in taps_a if key in taps_b]
     moved = [change for change in changes if _moved(change)]
     moved.sort(key=_size, reverse=True)
@@ -136,12 +140,10 @@ def _nll(record: Record, other: Record, inputs: tuple[str, ...]) -> float | None
     return total / sum(one.tokens for one in chosen)
 
 
-def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> list[TapRow]:
-    """The rows of `inputs`, hop by hop in execution order, with what is compared of them."""
-    wanted = ["model", "hop", "input", "tap", "block", "order", "verdict", "max_abs_err", "nan_count", "inf_count"]
-    wanted += [*FIGURES, *(f"{name}_limit" for name in FIGURES)]
-    rows = frame[frame["input"].isin(inputs)].sort_values(["hop", "order"], kind="stable")
-    return rows_in(rows[[column for column in wanted if column in rows]])
+def _rows(frame: pd.DataFrame, inputs: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of `inputs`, hop by hop in execution order. Limits that an older version did not write are empty."""
+    rows = frame[frame["input"].isin(inputs)].sort_values(["hop", "order"], kind="stable", ignore_index=True)
+    return rows.assign(**{name: floats_in(rows, name) for name in _LIMITS if name not in rows})
 
 
 def _lost_taps(record: Record) -> dict[tuple[str, str], tuple[str, Figure | None]]:
@@ -150,41 +152,31 @@ def _lost_taps(record: Record) -> dict[tuple[str, str], tuple[str, Figure | None
     return {(hop.name, missing.tap): ("missing", None) for hop in lost for missing in hop.missing}
 
 
-def _limited(rows: list[TapRow]) -> dict[tuple[str, str, str], TapRow]:
-    """(hop, input, tap) -> its row, for the taps that have any limit."""
-    return {(row.hop, row.input, row.tap): row for row in rows if _is_limited(row)}
+def _limits(*sides: pd.DataFrame) -> pd.DataFrame:
+    """Limits by hop, input and tap, of the taps that have any: those of the last side that has some."""
+    import pandas as pd
+
+    known = pd.concat([rows.loc[rows[list(_LIMITS)].notna().any(axis=1), [*_PLACE, *_LIMITS]] for rows in sides])
+    return known.drop_duplicates(_PLACE, keep="last").set_index(_PLACE)
 
 
-def _is_limited(row: TapRow) -> bool:
-    return any(limit_of(row, name) is not None for name in FIGURES)
-
-
-def _worst_rows(
-    rows: list[TapRow], limited: Mapping[tuple[str, str, str], TapRow]
-) -> dict[tuple[str, str], tuple[str, Figure | None]]:
+def _worst_rows(rows: pd.DataFrame, limits: pd.DataFrame) -> dict[tuple[str, str], tuple[str, Figure | None]]:
     """(hop, tap) -> verdict and figure at their worst over the inputs, in execution order.
 
-    limited: the rows whose limits the figures are measured by.
+    limits: what the figures are measured by.
     """
-    worst: dict[tuple[str, str], tuple[str, Figure | None]] = {}
-    for row in rows:
-        key, verdict = (row.hop, row.tap), row.verdict
-        figure = nearest(_by_limits_of(row, limited.get((row.hop, row.input, row.tap), row)))
-        seen_verdict, seen_figure = worst.get(key, (verdict, None))
-        if figure is None or (seen_figure is not None and seen_figure.share >= figure.share):
-            figure = seen_figure
-        worst[key] = (max(seen_verdict, verdict, key=_SEVERITY.__getitem__), figure)
-    return worst
+    import pandas as pd
 
-
-def _by_limits_of(row: TapRow, other: TapRow) -> TapRow:
-    return replace(
-        row,
-        excess_limit=other.excess_limit,
-        position_excess_limit=other.position_excess_limit,
-        local_excess_limit=other.local_excess_limit,
-        local_position_excess_limit=other.local_position_excess_limit,
-    )
+    places = pd.MultiIndex.from_frame(rows[_PLACE])
+    rows = rows.assign(**limits.reindex(places).reset_index(drop=True))
+    severity = rows["verdict"].map(_SEVERITY).groupby([rows["hop"], rows["tap"]], sort=False).max()
+    # Without a figure a row is below all others; of equals the first one is shown.
+    used = np.nan_to_num(shares(rows), nan=-np.inf, posinf=np.inf)
+    ranked = rows.iloc[np.argsort(-used, kind="stable")].drop_duplicates(["hop", "tap"])
+    figures = {(row.hop, row.tap): nearest(row) for row in rows_in(ranked)}
+    words = {number: verdict for verdict, number in _SEVERITY.items()}
+    verdicts = cast("dict[tuple[str, str], int]", severity.to_dict())
+    return {key: (words[number], figures[key]) for key, number in verdicts.items()}
 
 
 def _tap_change(key: tuple[str, str], a: tuple[str, Figure | None], b: tuple[str, Figure | None]) -> TapChange:

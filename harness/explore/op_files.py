@@ -17,10 +17,11 @@ from harness.align.op_graph import INPUTS, OpGraph, belonging, drawn, made_by
 from harness.names.stages import runs_file
 from harness.names.taps import split_tap
 from harness.record.record import HopResult, Record
-from harness.render.explorer import ShownTap, tap_attributes
 from harness.render.explorer import graph_id as tap_graph_id
+from harness.render.explorer import tap_attributes
 from harness.render.model_explorer import Collection, Graph, NodeLinks, Overlay, OverlayFile, Shown, node
 from harness.render.numbers import sort_key
+from harness.render.worst import ShownTap
 
 PARTNER = "partner"
 ALONE = "#c9b6e4"

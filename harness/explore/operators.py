@@ -22,9 +22,9 @@ from harness.names.stages import FLOAT, HF, runs_file, split
 from harness.pipeline.run_models import RunModels, load_models
 from harness.processes.scheduler import Task, Watcher, run_tasks
 from harness.record.record import Fault, HopResult, Record, write_text
-from harness.render.explorer import file_stem, graph_id, overlays, worst_rows
-from harness.render.numbers import rows_of
+from harness.render.explorer import file_stem, graph_id, overlays
 from harness.render.words import fault_of
+from harness.render.worst import worst_rows
 from harness.system.reading import TEXT, read_json
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def write_op_level(
     models = load_models(run_folder).with_spec(spec)
     signature = _signature(models, fault_of(record, hop), frame)
     graphs = _graphs(models, hop, signature, target, progress)
-    worst = worst_rows(rows_of(frame, hop=hop.name))
+    worst = worst_rows(frame, hop.name)
     figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, worst).items()}
     start = where_to_open(record, hop)[1]
     sides = {}

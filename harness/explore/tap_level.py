@@ -11,21 +11,11 @@ from harness.explore.panes import Pane, View, as_json
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import HopResult, Record
-from harness.render.explorer import (
-    EXCESS,
-    LIMIT_USED,
-    LOCAL_EXCESS,
-    SNR,
-    VERDICT,
-    graph_collection,
-    graph_id,
-    namespace,
-    overlays,
-    worst_rows,
-)
+from harness.render.explorer import EXCESS, LIMIT_USED, VERDICT, graph_collection, graph_id, namespace, overlays
 from harness.render.model_explorer import Collection, Graph, Overlay
-from harness.render.numbers import rows_of, share_of
+from harness.render.numbers import share_of
 from harness.render.words import fault_of
+from harness.render.worst import LOCAL_EXCESS, SNR, worst_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +42,7 @@ def tap_view(record: Record, frame: pd.DataFrame, hop: HopResult) -> View:
 
     A hop without one opens at the tap that comes nearest to its limit.
     """
-    worst = worst_rows(rows_of(frame, hop=hop.name))
+    worst = worst_rows(frame, hop.name)
     place, tap = where_to_open(record, hop)
     if tap not in worst:
         place, tap = "", ""

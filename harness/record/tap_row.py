@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from harness.record.part import TapVerdict
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 _KEPT = "kept"
 
@@ -93,6 +95,15 @@ def rows_in(frame: pd.DataFrame) -> list[TapRow]:
     names = [name for name in TAP_COLUMNS if name in frame]
     columns = [_cells_of(frame[name], _READ[name]) for name in names]
     return [TapRow(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def floats_in(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column of numbers, float64 `[rows]`; NaN where it is empty, and where an older version did not write it."""
+    import numpy as np
+
+    if column not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _cells_of(column: pd.Series[Any], read: Callable[[Any], Any]) -> Iterable[Any]:

@@ -11,25 +11,23 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.judge.shares import limit_of, nearest
-from harness.names.stages import Hop
 from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 from harness.record.record import HopResult, Record, write_text
 from harness.record.tap_row import TapRow
 from harness.render.model_explorer import Collection, Graph, Node, Overlay, OverlayFile, Shown, Threshold, node
-from harness.render.numbers import number, rows_of, tap_figure, tap_value, worst_per_tap
+from harness.render.numbers import number, tap_figure, tap_value
 from harness.render.sentences import module_of
+from harness.render.worst import DECODE_EXCESS, LOCAL_EXCESS, SNR, ShownTap, worst_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "explorer"
-LIMIT_USED, EXCESS, LOCAL_EXCESS, SNR, VERDICT = "limit_used", "excess", "local_excess", "snr_db", "verdict"
-DECODE_EXCESS = "decode_excess"
+LIMIT_USED, EXCESS, VERDICT = "limit_used", "excess", "verdict"
 OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, DECODE_EXCESS, SNR, "rel_l2", VERDICT)
 _COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
 _NONE, _LITTLE, _SOME, _MUCH, _MOST = "#e8f3ec", "#cfead8", "#f5e1a4", "#f2b98b", "#e8776d"
@@ -59,7 +57,7 @@ def write_explorer(folder: Path, record: Record, frame: pd.DataFrame) -> list[Pa
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for hop in record.hops:
-        worst = worst_rows(rows_of(frame, hop=hop.name))
+        worst = worst_rows(frame, hop.name)
         if not worst:  # a graph without nodes does not open
             continue
         files: dict[str, object] = {
@@ -171,62 +169,6 @@ def tap_attributes(record: Record, stage: str, tap: str, shown: ShownTap) -> Ite
     yield "judged by", row.rule
     if row.why:
         yield "why", row.why
-
-
-@dataclass(frozen=True)
-class ShownTap:
-    """What is shown of a tap: its row of one input. The local figures in it may be of another, `local_input`."""
-
-    row: TapRow
-    local_input: str
-
-
-def worst_rows(rows: Iterable[TapRow]) -> dict[str, ShownTap]:
-    """What is shown of each tap: its row of the input on which it uses up most of its limit. rows: those of one hop.
-
-    Between two sets of kernels it is the one with the lowest SNR, since that is what they are judged by.
-    Only some inputs are judged locally: the local figures are of the one of these where most of their limit is used.
-    """
-    rows = list(rows)
-    local = [row for row in rows if isinstance(tap_value(row, LOCAL_EXCESS), float)]
-    nearest_local = {row.tap: row for row in sorted(local, key=lambda row: _of_own_limit(row, LOCAL_EXCESS))}
-    worst, decoded = worst_per_tap(rows), _worst_decoded(rows)
-    if rows and Hop.parse(rows[0].hop).by_snr:
-        noisiest = {row.tap: row for row in sorted(rows, key=_signal, reverse=True)}
-        worst = {tap: noisiest[tap] for tap in worst}
-    return {tap: _with_local(_with_decode(row, decoded.get(tap)), nearest_local.get(tap)) for tap, row in worst.items()}
-
-
-def _signal(row: TapRow) -> tuple[bool, float]:
-    """Smallest for a tap that fails, then by its SNR in dB; one that holds NaN has none at all."""
-    value = tap_value(row, SNR) if row.verdict != "missing" else math.inf
-    return row.verdict != "fail", value if isinstance(value, float) else -math.inf
-
-
-def _worst_decoded(rows: Iterable[TapRow]) -> dict[str, TapRow]:
-    """Of each tap the row whose worst decode step uses up most of its limit, where decode ran any."""
-    known = [row for row in rows if isinstance(tap_value(row, DECODE_EXCESS), float)]
-    return {row.tap: row for row in sorted(known, key=lambda row: _of_own_limit(row, DECODE_EXCESS))}
-
-
-def _with_decode(row: TapRow, other: TapRow | None) -> TapRow:
-    """With the worst decode step of all inputs."""
-    if other is None:
-        return row
-    return replace(row, decode_excess=other.decode_excess, decode_position=other.decode_position)
-
-
-def _with_local(row: TapRow, local: TapRow | None) -> ShownTap:
-    if local is None:
-        return ShownTap(row, row.input)
-    merged = replace(
-        row,
-        local_excess=local.local_excess,
-        local_position_excess=local.local_position_excess,
-        local_excess_limit=local.local_excess_limit,
-        local_position_excess_limit=local.local_position_excess_limit,
-    )
-    return ShownTap(merged, local.input)
 
 
 def overlays(hop: HopResult, worst: Mapping[str, ShownTap]) -> dict[str, OverlayFile]:

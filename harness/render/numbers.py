@@ -6,7 +6,6 @@ In: the record, or rows of its taps. Out: text. Computes no number of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from harness.judge.shares import Figure, limit_of, nearest, share
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_WORST_FIRST = ("fail", "missing", "pass")
 _FIGURE_NAMES = {
     "excess": "excess",
     "position_excess": "position",
@@ -124,20 +122,6 @@ def rows_of(frame: pd.DataFrame, **wanted: str) -> list[TapRow]:
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
     return sorted(rows_in(frame), key=lambda row: row.order)
-
-
-def worst_per_tap(rows: Sequence[TapRow]) -> dict[str, TapRow]:
-    """The worst row of each tap over its inputs: a failing one before a missing one before a pass."""
-    chosen: dict[str, tuple[tuple[int, float], TapRow]] = {}
-    for row in rows:
-        badness, other = _badness(row), chosen.get(row.tap)
-        if other is None or badness > other[0]:
-            chosen[row.tap] = badness, row
-    return {tap: row for tap, (_, row) in chosen.items()}
-
-
-def _badness(row: TapRow) -> tuple[int, float]:
-    return -_WORST_FIRST.index(row.verdict), sort_key(row)
 
 
 def worst_excess(worst: Worst | None) -> str:

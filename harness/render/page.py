@@ -70,7 +70,8 @@ def render_page(template: str, scripts: Sequence[str] = (), data: object = None,
 def packed(data: object) -> str:
     """JSON, compressed, in base64: letters that no element can be closed with."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    # The highest level takes six times as long for 3 % less: a second of a run of 50,000 rows.
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def unpacked(text: str) -> Any:

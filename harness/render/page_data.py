@@ -9,44 +9,16 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
-from harness.judge.shares import FIGURES, limit_of, share
-from harness.names.figures import LOCAL_FIGURES
 from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, recipe_of_hop
 from harness.plain import clean
 from harness.record.details import Details
 from harness.record.record import Record
-from harness.record.tap_row import TapRow, rows_in
-from harness.render.numbers import tap_value
+from harness.render.tap_columns import TEXTS, VERDICTS, Cell, compact, tap_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERDICTS = ("pass", "fail", "missing")
 VERSIONS = (HF, REAUTHORED, FLATBUFFER)
-# The numbers of a tap; the scripts know them by these names.
-NUMBERS = (
-    "excess",
-    "position_excess",
-    "local_excess",
-    "local_position_excess",
-    "total_excess",
-    "rel_l2",
-    "noise_floor",
-    "max_abs_err",
-    "mean_abs_err",
-    "snr_db",
-    "cosine",
-)
-# The largest share of a limit that is used up.
-USED = "limit_used"
-# How large the reference's values get: of the oracle, whatever became of the comparison. Old taps files lack them.
-RANGE = ("value_min", "value_max", "overflow_share", "subnormal_share")
-MAGNITUDE = "magnitude"
-_TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
-_COUNTS = ("worst_position", "nan_count", "inf_count")
-
-
-Cell = float | str | None  # null, or the word `NaN`, `inf` or `-inf` where there is no number; texts by their index
 
 
 class FaultIndex(TypedDict):
@@ -92,15 +64,11 @@ def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
     """The taps frame in columns: texts by index, a number, null, or the word `NaN`, `inf` or `-inf`."""
     taps = frame[["tap", "order", "block"]].drop_duplicates("tap").sort_values("order", kind="stable")
     order = {str(tap): i for i, tap in enumerate(taps["tap"])}
-    texts: dict[str, dict[str, int]] = {column: {} for column in _TEXTS}
+    texts: dict[str, dict[str, int]] = {column: {} for column in TEXTS}
     texts["input"] = {item.id: i for i, item in enumerate(record.inputs)}
     texts["hop"] = {hop.name: i for i, hop in enumerate(record.hops)}
     texts["tap"] = order
-    names = [*_TEXTS, "verdict", *_COUNTS, *NUMBERS, *(f"{name}_limit" for name in FIGURES), USED, *RANGE, MAGNITUDE]
-    columns: dict[str, list[Cell]] = {name: [] for name in names}
-    for row in rows_in(frame.sort_values(["hop", "input", "order"], kind="stable")):
-        for name, value in _cells(row, texts).items():
-            columns[name].append(value)
+    columns = tap_columns(frame.sort_values(["hop", "input", "order"], kind="stable"), texts)
     recipes = [recipe_of_hop(hop) for hop in texts["hop"]]
     files = list(dict.fromkeys(recipes))
     return TapData(
@@ -116,31 +84,6 @@ def tap_data(record: Record, frame: pd.DataFrame) -> TapData:
         fault=_fault_index(record, texts),
         steps=list(_steps(record, texts)),
     )
-
-
-def _cells(row: TapRow, texts: dict[str, dict[str, int]]) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
-    for column in _TEXTS:
-        cells[column] = _index(texts[column], getattr(row, column) or "")
-    cells["verdict"] = VERDICTS.index(row.verdict)
-    for column in _COUNTS:
-        cells[column] = getattr(row, column) or 0
-    for column in NUMBERS:
-        cells[column] = compact(tap_value(row, column), column) if _known(row, column) else None
-    for column in FIGURES:
-        cells[f"{column}_limit"] = compact(limit_of(row, column), column)
-    return cells | {USED: compact(share(row), USED)} | _range_cells(row)
-
-
-def _range_cells(row: TapRow) -> dict[str, Cell]:
-    ends = [None if math.isnan(end) else end for end in (getattr(row, name) for name in RANGE)]
-    known = [abs(end) for end in ends[:2] if end is not None]
-    return dict(zip(RANGE, map(compact, ends), strict=True)) | {MAGNITUDE: compact(max(known, default=None))}
-
-
-def _known(row: TapRow, column: str) -> bool:
-    """Local figures are of chosen inputs only: elsewhere there is none, though the tap may hold NaN."""
-    return column not in LOCAL_FIGURES or not math.isnan(getattr(row, column))
 
 
 def _fault_index(record: Record, texts: dict[str, dict[str, int]]) -> FaultIndex | None:
@@ -174,22 +117,6 @@ def _steps(record: Record, texts: dict[str, dict[str, int]]) -> Iterator[StepsOf
 def _or_infinite(value: float | None) -> Cell:
     """JSON holds no infinity: an excess that is none there is one."""
     return compact(math.inf if value is None else value)
-
-
-def _index(known: dict[str, int], text: str) -> int:
-    return known.setdefault(text, len(known))
-
-
-def compact(value: Cell, column: str = "") -> Cell:
-    """A number in three digits (nine of a cosine, which is near 1), as JSON takes it."""
-    if value is None or isinstance(value, str):
-        return value
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    short = float(f"{value:.9g}" if column == "cosine" else f"{value:.3g}")
-    return int(short) if short == int(short) and abs(short) < 1e6 else short
 
 
 class Excesses(TypedDict):
@@ -332,4 +259,4 @@ def _histograms(frame: pd.DataFrame, number: dict[str, dict[str, int]]) -> Itera
 
 
 def _numbers(values: pd.Series[float]) -> list[Cell]:
-    return [compact(float(value)) for value in values]
+    return [compact(value) for value in values.tolist()]

@@ -5,6 +5,7 @@ In: the record. Out: sentences.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -256,6 +257,7 @@ def suspicion(record: Record) -> str:
     return f"Suspect the kernels or the conversion: {twin.to} fails too, but first at {twin.first_failing_tap}."
 
 
+@functools.cache
 def _version(stage: str) -> str:
     known = known_stage(stage)
     return stage if known is None else known.version

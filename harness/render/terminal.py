@@ -28,7 +28,6 @@ from harness.render.numbers import (
     tap_figure,
     tap_value,
     worst_excess,
-    worst_per_tap,
 )
 from harness.render.recipes import recipe_groups, recipe_words, same_words
 from harness.render.said import said_of
@@ -44,6 +43,7 @@ from harness.render.sentences import (
     steps_words,
     suspicion,
 )
+from harness.render.worst import worst_per_tap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +180,7 @@ def _recipe_lines(record: Record, console: Console) -> None:
 
 def _worst_taps(hop: HopResult, frame: pd.DataFrame, steps: Sequence[DecodeSteps], console: Console) -> None:
     """Of a quantised file's hops only what fails: the table has the rest."""
-    worst = worst_per_tap(rows_of(frame, hop=hop.name))
+    worst = worst_per_tap(frame, hop.name)
     compared = [row for row in worst.values() if row.verdict != "missing"]
     top = sorted(compared, key=sort_key, reverse=True)[:WORST_TAPS]
     if top and hop.lowest_snr is None and (hop.verdict == "fail" or split(hop.to)[1] == FLOAT):

@@ -25,8 +25,8 @@ from harness.pipeline import run as pipeline
 from harness.pipeline.options import Options
 from harness.pipeline.run_models import load_models
 from harness.record.record import FaultyOperator, read_record, read_taps
-from harness.render.explorer import graph_id, overlays, worst_rows
-from harness.render.numbers import rows_of
+from harness.render.explorer import graph_id, overlays
+from harness.render.worst import worst_rows
 from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow
@@ -173,7 +173,7 @@ def sides(kind: str = "fail") -> tuple[Side, Side]:
         {"block.2.mlp.gate": "w1", "block.2.mlp.up": "w1", "block.2.mlp.out": "w2", "block.2.out": "add"},
         x="", w1="x", act="w1", w2="act", add="w2",
     )  # fmt: skip
-    worst = worst_rows(rows_of(frame, hop=hop.name))
+    worst = worst_rows(frame, hop.name)
     figures = {name: data[graph_id(hop, hop.to)] for name, data in overlays(hop, worst).items()}
     return (
         Side(record, hop, hop.from_, left, right, worst, figures, {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,8 @@ import pytest
 from record_factory import BLOCKS, FAULTY_TAP, NAN_TAP, make_run
 
 from harness.names.taps import BLOCK_POINTS, block_tap, tap_order
-from harness.record.tap_row import rows_in
-from harness.render.explorer import (
-    OVERLAYS,
-    dataflow,
-    file_stem,
-    graph_id,
-    node_data,
-    overlays,
-    worst_rows,
-    write_explorer,
-)
-from harness.render.numbers import rows_of
+from harness.render.explorer import OVERLAYS, dataflow, file_stem, graph_id, node_data, overlays, write_explorer
+from harness.render.worst import worst_rows
 
 WRITTEN = ("fail", "hostile", "nan")
 
@@ -101,8 +90,8 @@ def test_a_node_stands_in_its_block_with_its_module_and_numbers(folders: dict[st
 def test_the_overlay_shows_the_worst_input() -> None:
     record, frame = make_run("fail")
     worst = frame[(frame["hop"] == "hf->reauthored") & (frame["tap"] == FAULTY_TAP)]["excess"].max()
-    rows = rows_in(frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)])
-    data = node_data(record.hops[0], worst_rows(rows), "excess")
+    rows = frame[(frame["hop"] == "hf->reauthored") & (frame["excess"] == worst)]
+    data = node_data(record.hops[0], worst_rows(rows, "hf->reauthored"), "excess")
     assert data["hf->reauthored/hf"]["results"][FAULTY_TAP]["value"] == pytest.approx(worst, rel=1e-3)
 
 
@@ -124,10 +113,9 @@ def test_an_excess_is_coloured_by_its_own_limit() -> None:
     """Short inputs have limits of 16: there an excess of 12 is within them, and elsewhere far past."""
     record, frame = make_run("pass", 4)
     rows = frame[(frame["hop"] == "hf->reauthored") & frame["tap"].isin(["block.2.attn.q", "block.2.attn.k"])]
-    worst = worst_rows(
-        replace(row, excess=12.0, excess_limit=16.0 if row.tap.endswith("q") else 4.0)
-        for row in rows_in(rows[rows["input"] == "long"])
-    )
+    rows = rows[rows["input"] == "long"].assign(excess=12.0)
+    rows["excess_limit"] = [16.0 if tap.endswith("q") else 4.0 for tap in rows["tap"]]
+    worst = worst_rows(rows, "hf->reauthored")
     results = node_data(record.hops[0], worst, "excess")["hf->reauthored/hf"]["results"]
     at_half = node_data(record.hops[0], worst, "limit_used")["hf->reauthored/hf"]["thresholds"]
     colours = {each["value"]: each["bgColor"] for each in at_half}
@@ -144,7 +132,9 @@ def test_local_excess_is_shown_of_the_input_where_most_of_its_limit_is_used() ->
             value,
             limit,
         )
-    shown = overlays(record.hops[0], worst_rows(rows_of(frame)))["local_excess"]["hf->reauthored/hf"]["results"]
+    shown = overlays(record.hops[0], worst_rows(frame, "hf->reauthored"))["local_excess"]["hf->reauthored/hf"][
+        "results"
+    ]
     assert set(shown) == {tap}
     assert shown[tap]["value"] == 3.0
 
@@ -152,7 +142,7 @@ def test_local_excess_is_shown_of_the_input_where_most_of_its_limit_is_used() ->
 def test_snr_is_in_the_overlay_and_a_tap_without_noise_says_so_in_words() -> None:
     record, frame = make_run("pass", 4)
     frame = frame[frame["hop"] == "hf->reauthored"]
-    shown = overlays(record.hops[0], worst_rows(rows_of(frame)))["snr_db"]["hf->reauthored/hf"]["results"]
+    shown = overlays(record.hops[0], worst_rows(frame, "hf->reauthored"))["snr_db"]["hf->reauthored/hf"]["results"]
     assert shown["embed"]["value"] == "no noise"
     assert 100 < shown["block.3.out"]["value"] < 200
 

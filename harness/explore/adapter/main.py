@@ -25,9 +25,9 @@ from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, Thre
 
 from harness.errors import UsageError
 from harness.record.record import RECORD_FILE, HopResult, Record, read_run
-from harness.render.explorer import graph_collection, graph_id, overlays, worst_rows
+from harness.render.explorer import graph_collection, graph_id, overlays
 from harness.render.model_explorer import Collection, Overlay
-from harness.render.numbers import rows_of
+from harness.render.worst import worst_rows
 
 ADAPTER = "edge_parity"
 PROVIDER = "edge_parity_overlays"
@@ -93,7 +93,7 @@ def _collections(run: Path) -> list[Collection]:
     record, frame = read_run(run)
     found = []
     for hop in _faulty_first(record):
-        worst = worst_rows(rows_of(frame, hop=hop.name))
+        worst = worst_rows(frame, hop.name)
         if worst:
             found += [graph_collection(record, hop, stage, worst) for stage in (hop.to, hop.from_)]
     if not found:
@@ -112,7 +112,7 @@ def _overlays(path: Path, shown: str) -> list[GraphNodeData]:
     hop = next((hop for hop in record.hops if shown in (graph_id(hop, hop.from_), graph_id(hop, hop.to))), None)
     if hop is None:
         raise UsageError(f"{shown} is not a graph of {path.parent}; open its {RECORD_FILE}")
-    return [_typed(content[shown]) for content in overlays(hop, worst_rows(rows_of(frame, hop=hop.name))).values()]
+    return [_typed(content[shown]) for content in overlays(hop, worst_rows(frame, hop.name)).values()]
 
 
 def _typed(data: Overlay) -> GraphNodeData:
