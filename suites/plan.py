@@ -11,7 +11,8 @@ from pathlib import Path
 
 from harness.judge.known_defects import load_defects
 from harness.names.recipes import Recipe
-from harness.names.stages import BUILTIN, REFERENCE, Hop, float32_stages, hops_of, standard_hops
+from harness.names.stages import BUILTIN, REFERENCE, Hop, hops_of, route_stages, standard_hops
+from harness.names.stages import REAUTHORED as OWN
 from harness.pipeline.options import Options, stages_of
 from harness.spec.find import main_models, registered
 from harness.spec.model import SpecRef
@@ -32,7 +33,7 @@ class Entry:
     model: str
     name: str
     options: tuple[str, ...] = ()
-    hops: tuple[Hop, ...] = standard_hops()
+    hops: tuple[Hop, ...] = hops_of(route_stages(OWN))
     further: bool = False
 
 
@@ -55,13 +56,13 @@ def _quantised(
     options: tuple[str, ...],
     recipes: tuple[Recipe, ...],
     words: str,
-    stages: tuple[str, ...] = float32_stages(),
+    stages: tuple[str, ...] = route_stages(OWN),
     further: bool = False,
 ) -> Entry:
     """A model and its quantised files in one run: what each recipe costs and what each runtime does are hops of it."""
     if not recipes:
         return Entry(model, name, options)
-    told = ("--quantize", words, *(() if stages == float32_stages() else ("--stages", ",".join(stages))))
+    told = ("--quantize", words, *(() if stages == route_stages(OWN) else ("--stages", ",".join(stages))))
     hops = hops_of(stages_of(Options(model=model, stages=stages, quantize=recipes)))
     return Entry(model, name, (*options, *told), hops, further)
 

@@ -50,7 +50,7 @@ def _findings(model: Model, network: Any) -> Iterator[Finding]:
     with torch.random.fork_rng(), _one_thread():
         theirs = published_placement(model, shrunk_hf_config(model))
         exact = published_structure(published, names, theirs, network or build_published(published))
-        yield from differences(exact, own.structure())
+        yield from differences(exact, own.structure(), route.stage)
         if (half := _declared_half(published)) is not None:
             network = build_published(published, half)
             yield from roundings(exact, published_structure(published, names, theirs, network, half), half)

@@ -30,11 +30,14 @@ _FOLLOWS = {
 }
 
 
-def differences(published: Structure, reauthored: Structure) -> list[Finding]:
-    """Every field in which the two differ, and every one that could not be compared."""
+def differences(published: Structure, reauthored: Structure, own_stage: str = REAUTHORED) -> list[Finding]:
+    """Every field in which the two differ, and every one that could not be compared.
+
+    own_stage: the one that runs the re-authored version, by which findings call its modules.
+    """
     skipped = {**published.unaudited, **reauthored.unaudited}
     findings = [
-        finding(path, (), values, _modules(path, published, reauthored))
+        finding(path, (), values, _modules(path, published, reauthored, own_stage))
         for path, values in _unequal(_flat(published), _flat(reauthored), skipped)
     ]
     if len(published.layers) != len(reauthored.layers):
@@ -51,7 +54,7 @@ def differences(published: Structure, reauthored: Structure) -> list[Finding]:
             grouped.setdefault(key, []).append(number)
             shown[key] = values
     findings += [
-        finding(key[0], tuple(blocks), shown[key], _modules(key[0], published, reauthored))
+        finding(key[0], tuple(blocks), shown[key], _modules(key[0], published, reauthored, own_stage))
         for key, blocks in grouped.items()
     ]
     return [*findings, *(unaudited(path, why) for path, why in skipped.items())]
@@ -85,7 +88,7 @@ def finding(path: str, blocks: tuple[int, ...], values: tuple[Any, Any], modules
     """A difference in one field, as a finding. A difference in declared length alone is a warning."""
     where = f" of {block_text(blocks)}" if blocks else ""
     one, other = _texts(*values)
-    named = f" ({modules[HF]} / {modules[REAUTHORED]})" if modules else ""
+    named = f" ({' / '.join(modules.values())})" if modules else ""
     return Finding(
         kind="config",
         code=FindingCode.CONFIG_DIFFERS,
@@ -181,7 +184,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _modules(path: str, published: Structure, reauthored: Structure) -> dict[str, str]:
+def _modules(path: str, published: Structure, reauthored: Structure, own_stage: str) -> dict[str, str]:
     name = path.split(".")[0]
     hf, own = published.modules.get(name), reauthored.modules.get(name)
-    return {HF: hf, REAUTHORED: own} if hf and own else {}
+    return {HF: hf, own_stage: own} if hf and own else {}

@@ -35,10 +35,10 @@ from harness.names.stages import (
     ORACLE,
     REAUTHORED,
     file_stages,
-    float32_stages,
+    hops_of,
+    route_stages,
     runs_file,
     stage_named,
-    standard_hops,
 )
 from harness.names.taps import LOCAL_SUFFIX
 from harness.names.variant import VariantOptions, parse_variant
@@ -54,11 +54,11 @@ from harness.weights.files import WEIGHTS_FILE
 from harness.weights.first_layers import write_random_layers
 from harness.weights.miniature import write_miniature
 
-STAGES = float32_stages()
+STAGES = route_stages(REAUTHORED)
 FILE_STAGES = file_stages()
 TORCH_STAGES = tuple(stage for stage in STAGES if stage not in FILE_STAGES)
 LOCAL_STAGES = tuple(stage for stage in TORCH_STAGES if stage_named(stage).local_reference)
-FIRST, XNNPACK, BUILTIN = (hop.name for hop in standard_hops())
+FIRST, XNNPACK, BUILTIN = (hop.name for hop in hops_of(STAGES))
 
 # Prefill in two chunks, the second one padded, then two steps of decode; and a short one.
 FEW = (("short", 6, 1), ("chunked", 45, 2))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.metrics import logit_stats
-from harness.names.stages import HF, ORACLE, Floor, Hop, stage_named
+from harness.names.stages import HF, ORACLE, Floor, Hop, present, stage_named
 from harness.record.generation import Difference, GeneratedToken, Kind, StageGeneration, Stopped
 
 Array = np.ndarray[Any, Any]
@@ -80,9 +80,9 @@ class Steps:
     def _against(self, name: str) -> Hop:
         """The hop to a stage: from the stage that the registry names, else from the nearest one before that ran."""
         stage = stage_named(name)
-        reference = stage.reference
+        reference = present(stage.reference, self.logits)
         while reference and reference not in self.logits:
-            reference = stage_named(reference).reference
+            reference = present(stage_named(reference).reference, self.logits)
         return Hop.between(reference or HF, name)
 
     def _difference(self, name: str, hop: Hop, step: int, noise: float | None) -> Difference | None:

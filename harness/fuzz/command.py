@@ -28,12 +28,13 @@ from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.laws.judging import LawJudge
 from harness.names.laws import LAWS_SUFFIX
-from harness.names.stages import HF, ORACLE, Hop, runs_file, standard_hops
+from harness.names.stages import HF, ORACLE, Hop, hops_of, route_stages, runs_file, standard_hops
 from harness.pipeline.options import Options, check, check_seed, run_words
 from harness.pipeline.preparing import prepare
 from harness.pipeline.tasks import stage_tasks
 from harness.pipeline.work import Work, place_of
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
+from harness.spec.find import own_stage
 from harness.store.cache import Cache
 from harness.store.run_folder import check_target, working_folder
 
@@ -94,8 +95,9 @@ class _CrashError(Exception):
 
 def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
     """Search, shrink and save. Raises UsageError for bad input, before anything is written."""
-    hops = check_options(options)
+    check_options(options)
     ref, rules = check(options.run), load_rules(options.run.tolerances)
+    hops = hops_to_look_at(options, own_stage(ref))
     parent = options.run.out / ref.name
     file = options.file or parent / f"fuzz-{options.seed}.jsonl"
     began = time.monotonic()
@@ -132,16 +134,27 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
     )
 
 
-def check_options(options: FuzzOptions) -> tuple[Hop, ...]:
-    """The hops to look at. Raises UsageError for what is wrong with the options that a run does not have."""
+def check_options(options: FuzzOptions) -> None:
+    """Raises UsageError for what is wrong with the options that a run does not have."""
     if options.max_examples < 1:
         raise UsageError(f"--max-examples {options.max_examples} tries nothing; give 1 or more")
     check_seed(options.seed)
     if options.file is not None:
         check_target(options.file, "--out", "found.jsonl")
+    known = [hop.name for hop in standard_hops()]
+    if options.hop is not None and options.hop not in known:
+        raise UsageError(f"--hop {options.hop} is not a hop; give one of {', '.join(known)}, in quotes")
+
+
+def hops_to_look_at(options: FuzzOptions, own_stage: str) -> tuple[Hop, ...]:
+    """Those of the model's route, or the one that was asked for. own_stage: the one that runs the route's own version.
+
+    Raises UsageError for a hop of another route.
+    """
+    hops = hops_of(route_stages(own_stage))
     if options.hop is None:
-        return standard_hops()
-    known = {hop.name: hop for hop in standard_hops()}
+        return hops
+    known = {hop.name: hop for hop in hops}
     if options.hop not in known:
         raise UsageError(f"--hop {options.hop} is not a hop; give one of {', '.join(known)}, in quotes")
     return (known[options.hop],)

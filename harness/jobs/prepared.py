@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
 from harness.names.recipes import Recipe, Rules
-from harness.names.stages import FLOAT, Hop, split, stage_named
+from harness.names.stages import FLOAT, REAUTHORED, Hop, present, split, stage_named
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
 from harness.weights.parameters import ParameterSource
@@ -61,6 +61,7 @@ class Prepared(BaseModel):
     """
 
     model: str
+    own_stage: str = REAUTHORED  # that runs the route's own version
     source: Source
     checkpoint: str
     miniature: bool
@@ -104,7 +105,7 @@ class Prepared(BaseModel):
         """
         stage = stage_named(split(hop.candidate)[0])
         twin = stage if stage.reference else stage_named(stage.quantised_reference)
-        return self.coverage.get(Hop(twin.reference, twin.name).name, twin.coverage)
+        return self.coverage.get(Hop(present(twin.reference, (self.own_stage,)), twin.name).name, twin.coverage)
 
 
 class ModelRequest(BaseModel):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE, SPEC
-from harness.names.stages import HF, ORACLE, REAUTHORED, Floor, Hop, runs_file, split, stage_named
+from harness.names.stages import HF, ORACLE, REAUTHORED, Floor, Hop, own_stages, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Fault, Finding
 
@@ -65,12 +65,14 @@ _OWN_NAMES = {
     "rotary_base": "rope",
     "rotary_percentage": "rope",
 }
-# Weights that act at taps whose module, as the record has it, is a larger part of the model.
-_WEIGHTS_AT = {
-    "embed": "tok_embedding",
-    "logits": "lm_head",
-    "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
-    "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
+# Weights that act at taps whose module, as the record has it, is a larger part of the model; by the stage that runs it.
+_WEIGHTS_AT: Mapping[str, Mapping[str, str]] = {
+    REAUTHORED: {
+        "embed": "tok_embedding",
+        "logits": "lm_head",
+        "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
+        "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
+    },
 }
 
 
@@ -264,7 +266,9 @@ def taps_at(tap: str) -> tuple[str, ...]:
 def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
     """An error in weights by value of the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
-    module = _WEIGHTS_AT[point].format(block) if point in _WEIGHTS_AT else fault.modules.get(REAUTHORED)
+    stage = next((name for name in own_stages() if name in fault.modules), REAUTHORED)
+    at = _WEIGHTS_AT.get(stage, {}).get(point)
+    module = at.format(block) if at else fault.modules.get(stage)
     codes = _OF_FILE if of_file else _OF_MODEL
     errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
     return next((finding for finding in errors if module and _is_of(finding, module, block)), None)
@@ -275,7 +279,7 @@ def _is_of(finding: Finding, module: str, block: int | None) -> bool:
     parameter = finding.parameter
     if block is not None and block in finding.blocks:
         parameter = parameter.replace("{}", str(block))
-    return parameter.startswith(f"{module}.")
+    return parameter.startswith((f"{module}.", f"{module}/"))
 
 
 def _acts_at(finding: Finding, fault: Fault) -> bool:

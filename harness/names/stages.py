@@ -7,7 +7,7 @@ A stage of a quantised file carries its recipe in its name: `tflite-builtin[dyna
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -68,6 +68,8 @@ class Stage:
     quantised_load: memory and seconds with a quantised file, by what the runtime turns into float32, as
         `harness.names.recipes.widened_by` says it.
     recipe: of the file it runs.
+    place: the stage of another route whose place it has: what is compared with that is compared with this one where
+        this one runs.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Stage:
     seconds: float = 10
     quantised_load: Mapping[str, tuple[Memory, float]] = field(default_factory=dict)
     recipe: str = FLOAT
+    place: str = ""
 
     @property
     def base(self) -> str:
@@ -341,8 +344,14 @@ def every_stage() -> tuple[Stage, ...]:
 
 
 def float32_stages() -> tuple[str, ...]:
-    """The names of the stages that a run has where none are named, in the order of the pipeline."""
+    """The names of the stages of float32, in the order of the pipeline: a run has those of its route."""
     return tuple(stage.name for stage in every_stage() if not stage.quantised_only)
+
+
+def route_stages(own: str) -> tuple[str, ...]:
+    """Those of `float32_stages` that a run of one route has. own: the stage that runs its own version."""
+    others = set(own_stages()) - {own}
+    return tuple(name for name in float32_stages() if name not in others)
 
 
 def file_stages() -> tuple[str, ...]:
@@ -378,18 +387,39 @@ def recipe_of_hop(hop: str) -> str:
     return split(hop.partition("->")[2])[1]
 
 
+def having_the_place(name: str) -> tuple[str, ...]:
+    """A stage's name, and those of the stages that have its place in other routes."""
+    return (name, *(stage.name for stage in every_stage() if stage.place == name))
+
+
+def own_stages() -> tuple[str, ...]:
+    """The stages that run a route's own version of the published model; a run has that of its route alone."""
+    return having_the_place(REAUTHORED)
+
+
+def present(name: str, stages: Collection[str]) -> str:
+    """The one of `stages` that has a stage's place; the name itself where there is none, or it has a recipe."""
+    return next((one for one in having_the_place(name) if one in stages), name)
+
+
 def standard_hops() -> tuple[Hop, ...]:
     """The hops whose errors are measured in float32's noise."""
-    return tuple(Hop(stage.reference, stage.name) for stage in every_stage() if stage.reference)
+    return tuple(
+        Hop(reference, stage.name)
+        for stage in every_stage()
+        if stage.reference
+        for reference in having_the_place(stage.reference)
+    )
 
 
 def quantised_hops(recipes: Iterable[str]) -> tuple[Hop, ...]:
     """The hops of the quantised files of recipes: what each costs, the runtimes, and kernels against each other."""
     stages = [stage for stage in every_stage() if stage.quantised_reference]
     return tuple(
-        Hop(_with_recipe(stage.quantised_reference, recipe), named(stage.name, recipe), stage.quantised_floor)
+        Hop(_with_recipe(reference, recipe), named(stage.name, recipe), stage.quantised_floor)
         for recipe in recipes
         for stage in stages
+        for reference in having_the_place(stage.quantised_reference)
     )
 
 

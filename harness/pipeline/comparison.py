@@ -24,7 +24,6 @@ from harness.locate.faults import first_row
 from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
 from harness.names.figures import FILE_MB, ON_TEXT, PERPLEXITY_RATIO
 from harness.names.stages import (
-    REAUTHORED,
     Floor,
     Hop,
     hops_of,
@@ -174,7 +173,7 @@ def _why_missing(stage: str, tap: str, plan: PlanFacts, results: Results, prepar
         if absent.reason == NO_PREFILL_LOGITS and prepared.prefill_logits:
             return Absence("the file gives no logits on prefill, and was converted to give them")
         return absent
-    if stage == REAUTHORED and split_tap(tap)[1] in prepared.undeclared:
+    if stage == prepared.own_stage and split_tap(tap)[1] in prepared.undeclared:
         return listed(UNDECLARED_POINT)
     modules = facts_of(results, stage).absent_modules
     return Absence(f"{stage} has no such tensor" + (f" (no module {modules[0]})" if modules else ""))

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from harness.jobs.cache_end import wrong
 from harness.jobs.results import facts_of
 from harness.names.codes import FindingCode
-from harness.names.stages import REAUTHORED, device_order, file_stages, runs_file
+from harness.names.stages import REAUTHORED, device_order, file_stages, present, runs_file
 from harness.processes.scheduler import Results
 from harness.record.record import Finding
 
@@ -40,7 +40,7 @@ def last_position_findings(results: Results, passing: Collection[str]) -> list[F
     passing: the stages whose hops pass. Where one fails, its taps say more. Files whose mask is an input hold nothing
     that this could show.
     """
-    reference = facts_of(results, REAUTHORED).last_position
+    reference = facts_of(results, present(REAUTHORED, results)).last_position
     if reference is None:
         return []
     stages: dict[str, list[str]] = {}

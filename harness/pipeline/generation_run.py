@@ -52,7 +52,7 @@ def generate(options: Options, watcher: Watcher) -> tuple[Path, Generation, list
 
 def _generated(state: Work, kept_log: Path) -> tuple[Generation, list[Finding]]:
     prepared, _ = prepare(state)
-    stages = stages_of(state.options)
+    stages = stages_of(state.options, prepared.own_stage)
     tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
     made: Results = processes(state, prepared, [task for task in tasks if task.name.startswith(("convert", "tap"))])
     lost = [result for result in made.values() if result.status != "ok"]

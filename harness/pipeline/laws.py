@@ -14,7 +14,7 @@ from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.names.codes import FindingCode
 from harness.names.laws import LAW_WORDS, LawName
-from harness.names.stages import Stage, stage_named
+from harness.names.stages import Stage, present, stage_named
 from harness.pipeline.options import Options
 from harness.processes.scheduler import Results
 from harness.record.laws import LawResult
@@ -62,7 +62,7 @@ def law_results(
             found += none_checked(stage.name, "not run", f"the stage {'was ' if status == 'skipped' else ''}{status}")
         else:
             found += _judged(judge, stage, asked.id)
-    return with_inherited(found, {stage: stage_named(stage).reference for stage in stages})
+    return with_inherited(found, {stage: present(stage_named(stage).reference, stages) for stage in stages})
 
 
 def _judged(judge: LawJudge, stage: Stage, item: str) -> list[LawResult]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -27,12 +27,15 @@ from harness.names.stages import (
     float32_stages,
     hops_of,
     named,
+    own_stages,
+    present,
+    route_stages,
     stage_named,
-    standard_hops,
 )
 from harness.names.variant import VariantOptions
 from harness.plain import brief
 from harness.spec.find import find_spec
+from harness.spec.find import own_stage as stage_of_route
 from harness.spec.model import SpecRef
 from harness.speed.machine import usable_cores
 from harness.weights.sources import check_source
@@ -79,7 +82,7 @@ def check(options: Options) -> SpecRef:
     """
     ref = find_spec(options.model)
     load_rules(options.tolerances)
-    stages_of(options)
+    stages_of(options, stage_of_route(ref))
     _check_files(options)
     if any(recipe.own for recipe in options.quantize):
         from harness.spec.recipes import check_read
@@ -88,8 +91,10 @@ def check(options: Options) -> SpecRef:
     return ref
 
 
-def stages_of(options: Options) -> tuple[str, ...]:
-    """The stages that a run has, those of quantised files by recipe. Raises UsageError where they compare nothing."""
+def stages_of(options: Options, own_stage: str = REAUTHORED) -> tuple[str, ...]:
+    """The stages that a run has, those of quantised files by recipe. own_stage: the one that runs the route's own
+    version. Raises UsageError where they compare nothing, and for another route's stage."""
+    options = of_route(options, own_stage)
     known = [stage.name for stage in every_stage()]
     if not any(options.stages):
         raise UsageError(f"--stages is empty; give some of {', '.join(known)}")
@@ -113,8 +118,22 @@ def stages_of(options: Options) -> tuple[str, ...]:
     float32 = tuple(name for name in float32_stages() if name in options.stages or name in (ORACLE, HF))
     if own != FLOAT:  # there is no float32 file to run
         return (*(name for name in float32 if not stage_named(name).runs_file), *quantised)
-    _check_compared(options.stages, float32)
+    _check_compared(options.stages, float32, own_stage)
     return (*float32, *quantised)
+
+
+def of_route(options: Options, own_stage: str) -> Options:
+    """The options with the stages of a route where none were named. own_stage: the one that runs its own version.
+
+    Raises UsageError where another route's was named.
+    """
+    others = [name for name in options.stages if name in own_stages() and name != own_stage]
+    if others and options.stages != float32_stages():
+        raise UsageError(
+            f"--stages {','.join(options.stages)}: {others[0]} is a stage of another route; {options.model} has "
+            f"'{own_stage}' in its place"
+        )
+    return replace(options, stages=tuple(name for name in options.stages if name not in others))
 
 
 def recipe_of_file(options: Options) -> str:
@@ -140,18 +159,19 @@ def _quantised_stages(options: Options, recipes: Sequence[str]) -> tuple[str, ..
     return tuple(named(stage.name, recipe) for recipe in recipes for stage in (*fakes, *kernels))
 
 
-def _check_compared(asked: Sequence[str], stages: tuple[str, ...]) -> None:
+def _check_compared(asked: Sequence[str], stages: tuple[str, ...], own_stage: str) -> None:
     """Raises UsageError where no hop has a stage that was asked for, or there is no hop at all."""
     compared = {name for hop in hops_of(stages) for name in hop.stages}
     for stage in map(stage_named, asked):
         if stage.reference and stage.name not in compared:
             given = ",".join(asked)
+            needed = present(stage.reference, (own_stage,))
             raise UsageError(
-                f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{stage.reference}'; add it"
+                f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{needed}'; add it"
             )
     if not compared:
-        hops = ", ".join(hop.name for hop in standard_hops())
-        raise UsageError(f"--stages {','.join(asked)} compares nothing: the hops are {hops}; add '{REAUTHORED}'")
+        hops = ", ".join(hop.name for hop in hops_of(route_stages(own_stage)))
+        raise UsageError(f"--stages {','.join(asked)} compares nothing: the hops are {hops}; add '{own_stage}'")
 
 
 def _check_files(options: Options) -> None:
@@ -226,8 +246,9 @@ def run_words(options: Options) -> list[str]:
     return words
 
 
-def recorded(options: Options) -> dict[str, object]:
-    """What was asked for, as the record shows it."""
+def recorded(options: Options, own_stage: str = REAUTHORED) -> dict[str, object]:
+    """What was asked for, as the record shows it. own_stage: the one that runs the route's own version."""
+    options = of_route(options, own_stage)
     return {
         "command": ["edge-parity", *sys.argv[1:]],
         "checkpoint": options.checkpoint,

@@ -33,7 +33,7 @@ from harness.names.boundaries import CACHE, ROPE, TABLE, WINDOW
 from harness.names.codes import FindingCode
 from harness.names.coverage import coverage_of
 from harness.names.recipes import check_widths
-from harness.names.stages import HF, REAUTHORED
+from harness.names.stages import HF
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.names.variant import Variant, parse_variant
 from harness.pipeline.dimensions import dimensions_of
@@ -100,6 +100,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     key = _key(built, checkpoint, spec, cache)
     return Prepared(
         model=model.name,
+        own_stage=route_of(model).stage,
         source=_source(checkpoint),
         checkpoint=str(checkpoint.folder),
         miniature=built.small,
@@ -199,7 +200,7 @@ def _aligned(model: Model, built: _Built) -> dict[str, Any]:
         "own_blocks": own_blocks,
         "taps": taps,
         "modules": {
-            tap: {HF: hf_map.describe(*split_tap(tap)), REAUTHORED: own_map.describe(*split_tap(tap))} for tap in taps
+            tap: {HF: hf_map.describe(*split_tap(tap)), route.stage: own_map.describe(*split_tap(tap))} for tap in taps
         },
         "undeclared": [point for point in points if point not in own_map.points] if own_blocks else [],
     }

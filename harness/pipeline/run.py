@@ -41,6 +41,7 @@ from harness.pipeline.work import Work, place_of, processes
 from harness.processes.scheduler import Results, TaskResult, Watcher
 from harness.record.record import Finding, Record, write_record
 from harness.record.runs import next_run_id
+from harness.spec.find import own_stage
 from harness.spec.trust import mark_run
 from harness.store.cache import Cache
 from harness.store.run_folder import deleting, working_folder
@@ -78,7 +79,7 @@ def run(options: Options, watcher: Watcher) -> tuple[Path, Record]:
 def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     """Every step of the run but the last, which writes what they found."""
     options, traces = state.options, state.folder / "traces"
-    rules, stages = load_rules(options.tolerances), stages_of(options)
+    rules, stages = load_rules(options.tolerances), stages_of(options, own_stage(state.ref))
     prepared, key = prepare(state)
     mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
     results, comparison = run_stages(state, prepared, stages, rules)
@@ -101,7 +102,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
         stages,
         comparison,
         traces,
-        recorded(options),
+        recorded(options, prepared.own_stage),
         load_defects(),
         rules if options.tolerances else None,
         place_of(state).tflite,

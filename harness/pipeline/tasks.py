@@ -15,7 +15,7 @@ from harness.jobs.job import Job, JobInput, TwinJob
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.results import Audited, Converted, Descended, Tapped, facts_of
 from harness.names.recipes import widened_by
-from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, runs_file, stage_named
+from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, present, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept
 from harness.pipeline.hop_groups import HopGroup
@@ -117,15 +117,16 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
     """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
     tasks = []
     for stage in map(stage_named, stages):
-        if stage.local_reference in stages:
+        reference = present(stage.local_reference, stages)
+        if reference in stages:
             memory_mb, seconds = load_of(stage, prepared)
             tasks.append(
                 Task(
                     stage.name + LOCAL_SUFFIX,
                     _RUN,
-                    _job_maker(place, prepared, stage, stage.local_reference, inputs),
+                    _job_maker(place, prepared, stage, reference, inputs),
                     Facts,
-                    needs=(stage.local_reference, stage.name),
+                    needs=(reference, stage.name),
                     memory_mb=memory_mb,
                     torch=not stage.runs_file,
                     timeout=place.timeout,

@@ -22,7 +22,7 @@ from harness.compare.metrics import logit_stats
 from harness.jobs.prepared import Prepared, TextToRun
 from harness.jobs.results import Converted, Tapped
 from harness.names.recipes import Rules
-from harness.names.stages import FAKEQUANT, FLOAT, REAUTHORED, XNNPACK, named, stage_named
+from harness.names.stages import FAKEQUANT, FLOAT, XNNPACK, named, stage_named
 from harness.pipeline.flatbuffers import RECIPE_CODE
 from harness.pipeline.tasks import SENSITIVITY, conversion_mb, sensitivity_tasks, stage_tasks
 from harness.pipeline.work import Work, place_of
@@ -75,7 +75,7 @@ class Evaluation:
 
     def begin(self) -> None:
         """Make the float32 file, and take the float model's logits."""
-        self._run([REAUTHORED, XNNPACK])
+        self._run([self.prepared.own_stage, XNNPACK])
 
     def measure(self, recipes: Mapping[str, Rules]) -> dict[str, FileFigures]:
         """Figures of each recipe's file on XNNPACK. Raises ProcessLostError for a process that did not end."""
@@ -105,7 +105,7 @@ class Evaluation:
         traces, stage = self.state.folder / "traces", named(XNNPACK, recipe)
         kl, flips = [], 0
         for item in self.prepared.inputs:
-            right = Trace.open(traces / REAUTHORED / item.id).load("logits")
+            right = Trace.open(traces / self.prepared.own_stage / item.id).load("logits")
             own = Trace.open(traces / stage / item.id).load("logits")
             stats = logit_stats(right, own)
             kl.append(stats.kl)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.audit.report import Audit
-from harness.names.stages import HF, REAUTHORED
 from harness.plain import one_line
 from harness.record.record import Finding
 from harness.render.console import STYLES, cells, line, new_table, wrapped
@@ -36,7 +35,7 @@ def print_audits(audits: Sequence[Audit], console: Console) -> None:
         if differing and any(finding.modules for finding in differing):
             for modules in {(f.field.split(".")[0], *f.modules.values()): f.modules for f in differing}.values():
                 if modules:
-                    wrapped(console, f"{modules[HF]} / {modules[REAUTHORED]}", style="dim")
+                    wrapped(console, " / ".join(modules.values()), style="dim")
 
 
 def _summary(audit: Audit) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.names.stages import FLATBUFFER, FLOAT, HF, REAUTHORED, split
+from harness.names.stages import FLATBUFFER, FLOAT, HF, own_stages, split
 from harness.plain import one_line
 from harness.record.record import DecodeSteps, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
@@ -236,7 +236,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         *_fault_figures(fault, rows),
         ("judged by", rows[0].rule if rows else "-"),
         ("because", fault.reason or (rows[0].why if rows else "")),
-        *((version, fault.modules.get(version)) for version in (HF, REAUTHORED, FLATBUFFER)),
+        *((version, fault.modules.get(version)) for version in (HF, *own_stages(), FLATBUFFER)),
         ("op", fault.op),
     ]
     for name, fact in facts:

@@ -24,6 +24,7 @@ class FoundModel(TypedDict):
 
     variable: str
     name: str
+    route: str  # that it names
     own: bool  # whether it was made in that file, and not imported from another
 
 
@@ -84,7 +85,7 @@ def _models_of(module: ModuleType, file: Path) -> Iterator[FoundModel]:
             continue
         seen.add(id(value))
         own = variable not in imported and not any(_holds(names, variable, value) for names in others)
-        yield {"variable": variable, "name": value.name, "own": own}
+        yield {"variable": variable, "name": value.name, "route": value.route, "own": own}
 
 
 def _holds(names: Mapping[str, Any], variable: str, value: object) -> bool:

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.names.stages import REAUTHORED
 from harness.spec.declared import run_for_declarations
 from harness.spec.model import UNREAD, Model, SpecRef, check_name
-from harness.spec.route import class_words, every_route
+from harness.spec.route import class_words, every_route, route_named
 from harness.system.reading import read_text
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "models"
 _CLASS = "class"  # beside the fields of a declaration: what is called
+_ROUTE = "route"  # of one that has run: the route that it names
 
 
 def describe(file: Path) -> list[SpecRef]:
@@ -73,6 +75,13 @@ def _base(call: ast.Call, found: Mapping[str, SpecRef]) -> Mapping[str, Any] | N
 def _classes() -> dict[str, type[Model]]:
     """What a spec file may call to declare a model, by name: the declarations of the routes."""
     return {route.declaration.__name__: route.declaration for route in every_route()}
+
+
+def own_stage(ref: SpecRef) -> str:
+    """The stage that runs a declaration's own version: its route's. Raises UsageError for one that names no route."""
+    called = str(ref.declared.get(_CLASS, ""))
+    name = str(ref.declared.get(_ROUTE, "")) or (_classes()[called].route if called else "")
+    return route_named(name).stage if name else REAUTHORED
 
 
 def _literals(call: ast.Call) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def _run_for(file: Path, variable: str) -> list[SpecRef]:
     found = run_for_declarations(file)
     own = [entry for entry in found if entry["own"]]
     refs = [
-        SpecRef(file, entry["variable"], {"name": entry["name"]}, has_run=True)
+        SpecRef(file, entry["variable"], {"name": entry["name"], _ROUTE: entry["route"]}, has_run=True)
         for entry in (found if variable else own or found)
     ]
     return _fitting(refs, variable)

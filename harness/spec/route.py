@@ -151,12 +151,14 @@ class AuditedConfig(Protocol):
 class Route(Protocol):
     """The way by which a published model becomes a flatbuffer. Importing one imports no framework.
 
-    declaration: the class of its declarations. packages: what it is made of. preloaded: whether the process that stages
-    are forked from imports its frameworks, for all runs.
+    declaration: the class of its declarations. stage: the name of the one that runs its own version. packages: what it
+    is made of. preloaded: whether the process that stages are forked from imports its frameworks, for all runs.
     """
 
     @property
     def declaration(self) -> type[Model]: ...
+    @property
+    def stage(self) -> str: ...
     @property
     def packages(self) -> Packages: ...
     @property

@@ -15,6 +15,7 @@ from harness.audit.audit import published_placement
 from harness.audit.published import build_published, published_structure
 from harness.audit.structure import Structure
 from harness.jobs.job import Dimensions
+from harness.names.stages import REAUTHORED
 from harness.names.variant import Variant
 from harness.record.record import Finding
 from harness.spec.model import Model
@@ -108,6 +109,7 @@ class Toy:
     """A `Route`, as far as a run without a conversion asks it."""
 
     declaration = ToyModel
+    stage = REAUTHORED
     packages = Packages(own="toy_package", converting={})
     preloaded = False
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.names.stages import REAUTHORED
 from harness.names.variant import Variant
 from harness.spec.route import Load, RouteModel
 from harness.stages.litert_torch.declaration import GenerativeModel
@@ -34,6 +35,7 @@ class GenerativeRoute:
     """A `Route`."""
 
     declaration = GenerativeModel
+    stage = REAUTHORED
     packages = PACKAGES
     preloaded = True
 
