@@ -18,36 +18,7 @@ from harness.render.tap_columns import TEXTS, VERDICTS, Cell, compact, tap_colum
 if TYPE_CHECKING:
     import pandas as pd
 
-<<<<<<< HEAD
-VERSIONS = (HF, REAUTHORED, FLATBUFFER)
-=======
-VERDICTS = ("pass", "fail", "missing")
 VERSIONS = (HF, *own_stages(), FLATBUFFER)
-# The numbers of a tap; the scripts know them by these names.
-NUMBERS = (
-    "excess",
-    "position_excess",
-    "local_excess",
-    "local_position_excess",
-    "total_excess",
-    "rel_l2",
-    "noise_floor",
-    "max_abs_err",
-    "mean_abs_err",
-    "snr_db",
-    "cosine",
-)
-# The largest share of a limit that is used up.
-USED = "limit_used"
-# How large the reference's values get: of the oracle, whatever became of the comparison. Old taps files lack them.
-RANGE = ("value_min", "value_max", "overflow_share", "subnormal_share")
-MAGNITUDE = "magnitude"
-_TEXTS = ("input", "hop", "tap", "rule", "why", "shape", "dtype", "how")
-_COUNTS = ("worst_position", "nan_count", "inf_count")
-
-
-Cell = float | str | None  # null, or the word `NaN`, `inf` or `-inf` where there is no number; texts by their index
->>>>>>> 321c6c7 (A route says which stage runs its own version, so that another one can have its place in the pipeline)
 
 
 class FaultIndex(TypedDict):
