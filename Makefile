@@ -45,7 +45,7 @@ check: $(STAMP) ## format, lint, types and the tests that need no framework: a m
 	@$(BIN)/ruff format --check --quiet . || { echo "fix it with: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep and not extras' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep and not extras' --hypothesis-profile=quick $(ARGS)
 
 sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 11 minutes and more
 	@$(BIN)/python -m pytest -q -n 2 -m 'sweep and not extras' -rP tests $(ARGS)

@@ -13,6 +13,8 @@ from pure import MARKERS, STARTING, without_frameworks, without_processes
 
 # A deadline is a timed assertion: a busy machine would fail it.
 settings.register_profile("edge-parity", deadline=None)
+# `make check` asks for this one: the same properties on fewer examples. `make test` tries them all.
+settings.register_profile("quick", deadline=None, max_examples=15)
 settings.load_profile("edge-parity")
 
 _MARKS_OF_A_FILE = re.compile(r"^pytestmark = .*", re.MULTILINE)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ast
-import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from paths import ROOT
 from pure import without_processes
+from sources import parsed
 
 TESTS = ROOT / "tests"
 FOLDERS = {"unit", "stages", "faults", "commands", "docs", "browser"}
@@ -26,15 +25,6 @@ ALLOWED = {
     "test_surroundings.py: temporary._own",  # a process has one temporary folder, and this one has its own already
     "test_integrity.py: file._map",  # where in the file its constants lie
 }
-
-
-@functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def file_ids(path: Path) -> str:
-    return path.relative_to(TESTS).as_posix()
 
 
 def imports(tree: ast.Module) -> dict[str, str]:
@@ -80,16 +70,19 @@ def test_every_test_stands_in_a_folder_that_says_what_it_promises() -> None:
     assert found == {TESTS / folder for folder in FOLDERS}
 
 
-@pytest.mark.parametrize("path", FILES, ids=file_ids)
-def test_no_test_module_is_imported(path: Path) -> None:
-    modules = imports(parsed(path)).values()
-    assert [module for module in modules if module.split(".")[-1].startswith("test_")] == []
+def test_no_test_module_is_imported() -> None:
+    found = {path.name: imports(parsed(path)).values() for path in FILES}
+    assert [
+        (name, module)
+        for name, modules in found.items()
+        for module in modules
+        if module.split(".")[-1].startswith("test_")
+    ] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=file_ids)
-def test_no_private_name_of_the_package_is_used(path: Path) -> None:
-    found = private_names(parsed(path))
-    assert {f"{path.name}: {name}" for name in found} - ALLOWED == set()
+def test_no_private_name_of_the_package_is_used() -> None:
+    found = {f"{path.name}: {name}" for path in FILES for name in private_names(parsed(path))}
+    assert found == ALLOWED
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import re
 from enum import StrEnum
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 from paths import ROOT
 from record_factory import make_run
+from sources import PACKAGE, nodes, text
 
 from harness.names import codes
 from harness.names.codes import FindingCode, ReasonCode, TapCode
@@ -22,13 +22,6 @@ from harness.record.record import TAPS_FILE, Record, read_run, write_record
 
 PAGE = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
 HEADINGS = {FindingCode: "### `findings[].code`", ReasonCode: "### `hops[].reason_codes`", TapCode: "### `broken`"}
-
-
-@functools.cache
-def nodes() -> list[tuple[Path, ast.AST]]:
-    """Every node of the package's code, with its file."""
-    files = [file for file in (ROOT / "harness").rglob("*.py") if "vendor" not in file.parts]
-    return [(file, node) for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
 
 
 @pytest.mark.parametrize("kind", HEADINGS, ids=lambda kind: kind.__name__)
@@ -44,7 +37,9 @@ def test_the_page_lists_the_codes_of_the_code_with_their_meanings(kind: type[Str
 def test_every_finding_is_made_with_a_code() -> None:
     calls = [
         (file, node)
-        for file, node in nodes()
+        for file in PACKAGE
+        if "Finding(" in text(file)
+        for node in nodes(file)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
     ]
     assert len(calls) > 20
@@ -54,14 +49,10 @@ def test_every_finding_is_made_with_a_code() -> None:
 
 @pytest.mark.parametrize("kind", HEADINGS, ids=lambda kind: kind.__name__)
 def test_every_code_is_used_and_none_is_written_out(kind: type[StrEnum]) -> None:
-    found = [node for file, node in nodes() if file.name != "codes.py"]
-    used = {
-        node.attr
-        for node in found
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == kind.__name__
-    }
-    assert used == {code.name for code in kind}
-    assert {node.value for node in found if isinstance(node, ast.Constant)}.isdisjoint(code.value for code in kind)
+    code = "\n".join(text(file) for file in PACKAGE if file.name != "codes.py")
+    assert set(re.findall(rf"\b{kind.__name__}\.([A-Z_0-9]+)\b", code)) == {each.name for each in kind}
+    written_out = "|".join(re.escape(each.value) for each in kind)
+    assert re.findall(rf"""["']({written_out})["']""", code) == []
 
 
 def test_a_hop_has_a_code_for_each_reason() -> None:

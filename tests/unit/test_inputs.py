@@ -121,7 +121,7 @@ def test_a_tokenizer_of_another_model_is_a_usage_error() -> None:
         )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(schedules())
 def test_a_schedule_covers_every_position_once_and_never_overruns_the_cache(made: Scheduled) -> None:
     covered = [position for step in made.steps for position in range(step.start, step.start + step.valid)]
@@ -137,7 +137,7 @@ def test_a_schedule_covers_every_position_once_and_never_overruns_the_cache(made
     assert all(step.signature == "decode" for step in made.steps if step.start >= made.length - made.decode_tail)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(schedules())
 def test_a_schedule_decodes_only_what_no_prefill_can_take(made: Scheduled) -> None:
     for step in made.steps[: None if made.length > 1 else 0]:

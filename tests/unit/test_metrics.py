@@ -20,7 +20,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 SPECIALS = (np.nan, np.inf, -np.inf)
 FIELDS = ("squared_error", "squared_reference", "squared_candidate", "dot", "sum_abs_err")
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=min(60, settings.default.max_examples))
 
 
 def plain(reference: Array, candidate: Array) -> dict[str, Array]:
