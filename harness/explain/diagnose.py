@@ -26,9 +26,7 @@ Rank = tuple[float, ...]
 
 def diagnose(evidence: Evidence) -> list[Diagnosis]:
     """The hypotheses that explain a fault, best first."""
-    before = evidence.excess(evidence.expected)
-    errors = evidence.errors(evidence.expected)
-    if before <= FAITHFUL_EXCESS and float(errors.max(initial=0.0)) <= FAITHFUL_EXCESS**2:
+    if not is_wrong(evidence):
         return []
     found: list[tuple[Rank, Diagnosis]] = []
     for hypothesis in sorted(all_hypotheses(), key=lambda hypothesis: hypothesis.simplicity):
@@ -43,6 +41,13 @@ def diagnose(evidence: Evidence) -> list[Diagnosis]:
     # What explains as well and needs more to do so is the same said in other words.
     rivals = [entry for rank, entry in found if rank[0] == left and rank[1] == simplicity]
     return rivals[:AT_MOST]
+
+
+def is_wrong(evidence: Evidence) -> bool:
+    """Whether what the candidate made of its own inputs is further from what the reference makes of them than noise."""
+    errors = evidence.errors(evidence.expected)
+    within = evidence.excess(evidence.expected) <= FAITHFUL_EXCESS
+    return not (within and float(errors.max(initial=0.0)) <= FAITHFUL_EXCESS**2)
 
 
 def _best(hypothesis: Hypothesis, evidence: Evidence) -> tuple[Rank, Diagnosis] | None:

@@ -94,6 +94,7 @@ class Evidence:
     KV cache held when each was computed, `[time]`; padded: up to where padding had been written after them. cache:
     how many it has room for. read: the known taps that the reference needs for it. positions: of `rows` in the input.
     worst: the position that shows the fault most. accumulated: as `floor.floor`, of all that comes before the tap.
+    same_weights: whether the candidate's weights of the tap's own module are known to be the checkpoint's.
     """
 
     hop: str
@@ -113,6 +114,7 @@ class Evidence:
     positions: Array
     worst: int
     accumulated: Array
+    same_weights: bool = False
 
     @property
     def block(self) -> int:
@@ -194,11 +196,18 @@ def _squared(observed: Array, predicted: Array) -> Array:
 
 
 def gather(
-    traces: Path, hop: str, tap: str, item: JobInput, decoder: Decoder, prepared: Prepared, worst: int = 0
+    traces: Path,
+    hop: str,
+    tap: str,
+    item: JobInput,
+    decoder: Decoder,
+    prepared: Prepared,
+    worst: int = 0,
+    same_weights: bool = False,
 ) -> Evidence:
     """The evidence of a fault, from a run's traces.
 
-    worst: the position that shows the fault most.
+    worst, same_weights: as `Evidence` has them.
     Raises NotCoveredError where the reference does not compute what the oracle computed at this tap.
     """
     taps, tokens = prepared.taps, item.tokens
@@ -240,6 +249,7 @@ def gather(
         positions=keep[rows],
         worst=worst,
         accumulated=_accumulated(oracle, runs, tap, keep[rows]),
+        same_weights=same_weights,
     )
 
 

@@ -5,7 +5,8 @@ In: the record so far and the rows of its taps. Out: a task, or None where there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ from pydantic import BaseModel, Field
 
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Explained, Repro
+from harness.locate.owners import weights_agree
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, SPEC
 from harness.processes.scheduler import Task, TaskResult
-from harness.record.record import Finding, Record
-from harness.record.tap_row import rows_in
+from harness.record.record import Fault, Finding, Record
+from harness.record.tap_row import TapRow, rows_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,8 @@ class FaultPlace(BaseModel):
     tap: str
     input: str  # its id
     worst: int = 0  # the position with the largest excess
+    local_share: float | None = None  # of its limits, the most that the tap uses up in local passes; none without one
+    same_weights: bool = False  # the audits have found the weights that act there to be the checkpoint's
 
 
 class ExplainRequest(BaseModel):
@@ -71,7 +75,10 @@ def explain_task(
     plan: str,
 ) -> Task | None:
     """spec: file and variable of the declaration. traces, folder: of the run. flatbuffer, plan: empty without one."""
-    faults = [fault_of(hop, tap, frame) for hop, tap in _places(record)][:_FAULTS]
+    faults = [
+        fault_of(fault.hop, fault.tap, frame, same_weights=weights_agree(fault, record.findings))
+        for fault in _places(record)[:_FAULTS]
+    ]
     if not faults:
         return None
     request = ExplainRequest(
@@ -110,29 +117,45 @@ def explained(record: Record, result: TaskResult) -> Record:
             **record.model_dump(by_alias=True),
             "diagnosis": [entry.model_dump(by_alias=True) for entry in found.diagnosis],
             "unexplained": found.unexplained,
+            "findings": [*record.findings, *found.right_by_itself],
         }
     )
 
 
-def _places(record: Record) -> list[tuple[str, str]]:
-    """(hop, tap) of the first fault and of further ones. What both TFLite stages show is the file's, and said once."""
-    places: dict[str, tuple[str, str]] = {}
+def _places(record: Record) -> list[Fault]:
+    """The first fault and further ones. What both TFLite stages show is the file's, and said once."""
+    places: dict[str, Fault] = {}
     for fault in record.faults:
         if fault.owner in (
             CHECKPOINT,
             SPEC,
         ):  # what a recipe did to a weight can be said; there is nothing to say of this
             continue
-        places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", (fault.hop, fault.tap))
+        places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", fault)
     return list(places.values())
 
 
-def fault_of(hop: str, tap: str, frame: pd.DataFrame) -> FaultPlace:
+def fault_of(hop: str, tap: str, frame: pd.DataFrame, *, same_weights: bool = False) -> FaultPlace:
     """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
     rows = rows_in(frame[(frame["hop"] == hop) & (frame["tap"] == tap)])
     failing = [row for row in rows if row.verdict == "fail"] or rows
     row = max(failing, key=lambda row: _length(row.shape))
-    return FaultPlace(hop=hop, tap=tap, input=row.input, worst=row.worst_position or 0)
+    share, worst = _local_share(failing), row.worst_position or 0
+    return FaultPlace(hop=hop, tap=tap, input=row.input, worst=worst, local_share=share, same_weights=same_weights)
+
+
+def _local_share(failing: Sequence[TapRow]) -> float | None:
+    """Of its limits, the most that a tap uses up in the local passes of the inputs that show a fault."""
+    figures = [
+        (value, limit)
+        for row in failing
+        for value, limit in (
+            (row.local_excess, row.local_excess_limit),
+            (row.local_position_excess, row.local_position_excess_limit),
+        )
+        if not math.isnan(value)
+    ]
+    return max((value / limit for value, limit in figures if limit > 0), default=None)
 
 
 def _length(shape: str | None) -> int:

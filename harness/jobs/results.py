@@ -82,6 +82,7 @@ class Explained(BaseModel):
 
     diagnosis: list[Diagnosis]
     unexplained: list[str]  # a sentence for each fault that nothing explains
+    right_by_itself: list[Finding] = Field(default_factory=list)  # the steps of faults that were right in a local pass
 
 
 class Repro(BaseModel):

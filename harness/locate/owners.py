@@ -89,6 +89,18 @@ _OF_MODEL = (
 )
 
 
+# With one of these it is not known of every weight whether it is the checkpoint's.
+_NOT_ALL_KNOWN = frozenset(
+    {
+        FindingCode.CONSTANT_DIFFERS_IN_PART,
+        FindingCode.CONSTANT_LACKING_IN_PART,
+        FindingCode.CONSTANT_NOT_COMPARED,
+        FindingCode.CONSTANT_TURNED,
+        FindingCode.CONSTANTS_UNKNOWN,
+        FindingCode.PARAMETERS_NOT_AUDITED,
+        FindingCode.WEIGHTS_WRONG,
+    }
+)
 CONVERTER = "converter"
 
 
@@ -272,6 +284,16 @@ def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) 
     codes = _OF_FILE if of_file else _OF_MODEL
     errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
     return next((finding for finding in errors if module and _is_of(finding, module, block)), None)
+
+
+def weights_agree(fault: Fault, findings: Sequence[Finding]) -> bool:
+    """Whether the weights that act at a tap of the hop's candidate have been found to be the checkpoint's.
+
+    A stage that ended well has audited its weights, and what it did not compare is a finding.
+    """
+    unknown = any(finding.code in _NOT_ALL_KNOWN for finding in findings)
+    of_file = runs_file(fault.between.candidate)
+    return not unknown and _about_weights(fault, findings, of_file=of_file) is None
 
 
 def _is_of(finding: Finding, module: str, block: int | None) -> bool:

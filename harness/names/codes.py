@@ -84,6 +84,7 @@ class FindingCode(StrEnum):
     GENERATES_ANOTHER_TOKEN = "generates-another-token"  # a stage does, where the margin is above the noise
     OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
     FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
+    RIGHT_BY_ITSELF = "right-by-itself"  # a step that is wrong in the run is right when it is run by itself
 
 
 class TapCode(StrEnum):

@@ -36,6 +36,8 @@ def embedding_scale(evidence: Evidence) -> Iterator[Proposal]:
 @hypothesis("embedding_rows", "embed", simplicity=3)
 def embedding_rows(evidence: Evidence) -> Iterator[Proposal]:
     """Few tokens are wrong, each wherever it occurs."""
+    if evidence.same_weights:
+        return
     tokens = evidence.known[TOKENS][evidence.rows]
     errors = evidence.errors(evidence.expected)
     wrong = np.unique(tokens[errors > 10])
