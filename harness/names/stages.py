@@ -389,7 +389,7 @@ def recipe_of_hop(hop: str) -> str:
 
 def having_the_place(name: str) -> tuple[str, ...]:
     """A stage's name, and those of the stages that have its place in other routes."""
-    return (name, *(stage.name for stage in every_stage() if stage.place == name))
+    return (name, *(stage.name for stage in every_stage() if stage.place and stage.place == name))
 
 
 def own_stages() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from harness.names.stages import (
     float32_stages,
     hops_of,
     known_stage,
+    present,
     quantised_hops,
     register,
     runs_file,
@@ -99,6 +100,12 @@ def test_a_quantised_stage_is_the_same_one_on_another_file() -> None:
     assert stage_named(f"fakequant[{RECIPE}]").reference == "reauthored", "which has nothing of the file"
     assert stage_named(f"tflite-reference[{RECIPE}]").local_reference == ""
     assert stage_named("tflite-xnnpack").recipe == FLOAT
+
+
+def test_a_stage_without_a_reference_has_none_whatever_runs_beside_it() -> None:
+    assert present("", float32_stages()) == ""
+    assert present(REAUTHORED, float32_stages()) == REAUTHORED
+    assert present(REAUTHORED, ("hf",)) == REAUTHORED
 
 
 def test_a_name_from_elsewhere_is_no_stage_and_runs_no_file() -> None:
