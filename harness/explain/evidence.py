@@ -138,6 +138,13 @@ class Evidence:
         """Every number is finite."""
         return bool(np.isfinite(self.observed).all())
 
+    @cached_property
+    def decoded(self) -> Array:
+        """Whether decode computed each known position, `[time]`: it alone writes one position after the other."""
+        each = np.arange(len(self.written)) + 1
+        before = np.concatenate([[0], self.written[:-1]])
+        return np.asarray((self.written == each) & (before == each - 1))
+
     @property
     def candidate(self) -> str:
         return Hop.parse(self.hop).candidate

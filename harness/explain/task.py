@@ -126,10 +126,8 @@ def _places(record: Record) -> list[Fault]:
     """The first fault and further ones. What both TFLite stages show is the file's, and said once."""
     places: dict[str, Fault] = {}
     for fault in record.faults:
-        if fault.owner in (
-            CHECKPOINT,
-            SPEC,
-        ):  # what a recipe did to a weight can be said; there is nothing to say of this
+        # What a recipe did to a weight can be said; there is nothing to say of these.
+        if fault.owner in (CHECKPOINT, SPEC) or fault.same_as:
             continue
         places.setdefault(f"{fault.hop.split('->')[0]} {fault.tap}", fault)
     return list(places.values())

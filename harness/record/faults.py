@@ -78,6 +78,9 @@ class Fault(Part):
     """The first wrong position, where the tap is right on all inputs before it and wrong after it; none elsewhere."""
     boundary: str = ""
     """What begins at that position: `window`, `rope`, `table`, `cache`, `chunk` or `decode`; empty if nothing known."""
+    same_as: str = ""
+    """The tap of an earlier fault of the hop that is the same mistake: the same step, of another block or of keys in
+    place of queries, wrong in the same part of the sequence."""
     owner: str = ""
     """Whose it is; `harness/locate/owners.py` lists them."""
     evidence: list[str] = Field(default_factory=list)

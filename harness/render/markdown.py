@@ -19,6 +19,7 @@ from harness.render.recipes import recipe_groups, recipe_words
 from harness.render.sentences import (
     defect_words,
     excess_words,
+    further_faults,
     nearest_to_limit,
     sequence_words,
     snr_figure,
@@ -130,11 +131,8 @@ def _first_fault(record: Record, folder: Path) -> Iterator[str]:
         return
     yield f"### First fault: {code(fault.tap)}"
     yield "\n".join(f"- {line}" for line in _fault_lines(record, fault))
-    more = len(record.faults) - 1
-    if more > 0:
-        yield f"{more} further {'fault' if more == 1 else 'faults'}: " + ", ".join(
-            f"{code(other.tap)} ({code(other.hop)})" for other in record.faults[1 : _MOST + 1]
-        )
+    for title, taps in further_faults(record):
+        yield f"{plain(title)}: {', '.join(code(tap) for tap in taps[:_MOST])}"
     run = shlex.quote(str(folder))
     yield f"```sh\nedge-parity explain {run}\nedge-parity explore {run}\n```"
 

@@ -191,6 +191,17 @@ def fault_words(record: Record, row: TapRow | None) -> str:
     )
 
 
+def further_faults(record: Record) -> list[tuple[str, list[str]]]:
+    """(what they are, each with its hop) of all faults but the first: those that are the same mistake by themselves."""
+    rest, hops = record.faults[1:], len({fault.hop for fault in record.faults})
+    same = [fault for fault in rest if fault.same_as]
+    found = [("Also at fault", [f"{fault.tap} ({fault.hop})" for fault in rest if not fault.same_as])]
+    for first in dict.fromkeys((fault.hop, fault.same_as) for fault in same):
+        taps = [fault.tap for fault in same if (fault.hop, fault.same_as) == first]
+        found.append((f"The same as at {first[1]}{f' ({first[0]})' if hops > 1 else ''}", taps))
+    return [(title, taps) for title, taps in found if taps]
+
+
 def sequence_words(fault: Fault) -> str:
     """Where in the sequence a fault lives: `in decode alone, from step 3 (position 21)`; empty where not known."""
     edge = f", {BOUNDARIES[fault.boundary]}" if fault.boundary in BOUNDARIES else ""

@@ -36,6 +36,7 @@ from harness.render.sentences import (
     MissingGroup,
     defect_words,
     fault_words,
+    further_faults,
     headline,
     missing_groups,
     nearest_to_limit,
@@ -245,9 +246,8 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     owner = f"Owner: {fault.owner}. {'; '.join(fault.evidence)}." if fault.owner else suspicion(record)
     wrapped(console, owner)
     _why_lines(record, console)
-    others = [f"{other.tap} ({other.hop})" for other in record.faults[1:]]
-    if others:
-        wrapped(console, f"Also at fault: {_some(others, 6)}.")
+    for title, others in further_faults(record):
+        wrapped(console, f"{title}: {_some(others, 6)}.")
 
 
 def _why_lines(record: Record, console: Console) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.bench.catalogue import all_faults
+from harness.bench.explaining import explain
 from harness.bench.graph import Edit, only, rewire, rewrite, turn
 from harness.bench.mistake import Mistake
 from harness.bench.run import run_fault
-from harness.bench.workbench import DECODED, Bench
+from harness.bench.workbench import DECODED, FIRST, Bench
 from harness.jobs.reporter import Silent
 from harness.operators import job as descend
+from harness.stages.litert_torch.faults.rewiring import patched
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +46,33 @@ def test_a_fault_of_decode_is_found_at_its_tap_and_told_as_such(name: str, bench
     assert result.tap in fault.taps
     assert result.only_in == "decode"
     assert result.owner in result.expected_owners
+    assert not fault.causes or result.diagnosis[:1] == [fault.causes[0]]
+
+
+def test_a_cache_written_one_slot_before_its_own_is_a_fault_of_decode(
+    benches: dict[str, Bench], tmp_path: Path
+) -> None:
+    """The last slot of prefill is overwritten as well; keys and values of both blocks are one mistake."""
+    model = bench_of(benches, "tiny_llama")
+
+    def slot_before(original: Any) -> Any:
+        def update(cache: Any, pos: Any, *rest: Any, **more: Any) -> Any:
+            return original(cache, (pos - int(pos.numel() == 1)).clamp(min=0), *rest, **more)
+
+        return update
+
+    model.sound  # noqa: B018 - traced before the model is broken
+    with patched("kv_cache", "update", slot_before):
+        model.break_reauthored(tmp_path, lambda network: None)
+    outcome = model.judge(tmp_path)
+    told = {fault.tap: (fault.only_in, fault.same_as) for fault in outcome.faults if fault.hop == FIRST}
+    assert told["block.0.cache.k"] == ("decode", "")
+    assert {told[tap] for tap in ("block.0.cache.v", "block.1.cache.k", "block.1.cache.v")} == {
+        ("decode", "block.0.cache.k")
+    }
+    (cause,) = explain(model, tmp_path, outcome)
+    assert cause.hypothesis == "decode_slot"
+    assert "one slot before its own" in cause.detail
 
 
 def test_a_window_of_decode_starts_at_its_edge(benches: dict[str, Bench], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.record.record import Record
 from harness.render.html import write_report
 from harness.render.markdown import summary
-from harness.render.sentences import sequence_words
+from harness.render.sentences import further_faults, sequence_words
 from harness.render.terminal import print_summary
 
 DECODE = {"only_in": "decode", "first_step": 3, "first_position": 21}
@@ -60,3 +60,12 @@ def test_nothing_stands_there_of_a_fault_that_is_everywhere(tmp_path: Path) -> N
     print_summary(record, frame, tmp_path, console)
     assert "  sequence" not in console.file.getvalue()
     assert "where in the sequence" not in summary(record, tmp_path)
+
+
+def test_what_is_the_same_mistake_is_told_with_the_fault_that_it_is_the_same_as() -> None:
+    record, _ = run_with(tap="block.0.cache.k", **DECODE)
+    first = record.faults[0]
+    same = first.model_copy(update={"tap": "block.1.cache.k", "same_as": first.tap})
+    other = first.model_copy(update={"tap": "logits"})
+    told = dict(further_faults(record.model_copy(update={"faults": [first, same, other]})))
+    assert told == {"The same as at block.0.cache.k": ["block.1.cache.k"], "Also at fault": [f"logits ({first.hop})"]}

@@ -30,8 +30,10 @@ def _changed(evidence: Evidence, **changes: object) -> Decoder:
     return evidence.decoder.with_layer(evidence.block, rope=dataclasses.replace(rope, **changes))  # type: ignore[arg-type]
 
 
-def _turning(evidence: Evidence, rope: Rope, interleaved: bool = False, shift: float = 0.0, sign: int = 1) -> Decoder:
-    """Queries and keys turned in another way."""
+def _turning(
+    evidence: Evidence, rope: Rope, interleaved: bool = False, shift: float | Array = 0.0, sign: int = 1
+) -> Decoder:
+    """Queries and keys turned in another way. shift: of all positions, or of each, `[time]`."""
 
     def step(source: str, slot: str) -> Step:
         def turn(walk: Walk, block: int) -> Array:
@@ -175,4 +177,20 @@ def position_offset(evidence: Evidence) -> Iterator[Proposal]:
             f"positions are off by {shift:+d}: {evidence.candidate} turns token 0 as position {shift}",
             "number positions from 0",
             evidence.predict(_turning(evidence, rope, shift=shift)),
+        )
+
+
+@hypothesis("decode_position_offset", *_POINTS)
+def decode_position_offset(evidence: Evidence) -> Iterator[Proposal]:
+    """Prefill numbers its positions right, and decode does not."""
+    rope = _rope(evidence)
+    if rope is None or not evidence.decoded.any() or evidence.decoded.all():
+        return
+    first = int(np.flatnonzero(evidence.decoded)[0])
+    for shift in (1, -1, 2, -2):
+        yield Proposal(
+            f"in decode positions are off by {shift:+d}: {evidence.candidate} turns token {first} as position "
+            f"{first + shift}, and what is prefilled as it should",
+            "give decode the position of its own token",
+            evidence.predict(_turning(evidence, rope, shift=shift * evidence.decoded)),
         )

@@ -90,9 +90,10 @@ def in_decode(name: str, model: str, what: str, site: Network, taps: tuple[str, 
 
 FAULTS = (
     in_decode("position", "tiny_llama", "rotated by the next position", Network(next_position),
-              ("block.0.attn.q_rope",)),
+              ("block.0.attn.q_rope",), "decode_position_offset"),
     in_decode("slot", "tiny_llama", "the KV cache written one slot too far",
-              Network(unchanged, lambda: patched("kv_cache", "update", next_slot)), ("block.0.cache.k",)),
+              Network(unchanged, lambda: patched("kv_cache", "update", next_slot)), ("block.0.cache.k",),
+              "decode_slot"),
     in_decode("cache-of-block-0", "tiny_llama", "block 1 reads the cache of block 0", Network(unchanged, cache_before),
               ("block.1.attn.probs",)),
     in_decode("own-slot", "smollm2", "the newest position hidden from itself", decoding(without_own_slot),
