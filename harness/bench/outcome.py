@@ -19,6 +19,7 @@ from harness.judge.rules import load_rules
 from harness.locate.faults import locate, summarise_hop
 from harness.names.coverage import Absence
 from harness.names.stages import ORACLE, hops_of
+from harness.pipeline.comparison import samples_of
 from harness.pipeline.in_sequence import in_sequence
 from harness.pipeline.owned_faults import not_finite_stages
 from harness.record.record import Fault, HopResult
@@ -51,7 +52,17 @@ def judged(
     """The hops of some stages, compared on every input of the model and judged. traces: with those of the oracle."""
     inputs, rules, hops = [item.id for item in prepared.inputs], load_rules(), hops_of(tuple(stages))
     known = {ORACLE, *stages}
-    compared = compare_traces(traces, known, inputs, prepared.taps, prepared.model, rules, why_missing, hops)
+    compared = compare_traces(
+        traces,
+        known,
+        inputs,
+        prepared.taps,
+        prepared.model,
+        rules,
+        why_missing,
+        hops,
+        samples=samples_of(prepared),
+    )
     errors = local_errors(traces, compared.hops, inputs, prepared.taps)
     frame = taps_frame(with_local(compared.rows, errors, rules))
     found = {

@@ -241,6 +241,7 @@ class Bench:
             inputs=self.prepared.inputs,
             prefill=self.prepared.prefill,
             kv_cache_len=self.prepared.kv_cache_len,
+            whole_up_to=self.prepared.whole_up_to,
             variant=self.prepared.variant,
             traces=folder / stage,
             miniature=self.prepared.miniature,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.compare.noise import NoiseFloor, position_excess
-from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
+from harness.compare.traces import FLOAT32_RUNS, TapReader, noise_floors, spans_of, stats_over
 from harness.names.stages import ORACLE, Hop
 from harness.names.taps import LOCAL_SUFFIX
 
@@ -30,7 +30,7 @@ def each_position(
     reader: TapReader, reference: str, candidate: str, tap: str, noise: NoiseFloor
 ) -> Iterator[tuple[int, float]]:
     """(position, excess there), where both sides computed it."""
-    spans = common_spans(reader.covered(reference, tap), reader.covered(candidate, tap))
+    spans = spans_of(reader, tap, noise, reference, candidate)
     if not spans:
         return
     stats = stats_over(reader.values(reference, tap), reader.values(candidate, tap), spans)

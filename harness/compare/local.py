@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from harness.compare.noise import Excess, Floats, NoiseFloor, excess, position_excess
-from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
+from harness.compare.traces import FLOAT32_RUNS, TapReader, noise_floors, spans_of, stats_over
 from harness.judge.rules import Rule, judge_local
 from harness.names.stages import ORACLE, Hop, recipe_of_hop
 from harness.names.taps import LOCAL_SUFFIX
@@ -63,7 +63,7 @@ def _error(
     """unrounded: the stage that says what the steps of the input's grid cost, if there is one."""
     if noise is None or not (taps.has(reference, tap) and taps.has(candidate, tap)):
         return None
-    spans = common_spans(taps.covered(reference, tap), taps.covered(candidate, tap))
+    spans = spans_of(taps, tap, noise, reference, candidate)
     pair = taps.values(reference, tap), taps.values(candidate, tap)
     if not spans or pair[0].shape != pair[1].shape:
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from harness.compare.metrics import PositionStats
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 # One rounding to float32 is off by at most this share of the value. It stands in for the noise where
 # float32 happens to be exact (an embedding, a probability of 1), so that 0/0 never decides.
@@ -43,11 +44,13 @@ class NoiseFloor:
 
     norms: norm(oracle) per position.
     typical: the median of that cost over all positions of all inputs; see `with_typical`.
+    at: the positions at which it is known, in order, of a tap that is not kept at every one; elsewhere it is NaN.
     """
 
     relative: Floats
     norms: Floats
     typical: float = 0.0
+    at: Ints | None = None
 
     @classmethod
     def of(cls, *samples: PositionStats) -> NoiseFloor:
@@ -55,6 +58,15 @@ class NoiseFloor:
         norms = np.sqrt(samples[0].squared_reference)
         error = np.sqrt(np.mean([stats.squared_error for stats in samples], axis=0))
         return cls(_relative(error, norms), norms)
+
+    def spread(self, at: Ints, length: int) -> NoiseFloor:
+        """A floor of the positions `at` alone as one of an input of `length`."""
+        return NoiseFloor(_spread(self.relative, at, length), _spread(self.norms, at, length), self.typical, at)
+
+    @property
+    def known(self) -> Floats:
+        """What float32 costs at the positions where that is known."""
+        return self.relative if self.at is None else self.relative[self.at]
 
     @cached_property
     def floor(self) -> Floats:
@@ -65,24 +77,27 @@ class NoiseFloor:
     @cached_property
     def whole(self) -> float:
         """The mean over positions."""
-        return float(self.floor.mean())
+        return float((self.floor if self.at is None else self.floor[self.at]).mean())
 
 
 def with_grid(noise: NoiseFloor, squared_error: Floats) -> NoiseFloor:
     """The floor of a runtime that quantises the inputs of layers: what one step of their grid costs belongs to it.
 
-    squared_error: per position, of the same weights with those inputs rounded against the same without. Two right
-    computations may round every number to another side, as they differ by float32's noise and the next layer's input by
-    what that made of it: then they are apart by the root of two such errors.
+    squared_error: per position where the noise is known, of the same weights with those inputs rounded against the same
+    without. Two right computations may round every number to another side, as they differ by float32's noise and the
+    next layer's input by what that made of it: then they are apart by the root of two such errors.
     """
-    steps = math.sqrt(2) * _relative(np.sqrt(squared_error), noise.norms)
-    return NoiseFloor(np.hypot(noise.floor, steps), noise.norms, float(np.median(np.hypot(noise.floor, steps))))
+    at = slice(None) if noise.at is None else noise.at
+    steps = math.sqrt(2) * _relative(np.sqrt(squared_error), noise.norms[at])
+    whole = np.hypot(noise.floor[at], steps)
+    floor = NoiseFloor(whole, noise.norms[at], float(np.median(whole)))
+    return floor if noise.at is None else floor.spread(noise.at, len(noise.norms))
 
 
 def with_typical(floors: Sequence[NoiseFloor]) -> list[NoiseFloor]:
     """The floors of one tap on all inputs, each knowing what is typical of the tap."""
-    typical = float(np.median(np.concatenate([floor.relative for floor in floors])))
-    return [NoiseFloor(floor.relative, floor.norms, typical) for floor in floors]
+    typical = float(np.median(np.concatenate([floor.known for floor in floors])))
+    return [replace(floor, typical=typical) for floor in floors]
 
 
 def excess(squared_error: Floats, noise: NoiseFloor, positions: Any = slice(None)) -> Excess:
@@ -105,6 +120,12 @@ def position_excess(squared_error: Floats, noise: NoiseFloor, positions: Any = s
     """The excess of each position by itself, `[len(positions)]`: e_t / f_t of `excess`."""
     each: Floats = _relative(np.sqrt(squared_error), noise.norms[positions]) / noise.floor[positions]
     return each
+
+
+def _spread(values: Floats, at: Ints, length: int) -> Floats:
+    found = np.full(length, np.nan)
+    found[at] = values
+    return found
 
 
 def _relative(error: Floats, norms: Floats) -> Floats:

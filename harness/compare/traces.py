@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.constant_taps import without_constant_taps
+from harness.compare.filling import fill_absent, fill_judgement, fill_missing
 from harness.compare.logits import PERCENTILES, LogitPositions, LogitTally
 from harness.compare.metrics import (
     LogitStats,
@@ -30,7 +31,8 @@ from harness.compare.steps import StepTally
 from harness.compare.value_range import ValueRange, fill_range, joined
 from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
-from harness.names.coverage import Absence, checked
+from harness.names.coverage import SAMPLED_POSITIONS, Absence, checked
+from harness.names.sample import Sample
 from harness.names.stages import HF, ORACLE, Hop, recipe_of_hop, standard_hops
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
@@ -90,6 +92,7 @@ def compare_traces(
     answers: Mapping[str, Sequence[int]] = MappingProxyType({}),
     families: Mapping[str, str] = MappingProxyType({}),
     decoded: Mapping[str, int] = MappingProxyType({}),
+    samples: Mapping[str, Sample] = MappingProxyType({}),
 ) -> Comparison:
     """Every tap of every input on every hop whose stages ran.
 
@@ -98,13 +101,13 @@ def compare_traces(
     A tap that cannot be compared is a row with verdict `missing`. floors_at: the noise floor of a
     tap on each input, where these inputs alone are not to say what is typical. answers: the tokens of each input that
     comes from text. families: of each recipe's file, see `harness/names/recipe_families.py`. decoded: where in each
-    input decode begins.
+    input decode begins. samples: the positions that a stage has to keep of each input of which it keeps some.
     """
     present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
     tallies, steps = {hop: LogitTally(answers) for hop in present}, StepTally(decoded)
     rows: list[TapRow] = []
     beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}
-    opened = [TapReader.of(traces, stages | beside, item) for item in inputs]
+    opened = [TapReader.of(traces, stages | beside, item, samples.get(item)) for item in inputs]
     for order, tap in enumerate(taps):
         progress(order, len(taps))
         floors = floors_at(opened, tap) if floors_at else noise_floors(opened, tap, FLOAT32_RUNS)
@@ -126,17 +129,18 @@ def compare_traces(
 class TapReader:
     """The traces of all stages on one input, and the tap that is looked at just now, each mapped once."""
 
-    def __init__(self, traces: Mapping[str, Trace | None], item: str) -> None:
-        self.item = item
+    def __init__(self, traces: Mapping[str, Trace | None], item: str, sample: Sample | None = None) -> None:
+        """sample: the positions that every stage has to keep of the input; None: all."""
+        self.item, self.sample = item, sample
         self._traces = {stage: trace for stage, trace in traces.items() if trace is not None}
         self._tap = ""
         self._values: dict[str, Array] = {}
         self._ranges: dict[str, ValueRange] = {}
 
     @classmethod
-    def of(cls, traces: Path, stages: Iterable[str], item: str) -> TapReader:
+    def of(cls, traces: Path, stages: Iterable[str], item: str, sample: Sample | None = None) -> TapReader:
         """Of the stages that finished the trace of this input."""
-        return cls({name: _open_trace(traces / name / item) for name in stages}, item)
+        return cls({name: _open_trace(traces / name / item) for name in stages}, item, sample)
 
     def has(self, stage: str, tap: str) -> bool:
         return stage in self._traces and tap in self._traces[stage]
@@ -164,14 +168,15 @@ class TapReader:
     def covered(self, stage: str, tap: str) -> list[tuple[int, int]]:
         return self._traces[stage].covered(tap)
 
+    def is_sampled(self, tap: str) -> bool:
+        """Whether a tap of the input is kept at some positions only."""
+        return self.sample is not None and self.sample.holds(tap)
+
     def is_whole(self, stage: str, tap: str) -> bool:
-        """Whether a stage computed every position of the input."""
-        trace, stop = self._traces[stage], 0
-        for start, end in trace.covered(tap):
-            if start > stop:
-                return False
-            stop = max(stop, end)
-        return stop >= trace.length
+        """Whether a stage has every position of the input that it has to keep."""
+        trace = self._traces[stage]
+        wanted = range(trace.length) if self.sample is None or not self.is_sampled(tap) else self.sample.positions
+        return bool(np.isin(wanted, trace.positions(tap)).all())
 
     def derived(self, tap: str, *stages: str) -> bool:
         return any(self._traces[stage].how(tap) == "derived" for stage in stages)
@@ -187,9 +192,9 @@ def _open_trace(folder: Path) -> Trace | None:
 def noise_floors(opened: Sequence[TapReader], tap: str, runs: Sequence[str]) -> list[NoiseFloor | None]:
     """The noise floor of a tap on each input; None where `oracle` or the first of the float32 runs lacks it."""
     floors = {
-        number: NoiseFloor.of(*_samples(taps, tap, runs))
+        number: floor
         for number, taps in enumerate(opened)
-        if taps.has(ORACLE, tap) and taps.has(runs[0], tap)
+        if taps.has(ORACLE, tap) and taps.has(runs[0], tap) and (floor := _floor(taps, tap, runs)) is not None
     }
     for taps in opened:
         taps.let_go()
@@ -212,11 +217,11 @@ def _compare(
     reference, candidate = hop.stages
     lacking = next((stage for stage in (reference, candidate, ORACLE) if not taps.has(stage, row.tap)), None)
     if lacking is not None or noise is None:
-        return _fill_missing(row, lacking or HF, why_missing)
-    spans = common_spans(taps.covered(reference, row.tap), taps.covered(candidate, row.tap))
-    partly = next((stage for stage in (reference, candidate) if not taps.is_whole(stage, row.tap)), None)
+        return fill_missing(row, lacking or HF, why_missing)
+    spans = spans_of(taps, row.tap, noise, reference, candidate)
+    partly = next((stage for stage in (reference, candidate, ORACLE, HF) if not taps.is_whole(stage, row.tap)), None)
     if not spans:
-        return _fill_missing(row, partly or candidate, why_missing)
+        return fill_missing(row, partly or candidate, why_missing)
     values = taps.values(reference, row.tap), taps.values(candidate, row.tap), taps.values(ORACLE, row.tap)
     if not values[0].shape == values[1].shape == values[2].shape:
         row.verdict, row.broken, row.why = "fail", TapCode.SHAPES_DIFFER.value, _shapes(*values)
@@ -232,14 +237,16 @@ def _compare(
         figures |= _logit_figures(row, *values[:2], taps, spans, tally, hop.unrounded)
     row.how = "derived" if taps.derived(row.tap, reference, candidate) else "read"
     row.positions = positions.size
-    _fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures, family))
+    fill_judgement(row, judge(rules, row.model, hop.name, row.tap, row.positions, figures, family))
     if not hop.by_snr:
         steps.add(row, positions, each)
+    if taps.is_sampled(row.tap):
+        row.absence = SAMPLED_POSITIONS
     if partly is not None and row.verdict == "pass":
         absent = checked(why_missing(partly, row.tap), partly, row.tap)
         if not absent.reason:
             why = f"compared at {row.positions} of {values[2].shape[1]} positions: {absent.why}"
-            _fill_absent(row, absent._replace(why=why))
+            fill_absent(row, absent._replace(why=why))
     return None
 
 
@@ -248,24 +255,7 @@ def _floor_of(hop: Hop, taps: TapReader, tap: str, noise: NoiseFloor) -> NoiseFl
     if not hop.unrounded or not taps.has(hop.unrounded, tap):
         return noise
     rounded, plain = taps.values(hop.reference, tap), taps.values(hop.unrounded, tap)
-    return with_grid(noise, stats_over(rounded, plain, [slice(0, rounded.shape[1])]).squared_error)
-
-
-def _fill_judgement(row: TapRow, judgement: Judgement) -> None:
-    row.verdict, row.rule = judgement.verdict, judgement.rule
-    row.broken, row.why = judgement.codes, judgement.why
-    row.noise_floor_limit = judgement.limits.get("noise_floor", math.nan)
-    row.excess_limit = judgement.limits.get("excess", math.nan)
-    row.position_excess_limit = judgement.limits.get("position_excess", math.nan)
-
-
-def _fill_missing(row: TapRow, stage: str, why_missing: Callable[[str, str], Absence]) -> None:
-    _fill_absent(row, checked(why_missing(stage, row.tap), stage, row.tap))
-
-
-def _fill_absent(row: TapRow, absent: Absence) -> None:
-    row.verdict, row.rule, row.broken = "missing", "", ""
-    row.why, row.absence = absent.why, absent.reason
+    return with_grid(noise, stats_over(rounded, plain, known_spans(noise)).squared_error)
 
 
 def _shapes(*values: Array) -> str:
@@ -283,19 +273,45 @@ def common_spans(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> li
     return [slice(start, stop) for start, stop in sorted(spans) if start < stop]
 
 
+def spans_of(taps: TapReader, tap: str, noise: NoiseFloor, *stages: str) -> list[slice]:
+    """Stretches of positions that stages cover, and where it is known what float32 costs."""
+    spans = [(span.start, span.stop) for span in known_spans(noise)]
+    for stage in stages:
+        spans = [(span.start, span.stop) for span in common_spans(spans, taps.covered(stage, tap))]
+    return [slice(*span) for span in spans]
+
+
+def known_spans(noise: NoiseFloor) -> list[slice]:
+    """Stretches of positions where it is known what float32 costs."""
+    if noise.at is None:
+        return [slice(0, len(noise.norms))]
+    starts = np.flatnonzero(np.diff(noise.at, prepend=-2) > 1)
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in np.split(noise.at, starts[1:])]
+
+
 def stats_over(reference: Array, candidate: Array, spans: list[slice]) -> PositionStats:
     parts = [position_stats(reference[:, block], candidate[:, block]) for block in blocks(spans, reference, candidate)]
     return parts[0] if len(parts) == 1 else concat(parts)
 
 
-def _samples(taps: TapReader, tap: str, names: Sequence[str]) -> list[PositionStats]:
-    """What float32 costs at a tap, as each float32 run of the HF model has it: its error against the oracle."""
+def _floor(taps: TapReader, tap: str, names: Sequence[str]) -> NoiseFloor | None:
+    """What float32 costs at a tap, by each float32 run of the HF model: its error against the oracle.
+
+    None where they share no position. Where they do not share all of them, it is known at some.
+    """
     oracle = taps.values(ORACLE, tap)
     first, *others = [stage for stage in names if taps.has(stage, tap)]
-    whole = [slice(0, oracle.shape[1])]
-    stats, found = _ranged_over(oracle, taps.values(first, tap), whole)
+    shared = taps.covered(ORACLE, tap)
+    for stage in (first, *others):
+        shared = [(span.start, span.stop) for span in common_spans(shared, taps.covered(stage, tap))]
+    spans = [slice(*span) for span in shared]
+    if not spans:
+        return None
+    stats, found = _ranged_over(oracle, taps.values(first, tap), spans)
     taps.note_range(tap, found)
-    return [stats, *(stats_over(oracle, taps.values(stage, tap), whole) for stage in others)]
+    floor = NoiseFloor.of(stats, *(stats_over(oracle, taps.values(stage, tap), spans) for stage in others))
+    at = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    return floor if len(at) == oracle.shape[1] else floor.spread(at, oracle.shape[1])
 
 
 def _ranged_over(reference: Array, candidate: Array, spans: list[slice]) -> tuple[PositionStats, ValueRange]:

@@ -83,6 +83,7 @@ def _job(saved: SavedEvidence, prepared: Prepared, flatbuffer: Path, plan: Path)
         inputs=prepared.inputs,
         prefill=prepared.prefill,
         kv_cache_len=prepared.kv_cache_len,
+        whole_up_to=prepared.whole_up_to,
         variant=prepared.variant,
         traces=flatbuffer.parent,
         flatbuffer=flatbuffer,

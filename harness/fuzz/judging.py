@@ -84,7 +84,7 @@ def judge_input(
 def typical_noise(traces: Path, inputs: Iterable[str], taps: Iterable[str]) -> dict[str, Floats]:
     """What float32 costs at each position of some inputs, `[positions]` by tap; they are traced by oracle and hf."""
     opened = [TapReader.of(traces, {ORACLE, *FLOAT32_RUNS}, item) for item in inputs]
-    found = {tap: [floor.relative for floor in noise_floors(opened, tap, FLOAT32_RUNS) if floor] for tap in taps}
+    found = {tap: [floor.known for floor in noise_floors(opened, tap, FLOAT32_RUNS) if floor] for tap in taps}
     return {tap: np.concatenate(parts) for tap, parts in found.items() if parts}
 
 
@@ -105,7 +105,7 @@ def with_typical_of(known: Mapping[str, Floats]) -> FloorsAt:
 
 def raised(floor: NoiseFloor, known: Floats) -> NoiseFloor:
     """A floor whose `typical` is no lower than the median over the known noise and its own. NaN stays NaN."""
-    median = np.median(np.concatenate([known, floor.relative]))
+    median = np.median(np.concatenate([known, floor.known]))
     return replace(floor, typical=float(np.maximum(floor.typical, median)))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from harness.align.layout import HeadLayout
+from harness.names.sample import WHOLE_UP_TO
 from harness.names.taps import LOGITS
 from harness.names.variant import Variant
 
@@ -89,6 +90,7 @@ class Job(BaseModel):
     opens: "module:function" that opens the stage, see `harness/jobs/session.py`.
     reference: the folder of the traces whose values replace the stage's own, which makes it a local pass: it writes to
     `local(traces)`.
+    whole_up_to: the longest input that is traced at every position of every tap, see `harness/inputs/sampling.py`.
     """
 
     stage: str
@@ -100,6 +102,7 @@ class Job(BaseModel):
     inputs: list[JobInput]
     prefill: list[int]
     kv_cache_len: int
+    whole_up_to: int = WHOLE_UP_TO
     variant: Variant = Variant()
     traces: Path
     opens: str = ""

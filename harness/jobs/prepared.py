@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from harness.jobs.job import Dimensions, JobInput
 from harness.names.recipes import Recipe, Rules
+from harness.names.sample import WHOLE_UP_TO
 from harness.names.stages import FLOAT, REAUTHORED, Hop, present, split, stage_named
 from harness.names.variant import Variant, VariantOptions
 from harness.record.record import Finding, Source
@@ -31,6 +32,7 @@ class Request(BaseModel):
     chat: bool = False  # whether prompts go through the tokenizer's chat template
     decode: int = 0  # tokens that the reference draws and every stage decodes
     edges: bool = False  # whether the edges of the context are inputs too
+    whole_up_to: int = WHOLE_UP_TO  # positions of an input of which every tap is traced
     variant: VariantOptions = VariantOptions()
     quantize: list[Recipe] = Field(default_factory=list)
     text: str | None = None  # path of the text to measure perplexity on; None for the one that ships
@@ -77,6 +79,7 @@ class Prepared(BaseModel):
     boundaries: dict[str, int] = Field(default_factory=dict)
     prefill: list[int]
     kv_cache_len: int
+    whole_up_to: int = WHOLE_UP_TO
     variant: Variant
     undeclared: list[str] = Field(default_factory=list)
     prefill_logits: bool = True

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.compare.noise import NoiseFloor, excess, with_grid
-from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, noise_floors, stats_over
+from harness.compare.traces import FLOAT32_RUNS, TapReader, common_spans, known_spans, noise_floors, stats_over
 from harness.judge.rules import Rule, limits_of
 from harness.laws.check import SIDES, LawCheck, laws_folder, read_checks
 from harness.laws.laws import LAWS
@@ -86,7 +86,7 @@ class LawJudge:
         if noise is None or not grid or not (opened.has(grid, tap) and opened.has(unrounded, tap)):
             return noise
         rounded, plain = opened.values(grid, tap), opened.values(unrounded, tap)
-        return with_grid(noise, stats_over(rounded, plain, [slice(0, rounded.shape[1])]).squared_error)
+        return with_grid(noise, stats_over(rounded, plain, known_spans(noise)).squared_error)
 
     def _tap(
         self, stage: str, check: LawCheck, tap: str, sides: tuple[Trace, Trace], floor: NoiseFloor | None

@@ -30,6 +30,7 @@ FOLDED_NORM = "folded-norm"
 OWN_BLOCKS = "own-blocks"
 UNDECLARED_POINT = "undeclared-point"
 NO_PREFILL_LOGITS = "no-prefill-logits"
+SAMPLED_POSITIONS = "sampled-positions"  # of a long input: never why a tap is missing, but why positions of it are
 
 
 class Absence(NamedTuple):

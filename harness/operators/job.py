@@ -18,11 +18,13 @@ from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource
 from harness.flatbuffer.cut import range_between
 from harness.flatbuffer.reader import FlatbufferModel
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import Descended
 from harness.jobs.session import AS_NAMED
+from harness.names.sample import Sample
 from harness.names.taps import block_tap, split_tap
 from harness.operators.evaluate import Evaluator
 from harness.operators.matching import RecordedTaps
@@ -82,18 +84,26 @@ def _places(
         seen: set[str] = set()
         for item in job.inputs:
             for step in schedule_of(item, job):
-                if step.valid == step.size and step.signature not in seen:
+                if step.valid == step.size and step.signature not in seen and _holds(sample_of(item, job), step):
                     seen.add(step.signature)
                     yield item, step, Trace.open(job.reference / item.id), None
         return
     item = unpadded_input(job, decode_at)
     with tempfile.TemporaryDirectory(prefix="edge-parity-descend-") as folder:
         alone = job.model_copy(update={"inputs": [item], "traces": Path(folder), "record_at": decode_at})
+        if decode_at is None:  # a whole prefill is looked at
+            alone.whole_up_to = len(item.tokens)
         recorded = route_of(model).record(alone, model, block)
         reference = Trace.open(Path(folder) / item.id)
         for step in schedule_of(item, job):
             if decode_at in (None, step.start):
                 yield item, step, reference, RecordedTaps.of(recorded[step.start])
+
+
+def _holds(sample: Sample | None, step: Step) -> bool:
+    """Whether a trace has every position of a step, of every tap."""
+    whole = [(step.start, step.start + step.valid)]
+    return sample is None or sample.within(*whole[0]) == whole
 
 
 def unpadded_input(job: Job, decode_at: int | None = None) -> JobInput:

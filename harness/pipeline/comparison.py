@@ -15,6 +15,7 @@ from harness.compare.local import local_errors, with_local
 from harness.compare.text import compare_text
 from harness.compare.traces import Comparison, compare_traces
 from harness.flatbuffer.signatures import DECODE
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
@@ -23,6 +24,7 @@ from harness.judge.rules import Rule, judge_hop
 from harness.locate.faults import first_row
 from harness.names.coverage import NO_PREFILL_LOGITS, UNDECLARED_POINT, Absence, listed
 from harness.names.figures import FILE_MB, ON_TEXT, PERPLEXITY_RATIO
+from harness.names.sample import Sample
 from harness.names.stages import (
     Floor,
     Hop,
@@ -70,8 +72,14 @@ def compare(
         families=families(results, plans),
         # A conversation prefills after it has decoded: where it lies tells of no position which of them it is.
         decoded={item.id: decode_start(item, prepared) for item in prepared.inputs if not item.earlier},
+        samples=samples_of(prepared),
     )
     return with_text(found, prepared, results, stages, traces)
+
+
+def samples_of(prepared: Prepared) -> dict[str, Sample]:
+    """The positions that are kept of each input that is too long for all."""
+    return {item.id: sample for item in prepared.inputs if (sample := sample_of(item, prepared)) is not None}
 
 
 def whole(

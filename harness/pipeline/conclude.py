@@ -37,7 +37,7 @@ from harness.record.tap_row import taps_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-from harness.pipeline.comparison import plans_of
+from harness.pipeline.comparison import plans_of, samples_of
 from harness.pipeline.environment import environment
 from harness.pipeline.findings import crashed, findings_of
 from harness.pipeline.in_sequence import in_sequence
@@ -137,6 +137,7 @@ def _names_of(
 
 
 def _inputs(prepared: Prepared) -> list[Input]:
+    samples = samples_of(prepared)
     return [
         Input(
             id=item.id,
@@ -146,6 +147,7 @@ def _inputs(prepared: Prepared) -> list[Input]:
             decoded=item.decode_tail,
             drawn=item.drawn,
             schedule=prepared.schedules[item.id],
+            sampled=len(samples[item.id].positions) if item.id in samples else None,
         )
         for item in prepared.inputs
     ]

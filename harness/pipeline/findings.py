@@ -12,7 +12,9 @@ from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
 from harness.names.codes import FindingCode
+from harness.names.sample import KEPT_WHOLE
 from harness.names.stages import runs_file, split
+from harness.pipeline.comparison import samples_of
 from harness.pipeline.end_findings import cache_findings, last_position_findings
 from harness.pipeline.tasks import SENSITIVITY, is_local_pass
 from harness.processes.scheduler import TaskResult
@@ -35,7 +37,25 @@ def findings_of(
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     found += sensitivity_findings(results)
     found += overflow_findings(rows, prepared.rms_norms)
-    return found + text_findings(prepared)
+    return found + text_findings(prepared) + sample_findings(prepared)
+
+
+def sample_findings(prepared: Prepared) -> list[Finding]:
+    """A warning of inputs of which most taps were compared at some positions only."""
+    samples = samples_of(prepared)
+    if not samples:
+        return []
+    said = ", ".join(
+        f"{item.id} at {len(samples[item.id].positions):,} of {len(item.tokens):,} positions"
+        for item in prepared.inputs
+        if item.id in samples
+    )
+    whole = ", ".join(sorted(KEPT_WHOLE))
+    what = (
+        f"inputs of more than {prepared.whole_up_to:,} positions are compared at some of them: {said}; "
+        f"at every position only {whole}"
+    )
+    return [Finding(kind="numeric", code=FindingCode.POSITIONS_SAMPLED, severity="warning", what=what)]
 
 
 def text_findings(prepared: Prepared) -> list[Finding]:

@@ -15,6 +15,7 @@ from harness.inputs.given import check_jsonl
 from harness.inputs.text import read_sample
 from harness.judge.rules import load_rules
 from harness.names.recipes import GIVEN_FILE, Recipe
+from harness.names.sample import WHOLE_UP_TO
 from harness.names.stages import (
     BUILTIN,
     FLOAT,
@@ -58,6 +59,7 @@ class Options:
     inputs_file: Path | None = None
     decode: int = 0
     edges: bool = False
+    whole_up_to: int = WHOLE_UP_TO
     generate: int = 0
     chat: bool = False
     text: Path | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.compare.traces import blocks, common_spans
 from harness.jobs.results import facts_of
 from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.faults import ANOTHER_MASK, hides_others
@@ -35,8 +36,12 @@ def with_mask(fault: Fault, traces: Path) -> Fault:
         return fault
     hop = Hop.parse(fault.hop)
     names = (hop.judged_against, hop.candidate)
-    pair = [Trace.open(traces / name / fault.input).load(fault.tap) for name in names]
-    masked = pair[0].shape == pair[1].shape and hides_others(pair[0], pair[1])
+    one, other = (Trace.open(traces / name / fault.input) for name in names)
+    pair = one.load(fault.tap), other.load(fault.tap)
+    spans = common_spans(one.covered(fault.tap), other.covered(fault.tap))
+    masked = pair[0].shape == pair[1].shape and any(
+        hides_others(*(values[:, rows] for values in pair)) for rows in blocks(spans, *pair)
+    )
     return fault.model_copy(update={"where": ANOTHER_MASK}) if masked else fault
 
 
@@ -73,6 +78,11 @@ def not_finite_stages(fault: Fault, frame: pd.DataFrame, traces: Path) -> list[s
     found = []
     for stage in dict.fromkeys((ORACLE, HF, *Hop.parse(fault.hop).stages)):
         trace = Trace.open(traces / stage / fault.input)
-        if fault.tap in trace and not np.isfinite(trace.load(fault.tap)).all():
+        if fault.tap in trace and not _is_finite(trace, fault.tap):
             found.append(stage)
     return found
+
+
+def _is_finite(trace: Trace, tap: str) -> bool:
+    values, spans = trace.load(tap), [slice(*span) for span in trace.covered(tap)]
+    return all(np.isfinite(values[:, rows]).all() for rows in blocks(spans, values))

@@ -112,6 +112,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         boundaries=built.boundaries,
         prefill=built.shape.prefill,
         kv_cache_len=built.shape.kv_cache_len,
+        whole_up_to=request.whole_up_to,
         variant=built.variant,
         prefill_logits=built.shape.prefill_logits,
         coverage=coverage_of(model.coverage, built.variant),

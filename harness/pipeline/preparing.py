@@ -36,6 +36,7 @@ def prepare(state: Work) -> tuple[Prepared, str | None]:
         chat=options.chat,
         decode=options.decode,
         edges=options.edges,
+        whole_up_to=options.whole_up_to,
         variant=options.variant,
         quantize=list(options.quantize),
         text=str(options.text.resolve()) if options.text else None,

@@ -328,6 +328,7 @@ def _job_maker(
             inputs=[*(item for item in prepared.inputs if not only or item.id in only), *text],
             prefill=prepared.prefill,
             kv_cache_len=prepared.kv_cache_len,
+            whole_up_to=prepared.whole_up_to,
             variant=prepared.variant,
             traces=place.traces / stage.name,
             reference=place.traces / reference if reference else None,

@@ -40,6 +40,8 @@ class Input(Part):
     """How many of the last tokens the reference drew."""
     schedule: str = ""
     """How the device runs it: signatures and positions, `prefill_32[0:32] prefill_32[32:47] decode[47]`."""
+    sampled: int | None = None
+    """Of a long input: at how many of its positions most taps were compared; none where all were at every one."""
 
 
 class StageResult(Part):

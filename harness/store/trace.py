@@ -3,6 +3,8 @@
 In: `[batch, time, ...]` arrays, whole or a stretch of positions at a time.
 Out: a folder with the taps one after the other in one file, which is quick to make and to delete, and a
 `manifest.json`, which is written last: a folder without it is not a trace. A kept trace has a `.npy` per tap.
+Of a long input most taps are kept at some positions only. Their places in the file are those of the whole tap, so that
+a position is where it always is; what is not written between them takes no room on the disk.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.names.sample import Sample
 from harness.names.taps import LOCAL_SUFFIX, UNROUNDED_SUFFIX
 
 MANIFEST = "manifest.json"
@@ -51,15 +54,18 @@ class StoredTap:
     offset: int  # bytes
     covered: list[list[int]] = field(default_factory=list)  # [start, stop] of positions that were written
     how: str = "read"  # or "derived"
+    sampled: bool = False  # kept at some positions only, because the input is long
 
     def as_json(self) -> dict[str, object]:
         """As the manifest holds it."""
         return {**vars(self), "dtype": self.dtype.str}
 
     @classmethod
-    def of(cls, shape: list[int], dtype: str, offset: int, covered: list[list[int]], how: str) -> StoredTap:
+    def of(
+        cls, shape: list[int], dtype: str, offset: int, covered: list[list[int]], how: str, sampled: bool
+    ) -> StoredTap:
         """Of what the manifest holds."""
-        return cls(tuple(shape), np.dtype(dtype), offset, covered, how)
+        return cls(tuple(shape), np.dtype(dtype), offset, covered, how, sampled)
 
 
 class TraceWriter:
@@ -67,12 +73,14 @@ class TraceWriter:
 
     A tap may come in stretches (`start`), as a chunked prefill gives them. Positions never written
     are recorded as not covered, so that nobody compares zeros with zeros. only: the one tap that is kept; None: all.
+    sample: the positions that are kept of a long input; None: all.
     """
 
-    def __init__(self, folder: Path, length: int, only: str | None = None) -> None:
+    def __init__(self, folder: Path, length: int, only: str | None = None, sample: Sample | None = None) -> None:
         self.folder = folder
         self.length = length
         self.only = only
+        self.sample = sample
         self._taps: dict[str, StoredTap] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / VALUES_FILE).open("wb")
@@ -93,16 +101,30 @@ class TraceWriter:
             entry = self._create(tap, shape, values.dtype, how)
         if entry.shape != shape or entry.dtype != values.dtype:
             raise ValueError(f"{tap}: {values.dtype}{shape} does not continue {entry.dtype}{entry.shape}")
-        row_bytes = entry.dtype.itemsize * math.prod(shape[2:])
+        for first, end in self.kept(tap, start, stop):
+            self._write(entry, values[:, first - start : end - start], first)
+
+    def kept(self, tap: str, start: int, stop: int) -> list[tuple[int, int]]:
+        """The stretches of positions from `start` to before `stop` that are kept of a tap."""
+        if self.only not in (None, tap):
+            return []
+        if self.sample is None or not self.sample.holds(tap):
+            return [(start, stop)]
+        return self.sample.within(start, stop)
+
+    def _write(self, entry: StoredTap, values: np.ndarray[Any, Any], start: int) -> None:
+        row_bytes = entry.dtype.itemsize * math.prod(entry.shape[2:])
         self._file.seek(entry.offset + start * row_bytes)
         self._file.write(np.ascontiguousarray(values).data)
+        stop = start + values.shape[1]
         if entry.covered and entry.covered[-1][1] == start:
             entry.covered[-1][1] = stop
         else:
             entry.covered.append([start, stop])
 
     def _create(self, tap: str, shape: tuple[int, ...], dtype: np.dtype[Any], how: str) -> StoredTap:
-        self._taps[tap] = StoredTap(shape, dtype, self._end, how=how)
+        sampled = self.sample is not None and self.sample.holds(tap)
+        self._taps[tap] = StoredTap(shape, dtype, self._end, how=how, sampled=sampled)
         size = dtype.itemsize * math.prod(shape)
         self._end += -(-size // _ALIGNMENT) * _ALIGNMENT
         return self._taps[tap]
@@ -160,6 +182,11 @@ class Trace:
         """The stretches of positions that were written, in order."""
         return sorted((start, stop) for start, stop in self.taps[tap].covered)
 
+    def positions(self, tap: str) -> np.ndarray[Any, Any]:
+        """The positions that were written, in order."""
+        spans = [np.arange(start, stop) for start, stop in self.covered(tap)]
+        return np.unique(np.concatenate(spans)) if spans else np.arange(0)
+
     def how(self, tap: str) -> str:
         return self.taps[tap].how
 
@@ -174,11 +201,15 @@ def let_go(values: np.ndarray[Any, Any]) -> None:
 
 
 def export_npy(traces: Path) -> None:
-    """Give every trace under `traces` a `.npy` per tap in place of its one file, for tools that are not ours."""
+    """Give every trace under `traces` a `.npy` per tap in place of its one file, for tools that are not ours.
+
+    Of a tap that is kept at some positions it has those rows alone; `covered` in the manifest says which they are.
+    """
     for manifest in sorted(traces.rglob(MANIFEST)):
         trace = Trace.open(manifest.parent)
         for tap in trace.taps:
             values = trace.load(tap)
-            np.save(trace.folder / f"{tap}.npy", values)
+            rows = values[:, trace.positions(tap)] if trace.taps[tap].sampled else values
+            np.save(trace.folder / f"{tap}.npy", rows)
             let_go(values)
         (trace.folder / VALUES_FILE).unlink()

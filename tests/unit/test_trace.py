@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.names.sample import Sample
 from harness.names.taps import BLOCK_POINTS, block_tap, split_tap, tap_order
 from harness.store.trace import MANIFEST, VALUES_FILE, Trace, TraceWriter, export_npy
 
@@ -97,3 +98,29 @@ def test_a_tap_splits_into_block_and_point_and_back():
     assert split_tap("logits") == (None, "logits")
     with pytest.raises(ValueError, match="unknown point"):
         block_tap(0, "attn.qq")
+
+
+def test_of_a_long_input_chosen_positions_are_kept_and_take_the_room_of_those(tmp_path):
+    values = np.random.default_rng(0).standard_normal((1, 600, 2048)).astype(np.float32)
+    with TraceWriter(tmp_path, 600, sample=Sample((0, 1, 300, 599))) as trace:
+        for start in range(0, 600, 200):
+            trace.put("block.0.attn.probs", values[:, start : start + 200], start)
+            trace.put("block.0.out", values[:, start : start + 200, :8], start)
+    read = Trace.open(tmp_path)
+    assert read.covered("block.0.attn.probs") == [(0, 2), (300, 301), (599, 600)]
+    assert read.positions("block.0.attn.probs").tolist() == [0, 1, 300, 599]
+    assert np.array_equal(read.load("block.0.attn.probs")[0, [0, 1, 300, 599]], values[0, [0, 1, 300, 599]])
+    assert read.covered("block.0.out") == [(0, 600)]
+    assert (tmp_path / VALUES_FILE).stat().st_blocks * 512 < values.nbytes / 10
+
+
+def test_a_kept_trace_of_a_long_input_has_the_rows_that_the_manifest_names(tmp_path):
+    values = np.arange(24, dtype=np.float64).reshape(1, 8, 3)
+    with TraceWriter(tmp_path, 8, sample=Sample((0, 4, 7))) as trace:
+        trace.put("block.0.mlp.out", values)
+        trace.put("logits", values)
+    export_npy(tmp_path)
+    assert np.array_equal(np.load(tmp_path / "block.0.mlp.out.npy"), values[:, [0, 4, 7]])
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), values)
+    entry = json.loads((tmp_path / MANIFEST).read_text())["taps"]["block.0.mlp.out"]
+    assert (entry["covered"], entry["sampled"]) == ([[0, 1], [4, 5], [7, 8]], True)

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from harness.align.modules import ModuleMap, hf_modules
 from harness.errors import UsageError
+from harness.inputs.sampling import sample_of
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
@@ -30,7 +31,7 @@ from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import ORACLE
 from harness.names.taps import LOGITS, block_tap
 from harness.spec.route import route_of
-from harness.stages.torch.attention import UnfusedAttention, rotated
+from harness.stages.torch.attention import UnfusedAttention, query_rows, rotated
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
 from harness.stages.torch.float64 import TrueFloat64
 from harness.stages.torch.summation import OtherSummation
@@ -94,9 +95,10 @@ class HuggingFace:
             self._trace(item, order, folder if reference is None else local(folder))
 
     def _trace(self, item: JobInput, order: int, folder: Path) -> None:
+        sample = sample_of(item, self.job, local=self.capture.reference is not None)
         with (
             OtherSummation(order) if order else nullcontext(),
-            TraceWriter(folder / item.id, len(item.tokens), item.only) as self.capture.trace,
+            TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace,
             attention_taps(self.network, self.modules, self.job.dimensions.blocks, self.capture),
         ):
             _forward(self.network, item.tokens, self.capture)
@@ -191,7 +193,17 @@ def _attention(
     for capture in _listeners:
         query = rotated(capture, block_tap(module.layer_idx, "attn.q_rope"), query)
         key = rotated(capture, block_tap(module.layer_idx, "attn.k_rope"), key)
-    context, weights = eager(module, query, key, value, *args, **kwargs)
-    for capture in _listeners:
-        capture.put(block_tap(module.layer_idx, "attn.probs"), weights.transpose(1, 2))
-    return context, weights
+    contexts, tap = [], block_tap(module.layer_idx, "attn.probs")
+    for rows in query_rows(query):
+        asked, given = (query, args) if rows is None else (query[:, :, rows], _masked(args, rows))
+        context, weights = eager(module, asked, key, value, *given, **kwargs)
+        for capture in _listeners:
+            capture.put(tap, weights.transpose(1, 2), at=rows.start if rows else 0)
+        contexts.append(context)
+    return (contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)), weights
+
+
+def _masked(args: tuple[Any, ...], rows: slice) -> tuple[Any, ...]:
+    """What attention takes after query, key and value, for some queries alone: the mask is the first of it."""
+    mask, *others = args or (None,)
+    return (mask if mask is None else mask[..., rows, :], *others)

@@ -22,6 +22,7 @@ from harness.align.views import TapSource, tensor_of
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_severed
 from harness.flatbuffer.writing import graft
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput
@@ -126,7 +127,8 @@ def _trace(
 ) -> None:
     inner = job.stage == BUILTIN
     caches: dict[str, Array] = {}
-    with TraceWriter(local(job.traces) / item.id, len(item.tokens)) as trace:
+    sample = sample_of(item, job, local=True)
+    with TraceWriter(local(job.traces) / item.id, len(item.tokens), sample=sample) as trace:
         for step in schedule_of(item, job):
             run_signature = runner.signature(step.signature)
             details = run_signature.get_input_details()
@@ -156,17 +158,19 @@ def cache_before(reference: Trace, step: Step, job: Job, details: Mapping[str, T
 
 
 def fed_values(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step: Step, job: Job) -> Array:
-    """A tensor made of the reference's values at a step's positions; zeros in rows of padding."""
+    """A tensor made of the reference's values at a step's positions; zeros in rows of padding, and in those of a long
+    input that the reference does not hold."""
     taps = {}
     for source in (plan[tap] for tap in feed.taps):
         values = reference.load(source.tap)
-        if source.view == "probs":
-            room = job.kv_cache_len - values.shape[-1]
-            values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, room)])
         if is_cache(source.tap):
-            taps[source.view] = _rows(values, 0, step.start + step.valid, job.kv_cache_len)
+            rows = _rows(values, 0, step.start + step.valid, job.kv_cache_len)
         else:
-            taps[source.view] = _rows(values, step.start, step.valid, step.size)
+            rows = _rows(values, step.start, step.valid, step.size)
+        if source.view == "probs":
+            room = job.kv_cache_len - rows.shape[-1]
+            rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, room)])
+        taps[source.view] = rows
     block, _ = split_tap(feed.taps[0])
     layout = job.dimensions.layout_of(block or 0)
     return tensor_of(taps, plan[feed.taps[0]], feed.shape, layout, job.variant.kv_layout)

@@ -18,6 +18,7 @@ import numpy as np
 from harness.align.plan import AlignmentPlan
 from harness.align.views import TapSource, view_tensor
 from harness.flatbuffer.signatures import DECODE
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.cache_end import last_position, past_the_cache
 from harness.jobs.facts import CacheEnd, Facts, LastPosition
@@ -120,7 +121,7 @@ def traced(
     runner: Runner, plan: Mapping[str, dict[str, TapSource]], item: JobInput, job: Job, inner: bool
 ) -> Iterator[tuple[Step, dict[str, Array]]]:
     """Run an input step by step and write its trace, which is whole when the last step has been taken."""
-    with TraceWriter(job.traces / item.id, len(item.tokens)) as trace:
+    with TraceWriter(job.traces / item.id, len(item.tokens), sample=sample_of(item, job)) as trace:
         outputs: dict[str, Array] = {}
         for step, outputs in runner.drive(item):
             write_step(trace, plan[step.signature], step, outputs, runner, job, inner)
@@ -273,6 +274,8 @@ def write_step(
     for tap, source in sources.items():
         if is_cache(tap) or (source.inner and not inner):
             continue
+        if not trace.kept(tap, step.start, step.start + step.valid):
+            continue  # reading what lies inside a composite copies all of it
         tensor = runner.inner_tensor(source) if source.inner else outputs[f"{TAP_PREFIX}{source.tensor}"]
         values = as_tap(tap, tensor, source, job)
         if source.view == "probs":

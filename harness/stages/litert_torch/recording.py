@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.inputs.sampling import sample_of
 from harness.jobs.job import Job
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.declaration import GenerativeModel
@@ -41,11 +42,12 @@ def record(job: Job, model: GenerativeModel, block: int | None) -> dict[int, lis
     fused = torch._decomp.get_decompositions([torch.ops.aten._scaled_dot_product_flash_attention_for_cpu])
     recorder = _Recorder({**fused, **decomp.pre_lower_decomp()}, names, capture, job.record_at)
     (item,) = job.inputs
+    sample = sample_of(item, job)
     with (
         torch.no_grad(),
         module_taps(network, modules, dims.blocks, dims.layout_of, capture),
         attention_taps(network, modules, dims.blocks, capture),
-        TraceWriter(job.traces / item.id, len(item.tokens)) as trace,
+        TraceWriter(job.traces / item.id, len(item.tokens), sample=sample) as trace,
         _deaf_to([layer for number, layer in enumerate(layers) if number != block], recorder),
         recorder,
     ):

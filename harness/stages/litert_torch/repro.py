@@ -120,7 +120,7 @@ class _Catch(Capture):
     wanted = ""
     value: Any = None
 
-    def put(self, tap: str, values: torch.Tensor, how: str = "read") -> None:
+    def put(self, tap: str, values: torch.Tensor, how: str = "read", at: int = 0) -> None:
         if tap == self.wanted:
             self.value = values
 

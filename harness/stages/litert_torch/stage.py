@@ -20,6 +20,7 @@ import torch
 from harness.align.layout import canonical_cache
 from harness.align.modules import ModuleMap
 from harness.errors import UsageError
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import schedule_of
 from harness.jobs.cache_end import last_position
 from harness.jobs.facts import Facts, LastPosition
@@ -110,7 +111,8 @@ class Reauthored:
     def trace_into(self, folder: Path, item: JobInput, reference: Trace | None = None) -> None:
         """Write the trace of one input into another folder than the stage's."""
         self.capture.reference = reference
-        with TraceWriter(folder / item.id, len(item.tokens), item.only) as self.capture.trace:
+        sample = sample_of(item, self.job, local=reference is not None)
+        with TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace:
             drive(self.network, self.config, item, self.job, self.capture)
 
     def facts(self) -> ReauthoredFacts:
@@ -190,6 +192,8 @@ class _Probabilities(Intercept):
     def called(self, call: TorchCall) -> Any:
         func, args, kwargs = call
         result = func(*args, **kwargs)
+        if not self.capture.keeps(block_tap(self.block.current, "attn.probs"), self.time):
+            return result  # deriving them takes as long as attention itself
         if func is torch.nn.functional.scaled_dot_product_attention:
             self._put(probabilities(*args, **kwargs), "derived")
         elif func is torch.nn.functional.softmax:

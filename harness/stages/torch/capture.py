@@ -36,15 +36,21 @@ class Capture:
     reference: Trace | None = None
     idle: bool = False
 
-    def put(self, tap: str, values: torch.Tensor, how: str = "read") -> None:
-        """values: `[1, step size, ...]`; positions past `valid` are padding and are dropped."""
+    def put(self, tap: str, values: torch.Tensor, how: str = "read", at: int = 0) -> None:
+        """values: `[1, time, ...]` from position `at` of the step on; those past `valid` are padding, and dropped."""
         if self.trace is not None:
-            self.trace.put(tap, as_array(values)[:, : self.valid], self.start, how)
+            left = None if self.valid is None else max(0, self.valid - at)
+            self.trace.put(tap, as_array(values)[:, :left], self.start + at, how)
+
+    def keeps(self, tap: str, size: int) -> bool:
+        """Whether any of the `size` positions of the step is kept of a tap."""
+        return self.trace is None or bool(self.trace.kept(tap, self.start, self.start + size))
 
     def exchange(self, tap: str, values: torch.Tensor) -> torch.Tensor | None:
         """Write a tap. Returns what the model goes on with in its place, `[1, step size, ...]`; None: with its own.
 
-        Padding keeps the model's own values, and so does a tap that the reference lacks or has in another shape.
+        Padding keeps the model's own values, and so does a tap that the reference lacks or has in another shape, and a
+        position that it does not hold.
         """
         self.put(tap, values)
         if self.reference is None or tap not in self.reference:
@@ -54,7 +60,11 @@ class Capture:
             return None
         stop = self.start + values[:, : self.valid].shape[1]
         forced = values.clone()
-        forced[:, : self.valid] = torch.from_numpy(known[:, self.start : stop].astype(np.float32))
+        for first, end in self.reference.covered(tap):
+            first, end = max(first, self.start), min(end, stop)
+            if first < end:
+                here = slice(first - self.start, end - self.start)
+                forced[:, here] = torch.from_numpy(known[:, first:end].astype(np.float32))
         return forced
 
     @contextmanager

@@ -32,7 +32,7 @@ class Taps(Capture):
         self.found: dict[str, torch.Tensor] = {}
         self.derived: set[str] = set()
 
-    def put(self, tap: str, values: torch.Tensor, how: str = "read") -> None:
+    def put(self, tap: str, values: torch.Tensor, how: str = "read", at: int = 0) -> None:
         if tap not in self.found:
             # A mark of its own: a later conversion that changes nothing would take the tensor's name.
             self.found[tap] = torch.ops.aten.alias.default(values)
