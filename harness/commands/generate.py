@@ -92,6 +92,7 @@ def generate(
         prompts=tuple(prompt or ()),
         inputs_file=inputs,
         generate=tokens,
+        generate_option="--tokens",
         chat=chat,
         variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len),
         quantize=parse_recipes(quantize, known_recipe, read_text) if quantize is not None else (),

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph
 from harness.names.recipes import Rules
+from harness.plain import one_line
 
 QUANTISER = "ai-edge-quantizer"
 
@@ -25,9 +26,23 @@ def quantise(source: Path, rules: Rules, target: Path, recipe: str) -> None:
     try:
         made = quantizer.Quantizer(str(source), rules).quantize().quantized_model
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UsageError(f"--quantize {recipe}: {QUANTISER} refuses it ({said}); fix the recipe") from None
+        raise _refused(recipe, error) from None
     target.write_bytes(made)
+
+
+def refuse_rules(rules: Rules, recipe: str) -> None:
+    """Raises UsageError for rules that the quantiser takes for no file. recipe: its name, for messages."""
+    from ai_edge_quantizer import recipe_manager
+
+    try:
+        recipe_manager.RecipeManager().load_quantization_recipe([dict(rule) for rule in rules])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _refused(recipe, error) from None
+
+
+def _refused(recipe: str, error: Exception) -> UsageError:
+    said = one_line(error, 300)
+    return UsageError(f"--quantize {recipe}: {QUANTISER} refuses it ({said}); fix the recipe")
 
 
 def refuse_unmatched(source: Path, rules: Rules, recipe: str) -> None:

@@ -62,6 +62,14 @@ def conversation(
     return TokenInput(name, tuple(tokens), _text(turns), tail, earlier=tuple(earlier))
 
 
+def check_without_tokenizer(turns: Sequence[Turn], where: str) -> None:
+    """Raises UsageError for turns in text, as `conversation` does where there is no tokenizer."""
+    for number, turn in enumerate(turns, start=1):
+        at = f"{where}: turn {number}"
+        _tokens(turn.get("text", []), None, True, at)
+        _tokens(turn.get("reply", []), None, False, f"{at}: reply")
+
+
 def _tokens(given: object, tokenizer: Tokenizer | None, first: bool, where: str) -> list[int]:
     """first: whether it begins the sequence, so that a tokenizer may add the token that does."""
     if not isinstance(given, str):

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from harness.errors import UsageError
-from harness.inputs.conversations import EXAMPLE, Turn, check_token_list, checked_turns, conversation
+from harness.inputs.conversations import (
+    EXAMPLE,
+    Turn,
+    check_token_list,
+    check_without_tokenizer,
+    checked_turns,
+    conversation,
+)
 from harness.inputs.tokens import TokenInput, Tokenizer, check_vocabulary, encode, needs_tokenizer, too_long
 from harness.names.allowed import NAME_RULE, is_name
 from harness.plain import brief, one_line
@@ -43,7 +50,7 @@ def inputs_from_prompts(
     limit: positions in the KV cache. Raises UsageError for a prompt that cannot be run.
     """
     if tokenizer is None and prompts:
-        raise UsageError(f"--prompt {needs_tokenizer()}")
+        raise no_tokenizer()
     inputs = []
     for number, prompt in enumerate(prompts, start=1):
         where = f"prompt {number}"
@@ -62,10 +69,25 @@ def inputs_from_jsonl(path: Path, tokenizer: Tokenizer | None, vocab_size: int, 
     return [_checked(name, entry, tokenizer, vocab_size, limit, where) for name, entry, where in _entries(path)]
 
 
-def check_jsonl(path: Path) -> None:
-    """What can be known of `--inputs FILE.jsonl` without the model. Raises UsageError as `inputs_from_jsonl` does."""
-    for _ in _entries(path):
-        pass
+def check_jsonl(path: Path, *, lacks_tokenizer: bool = False) -> None:
+    """What can be known of `--inputs FILE.jsonl` without the model. Raises UsageError as `inputs_from_jsonl` does.
+
+    lacks_tokenizer: whether there is known to be none.
+    """
+    for _, entry, where in _entries(path):
+        if lacks_tokenizer and "text" in entry:
+            raise _text_needs_tokenizer(where)
+        if lacks_tokenizer and "turns" in entry:
+            check_without_tokenizer(entry["turns"], where)
+
+
+def no_tokenizer(*, chat: bool = False) -> UsageError:
+    """What is wrong with `--prompt`, or with `--chat` beside it, where there is no tokenizer."""
+    return UsageError(f"{'--chat' if chat else '--prompt'} {needs_tokenizer()}")
+
+
+def _text_needs_tokenizer(where: str) -> UsageError:
+    return UsageError(f'{where}: "text" {needs_tokenizer()}')
 
 
 def _entries(path: Path) -> Iterator[tuple[str, InputLine, str]]:
@@ -94,7 +116,7 @@ def _checked(
     if text is None:
         tokens = entry["tokens"]
     elif tokenizer is None:
-        raise UsageError(f'{where}: "text" {needs_tokenizer()}')
+        raise _text_needs_tokenizer(where)
     else:
         tokens = encode(tokenizer, text, where)
     check_vocabulary(tokens, vocab_size, where)

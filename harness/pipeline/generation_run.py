@@ -12,11 +12,13 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.names.codes import FindingCode
 from harness.names.stages import stage_named
+from harness.pipeline.early import check_room
 from harness.pipeline.options import Options, check, stages_of
 from harness.pipeline.preparing import prepare
 from harness.pipeline.run import generated
 from harness.pipeline.tasks import stage_tasks
 from harness.pipeline.work import Work, place_of, processes
+from harness.plain import brief
 from harness.processes.scheduler import Results, Watcher
 from harness.record.generation import Generation
 from harness.record.record import Finding, write_text
@@ -37,7 +39,7 @@ def generate(options: Options, watcher: Watcher) -> tuple[Path, Generation, list
     Raises UsageError for bad input, before anything is written, and NothingGeneratedError.
     """
     if options.generate < 1:
-        raise UsageError(f"--tokens {options.generate} must be positive; give e.g. --tokens 64")
+        raise UsageError(f"--tokens {brief(options.generate)} must be positive; give e.g. --tokens 64")
     ref = check(options)
     run_id = f"{PREFIX}{next_run_id(options.out, datetime.datetime.now(datetime.UTC))}"
     parent = options.out / ref.name
@@ -52,6 +54,7 @@ def generate(options: Options, watcher: Watcher) -> tuple[Path, Generation, list
 
 def _generated(state: Work, kept_log: Path) -> tuple[Generation, list[Finding]]:
     prepared, _ = prepare(state)
+    check_room(state.options, prepared.kv_cache_len)
     stages = stages_of(state.options, prepared.own_stage)
     tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
     made: Results = processes(state, prepared, [task for task in tasks if task.name.startswith(("convert", "tap"))])

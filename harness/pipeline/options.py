@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.inputs.given import check_jsonl
 from harness.inputs.text import read_sample
 from harness.judge.rules import load_rules
 from harness.names.recipes import GIVEN_FILE, Recipe
@@ -34,6 +33,7 @@ from harness.names.stages import (
     stage_named,
 )
 from harness.names.variant import VariantOptions
+from harness.pipeline.early import check_early
 from harness.plain import brief
 from harness.spec.find import find_spec
 from harness.spec.find import own_stage as stage_of_route
@@ -61,6 +61,7 @@ class Options:
     edges: bool = False
     whole_up_to: int = WHOLE_UP_TO
     generate: int = 0
+    generate_option: str = "--generate"  # as it is typed
     chat: bool = False
     text: Path | None = None
     variant: VariantOptions = field(default_factory=VariantOptions)
@@ -86,6 +87,7 @@ def check(options: Options) -> SpecRef:
     load_rules(options.tolerances)
     stages_of(options, stage_of_route(ref))
     _check_files(options)
+    check_early(options, ref)
     if any(recipe.own for recipe in options.quantize):
         from harness.spec.recipes import check_read
 
@@ -191,8 +193,6 @@ def _check_files(options: Options) -> None:
     _check_threads(options)
     if any(not prompt.strip() for prompt in options.prompts):
         raise UsageError("--prompt is empty; give some text")
-    if options.inputs_file is not None:
-        check_jsonl(options.inputs_file)
     if options.text is not None:
         read_sample(options.text)
     if options.generate < 0:

@@ -22,6 +22,7 @@ from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.names.stages import Stage, hops_of, stage_named
 from harness.pipeline.background import StillWanted, in_background
+from harness.pipeline.early import check_room
 from harness.pipeline.hop_groups import HopGroup, hop_groups
 from harness.pipeline.laws import law_findings, law_results, laws_input
 from harness.pipeline.options import Options, check, recorded, stages_of
@@ -81,6 +82,7 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
     options, traces = state.options, state.folder / "traces"
     rules, stages = load_rules(options.tolerances), stages_of(options, own_stage(state.ref))
     prepared, key = prepare(state)
+    check_room(options, prepared.kv_cache_len)
     mark_run(state.cache, state.ref.file, *([options.tflite] if options.tflite else []))
     results, comparison = run_stages(state, prepared, stages, rules)
     audit = results.pop(AUDIT, None)

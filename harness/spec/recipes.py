@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 
 from harness.errors import UsageError
-from harness.flatbuffer.quantise import known_recipe, known_recipes
+from harness.flatbuffer.quantise import known_recipe, known_recipes, refuse_rules
 from harness.names.recipes import Recipe, Rules, check_declared, checked, no_recipe, rules_of
 from harness.spec.model import Model, SpecRef
 from harness.spec.route import RouteModel, route_of
@@ -58,5 +58,7 @@ def rules_for(recipe: Recipe, model: Model, own: RouteModel) -> Rules:
     """What a recipe asks for. own: the route's version of the model, at the sizes of the run. Raises UsageError."""
     if recipe.own:
         where = f"{model.name}: the recipe '{recipe.name}'"
-        return rules_of(checked(recipe.name, route_of(model).declared_rules(model, recipe.name, own), where))
+        rules = rules_of(checked(recipe.name, route_of(model).declared_rules(model, recipe.name, own), where))
+        refuse_rules(rules, recipe.name)
+        return rules
     return rules_of(recipe) if recipe.rules else own.recipe_rules(recipe.name)

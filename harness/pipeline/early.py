@@ -1,0 +1,100 @@
+"""What of a run's options cannot be, as far as the command line and the declaration tell, as it is read.
+
+In: `Options` and a `SpecRef`. Out: a UsageError where they ask for what the KV cache has no room for, for text where
+there is no tokenizer, or for rules that the quantiser refuses. Preparing says the same of what only running tells, and
+takes as long as the frameworks take to be imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.inputs.given import check_jsonl, no_tokenizer
+from harness.inputs.text import NO_TOKENIZER
+from harness.plain import brief
+from harness.spec.model import Model, SpecRef
+from harness.weights.sources import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from harness.pipeline.options import Options
+
+
+def check_early(options: Options, ref: SpecRef) -> None:
+    """Raises UsageError."""
+    lacking = lacks_tokenizer(options, ref)
+    if options.inputs_file is not None:
+        check_jsonl(options.inputs_file, lacks_tokenizer=lacking)
+    if lacking and options.prompts:
+        raise no_tokenizer(chat=options.chat)
+    if lacking and options.text is not None:
+        raise UsageError(f"--text needs a tokenizer and {NO_TOKENIZER}; leave it out")
+    if options.tflite is None:
+        check_room(options, known_cache(options, ref), known_prefill(options, ref))
+    if any(recipe.rules for recipe in options.quantize):
+        from harness.flatbuffer.quantise import refuse_rules
+        from harness.names.recipes import rules_of
+
+        for recipe in options.quantize:
+            if recipe.rules:
+                refuse_rules(rules_of(recipe), recipe.name)
+
+
+def check_room(options: Options, kv_cache_len: int | None, prefill: Sequence[int] = ()) -> None:
+    """Raises UsageError for more tokens than any prompt leaves room for.
+
+    kv_cache_len: None where it is not known. prefill: lengths of the signatures, as far as they are.
+    """
+    if kv_cache_len is None:
+        return
+    longest = max(prefill, default=0)
+    if longest > kv_cache_len:
+        raise UsageError(
+            f"a prefill of {longest} does not fit the KV cache of {kv_cache_len} positions; give shorter lengths "
+            "with --prefill, or a longer cache with --kv-cache-len"
+        )
+    # A prompt has one token at least; the last token that is generated takes no place.
+    for name, asked, most in (
+        ("--decode", options.decode, kv_cache_len - 1),
+        (options.generate_option, options.generate, kv_cache_len),
+    ):
+        if asked > most:
+            raise UsageError(
+                f"{name} {brief(asked)} does not fit the KV cache of {kv_cache_len} positions, which leaves {most} "
+                f"after a prompt of one token; give a smaller {name} or a longer --kv-cache-len"
+            )
+
+
+def known_cache(options: Options, ref: SpecRef) -> int | None:
+    """Positions of the KV cache at most, where the command line or the declaration says so as it is read."""
+    if options.variant.kv_cache_len is not None:
+        return options.variant.kv_cache_len
+    declared = _declared(ref, "kv_cache_len")
+    return declared if isinstance(declared, int) else None
+
+
+def known_prefill(options: Options, ref: SpecRef) -> Sequence[int]:
+    """The lengths of the prefill signatures, where the command line or the declaration says so as it is read."""
+    if options.variant.prefill is not None:
+        return options.variant.prefill
+    declared = _declared(ref, "prefill")
+    known = isinstance(declared, (tuple, list)) and all(isinstance(length, int) for length in declared)
+    return declared if known else ()
+
+
+def _declared(ref: SpecRef, name: str) -> Any:
+    """What a declaration says of a size, or leaves to the default; None where reading it does not tell."""
+    if ref.unread or ref.has_run or "variant" in ref.declared:
+        return None
+    return ref.declared.get(name, next(field.default for field in dataclasses.fields(Model) if field.name == name))
+
+
+def lacks_tokenizer(options: Options, ref: SpecRef) -> bool:
+    """Whether the weights are known to come without a tokenizer: those of a miniature, or of a folder that has none."""
+    if options.checkpoint is not None:
+        folder = Path(options.checkpoint).expanduser()
+        return folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return options.miniature or not (ref.unread or ref.has_run or "weights" in ref.declared)

@@ -1,0 +1,110 @@
+"""What command line and declaration tell to be impossible is refused before anything is prepared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.names.recipes import Recipe
+from harness.names.variant import VariantOptions
+from harness.pipeline.early import check_room
+from harness.pipeline.options import Options, check
+
+SPEC = """
+from harness import GenerativeModel
+MODEL = GenerativeModel(
+    name="mine", hf_id="a/b", config=None, model_class=None, tensor_names=None, published=None{more}
+)
+"""
+
+
+def refused(tmp_path: Path, more: str = "", **options: Any) -> str:
+    """What a run of a declaration is refused with; empty where it is not."""
+    spec = tmp_path / "mine.py"
+    spec.write_text(SPEC.replace("{more}", more))
+    try:
+        check(Options(model=f"{spec}:MODEL", **options))
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "said"),
+    [
+        ("", {"decode": 256}, "--decode 256 does not fit the KV cache of 256 positions"),
+        ("", {"decode": 255}, ""),
+        ("", {"generate": 257}, "--generate 257 does not fit the KV cache of 256 positions"),
+        ("", {"generate": 257, "generate_option": "--tokens"}, "give a smaller --tokens"),
+        ("", {"generate": 256}, ""),
+        (", kv_cache_len=512", {"decode": 256}, ""),
+        (", kv_cache_len=512", {"decode": 256, "variant": VariantOptions(kv_cache_len=64)}, "KV cache of 64"),
+        (", kv_cache_len=some()", {"decode": 10**6}, ""),
+        (", variant='kv-cache=4096'", {"decode": 1000}, ""),
+        ("", {"variant": VariantOptions(prefill=(8, 300))}, "a prefill of 300 does not fit the KV cache of 256"),
+        ("", {"variant": VariantOptions(kv_cache_len=16)}, "a prefill of 32 does not fit the KV cache of 16"),
+        (", prefill=(8,)", {"variant": VariantOptions(kv_cache_len=16)}, ""),
+        ("", {"prompts": ("hi",)}, "--prompt needs a tokenizer"),
+        ("", {"prompts": ("hi",), "chat": True}, "--chat needs a tokenizer"),
+        (", weights=some()", {"prompts": ("hi",)}, ""),
+        (", weights=some()", {"prompts": ("hi",), "miniature": True}, "--prompt needs a tokenizer"),
+        ("", {"prompts": ("hi",), "checkpoint": "some/hub-id"}, ""),
+    ],
+)
+def test_what_cannot_be_is_refused_as_it_is_read(more: str, options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    told = refused(tmp_path, more, **options)
+    assert said in told
+    assert bool(said) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "hello"}', ':1: "text" needs a tokenizer'),
+        ('{"turns": [{"tokens": [1], "reply": "x"}, {"tokens": [3]}]}', ":1: turn 1: reply: text needs a tokenizer"),
+        ('{"turns": [{"tokens": [1], "reply": [2]}, {"tokens": [3]}]}', ""),
+        ('{"tokens": [1, 2]}', ""),
+    ],
+)
+def test_text_in_a_file_is_refused_where_there_is_no_tokenizer(line: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "inputs.jsonl"
+    file.write_text(line + "\n")
+    told = refused(tmp_path, inputs_file=file, miniature=True)
+    assert said in told
+    assert bool(said) == bool(told)
+
+
+def test_a_file_of_text_is_refused_where_there_is_no_tokenizer(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.txt"
+    sample.write_text("some words")
+    assert "--text needs a tokenizer" in refused(tmp_path, text=sample, miniature=True)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    assert "--prompt" not in refused(tmp_path, prompts=("hi",), checkpoint=str(folder))
+
+
+def test_a_file_has_a_cache_of_its_own() -> None:
+    """Nothing is known of it before it is read; once it is prepared, it is."""
+    with pytest.raises(UsageError, match="--generate 65 does not fit the KV cache of 64 positions"):
+        check_room(Options(model="mine", generate=65), 64)
+
+
+@pytest.mark.miniature
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"operation": "FOO"}, "refuses it (Unsupported operation FOO"), ({}, "")],
+    ids=["wrong", "right"],
+)
+def test_rules_that_the_quantiser_refuses_are_refused(change: dict[str, str], said: str, tmp_path: Path) -> None:
+    weight = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+    config = {"weight_tensor_config": weight, "compute_precision": "INTEGER"}
+    rule = {"regex": ".*", "operation": "FULLY_CONNECTED", "algorithm_key": "min_max_uniform_quantize"}
+    recipe = Recipe("mine", json.dumps([{**rule, "op_config": config, **change}]))
+    told = refused(tmp_path, quantize=(recipe,))
+    assert said in told
+    assert bool(said) == bool(told)
