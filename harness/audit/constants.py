@@ -141,8 +141,8 @@ def _match(audit: _Audit) -> Iterator[Finding]:
             yield weights_finding(FindingCode.CONSTANT_NOT_COMPARED, what, source.parameter)
             continue
         for constant in by_size.get(values.size, []):
-            forms = enumerate(_forms(values, source))
-            form = next((number for number, form in forms if _equal(constant.values, form)), None)
+            tried = enumerate(forms(values, source))
+            form = next((number for number, form in tried if _equal(constant.values, form)), None)
             if form is not None:
                 constant.holds.append(source.parameter)
             if form == _TRANSPOSED and values.ndim == 2:
@@ -159,7 +159,7 @@ def _match_pieces(audit: _Audit, tables: Sequence[Sequence[float]]) -> None:
         constant.pieces = pieces
 
 
-def _forms(values: Array, source: ParameterSource) -> Iterator[Array]:
+def forms(values: Array, source: ParameterSource) -> Iterator[Array]:
     """What the converter may make of a parameter: the same, turned, with one added, scaled."""
     yield values
     if values.ndim == 2:
@@ -252,11 +252,11 @@ def _lost(
     audit: _Audit, source: ParameterSource, values: Array, missing: Sequence[str], near: Sequence[NamedConstant]
 ) -> Finding:
     named = [c for c in near if c.is_named(source)]
-    fits = [(_likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
+    fits = [(likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
     best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
     if best is not None and (best[0][0] >= _RELATED or named):
         best[1].claimed = True
-        return _not(audit, best[1], source, _difference(best[1], best[2]))
+        return _not(audit, best[1], source, difference(best[1], best[2]))
     everywhere = len(missing) == len(audit.signatures)
     whose = "of the flatbuffer" if everywhere else f"that {' and '.join(missing)} reads"
     what = f"no constant {whose} holds {source.parameter}: its values are not in {'the file' if everywhere else 'one'}"
@@ -265,7 +265,7 @@ def _lost(
         return weights_finding(code, f"{what}, or in a form that is not known here", source.parameter, "warning")
     if best is not None:
         best[1].claimed = True
-        what += f"; the nearest constant is {best[1]}: {_difference(best[1], best[2])}"
+        what += f"; the nearest constant is {best[1]}: {difference(best[1], best[2])}"
     return weights_finding(code, what, source.parameter)
 
 
@@ -293,11 +293,11 @@ def _meant(audit: _Audit, constant: NamedConstant) -> Finding | None:
     sized = _of_size(audit, constant)
     for source in [s for s in sized if constant.is_named(s)] or sized:
         for form in _same_shape(constant, audit.expected.of(source), source):
-            likeness = _likeness(constant.values, form)
-            if source.forms_known and (best is None or likeness > best[0]):
-                best = likeness, source, form
+            alike = likeness(constant.values, form)
+            if source.forms_known and (best is None or alike > best[0]):
+                best = alike, source, form
     if best is not None:
-        return _not(audit, constant, best[1], _difference(constant, best[2]))
+        return _not(audit, constant, best[1], difference(constant, best[2]))
     if named and named[0].forms_known:
         shape = shape_text(constant.values.shape)
         of = f"shape {shape}, where it has {shape_text(audit.expected.shape_of(named[0]))}"
@@ -307,10 +307,10 @@ def _meant(audit: _Audit, constant: NamedConstant) -> Finding | None:
 
 def _same_shape(constant: NamedConstant, values: Array, source: ParameterSource) -> Iterator[Array]:
     shape = np.squeeze(constant.values).shape
-    return (form for form in _forms(values, source) if np.squeeze(form).shape == shape)
+    return (form for form in forms(values, source) if np.squeeze(form).shape == shape)
 
 
-def _likeness(one: Array, other: Array) -> tuple[float, float]:
+def likeness(one: Array, other: Array) -> tuple[float, float]:
     """How much a constant is like a parameter of its shape: the share of numbers that are the same but for their sign,
     then the squared error over the parameter's square, negated. By a sample of the numbers.
     """
@@ -323,7 +323,8 @@ def _likeness(one: Array, other: Array) -> tuple[float, float]:
     return same, -error if np.isfinite(error) else -np.inf
 
 
-def _difference(constant: NamedConstant, form: Array) -> str:
+def difference(constant: NamedConstant, form: Array) -> str:
+    """How a constant differs from what it should hold, in words."""
     return describe_difference(constant.values.reshape(form.shape), form)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.audit.constants import _forms
+from harness.audit.constants import forms
 from harness.audit.values import ExpectedValues
 from harness.weights.parameters import ParameterSource
 
@@ -53,7 +53,7 @@ def places(file: Path, sources: Sequence[ParameterSource], checkpoint: Path) -> 
     found: dict[int, StoredWeight] = {}
     for source in sources:
         before = len(found)
-        for number, form in enumerate(_forms(expected.of(source), source)):
+        for number, form in enumerate(forms(expected.of(source), source)):
             for offset in _positions(file, form):
                 # What two forms share, and what two tied parameters share, is written once.
                 found.setdefault(offset, StoredWeight(offset, source, number))
@@ -66,8 +66,8 @@ def reseed(file: Path, at: Sequence[StoredWeight], checkpoint: Path) -> None:
     """Write a checkpoint's values over those that the file holds at these places."""
     expected = ExpectedValues(checkpoint)
     for place in at:
-        forms = list(_forms(expected.of(place.source), place.source))
-        _write(file, [place.offset], forms[place.form])
+        made = list(forms(expected.of(place.source), place.source))
+        _write(file, [place.offset], made[place.form])
 
 
 def _positions(file: Path, values: np.ndarray[Any, Any]) -> list[int]:

@@ -1,6 +1,6 @@
 """Which constants each signature reads: in its own subgraph, and in those that its operators call.
 
-In: a file. Out: its float32 constants, or its booleans, each once, with the signatures that read it. Two signatures
+In: a file. Out: its constants of one dtype, each once, with the signatures that read it. Two signatures
 share a constant or have one each: what only one of them reads is not judged by looking at the other.
 """
 
@@ -22,6 +22,7 @@ _CALLS = {
     "CALL": ("subgraph",),
     "CALL_ONCE": ("initSubgraphIndex",),
 }
+_BYTES = {"FLOAT32": 4, "FLOAT16": 2, "BOOL": 1}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ReadConstant:
 def read_constants(file: FlatbufferModel, dtype: str = "FLOAT32") -> list[ReadConstant]:
     """Constants that an operator of some signature reads. One buffer under two shapes is two constants.
 
-    dtype: FLOAT32, or BOOL, whose values are given as 0 and 1.
+    dtype: FLOAT32, FLOAT16, or BOOL, whose values are given as 0 and 1.
     """
     found: dict[tuple[int, tuple[int, ...]], ReadConstant] = {}
     graphs: dict[int, Subgraph] = {}
@@ -116,10 +117,12 @@ def _values(file: FlatbufferModel, tensor: Any, dtype: str) -> npt.NDArray[np.fl
     if tensor.dtype != dtype:
         return None
     data = file.buffer(tensor.buffer)
-    size = 4 if dtype == "FLOAT32" else 1
-    if not len(data) or len(data) != size * int(np.prod(tensor.shape, dtype=np.int64)):
+    if not len(data) or len(data) != _BYTES[dtype] * int(np.prod(tensor.shape, dtype=np.int64)):
         return None
     # Buffers inside the flatbuffer need not begin at a multiple of four.
     content = np.frombuffer(data, np.uint8)
-    values = content.view(np.float32) if dtype == "FLOAT32" else (content != 0).astype(np.float32)
+    if dtype == "BOOL":
+        values = (content != 0).astype(np.float32)
+    else:
+        values = content.view(np.float16).astype(np.float32) if dtype == "FLOAT16" else content.view(np.float32)
     return np.asarray(values.reshape(tensor.shape))

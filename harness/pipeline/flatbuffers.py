@@ -20,6 +20,7 @@ from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
 from harness.audit.kept import kept_findings
 from harness.audit.recipe import Float32Weights, audit_recipe, signature_findings
+from harness.audit.vectors import vector_findings
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import reading_failed
 from harness.flatbuffer.reader import FlatbufferModel
@@ -232,19 +233,20 @@ def _write_audit(folder: Path, audit: ConstantsAudit) -> None:
 
 
 def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str) -> ConstantsAudit:
-    """A recipe's file against the float32 one that it was made of; cached by the content of both, by where their taps
-    are and by our own code. plan: of the recipe's file.
+    """A recipe's file against the float32 one that it was made of, or one that the user gave against the checkpoint;
+    cached by the content of both, by where their taps are and by our own code. plan: of the recipe's file.
     """
-    source, recipe = Path(request.flatbuffer), request.recipe
-    rules = request.prepared.recipes.get(recipe, [])
-    code = {name: sha256_of(source_of(name)) for name in RECIPE_CODE}
+    source, recipe, prepared = Path(request.flatbuffer), request.recipe, request.prepared
+    rules = prepared.recipes.get(recipe, [])
     plain = Path(request.float32) if request.float32 else None
+    code = {name: sha256_of(source_of(name)) for name in (RECIPE_CODE if plain else GIVEN_CODE)}
 
     def make(folder: Path) -> None:
         file, places = FlatbufferModel(source), AlignmentPlan.read(plan)
         family = readable_family(file, places)
         if plain is None:  # the stage that has the checkpoint's weights in hand compares them
             told = [*file_findings(file, recipe), *signature_findings(file, places.sources, recipe)]
+            told += vector_findings(file, prepared.parameters, Path(prepared.checkpoint))
             _write_audit(folder, ConstantsAudit(findings=told, family=family))
             return
         float32 = FlatbufferModel(plain)
@@ -259,6 +261,8 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
         "plans": [sha256_of(Path(path)) for path in (plan, request.float32_plan) if path],
         "rules": rules,
         "recipe": recipe,
+        "weights": "" if plain else prepared.source.sha256,
+        "parameters": [] if plain else [parameter.model_dump() for parameter in prepared.parameters],
     }
     folder = cache.build(CONSTANTS, key_of({**content, "code": code}), make)
     return ConstantsAudit.model_validate_json((folder / _CONSTANTS_FILE).read_text())
@@ -272,22 +276,6 @@ def readable_family(file: FlatbufferModel, plan: AlignmentPlan) -> str:
         return ""
 
 
-RECIPE_CODE = (
-    "harness.align.family",
-    "harness.align.layout",
-    "harness.align.views",
-    "harness.align.weights",
-    "harness.audit.finite",
-    "harness.audit.grid",
-    "harness.audit.kept",
-    "harness.audit.recipe",
-    "harness.flatbuffer.constants",
-    "harness.flatbuffer.quantise",
-    "harness.flatbuffer.quantised",
-    "harness.flatbuffer.reader",
-    "harness.names.owners",
-    "harness.names.recipe_families",
-)
 _CONSTANTS_CODE = (
     "harness.audit.beyond_half",
     "harness.audit.constants",
@@ -306,6 +294,24 @@ _CONSTANTS_CODE = (
     "harness.weights.files",
     "harness.weights.parameters",
 )
+RECIPE_CODE = (
+    "harness.align.family",
+    "harness.align.layout",
+    "harness.align.views",
+    "harness.align.weights",
+    "harness.audit.finite",
+    "harness.audit.grid",
+    "harness.audit.kept",
+    "harness.audit.recipe",
+    "harness.flatbuffer.constants",
+    "harness.flatbuffer.quantise",
+    "harness.flatbuffer.quantised",
+    "harness.flatbuffer.reader",
+    "harness.names.owners",
+    "harness.names.recipe_families",
+)
+# Of a file that the user gave, whose biases and norms are held against the checkpoint.
+GIVEN_CODE = (*RECIPE_CODE, *_CONSTANTS_CODE, "harness.audit.vectors")
 
 
 _ALIGNMENT_CODE = (

@@ -13,6 +13,7 @@ import pytest
 from marks import further_but
 from quantised_files import MODEL, model, quantised, rules_of, stages_of
 
+from harness.audit.vectors import vector_findings
 from harness.bench.catalogue import all_faults
 from harness.bench.catalogue.quantised import left_out
 from harness.bench.mistake import QUANTISED_KINDS, InQuantised
@@ -24,7 +25,9 @@ from harness.commands.progress import PlainProgress
 from harness.explain.decoder import Decoder, NotCoveredError
 from harness.explain.job import explain_fault
 from harness.explain.task import FaultPlace
-from harness.flatbuffer.writing import Rewriting
+from harness.flatbuffer.quantise import quantise
+from harness.flatbuffer.reader import FlatbufferModel
+from harness.flatbuffer.reads import read_constants
 from harness.names.recipes import Recipe
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
@@ -103,22 +106,41 @@ def test_a_layer_that_a_recipe_leaves_in_float_is_no_fault(tmp_path: Path) -> No
     assert "is float32, and the recipe asks for int" in lacking[0].what
 
 
+def with_vector(source: Path, target: Path, size: int) -> None:
+    """A copy in which a number of the first float vector of that size is a thousandth larger."""
+    vectors = [np.squeeze(read.values) for read in read_constants(FlatbufferModel(source))]
+    vector = next(values for values in vectors if values.shape == (size,))
+    changed = vector.copy()
+    changed[3] *= 1.001
+    content = source.read_bytes()
+    assert content.count(vector.tobytes()) == 1
+    target.write_bytes(content.replace(vector.tobytes(), changed.tobytes()))
+
+
 def test_a_norm_that_is_not_the_float32_files_is_found(tmp_path: Path) -> None:
     """It is in float in both files, so no rule of the recipe is about it."""
-    work, file = Rewriting(quantised(INT8).file), tmp_path / "norm.tflite"
-    graph = work.model.subgraphs[0]
-    # Norms are the only vectors of that length.
-    vectors = [tensor for tensor in graph.tensors if tensor.shape is not None and list(tensor.shape) == [128]]
-    holder = next(tensor for tensor in vectors if tensor.type == 0)
-    buffer = work.model.buffers[holder.buffer]
-    values = np.array(buffer.data, np.uint8).view(np.float32)
-    values[3] *= 1.001
-    buffer.data = values.view(np.uint8)
-    work.write(file)
+    file = tmp_path / "norm.tflite"
+    with_vector(quantised(INT8).file, file, 128)  # norms are the only vectors of that length
     found = stages_of(INT8).audit(QuantisedFile(file, quantised(INT8).tapped, quantised(INT8).plan))
     assert [finding.code for finding in found] == ["recipe-float-differs"]
     assert "1 of its 128 numbers" in found[0].what
     assert found[0].owner == "recipe dynamic_int8"
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("tiny_llama", [128]), ("qwen2_5", [224, 1152])])
+@pytest.mark.parametrize("mode", ["fp16", INT8])
+def test_biases_and_norms_of_a_file_that_is_given_are_held_against_the_checkpoint(
+    name: str, sizes: list[int], mode: str, tmp_path: Path
+) -> None:
+    """sizes: of norms, and of the one bias that q, k and v share."""
+    model, sound, broken = bench(name), tmp_path / "sound.tflite", tmp_path / "broken.tflite"
+    quantise(model.flatbuffer, QuantisedBench(model, mode).rules, sound, mode)
+    assert vector_findings(FlatbufferModel(sound), model.prepared.parameters, model.checkpoint) == []
+    for size in sizes:
+        with_vector(sound, broken, size)
+        (finding,) = vector_findings(FlatbufferModel(broken), model.prepared.parameters, model.checkpoint)
+        assert (finding.code, finding.severity) == ("constant-differs", "error")
+        assert "1 of " in finding.what
 
 
 @pytest.mark.parametrize("mode", ["fp16", "weight_only_int8", INT8])
