@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from harness.inputs.tokens import Step, schedule
+from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.driver import Array, Cache, Driver, driver_of
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, costs_only_this_stage
@@ -145,10 +145,10 @@ class Line:
         return int(logits[: self.asked.job.dimensions.tokens].argmax())
 
     def _after_prompt(self) -> tuple[Array, Cache]:
-        """As an app does: all tokens of the prompt but the last by prefill, that one by decode."""
+        """As an app does: all tokens of the prompt but the last by prefill, that one by decode; turn by turn."""
         driver, tokens = self.driver, self.item.tokens
         cache, logits = driver.fresh(), None
-        for step in schedule(len(tokens), 1, driver.prefill, driver.kv_cache_len):
+        for step in schedule_of(self.item, driver):
             called = driver.call(step, tokens[step.start : step.start + step.valid], cache)
             cache, logits = called.cache, called.logits
         assert logits is not None, "the last step is a decode, which gives logits"

@@ -58,7 +58,13 @@ def prompts_of(prepared: Prepared) -> list[JobInput]:
     known = {item.id for item in prepared.inputs}
     wanted = {"prompt"} if known.issuperset(DEFAULT_INPUT_IDS) else known
     chosen = [item for item in prepared.inputs if item.id in wanted and item.id not in prepared.edges]
-    return [item.model_copy(update={"tokens": item.of_text, "drawn": 0, "decode_tail": 0}) for item in chosen]
+    return [_as_prompt(item) for item in chosen]
+
+
+def _as_prompt(item: JobInput) -> JobInput:
+    """Its last token is decoded, as an app does; of a conversation, what the run decodes."""
+    tail = item.decode_tail - item.drawn if item.earlier else 1
+    return item.model_copy(update={"tokens": item.of_text, "drawn": 0, "decode_tail": tail})
 
 
 def _payload(

@@ -33,11 +33,13 @@ def laws_input(prepared: Prepared, options: Options) -> JobInput | None:
     """What the laws are checked on: the first tokens of the longest input, of which the last one is decoded. What
     float32 costs there is known from that input. None where they are not to be checked.
 
-    Of inputs that a file gives the longest is taken as it is, up to a length: a search may have found it.
+    Of inputs that a file gives the longest is taken as it is, up to a length: a search may have found it. Conversations
+    are taken where there is nothing else, as one prompt: laws cut and pad it in ways of their own.
     """
     if not options.laws:
         return None
     whole = [item for item in prepared.inputs if len(item.tokens) <= WHOLE_TOKENS] if options.inputs_file else []
+    whole = [item for item in whole if not item.earlier] or whole
     longest = max(whole or prepared.inputs, key=lambda item: len(item.tokens))
     if whole:
         return JobInput(id=longest.id, tokens=longest.tokens, decode_tail=longest.decode_tail)

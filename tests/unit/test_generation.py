@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ from harness.compare.generation import OwnWay, Steps
 from harness.inputs.tokens import Step
 from harness.jobs.driver import Abilities, Called
 from harness.jobs.generate import Line
+from harness.jobs.job import JobInput
 from harness.names.stages import BUILTIN, FAKEQUANT, HF, ORACLE, REAUTHORED, XNNPACK, named
+from harness.pipeline.generation import prompts_of
 from harness.store.trace import Trace
 
 VOCABULARY, STEPS = 6, 4
@@ -151,7 +154,7 @@ def line(driver: Counting, tokens: int = 6, stops: Sequence[int] = (), follow: l
         own=driver.can.pads,
         job=SimpleNamespace(dimensions=SimpleNamespace(tokens=40)),
     )
-    return Line(driver, asked, SimpleNamespace(id="prompt", tokens=[10, 11, 12]))  # type: ignore[arg-type]
+    return Line(driver, asked, JobInput(id="prompt", tokens=[10, 11, 12]))  # type: ignore[arg-type]
 
 
 def test_the_reference_goes_its_own_way(tmp_path: Path) -> None:
@@ -161,6 +164,24 @@ def test_the_reference_goes_its_own_way(tmp_path: Path) -> None:
     assert own_line.own() == ([13, 14, 15, 16, 17, 18], "length")
     assert [step.signature for step in driver.calls] == ["prefill_4", *["decode"] * 6], "the last token needs no call"
     assert Trace.open(tmp_path).covered("logits") == [(0, 6)]
+
+
+def test_a_conversation_goes_on_from_the_cache_that_its_turns_left(tmp_path: Path) -> None:
+    driver = Counting()
+    talk = replace(line(driver), item=JobInput(id="prompt", tokens=[*range(10, 19)], decode_tail=1, earlier=[(2, 2)]))
+    talk.follow(tmp_path)
+    steps = [(step.signature, step.start, step.valid) for step in driver.calls]
+    turns = [("prefill_4", 0, 2), ("decode", 2, 1), ("decode", 3, 1), ("prefill_4", 4, 4), ("decode", 8, 1)]
+    assert steps[:5] == turns
+    assert talk.own() == ([19, 20, 21, 22, 23, 24], "length")
+
+
+def test_a_conversation_is_decoded_as_the_run_decodes_it() -> None:
+    talk = JobInput(id="talk", tokens=[*range(12)], decode_tail=5, earlier=[(2, 2)], drawn=3)
+    plain = JobInput(id="plain", tokens=[*range(12)], decode_tail=5, drawn=3)
+    prepared = SimpleNamespace(inputs=[talk, plain], edges=[])
+    found = prompts_of(prepared)  # type: ignore[arg-type]
+    assert [(len(item.tokens), item.decode_tail, item.earlier) for item in found] == [(9, 2, [(2, 2)]), (9, 1, [])]
 
 
 def test_it_ends_at_a_stop_token_and_at_the_end_of_the_cache(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_an_input_of_a_file_is_taken_as_it_is_up_to_a_length() -> None:
     assert len(longer.tokens) == LAW_TOKENS
 
 
+def test_a_conversation_is_checked_where_there_is_nothing_else_and_as_one_prompt() -> None:
+    talk = JobInput(id="talk", tokens=[1] * 9, decode_tail=2, earlier=[(2, 2)])
+    prepared, options = Prepared(4), Options("m", laws=True, inputs_file=Path("inputs.jsonl"))
+    prepared.inputs.append(talk)
+    assert laws_input(prepared, options) == JobInput(id="i4", tokens=[1] * 4, decode_tail=2)  # type: ignore[arg-type]
+    prepared.inputs = [talk]
+    alone = laws_input(prepared, options)  # type: ignore[arg-type]
+    assert alone == JobInput(id="talk", tokens=[1] * 9, decode_tail=2)
+
+
 def law(stage: str, name: str, verdict: str, why: str = "", **more: object) -> LawResult:
     return LawResult(stage=stage, law=name, verdict=verdict, why=why, **more)  # type: ignore[arg-type]
 
