@@ -34,6 +34,7 @@ ROOMS = (
         "explore",
         "recipe",
         "inspection",
+        "testing",
         "stages/litert_torch",
         "commands",
     ),
@@ -59,6 +60,7 @@ MAY_IMPORT = {
     "flatbuffer": {"ai_edge_litert", "tensorflow"},
     "pipeline": {"ai_edge_litert"},
     "spec": {"transformers"},
+    "testing": {"torch"},
     "weights": {"torch", "transformers"},
 }
 # A package that one folder of stages alone may import, or name, and the command that says what is installed.

@@ -37,6 +37,7 @@ PAGES = [
             "explore",
             "fuzz",
             "models",
+            "python",
             "record",
             "run",
             "what-it-finds",

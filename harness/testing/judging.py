@@ -1,0 +1,254 @@
+"""How far a candidate's output is from a reference's, in units of what float32 costs there.
+
+In: one output of the candidate, the reference's in float64 and its samples in float32. Out: a `Finding`. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.compare.noise import NoiseFloor, excess
+from harness.testing.outputs import Array, Output
+
+LIMIT, POSITION_LIMIT = 4.0, 16.0  # as `harness/judge/tolerances.toml` has them for float32
+# Bits of the significand. One rounding is off by at most 2 to the minus that, of the value.
+_BITS = {"bfloat16": 8, "float16": 11}
+_FLOAT32_BITS = 24
+# Of so few numbers in all the noise is a draw of luck: the quantile of F for one alarm in ten thousand.
+_LIMIT_OF_FEW = {1: 22.0, 2: 8.0, 3: 5.5}
+_ROW = 16  # numbers that a row has at least, where there are as many
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one output.
+
+    problem: what forbids a comparison, in words; empty where numbers were compared. equal: of integers, whether all
+    are. excess, worst: of the whole and of the worst row, in units of the noise floor. index: of the worst number.
+    values: candidate's and reference's there. floor: relative to the row.
+    """
+
+    name: str
+    passed: bool
+    problem: str = ""
+    excess: float = 0.0
+    worst: float = 0.0
+    limit: float = LIMIT
+    index: tuple[int, ...] = ()
+    values: tuple[object, object] = (None, None)
+    floor: float = 0.0
+    relative: float = 0.0
+
+
+def judged(
+    name: str, candidate: Output, exact: Output, samples: Sequence[Output], dtype: str, exact_dtype: bool
+) -> Finding:
+    """dtype: the candidate is meant to be of; its rounding is the least that the floor may be. Empty for float32.
+
+    exact_dtype: whether an output must be of the reference's dtype; else of its kind.
+    """
+    problem = _problem(candidate, samples[0], dtype, exact_dtype)
+    if problem:
+        return Finding(name, False, problem)
+    if exact.values.dtype.kind in "biu":
+        return _exactly(name, candidate.values, samples[0].values)
+    if exact.values.size == 0:
+        return Finding(name, True)
+    given, want, runs = candidate.values, exact.values, [sample.values for sample in samples]
+    if want.dtype.kind == "c":
+        given, want, *runs = (_real(values) for values in (given, want, *runs))
+    odd = _not_finite(name, given, want, runs[0])
+    if odd is not None:
+        return odd
+    finite = np.isfinite(want) & np.isfinite(runs[0]) & np.isfinite(given)
+    if not finite.all():  # the same infinity on both sides, as masks have it
+        given, want, *runs = (np.where(finite, values, 0) for values in (given, want, *runs))
+    return _measured(name, given, want, runs, dtype)
+
+
+def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How an array is looked at: `[rows, numbers]`, whose rows are as short as gives them 16 numbers."""
+    numbers, size = 1, math.prod(shape)
+    for extent in reversed(shape):
+        if numbers >= _ROW:
+            break
+        numbers *= extent
+    return (size // numbers, numbers) if numbers else (0, 0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """whole, worst: excess of all and of the worst row. floor: relative to the row, its mean over rows."""
+
+    whole: float
+    worst: float
+    row: int
+    floor: float
+
+    def passes(self, limit: float = LIMIT) -> bool:
+        return self.whole <= limit and self.worst <= max(POSITION_LIMIT, limit)
+
+
+def measure(candidate: Array, exact: Array, runs: Sequence[Array], dtype: str = "") -> Measured:
+    """Arrays of one shape without NaN or infinity. dtype: see `judged`."""
+    rows = rows_of(exact.shape)
+    want, given, *samples = (values.reshape(rows).astype(np.float64) for values in (exact, candidate, *runs))
+    norms = np.sqrt(_squares(want))
+    # A row of zeros has no norm to be relative to: that of the others is taken.
+    norms = np.where(norms > 0, norms, float(norms[norms > 0].mean()) if norms.any() else 1.0)
+    noise = np.sqrt(np.mean([_squares(sample - want) for sample in samples], axis=0)) / norms
+    typical = max(float(np.median(noise)), 2.0 ** -_BITS.get(dtype, _FLOAT32_BITS))
+    floor = NoiseFloor(noise, norms, typical)
+    found = excess(_squares(given - want), floor)
+    return Measured(found.whole, found.worst, found.worst_position, floor.whole)
+
+
+def _squares(values: Array) -> Array:
+    """Sums of squares of each row."""
+    return np.asarray(np.einsum("ij,ij->i", values, values))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One output that differs, for those who guess why: what would have to be true of it is tried on these."""
+
+    candidate: Output
+    exact: Output
+    samples: Sequence[Output]
+    dtype: str
+
+    def before(self) -> Measured | None:
+        """None where the two cannot be measured: shapes that differ, whole numbers, numbers that are not finite."""
+        return self.after(self.exact.values)
+
+    def after(self, expected: Array, candidate: Array | None = None) -> Measured | None:
+        """How far the candidate is from what a guess expects of it. candidate: in its place, if it is looked at anew.
+
+        The noise stays what it was, relative to the numbers; a guess that moves them moves it along: `samples_as`.
+        """
+        given = self.candidate.values if candidate is None else candidate
+        return self._measure(given, expected, [expected + self.noise(sample) for sample in self.samples])
+
+    def transformed(self, change: Callable[[Array], Array]) -> Measured | None:
+        """The same of a change of the reference's numbers, which changes its noise too."""
+        runs = [np.asarray(change(sample.values.astype(np.float64))) for sample in self.samples]
+        return self._measure(self.candidate.values, np.asarray(change(self.exact.values)), runs)
+
+    def noise(self, sample: Output) -> Array:
+        return np.asarray(sample.values.astype(np.float64) - self.exact.values)
+
+    def _measure(self, given: Array, expected: Array, runs: Sequence[Array]) -> Measured | None:
+        shapes = {given.shape, expected.shape, *(run.shape for run in runs)}
+        if len(shapes) > 1 or not expected.size or {values.dtype.kind for values in (given, expected)} - {"f"}:
+            return None
+        finite = [bool(np.isfinite(values).all()) for values in (given, expected, *runs)]
+        return measure(given, expected, runs, self.dtype) if all(finite) else None
+
+    def explains(self, after: Measured | None) -> bool:
+        """Whether all that is left is noise, or a hundredth of what there was."""
+        if after is None:
+            return False
+        before = self.before()
+        return after.passes() or (
+            before is not None and before.whole > 100 * LIMIT and after.whole < before.whole / 100
+        )
+
+    def whereabouts(self) -> list[str]:
+        """Where the error lies, if it lies in a part of some axis alone."""
+        if self.before() is None:
+            return []
+        gap = np.square(self.candidate.values.astype(np.float64) - self.exact.values)
+        found = []
+        for axis in range(gap.ndim):
+            along = gap.sum(tuple(other for other in range(gap.ndim) if other != axis))
+            wrong = np.flatnonzero(along > 1e-6 * along.max(initial=0.0))
+            if 0 < len(wrong) <= len(along) // 2:
+                shown = ", ".join(map(str, wrong[:4])) + (" ..." if len(wrong) > 4 else "")
+                found.append(f"all of the error lies at {shown} of axis {axis} ({len(wrong)} of {len(along)})")
+        return found
+
+
+def _measured(name: str, given: Array, want: Array, runs: list[Array], dtype: str) -> Finding:
+    found = measure(given, want, runs, dtype)
+    limit = _LIMIT_OF_FEW.get(want.size, LIMIT)
+    rows = rows_of(want.shape)
+    gap = np.abs(given.reshape(rows)[found.row].astype(np.float64) - want.reshape(rows)[found.row])
+    index = tuple(int(i) for i in np.unravel_index(found.row * rows[1] + int(gap.argmax()), want.shape))
+    size, error = float(np.linalg.norm(want.reshape(rows)[found.row])), float(np.linalg.norm(gap))
+    return Finding(
+        name,
+        found.passes(limit),
+        excess=found.whole,
+        worst=found.worst,
+        limit=limit,
+        index=index,
+        values=(given[index].item(), want[index].item()),
+        floor=found.floor,
+        relative=error / size if size else math.inf if error else 0.0,
+    )
+
+
+def _problem(candidate: Output, reference: Output, dtype: str, exact_dtype: bool) -> str:
+    """reference: as it is run for the noise, in `dtype` where one is given."""
+    if candidate.values.shape != reference.values.shape:
+        return f"its shape is {list(candidate.values.shape)}, and the reference's is {list(reference.values.shape)}"
+    mine, theirs = candidate.dtype, reference.dtype
+    wider = bool(dtype) and _kind(mine) == _kind(theirs) == "float"  # a layer may give wider numbers than it works in
+    if mine == theirs or wider or (not exact_dtype and _kind(mine) == _kind(theirs) and mine not in _BITS):
+        return ""
+    remedy = f'; where that is meant, give dtype="{mine}"' if mine in _BITS else ""
+    return f"its dtype is {mine}, and the reference's is {theirs}{remedy}"
+
+
+def _kind(dtype: str) -> str:
+    for kind in ("bool", "complex", "uint", "int"):
+        if dtype.startswith(kind):
+            return "int" if kind == "uint" else kind
+    return "float"
+
+
+def _exactly(name: str, given: Array, want: Array) -> Finding:
+    if np.array_equal(given, want):
+        return Finding(name, True)
+    wrong = np.argwhere(np.atleast_1d(given != want))
+    index = tuple(int(i) for i in wrong[0])
+    values = np.atleast_1d(given)[index].item(), np.atleast_1d(want)[index].item()
+    where = "" if want.ndim == 0 else f", first at {_index(index)}"
+    return Finding(
+        name,
+        False,
+        f"{len(wrong)} of {want.size} whole numbers differ{where}: {values[0]}, and the reference's is {values[1]}",
+        index=index,
+        values=values,
+    )
+
+
+def _not_finite(name: str, given: Array, want: Array, run: Array) -> Finding | None:
+    """NaN and infinity that are not on both sides. What only float32 cannot hold may be infinite in the candidate."""
+    same = (given == want) | (np.isnan(given) & np.isnan(want)) | (given == run) | (np.isnan(given) & np.isnan(run))
+    odd = ~(np.isfinite(given) & np.isfinite(want)) & ~same
+    if not odd.any():
+        return None
+    first = np.argwhere(np.atleast_1d(odd))[0]
+    index = tuple(int(i) for i in first)
+    mine, theirs = np.atleast_1d(given)[index].item(), np.atleast_1d(want)[index].item()
+    return Finding(
+        name,
+        False,
+        f"{int(odd.sum())} of {odd.size} numbers are not finite on one side alone, first at {_index(index)}: "
+        f"{mine}, and the reference's is {theirs}",
+        index=index,
+        values=(mine, theirs),
+    )
+
+
+def _index(index: tuple[int, ...]) -> str:
+    return str(list(index))
+
+
+def _real(values: Array) -> Array:
+    return np.stack([values.real, values.imag], -1)

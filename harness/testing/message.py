@@ -1,0 +1,69 @@
+"""What a failed `assert_parity` says.
+
+In: findings and both sides. Out: lines: how far apart, where, what agrees, and a guess at why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.testing.guesses import fitted_guesses, simple_guesses
+from harness.testing.interventions import guesses_by_trying
+from harness.testing.judging import POSITION_LIMIT, Finding, Reach
+from harness.testing.running import Sides, active_dropout
+
+
+def message(findings: Sequence[Finding], absent: Sequence[str], extra: Sequence[str], sides: Sides) -> str:
+    """Shapes, types and what is not finite stand first; of numbers the worst output is told in full."""
+    failed = [finding for finding in findings if not finding.passed]
+    lines = [f"the candidate lacks {_name(name)}" for name in absent]
+    lines += [f"the candidate gives one more, {_name(name)}" for name in extra]
+    lines += [f"{_name(finding.name)}: {finding.problem}" for finding in failed if finding.problem]
+    measured = sorted((one for one in failed if not one.problem), key=_size, reverse=True)
+    for finding in measured[:1]:
+        lines += _told(finding)
+    lines += [f"{_name(one.name)}: excess {_number(one.excess)} of {_number(one.limit)}" for one in measured[1:]]
+    agree, of = len(findings) - len(failed), len(findings) + len(absent)
+    if agree:
+        lines.append(f"{agree} of {of} outputs agree")
+    lines += [f"likely: {words}" for words in _reasons(measured or failed, sides)]
+    return "\n".join(["the candidate is not the reference", *(f"  {line}" for line in lines)])
+
+
+def _reasons(failed: Sequence[Finding], sides: Sides) -> list[str]:
+    """What explains all of the error of the worst output, simplest first."""
+    dropout = active_dropout(sides)
+    if dropout:
+        return [f"{dropout}; call .eval() on both"]
+    if not failed or failed[0].name not in sides.made:
+        return []
+    name = failed[0].name
+    reach = Reach(sides.made[name], sides.truth.exact[name], [run[name] for run in sides.truth.samples], sides.dtype)
+    before = reach.before()
+    if before is not None and before.passes():
+        return []  # another type, the same numbers
+    found = simple_guesses(reach) or guesses_by_trying(reach, name, sides)
+    return found or fitted_guesses(reach, sides.given_arrays()) or reach.whereabouts()
+
+
+def _told(finding: Finding) -> list[str]:
+    where = f"at {list(finding.index)} " if finding.index else ""
+    return [
+        f"{_name(finding.name)}: excess {_number(finding.excess)} of {_number(finding.limit)}, and in the worst row "
+        f"{_number(finding.worst)} of {POSITION_LIMIT:g}, in units of what float32 costs the reference there",
+        f"worst {where}the candidate gives {finding.values[0]!r}, and the reference in float64 {finding.values[1]!r}",
+        f"the error of that row is {finding.relative:.2e} of its norm, the noise floor {finding.floor:.2e}",
+    ]
+
+
+def _size(finding: Finding) -> float:
+    return math.inf if math.isnan(finding.excess) else finding.excess
+
+
+def _name(name: str) -> str:
+    return f"output {name}" if name else "the output"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"

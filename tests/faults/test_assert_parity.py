@@ -1,0 +1,256 @@
+"""`assert_parity` passes what is the same function written otherwise, and finds mistakes made on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import namedtuple
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from layers import NUMPY, REWRITTEN, drawn
+from mistaken_layers import MISTAKES
+from torch import nn
+from torch.nn import functional
+
+from harness.testing import assert_parity
+from harness.testing.outputs import UncomparableError
+
+pytestmark = pytest.mark.miniature
+
+X = torch.linspace(-3, 3, 2 * 5 * 32).reshape(2, 5, 32).sin() * 2
+
+
+def mostly_further(names: Iterable[str], every: int) -> list[Any]:
+    """Every so many of them, and the others for CI."""
+    return [
+        name if number % every == 0 else pytest.param(name, marks=pytest.mark.further)
+        for number, name in enumerate(names)
+    ]
+
+
+def failure(candidate: Any, reference: Any, *inputs: Any, **options: Any) -> str:
+    with pytest.raises(AssertionError) as caught:
+        assert_parity(candidate, reference, *inputs, **options)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small are quicker so, and other tests run beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", mostly_further(REWRITTEN, every=3))
+def test_the_same_function_in_another_order_is_no_alarm(name: str) -> None:
+    candidate, reference, inputs = drawn(REWRITTEN[name], 20)
+    assert_parity(candidate, reference, *inputs, numpy=name in NUMPY)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_made_on_purpose_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.testing.message.guesses_by_trying", lambda *given: [])  # they have a test of their own
+    candidate, reference, inputs = drawn(MISTAKES[name], 20)
+    assert_parity(reference, reference, *inputs)
+    failure(candidate, reference, *inputs)
+
+
+CAUSES = {
+    "attention without its scale": "no scale in attention",
+    "rope one position off": "positions one higher",
+    "gelu tanh for erf": 'gelu(approximate="tanh")',
+    "epsilon 1e-5 for 1e-6": "an epsilon of 1e-05",
+    "norm without the one of 1 + weight": "weight in place of 1 + weight",
+    "transposed weight": "the weight of linear layers transposed",
+    "missing bias deep inside": "no bias in linear layers (in call 1 of 2 alone)",
+    "grouped heads in another order": "the order of KV heads",
+    "mask one position off": "the mask's diagonal moved by +1",
+    "softcap missed": "no softcap",
+    "residual left out": "input 0 is not added",
+    "weights rounded to bfloat16": "weights rounded to bfloat16",
+}
+
+
+@pytest.mark.parametrize("name", mostly_further(CAUSES, every=2))
+def test_the_cause_is_named_where_trying_it_explains_the_error(name: str) -> None:
+    candidate, reference, inputs = drawn(MISTAKES[name], 21)
+    assert CAUSES[name] in failure(candidate, reference, *inputs)
+
+
+def test_nothing_is_guessed_that_does_not_explain_the_error() -> None:
+    noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    assert "likely" not in failure(lambda x: torch.tanh(x) + noise, torch.tanh, X)
+
+
+def test_the_message_says_excess_index_and_both_numbers() -> None:
+    def candidate(x: torch.Tensor) -> torch.Tensor:
+        made = torch.tanh(x)
+        made[1, 3, 7] += 0.25
+        return made
+
+    text = failure(candidate, torch.tanh, X)
+    assert re.search(r"excess [\d.e+]+ of 4, and in the worst row [\d.e+]+ of 16", text)
+    assert "worst at [1, 3, 7] the candidate gives" in text
+    assert "all of the error lies at 7 of axis 2 (1 of 32)" in text
+
+
+Pair = namedtuple("Pair", "hidden logits")
+
+
+@dataclasses.dataclass
+class Made:
+    logits: torch.Tensor
+    cache: object = None
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (lambda a, b: (a, b), "[1]"),
+        (lambda a, b: {"a": a, "b": b}, "['b']"),
+        (lambda a, b: Pair(a, b), ".logits"),
+        (lambda a, b: Made(b), ".logits"),
+        (lambda a, b: [a, {"deep": (b,)}], "[1]['deep'][0]"),
+    ],
+)
+def test_outputs_are_called_as_they_are_reached(wrap: Any, name: str) -> None:
+    text = failure(lambda x: wrap(x, 2 * x), lambda x: wrap(x, x), X)
+    assert f"output {name}: excess" in text
+
+
+def test_an_output_that_is_no_tensor_is_refused_until_the_others_are_named() -> None:
+    both = {"cache": object(), "logits": X}
+    with pytest.raises(UncomparableError, match=r"output \['cache'\] is a object.*outputs="):
+        assert_parity(lambda x: both, lambda x: both, X)
+    assert_parity(lambda x: both, lambda x: both, X, outputs=("*logits*",))
+    with pytest.raises(UncomparableError, match="nothing to compare"):
+        assert_parity(lambda x: both, lambda x: both, X, outputs=("other",))
+
+
+def test_an_output_too_few_or_too_many_is_no_parity() -> None:
+    assert "lacks output [1]" in failure(lambda x: (x,), lambda x: (x, x), X)
+    assert "gives one more, output [1]" in failure(lambda x: (x, x), lambda x: (x,), X)
+
+
+def test_shapes_types_and_what_is_not_finite_are_told_first() -> None:
+    text = failure(lambda x: x.mT, lambda x: x, X)
+    assert "its shape is [2, 32, 5], and the reference's is [2, 5, 32]" in text
+    assert "likely: axes 1 and 2 are swapped" in text
+    assert "its dtype is float64" in failure(lambda x: x.double(), lambda x: x, X)
+    assert_parity(lambda x: x.double(), lambda x: x, X, check_dtype=False)
+    assert "its dtype is bool" in failure(lambda x: x > 0, lambda x: x, X)
+    text = failure(lambda x: x.log(), lambda x: x.abs().log(), X)
+    assert "numbers are not finite on one side alone, first at" in text
+
+
+def test_the_same_infinity_on_both_sides_is_no_error() -> None:
+    hidden = torch.zeros(5, 32).masked_fill(torch.arange(32) > 20, -math.inf)
+    assert_parity(lambda x: hidden + x, lambda x: x + hidden, X)
+    assert_parity(lambda x: x * 1e30 * 1e30, lambda x: x * 1e30 * 1e30, X.abs() + 1)  # float32 alone is infinite there
+
+
+def test_whole_numbers_are_compared_exactly() -> None:
+    assert "1 of 10 whole numbers differ, first at [1, 4]: 7" in failure(
+        lambda x: (
+            torch.arange(10).reshape(2, 5).clamp(max=8).where(torch.arange(10).reshape(2, 5) < 9, torch.tensor(7))
+        ),
+        lambda x: torch.arange(10).reshape(2, 5),
+        X,
+    )
+
+
+def test_no_run_sees_what_another_one_wrote() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("total", torch.zeros(32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.total += x.sum((0, 1))
+            x.add_(1)
+            return x + self.total
+
+    module, given = Counts(), X.clone()
+    assert_parity(module, module, given)
+    assert torch.equal(given, X)
+    assert not module.total.any()
+
+
+def test_both_sides_draw_the_same_numbers() -> None:
+    torch.manual_seed(3)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert_parity(lambda x: torch.randn_like(x) + x, lambda x: x + torch.randn_like(x), X)
+    assert torch.equal(torch.rand(1), after)
+    layer = nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.3))
+    assert_parity(layer, lambda x: layer[1](layer[0](x)), X)
+    assert "in train mode, with dropout of 0.3 at 1; call .eval()" in failure(
+        layer, lambda x: layer[0](functional.dropout(x, 0.3)), X
+    )
+
+
+def test_a_reference_may_hold_float32_tensors_of_its_own() -> None:
+    weight, table = torch.randn(32, 32), torch.from_numpy(np.linspace(0, 1, 32, dtype=np.float32))
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        cache = torch.zeros(2, 6, 32)
+        cache[:, :5] = x.float() @ weight.T.to(torch.float32)
+        return (cache * table).to(weight.dtype).cumsum(1)
+
+    assert_parity(lambda x: functional.pad((x @ weight.T) * table, (0, 0, 0, 1)).cumsum(1), reference, X)
+
+
+def test_a_reference_that_leaves_float64_is_refused() -> None:
+    with pytest.raises(UncomparableError, match="is not float64 throughout: type gave float32"):
+        assert_parity(torch.tanh, lambda x: torch.tanh(x.type("torch.FloatTensor")), X)
+    scripted = torch.jit.trace(nn.Linear(32, 32), X)
+    with pytest.raises(UncomparableError, match="runs in float32 and not in float64"):
+        assert_parity(scripted, scripted, X)
+
+
+def test_a_narrow_candidate_is_held_to_what_its_type_costs() -> None:
+    layer = nn.Linear(32, 48)
+    narrow = nn.Linear(32, 48).bfloat16()
+    narrow.load_state_dict(layer.state_dict())
+
+    def candidate(x: torch.Tensor) -> torch.Tensor:
+        return narrow(x.bfloat16())  # type: ignore[no-any-return]
+
+    assert 'give dtype="bfloat16"' in failure(candidate, layer, X)
+    assert_parity(candidate, layer, X, dtype=torch.bfloat16)
+    failure(lambda x: candidate(x) * 1.05, layer, X, dtype="bfloat16")
+    assert_parity(lambda x: narrow(x.clone()), narrow, X.bfloat16())
+    with pytest.raises(UncomparableError, match="dtype is int8"):
+        assert_parity(candidate, layer, X, dtype="int8")
+
+
+def test_a_candidate_of_arrays() -> None:
+    assert_parity(lambda x: np.tanh(x), torch.tanh, X, numpy=True)
+    assert_parity(lambda x: np.argmax(x, -1), lambda x: x.argmax(-1), X.numpy(), numpy=True)
+    failure(lambda x: np.tanh(x) * np.float32(1.001), torch.tanh, X, numpy=True)
+
+
+@pytest.mark.further
+def test_a_candidate_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+    assert_parity(jax.jit(lambda x: jax.nn.softmax(x, -1)), lambda x: torch.softmax(x, -1), X, numpy=True)
+
+
+def test_a_scalar_is_no_alarm_by_bad_luck() -> None:
+    for seed in range(30):
+        x = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
+        assert_parity(lambda x: x.flip(0).sum(), torch.sum, x)
+        assert_parity(lambda x: x.reshape(10, 100).sum(0).sum(), torch.sum, x)
+    failure(lambda x: x.sum() * (1 + 1e-4), torch.sum, X + 1)
+
+
+def test_what_cannot_be_called_is_said_in_one_line() -> None:
+    with pytest.raises(UncomparableError, match="give two callables"):
+        assert_parity(X, torch.tanh, X)  # type: ignore[arg-type]
