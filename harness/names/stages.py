@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from harness.names.memory import Long, Memory
 from harness.names.taps import UNROUNDED_SUFFIX
 
 ORACLE, HF, REAUTHORED = "oracle", "hf", "reauthored"
@@ -28,18 +29,6 @@ class Floor(Enum):
     # What float32 costs there and, where a file quantises the inputs of its layers, one step of their grid.
     RUNTIME = "runtime"
     KERNELS = "kernels"  # nothing: two sets of kernels run one quantised file, and agree to an SNR or do not
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a stage's process takes beside what all share, in MB: of the model's float32 weights, and in any case."""
-
-    weights: float
-    fixed: float
-
-    def mb(self, weights: float) -> float:
-        """weights: those of the model in float32, in MB."""
-        return self.weights * weights + self.fixed
 
 
 @dataclass(frozen=True)
@@ -114,12 +103,13 @@ class Stage:
             recipe=recipe,
         )
 
-    def load(self, weights_mb: float, widened: str) -> tuple[float, float]:
+    def load(self, weights_mb: float, widened: str, long: Long | None = None) -> tuple[float, float]:
         """MB that its process takes, and seconds. weights_mb: of the model in float32. widened: see quantised_load."""
         memory, seconds = self.memory, self.seconds
         if self.recipe != FLOAT:
-            memory, seconds = self.quantised_load.get(widened, (memory, seconds))
-        return memory.mb(weights_mb), seconds
+            other, seconds = self.quantised_load.get(widened, (memory, seconds))
+            memory = replace(other, caches=memory.caches, logits=memory.logits)
+        return memory.mb(weights_mb, long), seconds
 
     @property
     def reads_file(self) -> bool:
@@ -204,7 +194,7 @@ _FAKE_QUANTISED = Stage(
     "the re-authored model with the numbers of the quantised file",
     _FAKEQUANT,
     version=REAUTHORED,
-    memory=Memory(2.5, 400),
+    memory=Memory(2.5, 400, 4),
     quantised_reference=REAUTHORED,
     quantised_floor=Floor.PRICE,
     weights_of_file=True,
@@ -221,17 +211,17 @@ _FAKE_QUANTISED = Stage(
 _ON_BUILTIN = {_FLOAT16: (Memory(2.5, 800), 28), _INTEGERS: (Memory(2.5, 700), 29), _NOTHING: (Memory(0.5, 700), 22)}
 # Memory and seconds were measured on SmolLM2, memory beyond what torch stages share: float64 and float32 weights
 # together while one becomes the other; XNNPACK packs the weights once more, of a file with whole numbers after it has
-# turned them into float32; builtin kernels keep every intermediate tensor.
+# turned them into float32; builtin kernels keep every intermediate tensor, and the calls of a file copy its KV cache.
 _REGISTRY: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50), drives=_HF_DRIVER, seconds=8),
+        Stage(ORACLE, "the Hugging Face model in float64", _HF, HF, Memory(3, 50, 2, 2), drives=_HF_DRIVER, seconds=8),
         Stage(
             HF,
             "the Hugging Face model",
             _HF,
             version=HF,
-            memory=Memory(1, 300),
+            memory=Memory(1, 300, 1, 1),
             local_reference=ORACLE,
             exact=ORACLE,
             drives=_HF_DRIVER,
@@ -242,7 +232,7 @@ _REGISTRY: dict[str, Stage] = {
             "the re-authored model",
             "harness.stages.litert_torch.stage:open_session",
             version=REAUTHORED,
-            memory=Memory(1, 200),
+            memory=Memory(1, 200, 4),
             reference=HF,
             local_reference=ORACLE,
             drives=_OWN_DRIVER,
@@ -265,7 +255,7 @@ _REGISTRY: dict[str, Stage] = {
             "TFLite on XNNPACK",
             _TFLITE,
             version=FLATBUFFER,
-            memory=Memory(2.2, 800),
+            memory=Memory(2.2, 800, 8),
             reference=REAUTHORED,
             quantised_reference=FAKEQUANT,
             quantised_floor=Floor.RUNTIME,
@@ -286,7 +276,7 @@ _REGISTRY: dict[str, Stage] = {
             "TFLite on builtin kernels",
             _TFLITE,
             version=FLATBUFFER,
-            memory=Memory(1, 870),
+            memory=Memory(1, 870, 20),
             reference=REAUTHORED,
             quantised_reference=FAKEQUANT_BUILTIN,
             quantised_floor=Floor.RUNTIME,
@@ -302,7 +292,7 @@ _REGISTRY: dict[str, Stage] = {
             "TFLite on reference kernels",
             _TFLITE,
             version=FLATBUFFER,
-            memory=Memory(1, 720),
+            memory=Memory(1, 720, 20),
             quantised_reference=BUILTIN,
             runs_file=True,
             drives=_TFLITE_DRIVER,

@@ -14,6 +14,7 @@ from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput, TwinJob
 from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.results import Audited, Converted, Descended, Tapped, facts_of
+from harness.names.memory import Long
 from harness.names.recipes import widened_by
 from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, present, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
@@ -138,7 +139,10 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
 
 def load_of(stage: Stage, prepared: Prepared) -> tuple[float, float]:
     """MB and seconds of a stage's process."""
-    return stage.load(prepared.weights_mb, widened_by(prepared.recipes.get(stage.recipe, [])))
+    dims, longest = prepared.dimensions, max((len(item.tokens) for item in prepared.inputs), default=0)
+    row = 2 * dims.head_dim * sum(dims.layout_of(block).kv_heads for block in range(dims.blocks))
+    long = Long.of(prepared.kv_cache_len, row, longest, dims.vocab)
+    return stage.load(prepared.weights_mb, widened_by(prepared.recipes.get(stage.recipe, [])), long)
 
 
 def compared_after(group: HopGroup) -> Task:

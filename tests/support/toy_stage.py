@@ -13,7 +13,8 @@ import numpy as np
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter
 from harness.jobs.session import Facts, Given, Session
-from harness.names.stages import HF, Memory, Stage
+from harness.names.memory import Memory
+from harness.names.stages import HF, Stage
 from harness.store.trace import Trace, TraceWriter
 
 FAULTY_TAP = "block.1.mlp.act"

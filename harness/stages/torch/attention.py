@@ -14,8 +14,10 @@ from harness.names.taps import block_tap
 from harness.stages.torch.capture import BlockCounter, Capture
 from harness.stages.torch.intercept import Intercept, TorchCall
 
-# Of a long step: against 4,096 positions SmolLM2's 9 heads then have 75 MB of probabilities, in float64 151 MB.
-_ROWS = 512
+_WHOLE = 1024  # positions of a step whose probabilities are made all at once
+# Probabilities of a longer one at once: 17 MB in float32. What is larger than 32 MB the allocator takes from the system
+# and gives back to it each time, which took as long as computing it.
+_NUMBERS = 1 << 22
 
 
 def probabilities(
@@ -48,10 +50,11 @@ def query_rows(query: torch.Tensor) -> list[slice | None]:
     query: `[1, heads, time, head_dim]`.
     """
     with torch._C.DisableTorchFunction():  # to ask for a size is no call of the model's
-        time = query.shape[2]
-    if time <= 2 * _ROWS:
+        heads, time = query.shape[1:3]
+    if time <= _WHOLE:
         return [None]
-    return [slice(start, min(start + _ROWS, time)) for start in range(0, time, _ROWS)]
+    step = max(1, _NUMBERS // (heads * time))
+    return [slice(start, min(start + step, time)) for start in range(0, time, step)]
 
 
 def rotated(capture: Capture, tap: str, values: torch.Tensor) -> torch.Tensor:
