@@ -5,7 +5,8 @@ In: an input and the sizes of the converted model. Out: the positions, the same 
 Attention's probabilities grow with the square of an input: of 4,096 positions SmolLM2 has 18 GB of them in each stage,
 and of all other taps 6 GB. Up to `WHOLE_UP_TO` positions a trace holds everything. Past that it holds what later
 positions are computed from at every position (`KEPT_WHOLE` in `harness/names/sample.py`), and the rest at the positions
-chosen here: both ends, the edges of chunks and of the sliding window, steps of decode, and others in between.
+chosen here: both ends, the edges of chunks and of the sliding window, powers of two, steps of decode, and others in
+between.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def sampled_positions(length: int, steps: Sequence[Step], window: int | None) ->
     found = {*range(_ENDS), *range(length - _ENDS, length), *_between(length)}
     found |= {position for start in _spread(chunks, _BORDERS) for position in (start - 1, start)}
     found |= set(_spread(decoded, _STEPS))
-    found |= {window - 1, window, window + 1} if window is not None else set()
+    edges = [1 << power for power in range(10, length.bit_length())]  # where tables and scaled rotations end
+    found |= {position for edge in (*edges, window or 0) for position in (edge - 1, edge, edge + 1)}
     return tuple(sorted(position for position in found if 0 <= position < length))
 
 

@@ -221,7 +221,7 @@ _REGISTRY: dict[str, Stage] = {
             "the Hugging Face model",
             _HF,
             version=HF,
-            memory=Memory(1, 300, 1, 1),
+            memory=Memory(1, 300, 2, 1),
             local_reference=ORACLE,
             exact=ORACLE,
             drives=_HF_DRIVER,

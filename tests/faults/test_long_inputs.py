@@ -168,3 +168,4 @@ def test_a_fault_past_2048_positions_is_found_and_a_right_model_passes(far: Benc
     assert fault is not None
     point = {"rope": "q_rope", "mask": "probs"}[what]
     assert (fault.hop, fault.tap, fault.input) == (FIRST, f"block.0.attn.{point}", "far")
+    assert fault.starts_at == 2048

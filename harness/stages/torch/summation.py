@@ -11,7 +11,7 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.stages.torch.intercept import Intercept, TorchCall
 
 PIECES = 3  # the library's sums are added over so many pieces, last piece first
 PEAKED = 0.75  # share of a position's norm that one number must have for its sums to be taken term by term
+_ROWS = 1024  # of a linear layer at once
 DEVICE = 2  # the order that adds as the kernels of a device do
 
 
@@ -55,7 +56,8 @@ class OtherSummation(Intercept):
         return func(*args, **kwargs)
 
     def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        total = _term_by_term(x, weight) if self.device else _in_pieces(x, weight)
+        add = _term_by_term if self.device else _in_pieces
+        total = _by_rows(add, x, weight) if x.ndim > 1 and x.shape[-2] > _ROWS else add(x, weight)
         return total if bias is None else total + bias
 
     def _matmul(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -110,6 +112,17 @@ def _in_pieces(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if len(peaked):
         total.reshape(-1, total.shape[-1])[peaked] = _term_by_term(flat[peaked], weight, backwards=True)
     return total
+
+
+def _by_rows(
+    add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """`add` of some rows after the other: logits over a long input are in memory once, and not with their parts."""
+    flat = x.reshape(-1, x.shape[-1])
+    out = torch.empty(flat.shape[0], weight.shape[0])
+    for start in range(0, flat.shape[0], _ROWS):
+        out[start : start + _ROWS] = add(flat[start : start + _ROWS], weight)
+    return out.reshape(*x.shape[:-1], -1)
 
 
 def _term_by_term(x: torch.Tensor, weight: torch.Tensor, backwards: bool = False) -> torch.Tensor:
