@@ -24,6 +24,10 @@ class TaskFaultError(Exception):
     """A process of ours broke off with what nobody foresaw; its log has the traceback."""
 
 
+class ProcessLostError(Exception):
+    """A process that all others of a command rest on crashed, or took too long: exit code 3."""
+
+
 def told(error: BaseException) -> str:
     """What an exception says, on one line: its kind, and the first line of its text that means something.
 

@@ -32,6 +32,9 @@ from harness.commands.options import (
     Stages,
     StageTimeout,
     file_option,
+    recipes_named,
+    stages_asked,
+    variant_options,
 )
 from harness.plain import json_for_a_log, shown
 
@@ -70,32 +73,27 @@ def generate(
 
     from harness.commands.progress import watcher
     from harness.commands.run import refresh_index
-    from harness.flatbuffer.quantise import known_recipe
-    from harness.names.recipes import parse_recipes
-    from harness.names.stages import float32_stages
-    from harness.names.variant import VariantOptions, parse_prefill
+    from harness.errors import ProcessLostError
     from harness.pipeline import generation_run
     from harness.pipeline.options import Options
     from harness.render.console import line
     from harness.render.generation import print_generation
-    from harness.system.reading import read_text
     from harness.system.temporary import use_own_temporary_folder
 
-    lengths = parse_prefill(prefill) if prefill is not None else None
     options = Options(
         model=model,
         checkpoint=checkpoint,
         tflite=tflite,
         miniature=miniature,
         layers=layers,
-        stages=tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages(),
+        stages=stages_asked(stages),
         prompts=tuple(prompt or ()),
         inputs_file=inputs,
         generate=tokens,
         generate_option="--tokens",
         chat=chat,
-        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len),
-        quantize=parse_recipes(quantize, known_recipe, read_text) if quantize is not None else (),
+        variant=variant_options(hlfb, kv_layout, mask_as_input, prefill, kv_cache_len),
+        quantize=recipes_named(quantize),
         seed=seed,
         out=out,
         no_cache=no_cache,
@@ -105,7 +103,7 @@ def generate(
     try:
         with watcher() as progress:
             folder, found, findings = generation_run.generate(options, progress)
-    except generation_run.NothingGeneratedError as error:
+    except ProcessLostError as error:
         print(f"edge-parity: {shown(str(error))}", file=sys.stderr)
         raise typer.Exit(3) from None
     refresh_index(out)

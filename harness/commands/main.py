@@ -44,6 +44,9 @@ from harness.commands.options import (
     StageTimeout,
     Tolerances,
     file_option,
+    recipes_named,
+    stages_asked,
+    variant_options,
 )
 from harness.errors import UsageError
 from harness.plain import json_for_a_log, shown
@@ -127,20 +130,13 @@ def run(
     Several models run one after the other; what happens to one stops no other.
     """
     from harness.commands.run import OutputOptions, run_one, run_several
-    from harness.flatbuffer.quantise import known_recipe
-    from harness.names.recipes import parse_recipes
-    from harness.names.stages import float32_stages
-    from harness.names.variant import VariantOptions, parse_prefill
     from harness.pipeline.options import Options
-    from harness.system.reading import read_text
 
     names = _chosen(models or [], every)
     if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
-    chosen = tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages()
-    lengths = parse_prefill(prefill) if prefill is not None else None
-    recipes = parse_recipes(quantize, known_recipe, read_text) if quantize is not None else ()
-    variant = VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
+    chosen, recipes = stages_asked(stages), recipes_named(quantize)
+    variant = variant_options(hlfb, kv_layout, mask_as_input, prefill, kv_cache_len)
 
     def options(model: str) -> Options:
         return Options(

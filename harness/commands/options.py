@@ -6,11 +6,15 @@ In: nothing. Out: annotated types for typer.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.commands.exits import show_tracebacks
+
+if TYPE_CHECKING:
+    from harness.names.recipes import Recipe
+    from harness.names.variant import VariantOptions
 
 
 def file_option(*names: str, metavar: str = "PATH", **more: Any) -> Any:
@@ -25,6 +29,33 @@ def _path(text: str | Path) -> Path:
 
 
 REPORTS = Path("reports")
+
+
+def variant_options(
+    hlfb: bool | None, kv_layout: str | None, mask_as_input: bool | None, prefill: str | None, kv_cache_len: int | None
+) -> VariantOptions:
+    """What these options say of the conversion. Raises UsageError."""
+    from harness.names.variant import VariantOptions, parse_prefill
+
+    lengths = parse_prefill(prefill) if prefill is not None else None
+    return VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len)
+
+
+def recipes_named(quantize: str | None) -> tuple[Recipe, ...]:
+    """The recipes of `--quantize`; none where it is not given. Raises UsageError."""
+    from harness.flatbuffer.quantise import known_recipe
+    from harness.names.recipes import parse_recipes
+    from harness.system.reading import read_text
+
+    return parse_recipes(quantize, known_recipe, read_text) if quantize is not None else ()
+
+
+def stages_asked(stages: str | None) -> tuple[str, ...]:
+    """The stages of `--stages`; those of every run of float32 where it is not given."""
+    from harness.names.stages import float32_stages
+
+    return tuple(part.strip() for part in stages.split(",")) if stages is not None else float32_stages()
+
 
 Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="Names from 'list', or file.py[:NAME].")]
 OneModel = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'list', or file.py[:NAME].")]

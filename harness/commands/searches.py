@@ -30,6 +30,8 @@ from harness.commands.options import (
     Seed,
     Tolerances,
     file_option,
+    recipes_named,
+    variant_options,
 )
 from harness.plain import json_for_a_log, shown
 
@@ -65,13 +67,10 @@ def recipe(
     """
     from harness.commands.progress import watcher
     from harness.commands.run import refresh_index
-    from harness.flatbuffer.quantise import known_recipe
-    from harness.names.recipes import parse_recipes
+    from harness.errors import ProcessLostError
     from harness.pipeline.options import Options
     from harness.recipe import command
-    from harness.recipe.evaluation import ProcessLostError
     from harness.render.recipe_search import print_search
-    from harness.system.reading import read_text
     from harness.system.temporary import use_own_temporary_folder
 
     run_options = Options(
@@ -81,7 +80,7 @@ def recipe(
         layers=layers,
         prompts=tuple(prompt or ()),
         inputs_file=inputs,
-        quantize=parse_recipes(quantize, known_recipe, read_text),
+        quantize=recipes_named(quantize),
         seed=seed,
         out=out,
         no_cache=no_cache,
@@ -131,19 +130,17 @@ def fuzz(
     """Search for an input that breaks a tolerance, make it as small as it gets, and save it for 'run --inputs'."""
     from harness.commands.progress import watcher
     from harness.fuzz import command
-    from harness.names.variant import VariantOptions, parse_prefill
     from harness.pipeline.options import Options
     from harness.render.fuzz import print_outcome
     from harness.system.temporary import use_own_temporary_folder
 
-    lengths = parse_prefill(prefill) if prefill is not None else None
     options = Options(
         model=model,
         checkpoint=checkpoint,
         tflite=tflite,
         miniature=miniature,
         layers=layers,
-        variant=VariantOptions(hlfb, kv_layout, mask_as_input, lengths, kv_cache_len),
+        variant=variant_options(hlfb, kv_layout, mask_as_input, prefill, kv_cache_len),
         tolerances=tolerances,
         out=REPORTS,
         timeout=timeout,

@@ -28,10 +28,10 @@ from harness.jobs.servers import Servers, StageEndedError, serving
 from harness.judge.rules import Rule, check_all_judged, load_rules
 from harness.laws.judging import LawJudge
 from harness.names.laws import LAWS_SUFFIX
-from harness.names.stages import HF, ORACLE, Hop, hops_of, route_stages, runs_file, standard_hops
+from harness.names.stages import HF, ORACLE, Hop, hops_of, route_stages, standard_hops
 from harness.pipeline.options import Options, check, check_seed, run_words
 from harness.pipeline.preparing import prepare
-from harness.pipeline.tasks import stage_tasks
+from harness.pipeline.tasks import file_tasks, stage_tasks
 from harness.pipeline.work import Work, place_of
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
 from harness.spec.find import own_stage
@@ -168,8 +168,7 @@ def _serving_tasks(state: Work, prepared: Prepared, hops: Sequence[Hop], laws: b
     asked = candidates(hops) if laws else [stage for hop in hops for stage in hop.stages]
     stages = tuple(dict.fromkeys((*_REFERENCE_STAGES, *asked)))
     tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
-    making = [task for task in tasks if task.name not in stages] if any(map(runs_file, stages)) else []
-    results = run_tasks(making, state.log, state.watcher)
+    results = run_tasks(file_tasks(place_of(state), prepared, stages), state.log, state.watcher)
     for result in results.values():
         if result.status != "ok":
             raise StageEndedError(result)

@@ -81,6 +81,21 @@ class Driver(Protocol):
         not called."""
 
 
+class SizesOfJob:
+    """Of a `Driver`: the sizes that its stage's job names."""
+
+    def named_by(self) -> Job:
+        raise NotImplementedError
+
+    @property
+    def prefill(self) -> tuple[int, ...]:
+        return tuple(sorted(self.named_by().prefill))
+
+    @property
+    def kv_cache_len(self) -> int:
+        return self.named_by().kv_cache_len
+
+
 Opener = Callable[[Any], AbstractContextManager[Driver]]
 
 

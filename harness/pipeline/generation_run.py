@@ -9,14 +9,14 @@ import datetime
 import shutil
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import ProcessLostError, UsageError
 from harness.names.codes import FindingCode
 from harness.names.stages import stage_named
 from harness.pipeline.early import check_room
 from harness.pipeline.options import Options, check, stages_of
 from harness.pipeline.preparing import prepare
 from harness.pipeline.run import generated
-from harness.pipeline.tasks import stage_tasks
+from harness.pipeline.tasks import file_tasks
 from harness.pipeline.work import Work, place_of, processes
 from harness.plain import brief
 from harness.processes.scheduler import Results, Watcher
@@ -29,14 +29,10 @@ from harness.store.run_folder import working_folder
 PREFIX, RECORD_FILE, PAGE_FILE = "generate-", "generation.json", "generation.html"
 
 
-class NothingGeneratedError(Exception):
-    """A process that all others rest on did not end."""
-
-
 def generate(options: Options, watcher: Watcher) -> tuple[Path, Generation, list[Finding]]:
     """Generate, and write the folder. Returns it, what was generated and what is wrong with that.
 
-    Raises UsageError for bad input, before anything is written, and NothingGeneratedError.
+    Raises UsageError for bad input, before anything is written, and ProcessLostError.
     """
     if options.generate < 1:
         raise UsageError(f"--tokens {brief(options.generate)} must be positive; give e.g. --tokens 64")
@@ -56,14 +52,13 @@ def _generated(state: Work, kept_log: Path) -> tuple[Generation, list[Finding]]:
     prepared, _ = prepare(state)
     check_room(state.options, prepared.kv_cache_len)
     stages = stages_of(state.options, prepared.own_stage)
-    tasks = stage_tasks(place_of(state), prepared.model_copy(update={"audited": True}), stages)
-    made: Results = processes(state, prepared, [task for task in tasks if task.name.startswith(("convert", "tap"))])
+    made: Results = processes(state, prepared, file_tasks(place_of(state), prepared, stages))
     lost = [result for result in made.values() if result.status != "ok"]
     ready = [name for name in stages if not lost or not stage_named(name).reads_file]
     found, findings = generated(state, prepared, ready, made)
     if found is None:
         shutil.copyfile(state.log, kept_log)
-        raise NothingGeneratedError(f"{findings[0].what.split('; run.log')[0]}; {kept_log} has what it said")
+        raise ProcessLostError(f"{findings[0].what.split('; run.log')[0]}; {kept_log} has what it said")
     if lost:
         found.lost |= {result.name: result.detail for result in lost}
         findings += [

@@ -64,21 +64,8 @@ def stage_tasks(
 
     laws: what the laws of each stage that can be driven are checked on, in its own process; None: they are not.
     """
-    weights = prepared.weights_mb
-    common = ModelRequest(
-        prepared=prepared,
-        cache_root=place.cache_root,
-        spec_file=place.spec_file,
-        spec_variable=place.spec_variable,
-    )
-    timeout = place.timeout
-    chosen = [stage_named(name) for name in stages]
-    tasks = []
-    for recipe in dict.fromkeys(stage.recipe for stage in chosen if stage.reads_file):
-        if place.tflite is None:
-            tasks.append(_convert_task(place, prepared, common, recipe))
-        tasks.append(_tap_task(place, common, weights, timeout, recipe))
-    for stage in chosen:
+    timeout, tasks = place.timeout, file_tasks(place, prepared, stages)
+    for stage in map(stage_named, stages):
         memory_mb, seconds = load_of(stage, prepared)
         text = prepared.text.windows if runs_text(stage, prepared) else ()
         asked = laws if stage.drives else None
@@ -104,7 +91,7 @@ def stage_tasks(
             Task(
                 AUDIT,
                 "harness.audit.job:audit_run",
-                common.model_dump(mode="json"),
+                _model_request(place, prepared).model_dump(mode="json"),
                 Audited,
                 memory_mb=150,
                 torch=True,
@@ -112,6 +99,25 @@ def stage_tasks(
             )
         )
     return tasks
+
+
+def file_tasks(place: RunPaths, prepared: Prepared, stages: Sequence[str]) -> list[Task]:
+    """What makes the files that some stages read: conversions, and their tapped copies with the plans."""
+    common, tasks = _model_request(place, prepared), []
+    for recipe in dict.fromkeys(stage.recipe for stage in map(stage_named, stages) if stage.reads_file):
+        if place.tflite is None:
+            tasks.append(_convert_task(place, prepared, common, recipe))
+        tasks.append(_tap_task(place, common, prepared.weights_mb, place.timeout, recipe))
+    return tasks
+
+
+def _model_request(place: RunPaths, prepared: Prepared) -> ModelRequest:
+    return ModelRequest(
+        prepared=prepared,
+        cache_root=place.cache_root,
+        spec_file=place.spec_file,
+        spec_variable=place.spec_variable,
+    )
 
 
 def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], inputs: Sequence[str]) -> list[Task]:

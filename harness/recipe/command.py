@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import ProcessLostError, UsageError
 from harness.names.recipes import Rules
 from harness.names.stages import FLOAT
 from harness.pipeline.environment import environment
@@ -26,7 +26,7 @@ from harness.pipeline.options import Options, check, run_words
 from harness.pipeline.preparing import prepare
 from harness.pipeline.work import Work
 from harness.processes.scheduler import Watcher
-from harness.recipe.evaluation import Evaluation, FileFigures, ProcessLostError
+from harness.recipe.evaluation import Evaluation, FileFigures
 from harness.recipe.knapsack import Frontier, LayerChoice
 from harness.recipe.layers import operators_of, options_of
 from harness.recipe.rules import mixed_rules

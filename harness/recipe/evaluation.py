@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +19,13 @@ import numpy as np
 
 from harness.compare.logits import percentiles
 from harness.compare.metrics import logit_stats
+from harness.errors import ProcessLostError
 from harness.jobs.prepared import Prepared, TextToRun
 from harness.jobs.results import Converted, Tapped
 from harness.names.recipes import Rules
 from harness.names.stages import FAKEQUANT, FLOAT, XNNPACK, named, stage_named
 from harness.pipeline.flatbuffers import RECIPE_CODE
-from harness.pipeline.tasks import SENSITIVITY, conversion_mb, sensitivity_tasks, stage_tasks
+from harness.pipeline.tasks import SENSITIVITY, conversion_mb, file_tasks, sensitivity_tasks, stage_tasks
 from harness.pipeline.work import Work, place_of
 from harness.processes.scheduler import Results, Task, TaskResult, run_tasks
 from harness.record.sensitivity import AloneCosts
@@ -41,10 +42,6 @@ _CODE = (
     "harness.stages.litert.stage",
     "harness.inputs.tokens",
 )
-
-
-class ProcessLostError(Exception):
-    """A process that the search needs crashed, or took too long."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Evaluation:
     def measure(self, recipes: Mapping[str, Rules]) -> dict[str, FileFigures]:
         """Figures of each recipe's file on XNNPACK. Raises ProcessLostError for a process that did not end."""
         self.prepared = self.prepared.model_copy(update={"recipes": {**self.prepared.recipes, **recipes}})
-        self._run([named(XNNPACK, name) for name in recipes], only=("convert",))
+        self._work([task for task in self._files_of(recipes) if task.gives is Converted])
         kept = {name: self._kept(self._key(name)) for name in recipes}
         self._run([named(XNNPACK, name) for name, known in kept.items() if known is None])
         return {name: known or self._measured(name) for name, known in kept.items()}
@@ -135,7 +132,7 @@ class Evaluation:
         entry = self.state.cache.entry(_MEASURED, key)
         if entry is not None:
             return AloneCosts.model_validate_json((entry / _FILE).read_text())
-        self._run([named(XNNPACK, recipe)], only=("convert", "tap"))
+        self._work(self._files_of([recipe]))
         self._work(sensitivity_tasks(place_of(self.state), self.prepared, [stage], self._known, alone=True))
         found = self._known[named(SENSITIVITY, recipe)].gave(AloneCosts)
         assert found is not None
@@ -161,11 +158,14 @@ class Evaluation:
         assert made is not None, "no recipe is measured that was not applied"
         return made
 
-    def _run(self, stages: Sequence[str], only: tuple[str, ...] = ()) -> None:
-        """The tasks of these stages that have not run yet. only: those alone whose names begin so."""
+    def _files_of(self, recipes: Iterable[str]) -> list[Task]:
+        return file_tasks(place_of(self.state), self.prepared, [named(XNNPACK, name) for name in recipes])
+
+    def _run(self, stages: Sequence[str]) -> None:
+        """The tasks of these stages that have not run yet."""
         prepared = self.prepared.model_copy(update={"audited": True})
         tasks = stage_tasks(place_of(self.state), prepared, tuple(stages)) if stages else []
-        self._work([task for task in tasks if not only or task.name.startswith(only)])
+        self._work(tasks)
 
     def _work(self, tasks: Sequence[Task]) -> None:
         new = [self._after_known(task) for task in tasks if task.name not in self._known]

@@ -14,26 +14,22 @@ from typing import Any, ClassVar
 import torch
 
 from harness.inputs.tokens import Step
-from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
+from harness.jobs.driver import Abilities, Array, Cache, Called, SizesOfJob, step_tokens
+from harness.jobs.job import Job
 from harness.names.taps import block_tap
 from harness.stages.huggingface.stage import HuggingFace
 from harness.stages.torch.threads import threads_set
 
 
 @dataclass(frozen=True)
-class HuggingFaceDriver:
+class HuggingFaceDriver(SizesOfJob):
     """A `Driver`."""
 
     session: HuggingFace
     can: ClassVar[Abilities] = Abilities(pads=False, slots=False, signatures=False)
 
-    @property
-    def prefill(self) -> tuple[int, ...]:
-        return tuple(sorted(self.session.job.prefill))
-
-    @property
-    def kv_cache_len(self) -> int:
-        return self.session.job.kv_cache_len
+    def named_by(self) -> Job:
+        return self.session.job
 
     def fresh(self) -> Cache:
         from transformers import DynamicCache

@@ -15,14 +15,14 @@ import numpy as np
 from harness.align.layout import canonical_cache
 from harness.flatbuffer.signatures import DECODE
 from harness.inputs.tokens import Step
-from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
+from harness.jobs.driver import Abilities, Array, Cache, Called, SizesOfJob, step_tokens
 from harness.jobs.job import Job
 from harness.names.taps import LOGITS, block_tap
 from harness.stages.litert.stage import CACHE, Runner, TFLite
 
 
 @dataclass
-class TFLiteDriver:
+class TFLiteDriver(SizesOfJob):
     """A `Driver`. opened: the untouched file, opened when it is first asked for. closes: lets go of it."""
 
     job: Job
@@ -30,13 +30,8 @@ class TFLiteDriver:
     closes: Callable[[], None]
     can: ClassVar[Abilities] = Abilities(pads=True, slots=True, signatures=True)
 
-    @property
-    def prefill(self) -> tuple[int, ...]:
-        return tuple(sorted(self.job.prefill))
-
-    @property
-    def kv_cache_len(self) -> int:
-        return self.job.kv_cache_len
+    def named_by(self) -> Job:
+        return self.job
 
     def fresh(self) -> Cache:
         return self.runner.empty_cache(DECODE)

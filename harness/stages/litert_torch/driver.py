@@ -14,7 +14,8 @@ import torch
 
 from harness.align.layout import canonical_cache
 from harness.inputs.tokens import Step
-from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
+from harness.jobs.driver import Abilities, Array, Cache, Called, SizesOfJob, step_tokens
+from harness.jobs.job import Job
 from harness.names.taps import LOGITS, block_tap
 from harness.stages.litert_torch.fakequant import FakeQuantised
 from harness.stages.litert_torch.stage import Reauthored, new_cache
@@ -22,19 +23,14 @@ from harness.stages.torch.threads import threads_set
 
 
 @dataclass(frozen=True)
-class ReauthoredDriver:
+class ReauthoredDriver(SizesOfJob):
     """A `Driver`."""
 
     session: Reauthored
     can: ClassVar[Abilities] = Abilities(pads=True, slots=True, signatures=False)
 
-    @property
-    def prefill(self) -> tuple[int, ...]:
-        return tuple(sorted(self.session.job.prefill))
-
-    @property
-    def kv_cache_len(self) -> int:
-        return self.session.job.kv_cache_len
+    def named_by(self) -> Job:
+        return self.session.job
 
     def fresh(self) -> Cache:
         return new_cache(self.session.config, self.session.job)
