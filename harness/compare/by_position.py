@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.compare.noise import NoiseFloor, position_excess
-from harness.compare.traces import FLOAT32_RUNS, TapReader, noise_floors, spans_of, stats_over
+from harness.compare.traces import FLOAT32_RUNS, TapReader, floor_of, noise_floors, spans_of, stats_over
 from harness.names.stages import ORACLE, Hop
 from harness.names.taps import LOCAL_SUFFIX
 
@@ -47,10 +47,12 @@ def excess_of_tap(traces: Path, hop: Hop, tap: str, inputs: Sequence[str], local
     suffix = LOCAL_SUFFIX if local else ""
     reference, candidate = hop.judged_against, hop.candidate + suffix
     runs = [run + suffix for run in FLOAT32_RUNS]
-    readers = [TapReader.of(traces, {ORACLE, reference, candidate, *runs}, item) for item in inputs]
+    stages = {ORACLE, reference, candidate, *runs, *filter(None, (hop.unrounded,))}
+    readers = [TapReader.of(traces, stages, item) for item in inputs]
     found = {}
     for reader, noise in zip(readers, noise_floors(readers, tap, runs), strict=True):
         if noise is not None and comparable(reader, (reference, candidate), tap):
-            found[reader.item] = list(each_position(reader, reference, candidate, tap, noise))
+            floor = noise if local else floor_of(hop, reader, tap, noise)
+            found[reader.item] = list(each_position(reader, reference, candidate, tap, floor))
         reader.let_go()
     return found

@@ -226,7 +226,7 @@ def _compare(
     if not values[0].shape == values[1].shape == values[2].shape:
         row.verdict, row.broken, row.why = "fail", TapCode.SHAPES_DIFFER.value, _shapes(*values)
         return None
-    floor = _floor_of(hop, taps, row.tap, noise)
+    floor = floor_of(hop, taps, row.tap, noise)
     positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     scale, each = _fill_figures(row, *values, spans, floor, positions, against_oracle=hop.judged_against == ORACLE)
     row.noise_floor = noise.whole  # of float32 alone
@@ -250,7 +250,7 @@ def _compare(
     return None
 
 
-def _floor_of(hop: Hop, taps: TapReader, tap: str, noise: NoiseFloor) -> NoiseFloor:
+def floor_of(hop: Hop, taps: TapReader, tap: str, noise: NoiseFloor) -> NoiseFloor:
     """What a hop's errors are measured in at a tap."""
     if not hop.unrounded or not taps.has(hop.unrounded, tap):
         return noise

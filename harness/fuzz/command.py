@@ -128,7 +128,7 @@ def fuzz(options: FuzzOptions, watcher: Watcher) -> FuzzOutcome:
         searched.fault,
         crash,
         file if found else None,
-        run_command(options.run, file) if found else "",
+        run_command(options.run, file, laws=options.laws) if found else "",
         _schedule(found, prepared) if found else "",
         options.laws,
     )
@@ -259,9 +259,9 @@ def save(file: Path, item: TokenInput, seed: int) -> None:
         raise UsageError(f"--out {file} cannot be written ({error.strerror}); give another file") from None
 
 
-def run_command(options: Options, file: Path) -> str:
-    """The command that runs the input that was found."""
-    return shlex.join([*run_words(options), "--inputs", str(file)])
+def run_command(options: Options, file: Path, *, laws: bool = False) -> str:
+    """The command that runs the input that was found. laws: it broke one, which a run checks where it is asked to."""
+    return shlex.join([*run_words(options), "--inputs", str(file), *(["--laws"] if laws else [])])
 
 
 def _schedule(item: TokenInput, prepared: Prepared) -> str:

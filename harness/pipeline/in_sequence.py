@@ -65,7 +65,8 @@ def _begins_alike(fault: Fault, other: Fault) -> bool:
 
 def _placed(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path, passes: tuple[bool, ...]) -> Fault:
     """passes: whether to look at local errors, in order; the first that tell something count."""
-    if fault.between.floor is not Floor.NOISE or fault.floor is not None:
+    # A recipe's price has other limits, and kernels are held against each other by no noise.
+    if fault.between.floor not in (Floor.NOISE, Floor.RUNTIME) or fault.floor is not None:
         return fault
     # A conversation prefills after it has decoded: which of them computed a position is not told by where it lies.
     if any(item.earlier for item in prepared.inputs if item.id == fault.input):

@@ -45,15 +45,18 @@ def print_outcome(outcome: FuzzOutcome, console: Console) -> None:
     if outcome.smallest is not None:
         tokens = outcome.smallest.tokens
         more = f" ... {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
-        shown = "1 token" if len(tokens) == 1 else f"{len(tokens)} tokens"
-        wrapped(console, f"input: {shown}: {' '.join(map(str, tokens[:_SHOWN]))}{more}")
+        wrapped(console, f"input: {_counted(len(tokens))}: {' '.join(map(str, tokens[:_SHOWN]))}{more}")
         wrapped(console, f"steps: {outcome.schedule}")
     if outcome.first is not None:
         wrapped(
             console,
-            f"search: number {outcome.tried} was the first, with {len(outcome.first.tokens)} tokens; "
+            f"search: number {outcome.tried} was the first, with {_counted(len(outcome.first.tokens))}; "
             f"{outcome.shrinking} more made it smaller; {outcome.seconds:.0f} s",
         )
     if outcome.file is not None:
         line(console, f"file: {outcome.file}")
         line(console, f"run: {outcome.command}")
+
+
+def _counted(tokens: int) -> str:
+    return f"{tokens} token{'' if tokens == 1 else 's'}"

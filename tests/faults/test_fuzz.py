@@ -226,6 +226,21 @@ def test_an_input_over_which_a_stage_ends_is_saved_as_it_was(tmp_path: Path) -> 
     assert max(json.loads((tmp_path / "found.jsonl").read_text())["tokens"]) >= 300
 
 
+def test_a_law_that_is_broken_is_told_with_the_smallest_input_and_a_run_that_shows_it(tmp_path: Path) -> None:
+    """Decode writes a slot that is not its own, which any input of two tokens shows."""
+    parts = BROKEN["the slot before the one that decode writes"][0]
+    (tmp_path / "broken.py").write_text(SPEC + ADDED.format(**{**WHOLE, **parts}))
+    asked = ("./broken.py:BROKEN", "--miniature", "--hop", HOP, "--out", "found.jsonl")
+    ended = command(tmp_path, "fuzz", *asked, "--laws", "--max-examples", "20")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "FOUND  broken  reauthored breaks the law own-slots" in ended.stdout
+    assert "law: a step writes its own slots of the KV cache and no others" in ended.stdout
+    assert "why: block.0.cache.k differs at slot " in ended.stdout
+    assert len(json.loads((tmp_path / "found.jsonl").read_text())["tokens"]) <= 2
+    shown = next(line for line in ended.stdout.splitlines() if line.startswith("run: "))
+    assert shown.endswith("--inputs found.jsonl --laws")
+
+
 @pytest.mark.slow
 def test_an_unbroken_miniature_gives_no_alarm_and_leaves_nothing(tmp_path: Path) -> None:
     ended = command(tmp_path, "fuzz", "tiny_llama", "--miniature", "--max-examples", "6")
