@@ -157,8 +157,16 @@ class Gated:
         else:
             why = _case_problem(case)
         # What fails a run as a whole fails each of its cases: a red run must not look green in any part.
-        why = why or next(iter(problems(self.record, self.known)), "")
+        why = why or next(iter(problems(self.record, self.known)), "") or self._beside(hop)
         return f"{why}; report {self.report}" if why else ""
+
+    def _beside(self, hop: str) -> str:
+        """What is wrong on an input that has no test of its own: an edge of the context. Empty where nothing is."""
+        if self.record is None or hop in self.known.by_hop:
+            return ""
+        own = {*DEFAULT_INPUT_IDS, DECODE_INPUT}
+        others = [case for case in self.record.cases if case.hop == hop and case.input not in own]
+        return next(filter(None, map(_case_problem, others)), "")
 
     def law_problem(self) -> str:
         """Why the laws of the run's stages do not all hold, in one line; empty where they do, or are broken exactly as

@@ -78,7 +78,7 @@ def default_plan() -> list[Entry]:
     """
     small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
     whole = [_quantised(name, name, (), (Recipe(recipe),), recipe) for name, recipe in TRAINED.items()]
-    whole += [Entry(name, name, small) for name in CONVERTED]
+    whole += [Entry(name, name, (*small, *(EDGES if name in WITH_EDGES else ()))) for name in CONVERTED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options), further=True) for name, variant, options in VARIANTS]
     whole += [
         Entry(model, f"{Path(model).stem},layers=2", ("--layers", "2"), further=Path(model).stem != WIDEST)
@@ -104,6 +104,9 @@ TRAINED = {"smollm2": "dynamic_int8"}  # and the recipe by which it ships
 # The second has a known defect in its conversion, and the first variant below is the remedy for it; the other shows two
 # defects of its own.
 CONVERTED = ("tiny_llama", "gemma1")
+# The ends of the context and what lies past every prefill, beside the default inputs: no test of its own, but none of
+# the run's passes where one of them does not.
+EDGES, WITH_EDGES = ("--edges",), ("tiny_llama",)
 VARIANTS = (
     ("gemma1", "kv=transposed", ("--kv-layout", "transposed")),
     ("gemma2", "mask-as-input", ("--mask-as-input",)),
