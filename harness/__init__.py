@@ -9,7 +9,8 @@ if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
     sys.dont_write_bytecode = True
 
 from harness.spec.model import Model, WheelGGUF
+from harness.stages.keras.declaration import KerasModel
 from harness.stages.litert_torch.declaration import GenerativeModel
 
-__all__ = ["GenerativeModel", "Model", "WheelGGUF"]
+__all__ = ["GenerativeModel", "KerasModel", "Model", "WheelGGUF"]
 __version__ = "0.1.0"

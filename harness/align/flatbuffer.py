@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from harness.align.keras_names import KerasNaming, is_scaled
 from harness.align.naming import GENERATIVE, Key, Naming, block_number, told_apart
 from harness.align.views import Move, TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph
@@ -25,7 +26,8 @@ _NORM = re.compile(r"^\w*Norm_")  # a module of a class such as LayerNorm
 SDPA = "odml.scaled_dot_product_attention"
 # What may stand between the operators of an attention that is not a composite.
 _MOVES = ("RESHAPE", "TRANSPOSE")
-_TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH")
+_MASKS = "SELECT_V2"  # puts a number where a mask hides
+_TO_SCORES = (*_MOVES, "ADD", "MUL", "DIV", "TANH", _MASKS)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,15 @@ def plan_signature(
     points: tuple[str, ...],
     own_blocks: bool = False,
     hf: Naming | None = None,
+    keras: KerasNaming | None = None,
 ) -> SignaturePlan:
     """Find every tap of `tap_order(blocks, points)` in one signature.
 
     own_blocks: the re-authored model is not built of the Generative API's blocks: its names of tensors inside a block
-    say nothing. hf: names of a file that was exported from the Hugging Face model itself.
+    say nothing. hf: names of a file that was exported from the Hugging Face model itself. keras: of one that was
+    converted of a Keras model.
     """
-    finder = _Finder(model, signature, hf)
+    finder = _Finder(model, signature, hf, keras)
     sources = {source.tap: source for source in finder.find(blocks)}
     wanted = tap_order(blocks, points)
     if own_blocks and finder.naming is GENERATIVE:
@@ -67,15 +71,17 @@ def plan_signature(
 class _Finder:
     """One pass over a signature's subgraph. `why` says for taps that were not found what is in the way."""
 
-    def __init__(self, model: FlatbufferModel, signature: Signature, hf: Naming | None) -> None:
+    def __init__(
+        self, model: FlatbufferModel, signature: Signature, hf: Naming | None, keras: KerasNaming | None
+    ) -> None:
         self.model = model
         self.signature = signature
         self.graph: Subgraph = model.subgraph(signature.subgraph)
         self.writer = self.graph.producers()
         self.readers = self.graph.consumers()
-        self.naming = GENERATIVE
+        self.naming: Naming | KerasNaming = keras or GENERATIVE
         self.dense = self._dense_by_weight()
-        if not self.dense and hf is not None and not self._is_generative():
+        if not self.dense and keras is None and hf is not None and not self._is_generative():
             self.naming = hf
             self.dense = self._dense_by_weight()
         self.why: dict[str, Absence] = {}
@@ -90,7 +96,8 @@ class _Finder:
         dense = [op for op in self.graph.operators if op.kind == "FULLY_CONNECTED"]
         named = [self._layers_named(op) for op in dense]
         # A weight that is shared or permuted carries further locations. The Generative API's has its own first.
-        keys = [layers[0] if layers else None for layers in named] if self.naming is GENERATIVE else told_apart(named)
+        first_is_right = self.naming is GENERATIVE or isinstance(self.naming, KerasNaming)
+        keys = [layers[0] if layers else None for layers in named] if first_is_right else told_apart(named)
         for op, key in zip(dense, keys, strict=True):
             if key is not None and key not in found:
                 found[key] = op
@@ -122,7 +129,12 @@ class _Finder:
             if qkv is not None:
                 yield self._source(block_tap(block, f"attn.{part}"), qkv.outputs[0], view=self.naming.qkv_view + part)
             elif op is not None:
-                yield self._source(block_tap(block, f"attn.{part}"), op.outputs[0], view="rows_of_heads")
+                yield self._projected(block_tap(block, f"attn.{part}"), op.outputs[0])
+
+    def _projected(self, tap: str, index: int) -> TapSource:
+        source = self._source(tap, index, view="rows_of_heads")
+        scaled = isinstance(self.naming, KerasNaming) and is_scaled(self.graph.tensors[index].name)
+        return replace(source, scaled=scaled)
 
     def _cache(self, block: int) -> Iterator[TapSource]:
         for part in ("k", "v"):
@@ -151,7 +163,7 @@ class _Finder:
     def _plain_attention(self, block: int, projection: Operator) -> Iterator[TapSource]:
         """Queries and probabilities of an attention without a composite, found upwards from its output projection."""
         mixing = self._upwards(projection.inputs[0], "BATCH_MATMUL", _MOVES)
-        softmax = self._upwards(mixing.inputs[0], "SOFTMAX", _MOVES) if mixing is not None else None
+        softmax = self._upwards(mixing.inputs[0], "SOFTMAX", (*_MOVES, _MASKS)) if mixing is not None else None
         scores = self._upwards(softmax.inputs[0], "BATCH_MATMUL", _TO_SCORES) if softmax is not None else None
         if softmax is None or scores is None:
             for point in ("attn.q_rope", "attn.probs"):
@@ -161,7 +173,8 @@ class _Finder:
             return
         queries, moves = self._before_moves(scores.inputs[0])
         yield self._source(block_tap(block, "attn.q_rope"), queries, view="heads_first", moves=moves)
-        yield self._source(block_tap(block, "attn.probs"), softmax.outputs[0], view="probs")
+        masked = next((op for op in self.readers.get(softmax.outputs[0], []) if op.kind == _MASKS), softmax)
+        yield self._source(block_tap(block, "attn.probs"), masked.outputs[0], view="probs")
 
     def _upwards(self, index: int, kind: str, through: tuple[str, ...]) -> Operator | None:
         """The nearest operator of a kind that `index` is made by, looking through operators of other kinds."""
@@ -238,6 +251,10 @@ class _Finder:
 
     def _residual_adds(self, block: int) -> list[Operator]:
         """The ADD operators that belong to the block itself and to no module inside it, in order."""
+        if isinstance(self.naming, KerasNaming):
+            ends = (self.dense.get((block, role)) for role in ("o", "down"))
+            read = (self.readers.get(op.outputs[0], []) for op in ends if op is not None)
+            return [op for readers in read for op in readers if op.kind == "ADD"]
         return [
             op
             for op in self.graph.operators

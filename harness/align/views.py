@@ -37,6 +37,7 @@ class TapSource:
     op: str  # the kind of the operator that writes it
     inner: bool = False  # whether the tensor lies inside a composite
     moves: tuple[Move, ...] = ()  # reshapes and transposes of the graph that come before the view, first to last
+    scaled: bool = False  # whether the file holds it times the scale of attention, head_dim^-0.5
 
 
 def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout: str = "default") -> Array:
@@ -52,6 +53,8 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
     """
     for move, sizes in source.moves:
         values = values.transpose(sizes) if move == "transpose" else values.reshape(sizes)
+    if source.scaled:
+        values = values * _unscaled(layout, values)
     view = source.view
     if view == "heads":
         return values
@@ -68,6 +71,10 @@ def view_tensor(values: Array, source: TapSource, layout: HeadLayout, kv_layout:
         how, _, part = view.rpartition("_")
         return split_heads(rows, part, _laid(layout, how))  # type: ignore[no-any-return]
     return rows
+
+
+def _unscaled(layout: HeadLayout, like: Array) -> Any:
+    return like.dtype.type(layout.head_dim**0.5)
 
 
 def _laid(layout: HeadLayout, how: str) -> HeadLayout:
@@ -89,6 +96,8 @@ def tensor_of(
         turned = tuple(shapes[-1][axis] for axis in sizes) if move == "transpose" else sizes
         shapes.append(turned)
     values = _before_view(taps, source.view, layout, kv_layout).reshape(shapes[-1])
+    if source.scaled:
+        values = values / _unscaled(layout, values)
     for (move, sizes), before in zip(reversed(source.moves), reversed(shapes[:-1]), strict=True):
         values = values.transpose(np.argsort(sizes)) if move == "transpose" else values.reshape(before)
     return np.ascontiguousarray(values)

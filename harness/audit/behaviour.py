@@ -38,8 +38,6 @@ def _describe_norm(module: Any) -> Norm:
     norm = copy.deepcopy(module).to_empty(device="cpu").float()
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     width = weight.shape[-1] if weight is not None else int(norm.normalized_shape[-1])
-    sign = torch.ones(1, width)
-    sign[:, 1::2] = -1
 
     def act(x: Any, w: float) -> Any:
         with torch.no_grad():
@@ -48,7 +46,22 @@ def _describe_norm(module: Any) -> Norm:
                     tensor.fill_(w if tensor is weight else 0.0)
             return norm(x)
 
-    zero_centred = weight is not None and bool(act(sign, 0.0).any())
+    return describe_norm(act, width, bias=bias is not None, called=type(module).__name__, weighted=weight is not None)
+
+
+def describe_norm(
+    act: Callable[[Any, float], Any], width: int, *, bias: bool, called: str, weighted: bool = True
+) -> Norm:
+    """How a norm acts, whatever it is written in. Raises ValueError for one that is neither an RMS nor a layer norm.
+
+    act: gives its output for rows of torch numbers `[1, width]`, with all its weights set to one number. bias: whether
+    it has one. called: its class. weighted: whether it has weights.
+    """
+    import torch
+
+    sign = torch.ones(1, width)
+    sign[:, 1::2] = -1
+    zero_centred = weighted and bool(act(sign, 0.0).any())
     unit = 0.0 if zero_centred else 1.0
     gain = float(act(_LARGE * sign, unit)[0, 0])
     small = float(act(_TINY * sign, unit)[0, 0])
@@ -59,10 +72,10 @@ def _describe_norm(module: Any) -> Norm:
     elif torch.allclose(leaning, sign, rtol=1e-4):
         kind = "layer"
     else:
-        raise ValueError(f"{type(module).__name__} is neither an RMS norm nor a layer norm")
+        raise ValueError(f"{called} is neither an RMS norm nor a layer norm")
     # Float32 arithmetic leaves four good digits of it at least.
     eps = _TINY**2 * ((gain / small) ** 2 - 1) if small else math.inf
-    return Norm(kind, float(f"{eps:.4g}"), zero_centred, bias is not None, gain)
+    return Norm(kind, float(f"{eps:.4g}"), zero_centred, bias, gain)
 
 
 def describe_activation(function: Callable[[Any], Any]) -> str:

@@ -18,11 +18,13 @@ Flags = npt.NDArray[np.bool_]
 
 
 def is_computed(values: Array, tables: Sequence[Sequence[float]]) -> bool:
-    """Single numbers, zeros, what hides and shows (see `masks.py`), rotary frequencies, ALiBi biases.
+    """Single numbers, zeros, positions, what hides and shows (see `masks.py`), rotary frequencies, ALiBi biases.
 
     tables: frequencies in radians per position, and the bias of each head per position.
     """
     flat = values.reshape(-1)
+    if np.array_equal(flat, np.arange(flat.size)):  # positions
+        return True
     if flat.size <= 1 or ((seen := _seen(flat)) is not None and (bool(seen.all()) or flat.min() <= HIDES)):
         return True
     if np.squeeze(values).ndim == 2:  # heads x positions

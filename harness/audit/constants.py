@@ -168,6 +168,8 @@ def forms(values: Array, source: ParameterSource) -> Iterator[Array]:
         yield np.float32(1) + values
     if source.scale is not None:
         yield values * np.float32(source.scale)
+        if source.columns is not None and values.ndim == 2:
+            yield (values * np.float32(source.scale)).T
     if source.divisor is not None:
         yield values * np.float32(1 / source.divisor)
         yield values / np.float32(source.divisor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from harness.align.keras_names import keras_layers
 from harness.audit.pieces import Piece
 from harness.audit.values import Array
 from harness.flatbuffer.reads import ReadConstant
@@ -35,7 +36,9 @@ class NamedConstant:
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.names = [name for path in self.read.paths for name in (_reauthored(path), _hf(path)) if name]
+        self.names = [
+            name for path in self.read.paths for name in (_reauthored(path), _hf(path), *keras_layers(path)) if name
+        ]
 
     @property
     def values(self) -> Array:
@@ -51,7 +54,7 @@ class NamedConstant:
 
     def is_named(self, source: ParameterSource) -> bool:
         """Whether it carries the name of a parameter's module, or of one that a tensor of it comes from."""
-        if source.parameter.rpartition(".")[0] in self.names:
+        if re.split(r"[./](?=[^./]*$)", source.parameter)[0] in self.names:
             return True
         ends = tuple(f".{_in_layer(key.rpartition('.')[0])}" for key in source.keys)
         return any(f".{name}".endswith(ends) for name in self.names)

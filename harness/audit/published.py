@@ -24,6 +24,7 @@ from harness.audit.structure import ALIBI_POSITIONS, Layer, Norm, Rope, Structur
 from harness.errors import UsageError
 from harness.weights.config_values import unknown_word
 from harness.weights.configs import quiet_transformers, without_initial_weights
+from harness.weights.families import learns_positions
 
 # Slot of the structure -> entry of the tensor names, for the norms of a block.
 NORM_SLOTS = {
@@ -236,6 +237,8 @@ class _Reader:
 
     def _ropes(self) -> Callable[[int], Rope | None]:
         """The rotary embedding of each block, from the real module built again with memory."""
+        if learns_positions(self.text):
+            return lambda number: None
         modules = [m for m in self.network.modules() if "RotaryEmbedding" in type(m).__name__]
         if not modules:
             return self._overheard_rope()
@@ -296,6 +299,8 @@ class _Reader:
             norm = network.get_submodule(self.names.final_norm)
             norm.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
             embedding, head = _ends_of(network, self.names)
+            for table in (m for m in network.modules() if isinstance(m, torch.nn.Embedding) and m is not embedding):
+                table.weight.zero_()  # of positions, say, which are added
             row = torch.linspace(0.5, 1.5, embedding.weight.shape[1])
             embedding.weight.copy_(row.expand_as(embedding.weight))
             if head is not embedding:  # logits so large that a softcap shows
@@ -371,11 +376,16 @@ def _first(owner: Any, *names: str) -> Any:
 
 
 def _rows(linear: Any) -> int:
-    return int(linear.weight.shape[0])
+    return int(linear.weight.shape[1 if _is_turned(linear) else 0])
 
 
 def _columns(linear: Any) -> int:
-    return int(linear.weight.shape[1])
+    return int(linear.weight.shape[0 if _is_turned(linear) else 1])
+
+
+def _is_turned(linear: Any) -> bool:
+    """Whether a linear layer keeps its weight `[in, out]`, as GPT-2's do."""
+    return type(linear).__name__ == "Conv1D"
 
 
 def hf_places(names: ModuleNames) -> dict[str, str | None]:

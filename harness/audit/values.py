@@ -37,6 +37,8 @@ class ExpectedValues:
     def of(self, source: ParameterSource) -> Array:
         """The values of one parameter in float32. Raises ValueError where the parts do not fit together."""
         parts = [self.values(key) for key in source.keys]
+        if source.columns is not None:
+            return np.ascontiguousarray(parts[0][..., slice(*source.columns)])
         return parts[0] if source.fused is None else fuse(parts, source.fused)
 
     def values(self, key: str) -> Array:
@@ -67,6 +69,8 @@ class ExpectedValues:
     def shape_of(self, source: ParameterSource) -> tuple[int, ...]:
         """The shape of one parameter, by the headers; parts that are fused lie one after the other."""
         shapes = [self.shape(key) for key in source.keys]
+        if source.columns is not None:
+            return (*shapes[0][:-1], source.columns[1] - source.columns[0])
         return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if source.fused is not None else shapes[0]
 
 
@@ -105,18 +109,24 @@ def loaded_wrongly(network: Any, sources: Sequence[ParameterSource], folder: Pat
     return findings
 
 
-def differing_parameters(own: Mapping[str, Any], sources: Sequence[ParameterSource], folder: Path) -> list[Finding]:
+def differing_parameters(
+    own: Mapping[str, Any], sources: Sequence[ParameterSource], folder: Path, *, reshaped: bool = False
+) -> list[Finding]:
     """An error for each parameter that is not, bit for bit, what its sources say, and each source that is not finite;
     a warning of what overflows float16.
 
-    own: name -> array of float32 values.
+    own: name -> array of float32 values. reshaped: whether they may have other axes than the sources, such as heads
+        apart, with as many numbers in the same order.
     """
     beyond = BeyondHalf()
     expected = ExpectedValues(folder, beyond)
     findings = []
     for source in sources:
         try:
-            difference = describe_difference(own[source.parameter], expected.of(source))
+            wanted, held = expected.of(source), own[source.parameter]
+            difference = describe_difference(
+                held.reshape(wanted.shape) if reshaped and held.size == wanted.size else held, wanted
+            )
         except ValueError as error:
             difference = str(error)
         if difference:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from harness.names.codes import FindingCode
 from harness.names.owners import CHECKPOINT, RECIPE, SPEC
-from harness.names.stages import HF, ORACLE, REAUTHORED, Floor, Hop, own_stages, runs_file, split, stage_named
+from harness.names.stages import HF, KERAS, ORACLE, REAUTHORED, Floor, Hop, own_stages, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
 from harness.record.record import Fault, Finding
 
@@ -73,6 +73,7 @@ _WEIGHTS_AT: Mapping[str, Mapping[str, str]] = {
         "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
         "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
     },
+    KERAS: {"embed": "token_embedding", "logits": "token_embedding"},
 }
 
 

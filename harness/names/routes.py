@@ -8,6 +8,7 @@ from __future__ import annotations
 
 _REGISTRY: list[str] = [
     "harness.stages.litert_torch.route:ROUTE",
+    "harness.stages.keras.route:ROUTE",
 ]
 
 

@@ -14,7 +14,7 @@ from enum import Enum
 from harness.names.memory import Long, Memory
 from harness.names.taps import UNROUNDED_SUFFIX
 
-ORACLE, HF, REAUTHORED = "oracle", "hf", "reauthored"
+ORACLE, HF, REAUTHORED, KERAS = "oracle", "hf", "reauthored", "keras"
 FAKEQUANT, FAKEQUANT_BUILTIN = "fakequant", "fakequant-builtin"
 XNNPACK, BUILTIN, REFERENCE = "tflite-xnnpack", "tflite-builtin", "tflite-reference"
 FLATBUFFER = "tflite"  # the version that all of them run
@@ -238,6 +238,19 @@ _REGISTRY: dict[str, Stage] = {
             drives=_OWN_DRIVER,
             owner="re-authoring",
             seconds=11,
+        ),
+        Stage(
+            KERAS,
+            "the Keras model",
+            "harness.stages.keras.stage:open_session",
+            version=KERAS,
+            memory=Memory(2, 900),
+            reference=HF,
+            local_reference=ORACLE,
+            drives="harness.stages.keras.driver:open_driver",
+            owner="re-authoring",
+            seconds=20,
+            place=REAUTHORED,
         ),
         _FAKE_QUANTISED,
         replace(

@@ -14,7 +14,8 @@ from typing import Any
 from harness.align.family import file_family
 from harness.align.feeds import plan_feeds
 from harness.align.flatbuffer import plan_signature
-from harness.align.naming import hf_naming
+from harness.align.keras_names import KerasNaming, keras_naming
+from harness.align.naming import LINEAR_ROLES, hf_naming
 from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
@@ -33,7 +34,8 @@ from harness.jobs.results import ConstantsAudit, Converted, Tapped
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.codes import FindingCode
 from harness.names.recipes import GIVEN_FILE
-from harness.names.stages import FLOAT, HF
+from harness.names.stages import FLOAT, HF, KERAS
+from harness.names.taps import block_tap
 from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, QUANTISED, converted, quantised
 from harness.record.record import Finding
 from harness.spec.conversion_reads import Reader
@@ -108,6 +110,8 @@ def tap_flatbuffer(payload: object, report: Reporter) -> dict[str, object]:
     dims = prepared.dimensions.model_dump()
     names = {tap: entry.get(HF) for tap, entry in prepared.modules.items()}
     wanted = {"points": prepared.points, "own_blocks": prepared.own_blocks, HF: names}
+    if keras := keras_names_of(prepared):
+        wanted[KERAS] = [keras.block, sorted(keras.tails.items())]
     key = key_of({"flatbuffer": digest, "dimensions": dims, **wanted, "code": code})
 
     def make(folder: Path) -> None:
@@ -281,6 +285,7 @@ _CONSTANTS_CODE = (
     "harness.audit.constants",
     "harness.audit.computed",
     "harness.audit.finite",
+    "harness.align.keras_names",
     "harness.audit.folded",
     "harness.audit.masks",
     "harness.audit.named_constants",
@@ -317,6 +322,7 @@ GIVEN_CODE = (*RECIPE_CODE, *_CONSTANTS_CODE, "harness.audit.vectors")
 _ALIGNMENT_CODE = (
     "harness.names.coverage",
     "harness.names.taps",
+    "harness.align.keras_names",
     "harness.align.naming",
     "harness.align.flatbuffer",
     "harness.align.feeds",
@@ -332,6 +338,16 @@ _ALIGNMENT_CODE = (
 )
 
 
+def keras_names_of(prepared: Prepared) -> KerasNaming | None:
+    """By which tensors of a file are known that was converted of a Keras model; None on any other route."""
+    if prepared.own_stage != KERAS:
+        return None
+    own = {tap: entry.get(KERAS) or "" for tap, entry in prepared.modules.items()}
+    layers = {role: own.get(block_tap(0, point), "") for point, role in LINEAR_ROLES.items()}
+    found = own.get(block_tap(0, "out"), "")
+    return keras_naming({role: path for role, path in layers.items() if path}, "{}".join(found.rsplit("0", 1)))
+
+
 def write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> None:
     """Write the tapped copy of a flatbuffer and the plan of its taps into a folder. Raises UsageError."""
     from harness.stages.litert.local import SEVERED_HEAD, fed_inputs
@@ -341,9 +357,9 @@ def write_tapped_and_plan(source: Path, folder: Path, prepared: Prepared) -> Non
     wanted = [name for name in file.signatures if can_run(name)]
     dims = prepared.dimensions
     points = tuple(prepared.points)
-    hf = hf_naming(prepared.modules, dims.hf_interleaved)
+    hf, keras = hf_naming(prepared.modules, dims.hf_interleaved), keras_names_of(prepared)
     plans = {
-        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks, hf)
+        name: plan_signature(file, file.signatures[name], dims.blocks, points, prepared.own_blocks, hf, keras)
         for name in wanted
     }
     sources = {name: plan.sources for name, plan in plans.items()}

@@ -27,7 +27,7 @@ def sizes_of(config: Any, layer: int = 0) -> Sizes:
     """The sizes of a Hugging Face config at one layer; most families have the same ones at every layer."""
     heads = _at(config.num_attention_heads, layer)
     hidden = int(config.hidden_size)
-    intermediate = first(config, "intermediate_size", "ffn_hidden_size")
+    intermediate = first(config, "intermediate_size", "ffn_hidden_size", "n_inner")
     return Sizes(
         vocab=int(config.vocab_size),
         layers=int(config.num_hidden_layers),
@@ -63,8 +63,13 @@ def heads_differ(config: Any) -> bool:
 
 
 def ties_hidden_to_heads(config: Any) -> bool:
-    """Whether the hidden size is heads times head_dim: Falcon computes head_dim, Phi-3 checks rope's factors by it."""
-    return getattr(config, "model_type", "") in ("falcon", "phi3")
+    """Whether the hidden size is heads times head_dim: Falcon and GPT-2 compute it, Phi-3 checks rope's factors."""
+    return getattr(config, "model_type", "") in ("falcon", "phi3", "gpt2")
+
+
+def learns_positions(config: Any) -> bool:
+    """Whether positions are rows of a table that is added to the embedding: nothing is rotated then."""
+    return getattr(config, "model_type", "") == "gpt2"
 
 
 def uses_alibi(config: Any) -> bool:

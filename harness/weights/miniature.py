@@ -53,6 +53,8 @@ def shrunk_hf_config(model: Model, layers: int | None = None) -> Any:
         _set(small, ("ffn_dim_divisor",), STEP)
     else:
         _set(small, ("intermediate_size", "ffn_hidden_size"), after.intermediate)
+        # Left out, it is four times the hidden size; one of that width stays one.
+        _set(small, ("n_inner",), 4 * after.hidden if before.intermediate == 4 * before.hidden else after.intermediate)
         _set(small, ("num_attention_heads",), after.heads)
         _set(small, ("num_key_value_heads", "num_kv_heads"), after.kv_heads)
     if not ties_hidden_to_heads(config):

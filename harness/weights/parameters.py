@@ -21,6 +21,7 @@ class ParameterSource(BaseModel):
     """Where a parameter's values come from.
 
     keys: one tensor of the checkpoint, or those of queries, keys and values, which are fused.
+    columns: which of the one tensor's, first and past the last; None for all. Of a vector: which of its numbers.
     one_plus: the model multiplies by 1 + this, so a converter may store the sum. scale, divisor: it multiplies or
     divides what this gives, so a converter may store the product. forms_known: that these are all; not so for a model
     of its user's own blocks.
@@ -33,3 +34,4 @@ class ParameterSource(BaseModel):
     scale: float | None = None
     divisor: float | None = None
     forms_known: bool = True
+    columns: tuple[int, int] | None = None

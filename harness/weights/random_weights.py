@@ -20,6 +20,7 @@ def write_seeded(config: Any, seed: int, folder: Path) -> None:
     import torch
     import transformers
     from safetensors.torch import save_file
+    from transformers.pytorch_utils import Conv1D
 
     factory: Any = transformers.AutoModelForCausalLM
     config.architectures, config.dtype = None, "float32"
@@ -31,7 +32,9 @@ def write_seeded(config: Any, seed: int, folder: Path) -> None:
     zero_centred = {name for name, parameter in network.named_parameters() if _is_norm(name) and not parameter.any()}
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            mean, std = _distribution(name, tuple(parameter.shape), config, zero_centred)
+            turned = isinstance(network.get_submodule(name.rpartition(".")[0]), Conv1D)  # keeps `[in, out]`
+            shape = tuple(parameter.shape)
+            mean, std = _distribution(name, shape[::-1] if turned else shape, config, zero_centred)
             parameter.normal_(mean, std, generator=generator)
     save_file(distinct_tensors(network), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
@@ -53,5 +56,5 @@ def _distribution(name: str, shape: tuple[int, ...], config: Any, zero_centred: 
     if len(shape) != 2 or shape[0] == config.vocab_size:
         # Larger embeddings would drown the blocks' errors in tied logits.
         return 0.0, config.hidden_size**-0.5
-    sharp = any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value"))
+    sharp = any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value", "c_attn"))
     return 0.0, (SHARPNESS if sharp else 1.0) * fan_in**-0.5
