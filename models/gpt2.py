@@ -22,7 +22,8 @@ GPT2 = KerasModel(
         final_norm="transformer.ln_f",
     ),
     published=lambda: GPT2Config(
-        vocab_size=50257, n_embd=768, n_layer=12, n_head=12, n_positions=1024,
+        vocab_size=50257, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+        max_position_embeddings=1024,
         layer_norm_epsilon=1e-5, activation_function="gelu_new", tie_word_embeddings=True,
     ),
 )  # fmt: skip

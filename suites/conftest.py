@@ -82,10 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry" not in metafunc.fixturenames:
         return
     if "hop" not in metafunc.fixturenames:
-        entries = [
-            pytest.param(entry, id=entry.name, marks=[pytest.mark.further] if entry.further else [])
-            for entry in metafunc.config.stash[ENTRIES]
-        ]
+        entries = [pytest.param(entry, id=entry.name, marks=_marks(entry)) for entry in metafunc.config.stash[ENTRIES]]
         metafunc.parametrize("entry", entries)
         return
     cases = [
@@ -94,13 +91,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             hop.name,
             item,
             id=f"{entry.name}-{hop.name}-{item}",
-            marks=[pytest.mark.further] if entry.further else [],
+            marks=_marks(entry),
         )
         for entry in metafunc.config.stash[ENTRIES]
         for hop in entry.hops
         for item in gated_inputs(metafunc.config.getoption("--decode"))
     ]
     metafunc.parametrize(("entry", "hop", "item"), cases)
+
+
+def _marks(entry: Entry) -> list[pytest.MarkDecorator]:
+    further = [pytest.mark.further] if entry.further else []
+    return [*further, pytest.mark.extras(entry.extra)] if entry.extra else further
 
 
 def gated_inputs(decode: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ In: the options of `pytest suites/`. Out: entries; those with the same options r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.judge.known_defects import load_defects
@@ -14,7 +14,7 @@ from harness.names.recipes import Recipe
 from harness.names.stages import BUILTIN, REFERENCE, Hop, hops_of, route_stages, standard_hops
 from harness.names.stages import REAUTHORED as OWN
 from harness.pipeline.options import Options, stages_of
-from harness.spec.find import main_models, registered
+from harness.spec.find import extra_of, main_models, own_stage, registered
 from harness.spec.model import SpecRef
 from harness.spec.recipes import check_read
 
@@ -28,6 +28,7 @@ class Entry:
 
     model: what `edge-parity run` takes. name: what the tests' ids call it. options: further words of the command.
     further: tests of the harness show as much of it, so `make test` leaves it to CI.
+    extra: of the distribution that it needs; without it the entry is skipped.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Entry:
     options: tuple[str, ...] = ()
     hops: tuple[Hop, ...] = hops_of(route_stages(OWN))
     further: bool = False
+    extra: str = ""
 
 
 def named(refs: Iterable[SpecRef], miniature: bool, recipes: tuple[Recipe, ...] = (), words: str = "") -> list[Entry]:
@@ -47,7 +49,15 @@ def named(refs: Iterable[SpecRef], miniature: bool, recipes: tuple[Recipe, ...] 
     found = {called(ref): ref for ref in refs}
     for ref in found.values() if recipes else ():
         check_read(recipes, ref)
-    return [_quantised(model, ref.name, small, recipes, words) for model, ref in found.items()]
+    return [_of_route(ref, _quantised(model, ref.name, small, recipes, words)) for model, ref in found.items()]
+
+
+def _of_route(ref: SpecRef, entry: Entry) -> Entry:
+    """The entry with the hops of its model's route."""
+    own = own_stage(ref)
+    if own == OWN:
+        return entry
+    return replace(entry, hops=hops_of(route_stages(own)), extra=extra_of(ref))
 
 
 def _quantised(
@@ -85,7 +95,9 @@ def default_plan() -> list[Entry]:
         for model in WIDE
     ]
     whole += [_kernels(name, recipe, small) for name, recipe in REFERENCE_KERNELS]
-    rest = [name for name in main_models() if name not in (*TRAINED, *CONVERTED)]
+    others = {name: ref for name, ref in main_models().items() if own_stage(ref) != OWN}
+    whole += [_of_route(ref, Entry(name, name, small)) for name, ref in others.items()]
+    rest = [name for name in main_models() if name not in (*TRAINED, *CONVERTED, *others)]
     listed = dict.fromkeys(
         place.model
         for defect in load_defects()

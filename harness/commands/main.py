@@ -175,7 +175,7 @@ def run(
 
 def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
     """The models a command is for: those named, or the first of every file in `models/`."""
-    from harness.spec.find import main_models
+    from harness.spec.find import main_models, not_installed
 
     if every and models:
         raise UsageError(f"--all and {models[0]} contradict each other; give one of them")
@@ -183,7 +183,13 @@ def _chosen(models: list[str], every: bool, command: str = "run") -> list[str]:
         raise UsageError(
             f"no MODEL named; give one of 'edge-parity list', a spec file, or --all. See 'edge-parity {command} --help'"
         )
-    return list(main_models()) if every else models
+    if not every:
+        return models
+    chosen = main_models()
+    for name, ref in chosen.items():
+        if missing := not_installed(ref):
+            print(f"edge-parity: {name} is left out: {missing}", file=sys.stderr)
+    return [name for name, ref in chosen.items() if not not_installed(ref)]
 
 
 @app.command()

@@ -35,7 +35,7 @@ from harness.names.stages import (
 from harness.names.variant import VariantOptions
 from harness.pipeline.early import check_early
 from harness.plain import brief
-from harness.spec.find import find_spec
+from harness.spec.find import find_spec, not_installed
 from harness.spec.find import own_stage as stage_of_route
 from harness.spec.model import SpecRef
 from harness.speed.machine import usable_cores
@@ -84,6 +84,9 @@ def check(options: Options) -> SpecRef:
     Raises UsageError.
     """
     ref = find_spec(options.model)
+    missing = not_installed(ref)
+    if missing:
+        raise UsageError(f"{ref.name}: {missing}")
     load_rules(options.tolerances)
     stages_of(options, stage_of_route(ref))
     _check_files(options)

@@ -20,7 +20,8 @@ from harness.errors import UsageError
 from harness.names.stages import REAUTHORED
 from harness.spec.declared import run_for_declarations
 from harness.spec.model import UNREAD, Model, SpecRef, check_name
-from harness.spec.route import class_words, every_route, route_named
+from harness.spec.route import Route, class_words, every_route, route_named
+from harness.system.extras import why_not
 from harness.system.reading import read_text
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "models"
@@ -78,10 +79,27 @@ def _classes() -> dict[str, type[Model]]:
 
 
 def own_stage(ref: SpecRef) -> str:
-    """The stage that runs a declaration's own version: its route's. Raises UsageError for one that names no route."""
+    """The stage that runs a declaration's own version: its route's."""
+    route = _route(ref)
+    return route.stage if route is not None else REAUTHORED
+
+
+def extra_of(ref: SpecRef) -> str:
+    """The extra of the distribution that brings the packages of a declaration's route; empty for none."""
+    route = _route(ref)
+    return route.extra if route is not None else ""
+
+
+def not_installed(ref: SpecRef) -> str:
+    """Which packages of a declaration's route are missing, and what brings them; empty where none is."""
+    extra = extra_of(ref)
+    return why_not(extra) if extra else ""
+
+
+def _route(ref: SpecRef) -> Route | None:
     called = str(ref.declared.get(_CLASS, ""))
     name = str(ref.declared.get(_ROUTE, "")) or (_classes()[called].route if called else "")
-    return route_named(name).stage if name else REAUTHORED
+    return route_named(name) if name else None
 
 
 def _literals(call: ast.Call) -> dict[str, Any]:

@@ -152,7 +152,8 @@ class Route(Protocol):
     """The way by which a published model becomes a flatbuffer. Importing one imports no framework.
 
     declaration: the class of its declarations. stage: the name of the one that runs its own version. packages: what it
-    is made of. preloaded: whether the process that stages are forked from imports its frameworks, for all runs.
+    is made of. extra: of the distribution that brings those, empty where its installation does. preloaded: whether the
+    process that stages are forked from imports its frameworks, for all runs.
     """
 
     @property
@@ -161,6 +162,8 @@ class Route(Protocol):
     def stage(self) -> str: ...
     @property
     def packages(self) -> Packages: ...
+    @property
+    def extra(self) -> str: ...
     @property
     def preloaded(self) -> bool: ...
 

@@ -14,7 +14,7 @@ from typing import Any
 from harness.spec.model import SpecRef
 
 # Families whose feed forward has two matrices instead of three.
-_UNGATED = frozenset({"PhiConfig", "FalconConfig"})
+_UNGATED = frozenset({"PhiConfig", "FalconConfig", "GPT2Config"})
 
 
 def published_parameters(ref: SpecRef) -> int | None:

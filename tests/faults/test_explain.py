@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from explaining import Explained, explain_as_it_is, explain_checkpoint, explain_flatbuffer, explain_reauthored
+from generative import generative_main
 from marks import further_but, sweep_but
 from mistakes import CODE, CONFIG, CONSTANTS, FUNCTIONS, PUBLISHED, WEIGHTS
 from paths import ROOT
@@ -28,7 +29,6 @@ from harness.explain.evidence import gather
 from harness.explain.hypotheses import Proposal, all_hypotheses
 from harness.explain.job import reference
 from harness.names.taps import block_tap, reaching, split_tap
-from harness.spec.find import main_models
 from harness.stages.litert_torch.faults.declarations import other_config
 from harness.stages.litert_torch.faults.rewiring import block, rms
 from harness.store.trace import Trace
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 
 MOST_BLOCKS = 8  # of a miniature
-OTHERS = sorted(set(main_models()) - {"tiny_llama"})
+OTHERS = sorted(set(generative_main()) - {"tiny_llama"})
 
 
 def assert_first(what: str, found: Explained, name: str, equals: int = 1) -> None:

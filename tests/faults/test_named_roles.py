@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 import pytest
+from generative import generative_main
 
 from harness.audit.named_roles import wrong_names
-from harness.spec.find import find_spec, main_models
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
 
@@ -26,7 +27,7 @@ def swapped(model: GenerativeModel, one: str, other: str) -> GenerativeModel:
     return renamed(model, **{one: other, other: one})
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", sorted(generative_main()))
 def test_the_maps_of_the_examples_are_right(name: str) -> None:
     assert wrong_names(load_spec(find_spec(name))) == []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generative import generative_main
 from paths import ROOT
 
 from harness.jobs.job import Dimensions
@@ -126,12 +127,12 @@ def test_weights_that_a_wrong_size_keeps_out_are_not_what_is_at_fault() -> None:
 @pytest.mark.slow
 def test_of_every_model_here_the_reference_is_read_as_the_re_authored_model_is() -> None:
     from harness.pipeline.dimensions import dimensions_of
-    from harness.spec.find import find_spec, main_models
+    from harness.spec.find import find_spec
     from harness.spec.load import load_spec
     from harness.spec.route import route_of
     from harness.weights.configs import published_config
 
-    for name in main_models():
+    for name in generative_main():
         model = load_spec(find_spec(name))
         own = route_of(model).model(model, miniature=False)
         sizes = dimensions_of(model, own, published_config(model))

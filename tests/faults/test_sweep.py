@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from generative import generative
 from litert_torch.generative.layers import attention_utils
 from miniatures import EXAMPLES, LENGTHS, REMEDY, called, judged, lengthened, right
 from outcomes import passes, report
@@ -17,7 +18,6 @@ from harness.audit.constants import audit_constants
 from harness.bench.workbench import FIRST, Bench
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.judge.known_defects import load_defects
-from harness.spec.find import registered
 
 pytestmark = pytest.mark.sweep
 
@@ -71,7 +71,7 @@ def test_excess_stays_below_4_at_1024_positions_on_any_hop(name: str) -> None:
     assert all(outcome.worst(hop) < 4 for hop in outcome.hops)
 
 
-@pytest.mark.parametrize("name", sorted(registered().keys() - WRONG))
+@pytest.mark.parametrize("name", sorted(generative().keys() - WRONG))
 def test_every_entry_of_the_catalogue_passes_on_the_pytorch_hop(name: str, tmp_path: Path) -> None:
     outcome = judged(Bench(name, inputs=LENGTHS), tmp_path)
     report(f"{name}, 3 lengths", [outcome])

@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from generative import generative
 from paths import ROOT
 
 from harness.audit.published import build_published
-from harness.spec.find import find_spec, registered
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
 from harness.stages.litert_torch.builder import audit_builder, builder_of
@@ -26,7 +27,7 @@ def audited(name: str) -> tuple[GenerativeModel, Any]:
     return model, build_published(published_config(model))
 
 
-@pytest.mark.parametrize("name", sorted(registered()))
+@pytest.mark.parametrize("name", sorted(generative()))
 def test_builders_that_swallow_a_lacking_key_are_found_and_no_others(name: str) -> None:
     model, network = audited(name)
     assert builder_of(model.config) is not None

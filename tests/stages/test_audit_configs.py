@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generative import generative_main
 
 from harness.audit.audit import audit_configs
 from harness.audit.published import build_published
 from harness.names.codes import FindingCode
 from harness.pipeline.dimensions import window_of
 from harness.record.record import Finding
-from harness.spec.find import find_spec, main_models
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
 from harness.stages.litert_torch.keys import account_for_published_keys
@@ -210,7 +211,7 @@ def test_a_field_that_differs_in_one_block_names_that_block_and_both_modules() -
     assert "block 5:" in finding.what
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", sorted(generative_main()))
 def test_a_shipped_example_agrees_with_its_published_config_in_every_field(name: str) -> None:
     model = load_spec(find_spec(name))
     found = audit_configs(model)

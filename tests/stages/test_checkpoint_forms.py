@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generative import generative_main
 from marks import further_but
 
 from harness.audit.audit import audit_configs
 from harness.names.codes import FindingCode
 from harness.record.record import Finding
-from harness.spec.find import find_spec, main_models
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import GenerativeModel
 from harness.spec.route import route_of
@@ -84,7 +85,7 @@ def rounded(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if finding.code == FindingCode.FIELD_ROUNDED]
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", sorted(generative_main()))
 @pytest.mark.parametrize("dtype", further_but(["bfloat16"], ["bfloat16", "float16"]))
 def test_a_published_form_says_nothing_that_float32_does_not(name: str, dtype: str, tmp_path: Path) -> None:
     model = load_spec(find_spec(name))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generative import generative_main
 from marks import sweep_but
 from record_factory import FAULTY_TAP, make_run
 from watching import Watcher
@@ -27,7 +28,6 @@ from harness.pipeline.run_models import load_models
 from harness.record.record import FaultyOperator, read_record, read_taps
 from harness.render.explorer import graph_id, overlays
 from harness.render.worst import worst_rows
-from harness.spec.find import main_models
 
 pytestmark = pytest.mark.slow
 
@@ -317,7 +317,7 @@ def test_a_flatbuffer_that_is_gone_is_told_with_what_to_do(broken: Path, tmp_pat
         level(run, "reauthored->tflite-xnnpack")
 
 
-@pytest.mark.parametrize("name", sweep_but(["tiny_llama"], sorted(main_models())))
+@pytest.mark.parametrize("name", sweep_but(["tiny_llama"], sorted(generative_main())))
 def test_every_tap_has_its_operator_in_every_model(name: str) -> None:
     from harness.stages.huggingface.operators import hf_ops
     from harness.stages.litert_torch.operators import reauthored_ops

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from generative import generative_main
 from safetensors.torch import load_file
 
 from harness.audit.published import build_published
 from harness.errors import UsageError
-from harness.spec.find import find_spec, main_models
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.stages.litert_torch.config import reauthored_config
 from harness.stages.litert_torch.full_config import built_model, full_reauthored_config
@@ -27,7 +28,7 @@ from harness.weights.published_names import read_folder
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", sorted(main_models()))
+@pytest.mark.parametrize("name", sorted(generative_main()))
 def test_both_configs_keep_every_size_but_the_number_of_layers(name: str) -> None:
     model = load_spec(find_spec(name))
     whole, published = published_config(model), first_layers_published(model, 2)

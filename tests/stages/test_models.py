@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from generative import generative, generative_main
 from litert_torch.generative.layers import attention_utils
 from miniatures import EXAMPLES, LENGTHS, judged
 from outcomes import passes
@@ -19,7 +20,6 @@ from outcomes import passes
 from harness.bench.outcome import Outcome
 from harness.bench.workbench import FIRST, Bench
 from harness.names.taps import block_tap
-from harness.spec.find import main_models, registered
 
 pytestmark = pytest.mark.slow
 
@@ -28,12 +28,12 @@ RIGHT = sorted(EXAMPLES - {"falcon"})
 
 
 def test_every_decoder_example_is_the_main_model_of_a_file() -> None:
-    assert set(main_models()) == EXAMPLES
+    assert set(generative_main()) == EXAMPLES
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", generative())
 def test_a_model_cites_the_checkpoint_that_its_config_is_of(name: str) -> None:
-    ref = registered()[name]
+    ref = generative()[name]
     assert f"# https://huggingface.co/{ref.declared['hf_id']}/blob/main/config.json" in ref.file.read_text()
 
 

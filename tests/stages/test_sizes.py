@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from generative import generative
 
-from harness.spec.find import describe, registered
+from harness.spec.find import describe
 from harness.spec.load import load_spec
 from harness.spec.sizes import published_parameters
 
-MODELS = sorted(name for name, ref in registered().items() if published_parameters(ref) is not None)
+MODELS = sorted(name for name, ref in generative().items() if published_parameters(ref) is not None)
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_a_size_read_as_text_is_that_of_the_model_that_transformers_builds(name:
     import torch
     from transformers import AutoModelForCausalLM
 
-    ref = registered()[name]
+    ref = generative()[name]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_spec(ref).published())
     actual = sum(parameter.numel() for parameter in model.parameters())

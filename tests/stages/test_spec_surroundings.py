@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - a spec that replaces something of it finds it there
+from generative import generative
 from marks import further_but
 from paths import ROOT
 from torch.nn import functional
 
 from harness.spec import numerics, patched
-from harness.spec.find import registered
 from harness.spec.key import KnownSpec
 from harness.spec.model import SpecRef
 
@@ -171,9 +171,9 @@ def test_what_replaces_nothing_and_sets_nothing_is_said_nothing_of(code: str, tm
     assert findings_of(tmp_path, code) == []
 
 
-@pytest.mark.parametrize("name", further_but(["tiny_llama", "gemma2", "openelm"], list(registered())))
+@pytest.mark.parametrize("name", further_but(["tiny_llama", "gemma2", "openelm"], list(generative())))
 def test_no_registered_model_changes_its_surroundings(name: str) -> None:
-    assert KnownSpec(registered()[name]).findings() == []
+    assert KnownSpec(generative()[name]).findings() == []
 
 
 def record_of(folder: Path, code: str, **variables: str) -> tuple[int, dict[str, Any]]:

@@ -111,6 +111,7 @@ class Toy:
     declaration = ToyModel
     stage = REAUTHORED
     packages = Packages(own="toy_package", converting={})
+    extra = ""
     preloaded = False
 
     def names(self, model: ToyModel) -> ModuleNames:

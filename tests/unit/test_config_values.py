@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generative import generative_main
 
 from harness.errors import UsageError
-from harness.spec.find import find_spec, main_models
+from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.weights.config_values import unknown_word
 from harness.weights.configs import hf_config, raw_config
@@ -101,7 +102,7 @@ def test_what_transformers_does_not_take_is_blamed_on_the_architecture_only_wher
 
 @pytest.mark.slow
 def test_the_published_config_of_every_model_here_is_left_alone(tmp_path: Path) -> None:
-    for name, ref in main_models().items():
+    for name, ref in generative_main().items():
         folder = tmp_path / name
         load_spec(find_spec(name)).published().save_pretrained(folder)
         assert raw_config(folder)["model_type"], ref

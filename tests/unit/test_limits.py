@@ -111,7 +111,7 @@ def test_usual_limits_are_taken(tmp_path: Path, rule: str) -> None:
     [
         ('hop = "nope->x"', "hop 'nope->x' matches no hop of any run; the hops are hf->reauthored, "),
         ('hop = "hf"', "hop 'hf' matches no hop"),
-        ('hop = "reauthored->hf"', "reauthored->tflite-xnnpack, reauthored->tflite-builtin"),
+        ('hop = "reauthored->hf"', "reauthored->tflite-xnnpack, keras->tflite-xnnpack"),
         ('hop = "HF->*"', "hop 'HF->*' matches no hop"),
         ('hop = "tflite-reference[fp16]->*"', "tflite-builtin[RECIPE]->tflite-reference[RECIPE]"),
         ('hop = "tflite-builtin[fp16]->*"', "a bracket in a glob is written [[]"),

@@ -48,6 +48,8 @@ def test_each_hop_of_a_quantised_file_has_the_floor_of_what_it_shows() -> None:
     assert {hop.name: hop.floor for hop in quantised_hops([RECIPE])} == {
         f"reauthored->fakequant[{RECIPE}]": Floor.PRICE,
         f"reauthored->fakequant-builtin[{RECIPE}]": Floor.PRICE,
+        f"keras->fakequant[{RECIPE}]": Floor.PRICE,
+        f"keras->fakequant-builtin[{RECIPE}]": Floor.PRICE,
         f"fakequant[{RECIPE}]->tflite-xnnpack[{RECIPE}]": Floor.RUNTIME,
         f"fakequant-builtin[{RECIPE}]->tflite-builtin[{RECIPE}]": Floor.RUNTIME,
         f"tflite-builtin[{RECIPE}]->tflite-reference[{RECIPE}]": Floor.KERNELS,
@@ -57,7 +59,7 @@ def test_each_hop_of_a_quantised_file_has_the_floor_of_what_it_shows() -> None:
 
 
 def test_what_a_recipe_costs_and_kernels_are_told_by_snr_and_a_runtime_is_not() -> None:
-    price, _, runtime, _, kernels = quantised_hops([RECIPE])
+    price, *_, runtime, _, kernels = quantised_hops([RECIPE])
     assert (price.by_snr, runtime.by_snr, kernels.by_snr) == (True, False, True)
     assert (price.on_kernels, runtime.on_kernels, kernels.on_kernels) == (False, False, True)
     assert runtime.unrounded.startswith(runtime.reference)

@@ -49,7 +49,8 @@ class Capture:
     def exchange(self, tap: str, values: Array) -> Array | None:
         """Write a tap. Returns what the model goes on with in its place; None: with its own.
 
-        Padding keeps the model's own values, and so does a tap that the reference lacks or has in another shape.
+        Padding keeps the model's own values, and so does a tap that the reference lacks or has in another shape, and a
+        position that it does not hold.
         """
         self.put(tap, values)
         if self.reference is None or tap not in self.reference:
@@ -59,7 +60,10 @@ class Capture:
             return None
         stop = self.start + values[:, : self.valid].shape[1]
         forced = np.array(values)
-        forced[:, : self.valid] = known[:, self.start : stop].astype(np.float32)
+        for first, end in self.reference.covered(tap):
+            first, end = max(first, self.start), min(end, stop)
+            if first < end:
+                forced[:, first - self.start : end - self.start] = known[:, first:end].astype(np.float32)
         return forced
 
     @contextmanager

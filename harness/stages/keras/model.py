@@ -19,10 +19,13 @@ from harness.names.recipes import Rules
 from harness.record.record import Finding
 from harness.stages.keras.declaration import TASK, KerasModel
 from harness.stages.keras.sources import gpt2_sources
+from harness.weights.configs import published_config
 from harness.weights.families import Sizes, sizes_of
 from harness.weights.files import shape_text, stored_tensors
+from harness.weights.first_layers import first_layers_published
 from harness.weights.key_names import names_text
 from harness.weights.kinds import COMPUTED
+from harness.weights.miniature import shrunk_hf_config
 from harness.weights.parameters import ParameterSource
 from harness.weights.published_names import Reading
 
@@ -35,6 +38,13 @@ def own_sizes(config: Any, block: int = 0) -> Sizes:
     return dataclasses.replace(
         found, intermediate=4 * found.hidden, kv_heads=found.heads, head_dim=found.hidden // found.heads
     )
+
+
+def sized(model: KerasModel, *, miniature: bool, layers: int | None) -> KerasAtSizes:
+    """layers: of the miniature, None for as many as it needs; without a miniature the first so many, None for all."""
+    if miniature:
+        return KerasAtSizes(model, shrunk_hf_config(model, layers))
+    return KerasAtSizes(model, published_config(model) if layers is None else first_layers_published(model, layers))
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,8 @@ class KerasAtSizes:
         return [
             _error(
                 FindingCode.SHAPE_DIFFERS,
-                f"{source.keys[0]} has shape {shape_text(shapes[source.keys[0]])}, and KerasHub builds an MLP of {wanted} "
-                "(four times the hidden size) whatever the config's n_inner says: it cannot load",
+                f"{source.keys[0]} has shape {shape_text(shapes[source.keys[0]])}, and KerasHub builds an MLP of "
+                f"{wanted} (four times the hidden size) whatever the config's n_inner says: it cannot load",
                 source.keys[0],
                 source.parameter,
             )

@@ -19,6 +19,7 @@ from harness.names.variant import Variant
 from harness.spec.route import Load, RouteModel
 from harness.stages.keras.declaration import KerasModel
 from harness.stages.keras.packages import PACKAGES
+from harness.system.extras import KERAS as KERAS_EXTRA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,7 @@ class KerasRoute:
     declaration = KerasModel
     stage = KERAS
     packages = PACKAGES
+    extra = KERAS_EXTRA
     preloaded = False
 
     def import_layers(self) -> None:
@@ -76,21 +78,15 @@ class KerasRoute:
     def model(
         self, model: KerasModel, *, miniature: bool, layers: int | None = None, variant: Variant | None = None
     ) -> RouteModel:
-        from harness.stages.keras.model import KerasAtSizes
-        from harness.weights.configs import published_config
-        from harness.weights.first_layers import first_layers_published
-        from harness.weights.miniature import shrunk_hf_config
+        from harness.stages.keras.model import sized
 
         _refuse_other(variant, model.name)
-        if miniature:
-            return KerasAtSizes(model, shrunk_hf_config(model, layers))
-        return KerasAtSizes(model, published_config(model) if layers is None else first_layers_published(model, layers))
+        return sized(model, miniature=miniature, layers=layers)
 
     def at_sizes(self, model: KerasModel, *, miniature: bool, layers: int | None) -> KerasModel:
-        from harness.stages.keras.model import KerasAtSizes
+        from harness.stages.keras.model import sized
 
-        own = self.model(model, miniature=miniature, layers=layers)
-        assert isinstance(own, KerasAtSizes)
+        own = sized(model, miniature=miniature, layers=layers)
         return dataclasses.replace(model, published=lambda: copy.deepcopy(own.config))
 
     def audited(self, model: KerasModel) -> AuditedConfig:

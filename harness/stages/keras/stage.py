@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UsageError
+from harness.inputs.sampling import sample_of
 from harness.inputs.tokens import Step, schedule_of
 from harness.jobs.cache_end import last_position
 from harness.jobs.facts import Facts, LastPosition
@@ -28,9 +29,9 @@ from harness.record.record import Finding
 from harness.stages.keras.capture import Capture, layer_taps
 from harness.stages.keras.declaration import KerasModel
 from harness.stages.keras.imports import compute_with, import_keras_hub
+from harness.stages.keras.model import sized
 from harness.stages.keras.network import CACHE, empty_caches, run_step, variables_of
 from harness.stages.keras.points import keras_modules
-from harness.stages.keras.route import ROUTE
 from harness.store.trace import Trace, TraceWriter, local
 from harness.weights.parameters import ParameterSource
 
@@ -46,7 +47,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[KerasSession]:
     if not isinstance(model, KerasModel):
         other = type(model).__name__
         raise UsageError(f"{job.stage} runs a KerasModel, and {model.name} is a {other}; leave it out of --stages")
-    own = ROUTE.model(model, miniature=job.miniature, layers=job.layers)
+    own = sized(model, miniature=job.miniature, layers=job.layers)
     network = given.loaded(own, job.checkpoint, job.kv_cache_len)
     capture = Capture()
     with layer_taps(network, keras_modules(), job.dimensions.blocks, capture) as absent:
@@ -102,7 +103,8 @@ class KerasSession:
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
         folder = self.job.traces if reference is None else local(self.job.traces)
         self.capture.reference = reference
-        with TraceWriter(folder / item.id, len(item.tokens), item.only) as self.capture.trace:
+        sample = sample_of(item, self.job, local=reference is not None)
+        with TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace:
             self.drive(item)
         self.capture.trace = self.capture.reference = None
 

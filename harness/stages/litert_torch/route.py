@@ -37,6 +37,7 @@ class GenerativeRoute:
     declaration = GenerativeModel
     stage = REAUTHORED
     packages = PACKAGES
+    extra = ""
     preloaded = True
 
     def import_layers(self) -> None:
