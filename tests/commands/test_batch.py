@@ -22,6 +22,7 @@ from harness.record.record import Record, write_record
 from harness.render.batch import print_outcomes
 from harness.render.index import write_index
 from harness.spec.find import describe, main_models, registered
+from harness.spec.model import SpecRef
 
 RUN_ID = "20261114-093012-a1b2"
 Run = Callable[..., tuple[Path, Record]]
@@ -163,12 +164,25 @@ def test_ctrl_c_in_the_middle_says_what_is_kept(
 def test_all_runs_every_file_and_says_how_many_entries_it_left(
     commands: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.spec.find.main_models", lambda: dict.fromkeys(["pass", "fail"]))
+    found = {name: SpecRef.of("models.py", name) for name in ("pass", "fail")}
+    monkeypatch.setattr("harness.spec.find.main_models", lambda: found)
     monkeypatch.setattr("harness.spec.find.registered", lambda: dict.fromkeys("abcde"))
     assert commands("--all") == 1
     output = capsys.readouterr()
     assert "model 2 of 2: fail" in output.err
     assert "3 more models in the same files were not run" in output.out
+
+
+def test_all_leaves_out_what_needs_an_extra_and_says_so(
+    commands: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {name: SpecRef.of("models.py", name) for name in ("pass", "keras")}
+    monkeypatch.setattr("harness.spec.find.main_models", lambda: found)
+    monkeypatch.setattr("harness.spec.find.not_installed", lambda ref: "make extras" * (ref.variable == "keras"))
+    assert commands("--all") == 0
+    output = capsys.readouterr()
+    assert "keras is left out: make extras" in output.err
+    assert "model 1 of 1: pass" in output.err
 
 
 @pytest.mark.parametrize(("arguments", "says"), [((), "no MODEL named"), (("--all", "pass"), "contradict each other")])

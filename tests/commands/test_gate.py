@@ -13,13 +13,14 @@ from paths import ROOT
 
 from harness.inputs.decode import DECODE_INPUT
 from harness.inputs.tokens import DEFAULT_INPUT_IDS
-from harness.names.stages import standard_hops
-from harness.spec.find import main_models
+from harness.names.stages import KERAS, REAUTHORED, hops_of, route_stages
+from harness.spec.find import main_models, own_stage
 
 pytestmark = pytest.mark.slow
 
 INPUTS = (*DEFAULT_INPUT_IDS, DECODE_INPUT)
-CASES = len(standard_hops()) * len(INPUTS)  # and one of the laws
+HOPS = hops_of(route_stages(REAUTHORED))
+CASES = len(HOPS) * len(INPUTS)  # and one of the laws
 QUANTISED_HOPS = (
     "reauthored->fakequant[{0}]",
     "fakequant[{0}]->tflite-xnnpack[{0}]",
@@ -63,8 +64,9 @@ def test_every_kind_of_model_has_a_case_per_input_on_the_first_hop_and_some_on_a
     listed = gate("--collect-only", "-q").stdout
     whole = {"smollm2", "tiny_llama", "gemma1"}
     assert whole < main_models().keys()
-    for model in main_models():
-        for hop in standard_hops() if model in whole else standard_hops()[:1]:
+    for model, ref in main_models().items():
+        hops = hops_of(route_stages(own_stage(ref)))
+        for hop in hops if model in whole or own_stage(ref) == KERAS else hops[:1]:
             for item in INPUTS:
                 assert f"test_parity[{model}-{hop.name}-{item}]" in listed
 
@@ -91,7 +93,7 @@ def test_the_trained_model_is_gated_as_it_ships_price_and_runtime_apart() -> Non
 
 def test_what_is_decoded_is_an_input_of_its_own_unless_nothing_is() -> None:
     listed = gate("--collect-only", "-q", "--model", "tiny_llama", "--decode", "0").stdout
-    assert listed.count("::test_parity[") == len(standard_hops()) * len(DEFAULT_INPUT_IDS)
+    assert listed.count("::test_parity[") == len(HOPS) * len(DEFAULT_INPUT_IDS)
     assert f"-{DECODE_INPUT}]" not in listed
     refused = gate("--model", "tiny_llama", "--decode", "-1")
     assert (refused.returncode, "--decode -1 is negative" in refused.stderr) == (pytest.ExitCode.USAGE_ERROR, True)
