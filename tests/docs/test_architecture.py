@@ -38,6 +38,7 @@ ROOMS = (
         "stages/litert_torch",
         "stages/keras",
         "commands",
+        "interface",
     ),
 )
 # A page reads the record, and what says how things are called and how a number counts. It computes nothing.

@@ -1,0 +1,1 @@
+"""Runs in Python: `harness.run` makes one, `harness.Run` reads one."""
