@@ -170,12 +170,16 @@ def _try_to_start(
 
 
 def _skip_hopeless(waiting: list[Task], results: dict[str, TaskResult], watcher: Watcher) -> None:
-    for task in list(waiting):
-        failed = [need for need in task.needs if need in results and results[need].status != "ok"]
-        if failed:
+    """Whatever rests on a task that did not end well, over however many others, and in whatever order they wait."""
+    while hopeless := [(task, failed) for task in waiting if (failed := _failed_need(task, results))]:
+        for task, failed in hopeless:
             waiting.remove(task)
-            results[task.name] = TaskResult(task.name, "skipped", detail=f"{failed[0]} did not finish")
+            results[task.name] = TaskResult(task.name, "skipped", detail=f"{failed} did not finish")
             watcher.ended(results[task.name])
+
+
+def _failed_need(task: Task, results: Results) -> str:
+    return next((need for need in task.needs if need in results and results[need].status != "ok"), "")
 
 
 def _startable(

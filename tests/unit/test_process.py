@@ -90,6 +90,13 @@ def test_what_needs_a_failed_stage_is_skipped_and_says_why(tmp_path):
     assert results["c"].status == "skipped"
 
 
+def test_what_rests_on_a_failed_stage_is_skipped_in_whatever_order_it_waits(tmp_path):
+    """Tasks are sorted by how long they take, so what needs another one may stand before it."""
+    chain = [task("c", "work", needs=("b",)), task("b", "work", needs=("a",)), task("a", "fail")]
+    results = run(tmp_path, *chain)
+    assert [results[name].status for name in "abc"] == ["crashed", "skipped", "skipped"]
+
+
 def test_a_payload_can_be_made_of_what_ran_before(tmp_path):
     first = task("a", "work", {"x": 1})
     second = Task("b", "stage_targets:work", lambda results: {"y": results["a"].value.root["x"] + 1}, needs=("a",))
