@@ -38,11 +38,18 @@ from harness.commands.options import (
 )
 from harness.plain import json_for_a_log, shown
 
+TOKENS = 64
+
 
 def generate(
     model: OneModel,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; may be repeated.")] = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens each stage generates at most.")] = 64,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"How many tokens each stage generates at most; {TOKENS} where the KV cache has room for them."
+        ),
+    ] = None,
     chat: Chat = False,
     inputs: Inputs = None,
     checkpoint: Checkpoint = None,
@@ -89,7 +96,7 @@ def generate(
         stages=stages_asked(stages),
         prompts=tuple(prompt or ()),
         inputs_file=inputs,
-        generate=tokens,
+        generate=min(TOKENS, kv_cache_len or TOKENS) if tokens is None else tokens,
         generate_option="--tokens",
         chat=chat,
         variant=variant_options(hlfb, kv_layout, mask_as_input, prefill, kv_cache_len),

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.commands.main import app
 from harness.errors import UsageError
 from harness.names.recipes import Recipe
 from harness.names.variant import VariantOptions
+from harness.pipeline import generation_run
 from harness.pipeline.early import check_room
 from harness.pipeline.options import Options, check
 
@@ -108,3 +111,18 @@ def test_rules_that_the_quantiser_refuses_are_refused(change: dict[str, str], sa
     told = refused(tmp_path, quantize=(recipe,))
     assert said in told
     assert bool(said) == bool(told)
+
+
+@pytest.mark.parametrize(("typed", "asked"), [([], 64), (["--kv-cache-len", "40"], 40), (["--tokens", "50"], 50)])
+def test_generate_asks_for_no_more_by_itself_than_the_cache_has_room_for(
+    typed: list[str], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = []
+
+    def stop(options: Options, progress: object) -> None:
+        wanted.append(options.generate)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(generation_run, "generate", stop)
+    done = CliRunner().invoke(app, ["generate", "tiny_llama", "--miniature", *typed])
+    assert wanted == [asked], done.output
