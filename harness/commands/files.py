@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import Debug, JsonFlag
-from harness.plain import json_for_a_log
+from harness.commands.options import REPORTS, Debug, JsonFlag, OutFolder, file_option
+from harness.errors import UsageError
+from harness.plain import json_for_a_log, shown
 
 
 def inspect(
@@ -42,3 +43,77 @@ def inspect(
         print(json_for_a_log(found.model_dump_json(indent=1)))
     else:
         print_delegated(found, console)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A .tflite file of any model, or a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it: another file, or another run.")],
+    inputs: Annotated[
+        Path | None, file_option(metavar="FILE.npz", help="An array for each input of the signatures; else drawn.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of inputs that are drawn.")] = 0,
+    out: OutFolder = REPORTS,
+    html: Annotated[Path | None, file_option("--html", metavar="FILE", help="Write it as a page as well.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one file may take on one set of kernels.")] = 3600.0,
+    as_json: JsonFlag = False,
+    debug: Debug = False,
+) -> None:
+    """Are two .tflite files the same, and if not, where do they part? No declaration, and no reference, is needed."""
+    from rich.console import Console
+
+    from harness.commands.progress import watcher
+    from harness.pairs.compare import compare_files
+    from harness.render.pair import print_pair, write_pair
+    from harness.store.run_folder import check_target
+    from harness.system.temporary import use_own_temporary_folder
+
+    if html is not None:
+        check_target(html, "--html", "compare.html")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"--seed {seed} is not a whole number from 0 on; give another one")
+    if not _are_files(a, b):
+        _compare_runs(a, b, out, html, as_json)
+        return
+    use_own_temporary_folder()
+    with watcher() as progress:
+        found = compare_files(Path(a), Path(b), inputs, seed, progress, timeout)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_pair(html, found)
+    if as_json:
+        print(json_for_a_log(found.model_dump_json(indent=1)))
+    else:
+        print_pair(found, Console())
+        if html is not None:
+            print(shown(f"page    {html}"))
+    raise typer.Exit(found.exit_code)
+
+
+def _are_files(a: str, b: str) -> bool:
+    """Whether both are files. Raises UsageError for a file and something else."""
+    files = [not name.endswith("@latest") and name != "latest" and not Path(name).is_dir() for name in (a, b)]
+    if files[0] != files[1]:
+        one, other = (a, b) if files[0] else (b, a)
+        raise UsageError(f"{one} is no run, and {other} is no file; give two .tflite files, or two runs")
+    return files[0]
+
+
+def _compare_runs(a: str, b: str, out: Path, html: Path | None, as_json: bool) -> None:
+    """As `diff` does."""
+    from rich.console import Console
+
+    from harness.compare.runs import compare_runs
+    from harness.record.record import read_run
+    from harness.record.runs import find_run
+    from harness.render.diff_page import write_diff
+    from harness.render.terminal import print_diff
+
+    if as_json:
+        raise UsageError(
+            "--json belongs to two files; 'edge-parity diff' shows two runs, and their parity.json is JSON"
+        )
+    found = compare_runs(*read_run(find_run(a, out)), *read_run(find_run(b, out)))
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_diff(html, found)
+    print_diff(found, Console())

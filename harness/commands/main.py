@@ -288,6 +288,7 @@ app.command()(searches.recipe)
 app.command()(searches.fuzz)
 app.command()(generate.generate)
 app.command()(files.inspect)
+app.command()(files.compare)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.operators import images
+
 Array = np.ndarray[Any, Any]
 Result = tuple[Array, Array | float]
 ROUNDOFF = 2.0**-24
@@ -245,6 +247,20 @@ def _divide(left: Array, right: Array) -> Array:
         return np.asarray(left / right)
 
 
+def _of_image(compute: Callable[[Call], tuple[Array, Array, int]]) -> Callable[[Call], Result]:
+    """Sums of products, and a bias. compute: values, the sizes of their terms, how many each has."""
+
+    def rule(call: Call) -> Result:
+        values, sizes, terms = compute(call)
+        bound = _sum_units(terms) * ROUNDOFF * sizes + _TINY
+        bias = call.inputs[2] if len(call.inputs) > 2 else None
+        if bias is None:
+            return values, bound
+        return values + bias, bound + 2 * ROUNDOFF * (np.abs(values) + np.abs(bias))
+
+    return rule
+
+
 _RULES: dict[str, Callable[[Call], Result]] = {
     # Values are moved, not computed.
     "RESHAPE": _exact(lambda call: call[0].reshape(call.shape)),
@@ -279,6 +295,12 @@ _RULES: dict[str, Callable[[Call], Result]] = {
     "ABS": _exact(lambda call: np.abs(call[0])),
     "NEG": _exact(lambda call: -call[0]),
     "RELU": _exact(lambda call: np.maximum(call[0], 0)),
+    "RELU6": _exact(lambda call: np.clip(call[0], 0, 6)),
+    "RELU_N1_TO_1": _exact(lambda call: np.clip(call[0], -1, 1)),
+    "PAD": _exact(images.padded),
+    "PADV2": _exact(images.padded),
+    "MAX_POOL_2D": _exact(images.max_pool),
+    "REDUCE_MAX": _exact(lambda call: call[0].max(call.whole(1), keepdims=True)),
     "CAST": _cast,
     # Narrow constants are read as what they stand for.
     "DEQUANTIZE": lambda call: _rounded(call[0]),
@@ -292,6 +314,10 @@ _RULES: dict[str, Callable[[Call], Result]] = {
     "SQRT": _function(np.sqrt, 2),
     "RSQRT": _function(lambda x: 1 / np.sqrt(x), 4),
     # Functions.
+    "HARD_SWISH": _function(lambda x: x * np.clip(x + 3, 0, 6) / 6, 4),
+    "LEAKY_RELU": lambda call: _rounded(np.where(call[0] > 0, call[0], call[0] * float(call.options["alpha"]))),
+    "ELU": _function(lambda x: np.where(x > 0, x, np.expm1(x))),
+    "LOG": _function(np.log),
     "EXP": lambda call: _rounded(np.exp(call[0]), _FUNCTION),
     "POW": _binary(np.power, _FUNCTION),
     "TANH": _function(np.tanh),
@@ -304,5 +330,8 @@ _RULES: dict[str, Callable[[Call], Result]] = {
     "MEAN": _mean,
     "SUM": _sum,
     "FULLY_CONNECTED": _fully_connected,
+    "CONV_2D": _of_image(images.convolution),
+    "DEPTHWISE_CONV_2D": _of_image(images.depthwise_convolution),
+    "AVERAGE_POOL_2D": _of_image(images.average_pool),
     "BATCH_MATMUL": _batch_matmul,
 }

@@ -69,6 +69,10 @@ class Evaluator:
             self._constants[key] = None if values is None else wide(values)
         return self._constants[key]
 
+    def forget_constants(self) -> None:
+        """In float64 the weights of a model take twice their file."""
+        self._constants.clear()
+
     def options(self, subgraph: int, op: Operator) -> dict[str, Any]:
         key = (subgraph, op.index)
         if key not in self._options:

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from harness.compare.rows import Measured
 from harness.stages.torch.intercept import Intercept, TorchCall
 from harness.testing.changes import Change, interventions
-from harness.testing.judging import Measured, Reach
+from harness.testing.judging import Reach
 from harness.testing.outputs import Output
 from harness.testing.running import Call, Sides, candidate_outputs, exact_outputs
 

@@ -11,16 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.compare.noise import NoiseFloor, excess
+from harness.compare.rows import BITS, LIMIT, Measured, measure, rows_of
 from harness.testing.outputs import Array, Output
 
-LIMIT, POSITION_LIMIT = 4.0, 16.0  # as `harness/judge/tolerances.toml` has them for float32
-# Bits of the significand. One rounding is off by at most 2 to the minus that, of the value.
-_BITS = {"bfloat16": 8, "float16": 11}
-_FLOAT32_BITS = 24
 # Of so few numbers in all the noise is a draw of luck: the quantile of F for one alarm in ten thousand.
 _LIMIT_OF_FEW = {1: 22.0, 2: 8.0, 3: 5.5}
-_ROW = 16  # numbers that a row has at least, where there are as many
 
 
 @dataclass(frozen=True)
@@ -68,48 +63,6 @@ def judged(
     if not finite.all():  # the same infinity on both sides, as masks have it
         given, want, *runs = (np.where(finite, values, 0) for values in (given, want, *runs))
     return _measured(name, given, want, runs, dtype)
-
-
-def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How an array is looked at: `[rows, numbers]`, whose rows are as short as gives them 16 numbers."""
-    numbers, size = 1, math.prod(shape)
-    for extent in reversed(shape):
-        if numbers >= _ROW:
-            break
-        numbers *= extent
-    return (size // numbers, numbers) if numbers else (0, 0)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """whole, worst: excess of all and of the worst row. floor: relative to the row, its mean over rows."""
-
-    whole: float
-    worst: float
-    row: int
-    floor: float
-
-    def passes(self, limit: float = LIMIT) -> bool:
-        return self.whole <= limit and self.worst <= max(POSITION_LIMIT, limit)
-
-
-def measure(candidate: Array, exact: Array, runs: Sequence[Array], dtype: str = "") -> Measured:
-    """Arrays of one shape without NaN or infinity. dtype: see `judged`."""
-    rows = rows_of(exact.shape)
-    want, given, *samples = (values.reshape(rows).astype(np.float64) for values in (exact, candidate, *runs))
-    norms = np.sqrt(_squares(want))
-    # A row of zeros has no norm to be relative to: that of the others is taken.
-    norms = np.where(norms > 0, norms, float(norms[norms > 0].mean()) if norms.any() else 1.0)
-    noise = np.sqrt(np.mean([_squares(sample - want) for sample in samples], axis=0)) / norms
-    typical = max(float(np.median(noise)), 2.0 ** -_BITS.get(dtype, _FLOAT32_BITS))
-    floor = NoiseFloor(noise, norms, typical)
-    found = excess(_squares(given - want), floor)
-    return Measured(found.whole, found.worst, found.worst_position, floor.whole)
-
-
-def _squares(values: Array) -> Array:
-    """Sums of squares of each row."""
-    return np.asarray(np.einsum("ij,ij->i", values, values))
 
 
 @dataclass(frozen=True)
@@ -198,9 +151,9 @@ def _problem(candidate: Output, reference: Output, dtype: str, exact_dtype: bool
         return f"its shape is {list(candidate.values.shape)}, and the reference's is {list(reference.values.shape)}"
     mine, theirs = candidate.dtype, reference.dtype
     wider = bool(dtype) and _kind(mine) == _kind(theirs) == "float"  # a layer may give wider numbers than it works in
-    if mine == theirs or wider or (not exact_dtype and _kind(mine) == _kind(theirs) and mine not in _BITS):
+    if mine == theirs or wider or (not exact_dtype and _kind(mine) == _kind(theirs) and mine not in BITS):
         return ""
-    remedy = f'; where that is meant, give dtype="{mine}"' if mine in _BITS else ""
+    remedy = f'; where that is meant, give dtype="{mine}"' if mine in BITS else ""
     return f"its dtype is {mine}, and the reference's is {theirs}{remedy}"
 
 

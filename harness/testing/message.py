@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from harness.compare.rows import POSITION_LIMIT
 from harness.testing.guesses import fitted_guesses, simple_guesses
 from harness.testing.interventions import guesses_by_trying
-from harness.testing.judging import POSITION_LIMIT, Finding, Reach
+from harness.testing.judging import Finding, Reach
 from harness.testing.running import Sides, active_dropout
 
 

@@ -34,6 +34,7 @@ ROOMS = (
         "explore",
         "recipe",
         "inspection",
+        "pairs",
         "testing",
         "stages/litert_torch",
         "stages/keras",

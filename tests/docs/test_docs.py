@@ -34,6 +34,7 @@ PAGES = [
             "adding-a-model",
             "architecture",
             "ci",
+            "compare",
             "explore",
             "fuzz",
             "models",

@@ -1,0 +1,93 @@
+"""What a comparison of two files came to, as `edge-parity compare` says it. In: nothing. Out: the classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness.record.part import Part, Verdict
+
+Floor = Literal["float64", "rounding", "price"]
+
+
+class PairOperator(Part):
+    """An operator of one of the two files."""
+
+    kind: str
+    index: int
+    tensor: str
+    """What it gives, as the file calls it."""
+
+
+class PairFault(Part):
+    """The first tensor, in the order in which B computes, that differs though all that goes into it agrees."""
+
+    signature: str
+    excess: float | None
+    relative: float | None
+    """norm(B - A) / norm(A)."""
+    position: list[int]
+    """Of the number that is furthest off."""
+    values: list[float | None]
+    """A's and B's there."""
+    a: PairOperator
+    b: PairOperator
+    why: str = ""
+    """What differs in the operator itself, in words: its options, its constants; empty where nothing does."""
+
+
+class PairOutput(Part):
+    """An output of a signature, on one set of kernels."""
+
+    name: str
+    stage: str
+    """`tflite-xnnpack`, which ships, or `tflite-builtin`."""
+    verdict: Literal["pass", "fail", "price"]
+    problem: str = ""
+    """What forbids a comparison, in words."""
+    excess: float | None = None
+    relative: float | None = None
+    snr_db: float | None = None
+    kl_mean: float | None = None
+    """KL(A || B) in nats over the last axis, of an output called logits."""
+
+
+class PairSignature(Part):
+    """How the tensors of one signature compare."""
+
+    name: str
+    other_name: str
+    """What B calls it."""
+    inputs: str
+    """Where its inputs come from: a file, or a seed."""
+    floor: Floor
+    """What errors are counted in: float32's noise by the operators' float64 definitions, the rounding of one number
+    where an operator has none, or nothing, where a file is quantised and the difference is its price."""
+    tensors: int
+    """That B computes."""
+    matched: dict[str, int]
+    """How many of them were matched by name, by structure and by value."""
+    over: int
+    """How many of those exceed the limit."""
+    worst: float | None = None
+    worst_tensor: str = ""
+    outputs: list[PairOutput] = Field(default_factory=list)
+    undefined: list[str] = Field(default_factory=list)
+    """Kinds of operators without a definition in float64."""
+
+
+class PairComparison(Part):
+    """Two flatbuffers on the same inputs."""
+
+    a: str
+    b: str
+    verdict: Verdict
+    exit_code: int
+    quantised: list[str] = Field(default_factory=list)
+    """Which of them holds narrow numbers; then the difference is a price and no fault."""
+    signatures: list[PairSignature] = Field(default_factory=list)
+    first_fault: PairFault | None = None
+    problems: list[str] = Field(default_factory=list)
+    """What forbids a pass, in words: a signature that is in one file alone, an output that is not finite."""
+    runtime: str = ""

@@ -1,0 +1,123 @@
+"""Two files compared: in the terminal, and as a page. In: a `PairComparison`. Out: lines, or HTML."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+from harness.names.stages import BUILTIN, XNNPACK
+from harness.plain import one_line
+from harness.record.pair import PairComparison, PairFault, PairOutput, PairSignature
+from harness.record.record import write_text
+from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
+from harness.render.numbers import compared, number
+from harness.render.page import render_page
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_KERNELS = {XNNPACK: "XNNPACK", BUILTIN: "builtin"}
+
+
+def pair_headline(found: PairComparison) -> str:
+    """What came of it, in a sentence."""
+    matched = sum(sum(entry.matched.values()) for entry in found.signatures)
+    tensors = sum(entry.tensors for entry in found.signatures)
+    over = sum(entry.over for entry in found.signatures)
+    if found.exit_code == 3:
+        return "A file could not be run."
+    if found.quantised:
+        files = " and ".join(found.quantised)
+        return f"{files} holds narrow numbers: what differs is the price of that and no fault."
+    if found.verdict == "pass":
+        return (
+            f"The files agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
+        )
+    if over:
+        return f"The files differ in {over} of {matched} tensors that match."
+    return found.problems[0][:1].upper() + found.problems[0][1:] + "." if found.problems else "An output differs."
+
+
+def fault_sentence(fault: PairFault) -> str:
+    """Where the difference comes in."""
+    where = f"operator {fault.b.index} ({fault.b.kind}) of {fault.signature or 'the file'}"
+    here = f" at {fault.position}" if fault.position else ""
+    why = f": {fault.why}" if fault.why else ""
+    other = f", operator {fault.a.index} ({fault.a.kind}) in A," if fault.a.index != fault.b.index else ""
+    return (
+        f"first at {where} of B{other} what it reads agrees and what it gives does not{why}. A gives "
+        f"{compared(fault.values[0])} and B {compared(fault.values[1])}{here}; excess {compared(fault.excess)}"
+    )
+
+
+def signature_sentence(entry: PairSignature) -> str:
+    """How its tensors were matched, and what errors are counted in."""
+    ways = ", ".join(f"{count} by {way}" for way, count in entry.matched.items())
+    floors = {
+        "float64": "float32's noise, by the operators' float64 definitions",
+        "rounding": f"float32's noise, and 16 roundings past {', '.join(entry.undefined[:6])}",
+        "price": "nothing: it is a price",
+    }
+    return (
+        f"{entry.name or 'the file'}: {sum(entry.matched.values())} of {entry.tensors} tensors matched ({ways}) on "
+        f"inputs of {entry.inputs}; errors are counted in {floors[entry.floor]}"
+    )
+
+
+def output_cells(one: PairOutput) -> list[str]:
+    """kernels, output, verdict, excess, SNR, KL, problem."""
+    snr = "equal" if one.snr_db is None and one.verdict == "pass" else compared(one.snr_db)
+    kl = "-" if one.kl_mean is None else number(one.kl_mean)
+    return [_KERNELS[one.stage], one_line(one.name), one.verdict, compared(one.excess), snr, kl, one_line(one.problem)]
+
+
+HEADINGS = ("kernels", "output", "verdict", "excess", "SNR dB", "mean KL", "")
+
+
+def shown_outputs(entry: PairSignature) -> list[PairOutput]:
+    """Those that differ, and of a KV cache that agrees none."""
+    return [one for one in entry.outputs if one.verdict != "pass" or not one.name.startswith("kv_cache_")]
+
+
+def print_pair(found: PairComparison, console: Console) -> None:
+    """The verdict, the first fault, and each signature with its outputs."""
+    verdict, style = verdict_cell(found.verdict)
+    line(console, f"{verdict}  {one_line(found.a)}  {one_line(found.b)}", style=style)
+    wrapped(console, pair_headline(found), indent=0)
+    if found.first_fault is not None:
+        wrapped(console, fault_sentence(found.first_fault), indent=2, style=STYLES["fail"])
+    for problem in found.problems:
+        wrapped(console, problem, style=STYLES["fail"])
+    for entry in found.signatures:
+        wrapped(console, signature_sentence(entry))
+        if entry.over and not found.quantised:
+            wrapped(
+                console, f"worst tensor {one_line(entry.worst_tensor)}: excess {compared(entry.worst)} of 4", indent=4
+            )
+        table = new_table("", [(heading, heading in HEADINGS[3:6]) for heading in HEADINGS])
+        table.title = None
+        for one in shown_outputs(entry):
+            table.add_row(*cells(*output_cells(one)))
+        console.print(table)
+
+
+def write_pair(path: Path, found: PairComparison) -> None:
+    """The same as a page, one file that needs no network."""
+    page = render_page(
+        "pair.html.j2",
+        found=found,
+        headline=pair_headline(found),
+        fault=fault_sentence(found.first_fault) if found.first_fault else "",
+        headings=HEADINGS,
+        signatures=[
+            {"words": signature_sentence(entry), "rows": [output_cells(one) for one in entry.outputs], "entry": entry}
+            for entry in found.signatures
+        ],
+    )
+    try:
+        write_text(path, page)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(f"--html {path} cannot be written ({why}); give another file") from None
