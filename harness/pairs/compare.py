@@ -35,6 +35,7 @@ from harness.stages.litert.all_tensors import INPUTS, TENSORS, TensorsRead, Tens
 Array = np.ndarray[Any, Any]
 _TARGET = "harness.stages.litert.all_tensors:all_tensors"
 _STAGES = (BUILTIN, XNNPACK)
+_MEMORY_MB = 2500  # of the processes that run the files; a file that takes more runs alone
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def compare_files(
         with tempfile.TemporaryDirectory(prefix="edge-parity-") as name:
             sides = _prepared(models, (one, other), Path(name), inputs, seed)
             source = str(inputs) if inputs else f"seed {seed}"
-            results = run_tasks(list(_tasks(sides, timeout)), Path(name) / "run.log", watcher, cores=2, memory_mb=4000)
+            results = run_tasks(
+                list(_tasks(sides, timeout)), Path(name) / "run.log", watcher, cores=2, memory_mb=_MEMORY_MB
+            )
             lost = [
                 f"{task}: {result.detail.split(';')[0]}" for task, result in results.items() if result.status != "ok"
             ]
@@ -169,12 +172,21 @@ def _tasks(sides: tuple[Side, Side], timeout: float) -> Iterator[Task]:
                 signature=side.signature.name,
                 folder=str(side.folder),
                 stage=stage,
-                tensors=computed(side.graph),
+                tensors=_of_inputs(side),
             )
-            memory = 300 + (1.0 if stage == BUILTIN else 2.2) * size
+            memory = 300 + (4 if _is_narrow(side.model) else 1) * (1.0 if stage == BUILTIN else 2.2) * size
             yield Task(
                 f"{name} on {stage}", _TARGET, request.model_dump(), TensorsRead, memory_mb=memory, timeout=timeout
             )
+
+
+def _of_inputs(side: Side) -> list[int]:
+    """The tensors that an input has a part in. A weight that is dequantised as the file runs has none, and is large."""
+    graph, found = side.graph, set(side.signature.inputs.values())
+    for op in graph.operators:
+        if found & set(op.inputs):
+            found |= set(op.outputs)
+    return [index for index in computed(graph) if index in found]
 
 
 def _compared(
@@ -202,7 +214,7 @@ def _compared(
         other_name=b.signature.name,
         inputs=source,
         floor=floor,
-        tensors=len(computed(b.graph)),
+        tensors=len(_of_inputs(b)),
         matched=dict(Counter(matched.how[there] for there in pairs)),
         over=sum(not found.passed for found in differences.values()),
         worst=differences[worst].excess if worst is not None else None,

@@ -80,7 +80,7 @@ def output(name: str, stage: str, a: Array, b: Array, exact: Array | None, price
         stage=stage,
         verdict=verdict,
         problem=problem,
-        excess=found.excess,
+        excess=None if priced else found.excess,
         relative=found.relative,
         snr_db=snr,
         kl_mean=kl,

@@ -70,15 +70,33 @@ def output_cells(one: PairOutput) -> list[str]:
     """kernels, output, verdict, excess, SNR, KL, problem."""
     snr = "equal" if one.snr_db is None and one.verdict == "pass" else compared(one.snr_db)
     kl = "-" if one.kl_mean is None else number(one.kl_mean)
-    return [_KERNELS[one.stage], one_line(one.name), one.verdict, compared(one.excess), snr, kl, one_line(one.problem)]
+    return [
+        _KERNELS[one.stage],
+        one_line(one.name),
+        one.verdict,
+        "-" if one.excess is None else compared(one.excess),
+        snr,
+        kl,
+        one_line(one.problem),
+    ]
 
 
 HEADINGS = ("kernels", "output", "verdict", "excess", "SNR dB", "mean KL", "")
 
 
 def shown_outputs(entry: PairSignature) -> list[PairOutput]:
-    """Those that differ, and of a KV cache that agrees none."""
-    return [one for one in entry.outputs if one.verdict != "pass" or not one.name.startswith("kv_cache_")]
+    """All but a KV cache that does not fail: its price is told in one line."""
+    return [one for one in entry.outputs if one.verdict == "fail" or not one.name.startswith("kv_cache_")]
+
+
+def cache_words(entry: PairSignature) -> str:
+    """The price of the KV cache, where it has one."""
+    priced = [one for one in entry.outputs if one.verdict == "price" and one.name.startswith("kv_cache_")]
+    lowest = min(priced, key=lambda one: one.snr_db if one.snr_db is not None else 0.0, default=None)
+    if lowest is None:
+        return ""
+    which = f"{lowest.name} the lowest SNR: {compared(lowest.snr_db)} dB"
+    return f"{len(priced)} outputs of the KV cache have a price too, {which}"
 
 
 def print_pair(found: PairComparison, console: Console) -> None:
@@ -101,6 +119,8 @@ def print_pair(found: PairComparison, console: Console) -> None:
         for one in shown_outputs(entry):
             table.add_row(*cells(*output_cells(one)))
         console.print(table)
+        if said := cache_words(entry):
+            wrapped(console, said)
 
 
 def write_pair(path: Path, found: PairComparison) -> None:
