@@ -46,8 +46,8 @@ def inspect(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A .tflite file of any model, or a run.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it: another file, or another run.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A .tflite file of any model, a folder of traces, or a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it: another one of the same kind.")],
     inputs: Annotated[
         Path | None, file_option(metavar="FILE.npz", help="An array for each input of the signatures; else drawn.")
     ] = None,
@@ -58,11 +58,12 @@ def compare(
     as_json: JsonFlag = False,
     debug: Debug = False,
 ) -> None:
-    """Are two .tflite files the same, and if not, where do they part? No declaration, and no reference, is needed."""
+    """Are two .tflite files, or two folders of traces, the same, and if not, where do they part?"""
     from rich.console import Console
 
     from harness.commands.progress import watcher
     from harness.pairs.compare import compare_files
+    from harness.pairs.folders import compare_folders, is_trace_folder
     from harness.render.pair import print_pair, write_pair
     from harness.store.run_folder import check_target
     from harness.system.temporary import use_own_temporary_folder
@@ -71,12 +72,15 @@ def compare(
         check_target(html, "--html", "compare.html")
     if not 0 <= seed < 1 << 63:
         raise UsageError(f"--seed {seed} is not a whole number from 0 on; give another one")
-    if not _are_files(a, b):
+    if is_trace_folder(Path(a)) and is_trace_folder(Path(b)):
+        found = compare_folders(Path(a), Path(b))
+    elif _are_files(a, b):
+        use_own_temporary_folder()
+        with watcher() as progress:
+            found = compare_files(Path(a), Path(b), inputs, seed, progress, timeout)
+    else:
         _compare_runs(a, b, out, html, as_json)
         return
-    use_own_temporary_folder()
-    with watcher() as progress:
-        found = compare_files(Path(a), Path(b), inputs, seed, progress, timeout)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_pair(html, found)

@@ -119,7 +119,7 @@ def first_fault(
                 signature=signature,
                 excess=found.excess,
                 relative=found.relative,
-                **_worst(values[0][pairs[index]], values[1][index], found.row),
+                **worst_number(values[0][pairs[index]], values[1][index], found.row),
                 a=_operator(a, other, pairs[index]),
                 b=_operator(b, op, index),
                 why=found.problem,
@@ -136,7 +136,7 @@ def _operator(graph: Subgraph, op: Operator | None, tensor: int) -> PairOperator
     return PairOperator(kind=(op.composite or op.kind) if op else "input", index=op.index if op else -1, tensor=name)
 
 
-def _worst(a: Array, b: Array, row: int) -> dict[str, Any]:
+def worst_number(a: Array, b: Array, row: int) -> dict[str, Any]:
     """Where the two are furthest apart, in A's shape, and their values there."""
     if a.size != b.size or not a.size:
         return {"position": [], "values": [None, None]}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from harness.record.part import Part, Verdict
 
-Floor = Literal["float64", "rounding", "price"]
+Floor = Literal["float64", "oracle", "rounding", "price"]
 
 
 class PairOperator(Part):
@@ -42,7 +42,7 @@ class PairOutput(Part):
 
     name: str
     stage: str
-    """`tflite-xnnpack`, which ships, or `tflite-builtin`."""
+    """`tflite-xnnpack`, which ships, `tflite-builtin`, or `traces` for a tap of two folders of traces."""
     verdict: Literal["pass", "fail", "price"]
     problem: str = ""
     """What forbids a comparison, in words."""
@@ -78,7 +78,7 @@ class PairSignature(Part):
 
 
 class PairComparison(Part):
-    """Two flatbuffers on the same inputs."""
+    """Two flatbuffers on the same inputs, or two folders of traces, whose inputs stand in place of signatures."""
 
     a: str
     b: str

@@ -18,7 +18,7 @@ from harness.render.page import render_page
 if TYPE_CHECKING:
     from rich.console import Console
 
-_KERNELS = {XNNPACK: "XNNPACK", BUILTIN: "builtin"}
+_KERNELS = {XNNPACK: "XNNPACK", BUILTIN: "builtin", "traces": "traces"}
 
 
 def pair_headline(found: PairComparison) -> str:
@@ -32,16 +32,20 @@ def pair_headline(found: PairComparison) -> str:
         files = " and ".join(found.quantised)
         return f"{files} holds narrow numbers: what differs is the price of that and no fault."
     if found.verdict == "pass":
-        return (
-            f"The files agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
-        )
+        return f"They agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
     if over:
-        return f"The files differ in {over} of {matched} tensors that match."
+        return f"They differ in {over} of {matched} tensors that match."
     return found.problems[0][:1].upper() + found.problems[0][1:] + "." if found.problems else "An output differs."
 
 
 def fault_sentence(fault: PairFault) -> str:
     """Where the difference comes in."""
+    if fault.b.kind == "tap":
+        told = f": {fault.why}" if fault.why else ""
+        return (
+            f"first at {fault.b.tensor} of input {fault.signature}{told}. A gives {compared(fault.values[0])} and B "
+            f"{compared(fault.values[1])} at {fault.position}; excess {compared(fault.excess)} of 4"
+        )
     where = f"operator {fault.b.index} ({fault.b.kind}) of {fault.signature or 'the file'}"
     here = f" at {fault.position}" if fault.position else ""
     why = f": {fault.why}" if fault.why else ""
@@ -55,9 +59,11 @@ def fault_sentence(fault: PairFault) -> str:
 def signature_sentence(entry: PairSignature) -> str:
     """How its tensors were matched, and what errors are counted in."""
     ways = ", ".join(f"{count} by {way}" for way, count in entry.matched.items())
+    past = f" past {', '.join(entry.undefined[:6])}" if entry.undefined else " of each number"
     floors = {
         "float64": "float32's noise, by the operators' float64 definitions",
-        "rounding": f"float32's noise, and 16 roundings past {', '.join(entry.undefined[:6])}",
+        "oracle": "float32's noise, by the reference's own runs beside A",
+        "rounding": f"float32's noise, and 16 roundings{past}",
         "price": "nothing: it is a price",
     }
     return (
@@ -81,12 +87,16 @@ def output_cells(one: PairOutput) -> list[str]:
     ]
 
 
+_TAPS = 12  # that are told one by one
 HEADINGS = ("kernels", "output", "verdict", "excess", "SNR dB", "mean KL", "")
 
 
 def shown_outputs(entry: PairSignature) -> list[PairOutput]:
     """All but a KV cache that does not fail: its price is told in one line."""
-    return [one for one in entry.outputs if one.verdict == "fail" or not one.name.startswith("kv_cache_")]
+    failing = [one for one in entry.outputs if one.verdict == "fail"]
+    if any(one.stage == "traces" for one in entry.outputs):
+        return [*failing[:_TAPS], *(one for one in entry.outputs if one.name == "logits" and one not in failing)]
+    return [one for one in entry.outputs if one in failing or not one.name.startswith("kv_cache_")]
 
 
 def cache_words(entry: PairSignature) -> str:

@@ -49,6 +49,7 @@ PAGES = [
             "alignment",
             "blind-spots",
             "tolerances",
+            "traces",
             "upstream-defects",
         )
     ),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paths import ROOT
@@ -40,3 +41,21 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) == 2
     assert said.startswith("pass reports/tiny_llama/")
     assert "(1, " in said
+
+
+@pytest.mark.slow
+def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
+    """The example of docs/traces.md, on a miniature's flatbuffer."""
+    from quantised_files import model
+
+    from harness.pairs.folders import compare_folders
+
+    (block,) = BLOCK.findall((ROOT / "docs" / "traces.md").read_text(encoding="utf-8"))
+    assert len(block.splitlines()) <= 36
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block, "docs/traces.md", "exec"), namespace)
+    for name in ("a", "b"):
+        namespace["trace"](str(model().flatbuffer), list(range(1, 9)), tmp_path / name)
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert found.exit_code == 0
+    assert {"logits", "block.1.cache.k"} <= {one.name for one in found.signatures[0].outputs}
