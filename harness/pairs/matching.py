@@ -52,7 +52,11 @@ def computed(graph: Subgraph) -> list[int]:
 
 
 def _by_name(a: Subgraph, b: Subgraph, found: Matched, taken: set[int]) -> None:
-    """A name that stands once in each. Shapes are compared later: the same name with another shape is a difference."""
+    """A name that stands once in each, of a tensor of one shape that one kind of operator writes.
+
+    Converters number names that would be the same, and number others once a pass was left out.
+    """
+    writers = a.producers(), b.producers()
     named: dict[str, list[int]] = {}
     for index in computed(a):
         named.setdefault(a.tensors[index].name, []).append(index)
@@ -60,8 +64,10 @@ def _by_name(a: Subgraph, b: Subgraph, found: Matched, taken: set[int]) -> None:
         places = named.get(b.tensors[index].name, [])
         free = [place for place in places if place not in taken]
         if index not in found.pairs and b.tensors[index].name and len(places) == len(free) == 1:
-            found.add(index, free[0], NAME)
-            taken.add(free[0])
+            same = a.tensors[free[0]].shape == b.tensors[index].shape
+            if same and _kind(writers[0][free[0]]) == _kind(writers[1][index]):
+                found.add(index, free[0], NAME)
+                taken.add(free[0])
 
 
 def _by_structure(a: Subgraph, b: Subgraph, found: Matched, taken: set[int]) -> None:

@@ -33,6 +33,8 @@ def pair_headline(found: PairComparison) -> str:
         return f"{files} holds narrow numbers: what differs is the price of that and no fault."
     if found.verdict == "pass":
         return f"They agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
+    if not over and any(one.verdict == "fail" and one.stage == XNNPACK for e in found.signatures for one in e.outputs):
+        return "They agree on builtin kernels, and differ on XNNPACK, which ships: one of the two runs otherwise there."
     if over:
         return f"They differ in {over} of {matched} tensors that match."
     return found.problems[0][:1].upper() + found.problems[0][1:] + "." if found.problems else "An output differs."

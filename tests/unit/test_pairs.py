@@ -30,6 +30,16 @@ def test_names_come_first_then_structure_then_values() -> None:
     assert found.how == {0: NAME, 1: NAME, 2: STRUCTURE, 3: VALUE}
 
 
+def test_a_name_that_another_operator_writes_is_no_match() -> None:
+    values = {0: np.ones((2, 8), np.float32), 1: np.arange(16, dtype=np.float32).reshape(2, 8)}
+    other = {0: values[0], 1: values[1] + 1}
+    assert match(chain(["x", "y;1"], ["EXP"]), chain(["x", "y;1"], ["ABS"]), {0: 0}, values, other).pairs == {0: 0}
+    assert match(chain(["x", "y;1"], ["EXP"]), chain(["x", "y;1"], ["EXP"]), {0: 0}, values, other).pairs == {
+        0: 0,
+        1: 1,
+    }
+
+
 def test_values_match_nothing_that_is_not_the_same() -> None:
     a, b = chain(["x", "one"], ["EXP"]), chain(["x", "other"], ["ABS"])
     values = {0: np.ones((2, 8), np.float32), 1: np.arange(16, dtype=np.float32).reshape(2, 8)}
