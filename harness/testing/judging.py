@@ -1,6 +1,6 @@
 """How far a candidate's output is from a reference's, in units of what float32 costs there.
 
-In: one output of the candidate, the reference's in float64 and its samples in float32. Out: a `Finding`. Pure.
+In: one output of the candidate, the reference's in float64 and its samples in float32. Out: a `OutputResult`. Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LIMIT_OF_FEW = {1: 22.0, 2: 8.0, 3: 5.5}
 
 
 @dataclass(frozen=True)
-class Finding:
+class OutputResult:
     """What came of one output.
 
     problem: what forbids a comparison, in words; empty where numbers were compared. equal: of integers, whether all
@@ -41,18 +41,18 @@ class Finding:
 
 def judged(
     name: str, candidate: Output, exact: Output, samples: Sequence[Output], dtype: str, exact_dtype: bool
-) -> Finding:
+) -> OutputResult:
     """dtype: the candidate is meant to be of; its rounding is the least that the floor may be. Empty for float32.
 
     exact_dtype: whether an output must be of the reference's dtype; else of its kind.
     """
     problem = _problem(candidate, samples[0], dtype, exact_dtype)
     if problem:
-        return Finding(name, False, problem)
+        return OutputResult(name, False, problem)
     if exact.values.dtype.kind in "biu":
         return _exactly(name, candidate.values, samples[0].values)
     if exact.values.size == 0:
-        return Finding(name, True)
+        return OutputResult(name, True)
     given, want, runs = candidate.values, exact.values, [sample.values for sample in samples]
     if want.dtype.kind == "c":
         given, want, *runs = (_real(values) for values in (given, want, *runs))
@@ -125,14 +125,14 @@ class Reach:
         return found
 
 
-def _measured(name: str, given: Array, want: Array, runs: list[Array], dtype: str) -> Finding:
+def _measured(name: str, given: Array, want: Array, runs: list[Array], dtype: str) -> OutputResult:
     found = measure(given, want, runs, dtype)
     limit = _LIMIT_OF_FEW.get(want.size, LIMIT)
     rows = rows_of(want.shape)
     gap = np.abs(given.reshape(rows)[found.row].astype(np.float64) - want.reshape(rows)[found.row])
     index = tuple(int(i) for i in np.unravel_index(found.row * rows[1] + int(gap.argmax()), want.shape))
     size, error = float(np.linalg.norm(want.reshape(rows)[found.row])), float(np.linalg.norm(gap))
-    return Finding(
+    return OutputResult(
         name,
         found.passes(limit),
         excess=found.whole,
@@ -164,14 +164,14 @@ def _kind(dtype: str) -> str:
     return "float"
 
 
-def _exactly(name: str, given: Array, want: Array) -> Finding:
+def _exactly(name: str, given: Array, want: Array) -> OutputResult:
     if np.array_equal(given, want):
-        return Finding(name, True)
+        return OutputResult(name, True)
     wrong = np.argwhere(np.atleast_1d(given != want))
     index = tuple(int(i) for i in wrong[0])
     values = np.atleast_1d(given)[index].item(), np.atleast_1d(want)[index].item()
     where = "" if want.ndim == 0 else f", first at {_index(index)}"
-    return Finding(
+    return OutputResult(
         name,
         False,
         f"{len(wrong)} of {want.size} whole numbers differ{where}: {values[0]}, and the reference's is {values[1]}",
@@ -180,7 +180,7 @@ def _exactly(name: str, given: Array, want: Array) -> Finding:
     )
 
 
-def _not_finite(name: str, given: Array, want: Array, run: Array) -> Finding | None:
+def _not_finite(name: str, given: Array, want: Array, run: Array) -> OutputResult | None:
     """NaN and infinity that are not on both sides. What only float32 cannot hold may be infinite in the candidate."""
     same = (given == want) | (np.isnan(given) & np.isnan(want)) | (given == run) | (np.isnan(given) & np.isnan(run))
     odd = ~(np.isfinite(given) & np.isfinite(want)) & ~same
@@ -189,7 +189,7 @@ def _not_finite(name: str, given: Array, want: Array, run: Array) -> Finding | N
     first = np.argwhere(np.atleast_1d(odd))[0]
     index = tuple(int(i) for i in first)
     mine, theirs = np.atleast_1d(given)[index].item(), np.atleast_1d(want)[index].item()
-    return Finding(
+    return OutputResult(
         name,
         False,
         f"{int(odd.sum())} of {odd.size} numbers are not finite on one side alone, first at {_index(index)}: "
