@@ -31,6 +31,7 @@ from harness.jobs.session import AS_NAMED, Given
 from harness.names.stages import ORACLE
 from harness.names.taps import LOGITS, block_tap
 from harness.spec.route import route_of
+from harness.stages.huggingface.frequencies import rounded_otherwise
 from harness.stages.torch.attention import UnfusedAttention, query_rows, rotated
 from harness.stages.torch.capture import BlockCounter, Capture, module_taps
 from harness.stages.torch.float64 import TrueFloat64
@@ -40,6 +41,7 @@ from harness.weights.configs import hf_config
 from harness.weights.key_names import names_text
 
 _ATTENTION = "edge_parity_eager"
+_OTHER_FREQUENCIES = 1  # the order of summation whose run over a long input has other frequencies as well
 
 
 def orders_of(stage: str) -> range:
@@ -96,8 +98,11 @@ class HuggingFace:
 
     def _trace(self, item: JobInput, order: int, folder: Path) -> None:
         sample = sample_of(item, self.job, local=self.capture.reference is not None)
+        # Near the start rounding of sums costs more than that of frequencies.
+        otherwise = sample is not None and order == _OTHER_FREQUENCIES
         with (
             OtherSummation(order) if order else nullcontext(),
+            rounded_otherwise(self.network) if otherwise else nullcontext(),
             TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace,
             attention_taps(self.network, self.modules, self.job.dimensions.blocks, self.capture),
         ):
