@@ -13,6 +13,7 @@ GPT2 = KerasModel(
     hf_id="openai-community/gpt2",
     names=ModuleNames(
         embedding="transformer.wte",
+        position_embedding="transformer.wpe",
         pre_attn_norm=f"{BLOCK}.ln_1",
         attn_fused_qkv_proj=f"{BLOCK}.attn.c_attn",
         attn_output_proj=f"{BLOCK}.attn.c_proj",

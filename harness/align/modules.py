@@ -44,6 +44,7 @@ class ModuleNames:
     post_ff_norm: str | None = None
     final_norm: str | None = None
     lm_head: str | None = None
+    position_embedding: str | None = None
 
 
 @dataclass(frozen=True)

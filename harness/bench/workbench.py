@@ -45,7 +45,7 @@ from harness.names.variant import VariantOptions, parse_variant
 from harness.pipeline import flatbuffers as files
 from harness.pipeline import prepare
 from harness.record.record import Finding
-from harness.spec.find import find_spec
+from harness.spec.find import find_spec, own_stage
 from harness.spec.load import load_spec
 from harness.spec.model import Model
 from harness.spec.route import Load, RouteModel, route_of
@@ -87,13 +87,15 @@ class Bench:
         cache: Cache | None = None,
         variant: str = "default",
         device_local: bool = False,
-        stages: Sequence[str] = STAGES,
+        stages: Sequence[str] | None = None,
         layers: int | None = None,
         change: Change = unchanged,
     ) -> None:
         assert cache is not None or change is unchanged, "a changed model is converted into a cache of its own alone"
-        self.device_local, self.stages, self.change = device_local, stages, change
+        self.device_local, self.change = device_local, change
         self.ref = find_spec(name)
+        self.own_stage = own_stage(self.ref)
+        self.stages = route_stages(self.own_stage) if stages is None else stages
         self.model: Model = load_spec(self.ref)
         self.cache = cache or Cache.standard()
         self._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
@@ -131,6 +133,7 @@ class Bench:
         other = Bench.__new__(Bench)
         other.ref, other.model, other.cache = self.ref, self.model, self.cache
         other.device_local, other.stages, other.change = self.device_local, self.stages, self.change
+        other.own_stage = self.own_stage
         other._temporary = tempfile.TemporaryDirectory(prefix="edge-parity-bench-")
         other.folder = Path(other._temporary.name)
         other.checkpoint = other.folder / "checkpoint"
@@ -265,11 +268,15 @@ class Bench:
         for stage in self.stages:
             facts = self.trace(stage, folder)
             assert not facts.steps_differing_from_untouched_file
-        for stage in LOCAL_STAGES:
+        for stage in self._local_stages:
             self.trace(stage, folder, reference=folder / ORACLE)
         for stage in FILE_STAGES if self.device_local else ():
-            self.trace(stage, folder, reference=folder / REAUTHORED)
+            self.trace(stage, folder, reference=folder / self.own_stage)
         return folder
+
+    @property
+    def _local_stages(self) -> list[str]:
+        return [HF, self.own_stage]
 
     @functools.cached_property
     def unbroken(self) -> Outcome:
@@ -314,7 +321,7 @@ class Bench:
             for stage in stages:
                 self.trace(stage, folder, checkpoint=checkpoint)
             oracle = (folder if ORACLE in stages else self.sound) / ORACLE
-            for stage in LOCAL_STAGES:
+            for stage in self._local_stages:
                 broken = checkpoint if stage in stages else None
                 self.trace(stage, folder, checkpoint=broken, reference=oracle)
             return self.judge(folder)
@@ -328,8 +335,8 @@ class Bench:
     def break_reauthored(self, folder: Path, change: Change = unchanged, model: Model | None = None) -> list[Finding]:
         """Trace the broken model into `folder`. Returns what the audit of its weights by value finds."""
         reference = self.sound / ORACLE  # traced when it is first asked for: not with the broken model
-        facts = self.trace(REAUTHORED, folder, model=model, change=change)
-        self.trace(REAUTHORED, folder, model=model, change=change, reference=reference)
+        facts = self.trace(self.own_stage, folder, model=model, change=change)
+        self.trace(self.own_stage, folder, model=model, change=change, reference=reference)
         return facts.findings
 
     def with_flatbuffer(
@@ -360,7 +367,7 @@ class Bench:
             facts = self.trace(stage, folder, flatbuffer=file, tapped=tapped)
             assert facts.steps_differing_from_untouched_file == []
             if self.device_local:
-                self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / REAUTHORED)
+                self.trace(stage, folder, flatbuffer=file, tapped=tapped, reference=self.sound / self.own_stage)
         return file
 
     @functools.cached_property

@@ -144,7 +144,10 @@ class Walk:
 
 def _embed(walk: Walk, block: int) -> Array:
     table = walk.decoder.weights.need("embedding")
-    return table[walk.known[TOKENS].astype(np.int64)] * walk.decoder.structure.embedding_scale
+    tokens = walk.known[TOKENS].astype(np.int64)
+    positions = walk.decoder.weights.get("positions")
+    rows = table[tokens] * walk.decoder.structure.embedding_scale
+    return rows if positions is None else rows + positions[: len(tokens)]
 
 
 def _attention_norm(walk: Walk, block: int) -> Array:

@@ -19,10 +19,13 @@ from harness.audit.values import read_values
 from harness.explain.decoder import NORM_POINTS
 from harness.explain.functions import Array
 from harness.jobs.job import Dimensions
+from harness.weights.configs import raw_config
+from harness.weights.families import stores_turned
 from harness.weights.files import StoredTensor, stored_tensors
 
 _ENTRIES = {
     "embedding": "embedding",
+    "positions": "position_embedding",
     "lm_head": "lm_head",
     "q": "attn_query_proj",
     "k": "attn_key_proj",
@@ -35,9 +38,12 @@ _ENTRIES = {
 }
 
 
+_TABLES = ("embedding", "positions", "lm_head")
+
+
 def module_paths(names: ModuleNames, structure: Structure) -> dict[str, str]:
     """Role -> module of the Hugging Face model, with `{}` for the block's number."""
-    paths = {role: path for role, entry in _ENTRIES.items() if (path := getattr(names, entry))}
+    paths = {role: path for role, entry in _ENTRIES.items() if (path := getattr(names, entry, None))}
     paths |= {slot: path for slot in NORM_POINTS if (path := structure.modules.get(slot))}
     paths.setdefault("lm_head", paths["embedding"])
     return paths
@@ -51,6 +57,7 @@ class CheckpointWeights:
         self.dims = dims
         self._stored: dict[str, StoredTensor] = stored_tensors(folder)
         self._read: dict[tuple[str, int], Array | None] = {}
+        self._turned = stores_turned(raw_config(folder)["model_type"])
 
     def __call__(self, role: str, block: int) -> Array | None:
         if (role, block) not in self._read:
@@ -76,6 +83,8 @@ class CheckpointWeights:
             return None
         values = read_values(self._stored[key]).astype(np.float64)
         name = role.partition(".")[0]
+        if self._turned and values.ndim == 2 and name not in _TABLES:
+            values = values.T
         if name in ("q", "k", "v") and name not in self.paths:
             return _of_rows(values, lambda rows: split_heads(rows, name, self._layout(block)))
         if name in ("gate", "up") and self.dims.fused_gate:

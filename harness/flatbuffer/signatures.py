@@ -54,6 +54,7 @@ def device_shape(
 
     Raises UsageError when a signature is absent, or when layers, heads or vocabulary are another model's.
     """
+    _check_variables(file)
     decode = file.signatures.get(DECODE)
     prefill = {name: entry for name, entry in file.signatures.items() if prefill_length(name) is not None}
     if decode is None or not prefill:
@@ -83,6 +84,19 @@ def device_shape(
         kv_layout=layout,
         mask_as_input="mask" in decode.inputs,
         composites=any(op.composite for op in file.subgraph(decode.subgraph).operators),
+    )
+
+
+def _check_variables(file: FlatbufferModel) -> None:
+    """A file whose weights are variables that nothing sets has none: it gives NaN on XNNPACK, and fails elsewhere."""
+    graphs = [file.subgraph(number) for number in range(file.subgraph_count)]
+    kinds = {op.kind for graph in graphs for op in graph.operators}
+    if "READ_VARIABLE" not in kinds or "ASSIGN_VARIABLE" in kinds:
+        return
+    lost = [graph.tensors[op.outputs[0]].name for graph in graphs for op in graph.operators if op.kind == "VAR_HANDLE"]
+    raise UsageError(
+        f"{file.path} has no weights: it reads {len(lost)} variables ({', '.join(lost[:2])}, ...) that nothing in it "
+        "sets; TensorFlow does not see the variables of a Keras 3 model: hold them in a tf.Module, or model.export"
     )
 
 

@@ -88,6 +88,8 @@ def check(options: Options) -> SpecRef:
     if missing:
         raise UsageError(f"{ref.name}: {missing}")
     load_rules(options.tolerances)
+    if stage_of_route(ref) != REAUTHORED and (options.quantize or recipe_of_file(options) != FLOAT):
+        raise UsageError(f"{ref.name}: quantised files of a Keras model are not judged yet; give a float32 file alone")
     stages_of(options, stage_of_route(ref))
     _check_files(options)
     check_early(options, ref)

@@ -72,6 +72,11 @@ def learns_positions(config: Any) -> bool:
     return getattr(config, "model_type", "") == "gpt2"
 
 
+def stores_turned(kind: str) -> bool:
+    """Whether linear layers keep their weights `[in, out]`. kind: the config's `model_type`."""
+    return kind == "gpt2"
+
+
 def uses_alibi(config: Any) -> bool:
     return bool(getattr(config, "alibi", False))
 

@@ -73,7 +73,7 @@ def explain_reauthored(
     """
     assert bench.sound, "before anything is broken"
     with tempfile.TemporaryDirectory(dir=bench.folder) as temporary:
-        bench.trace("reauthored", Path(temporary), model=model, change=change)
+        bench.trace(bench.own_stage, Path(temporary), model=model, change=change)
         return _explain(bench, Path(temporary), keep=keep)
 
 

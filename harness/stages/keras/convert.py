@@ -7,6 +7,7 @@ weights. Here a `tf.Module` holds each of them.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,28 +79,31 @@ def converted(converter: Any, name: str) -> bytes:
         ) from error
 
 
+_NO_OPERATOR = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
+
+
 def needs_flex(said: str) -> list[str]:
     """The operators of TensorFlow that a converter's error names as having none in TFLite."""
-    found: list[str] = []
-    for line in said.splitlines():
-        for head in ("Flex ops:", "Custom ops:"):
-            _, there, names = line.partition(head)
-            found += [name.strip() for name in names.split(",") if name.strip()] if there else []
-    return list(dict.fromkeys(found))[:_SHOWN]
+    return list(dict.fromkeys(_NO_OPERATOR.findall(said)))[:_SHOWN]
 
 
-_INSTEAD = {
-    "XlaVariadicReduceV2": "keras.ops.argmax becomes this one: call tf.argmax",
-    "XlaVariadicReduce": "keras.ops.argmax becomes this one: call tf.argmax",
-    "StringSplit": "a tokenizer is in the graph: leave the preprocessor out, and convert ids to ids",
-    "RegexReplace": "a tokenizer is in the graph: leave the preprocessor out, and convert ids to ids",
-    "StaticRegexReplace": "a tokenizer is in the graph: leave the preprocessor out, and convert ids to ids",
-}
+_TOKENIZER = "a tokenizer is in the graph: leave the preprocessor out, and convert ids to ids"
+_INSTEAD = {"BitwiseAnd": "keras.ops.argmax comes to this one: call tf.argmax"}
+_OF_TOKENIZERS = (
+    "String",
+    "RegexReplace",
+    "StaticRegex",
+    "TFText",
+    "Lookup",
+    "HashTable",
+    "MutableHashTable",
+    "Unicode",
+)
 
 
 def remedy_for(operators: Sequence[str]) -> str:
-    known = dict.fromkeys(_INSTEAD[name] for name in operators if name in _INSTEAD)
-    text = "a tokenizer is in the graph: leave the preprocessor out, and convert ids to ids"
-    if any(name.startswith(("TFText", "LookupTable", "HashTable", "MutableHashTable")) for name in operators):
-        known |= {text: None}
-    return "; ".join(known) or "compute it with operators that TFLite has"
+    """What to do about operators that TFLite lacks, in words."""
+    found = dict.fromkeys(
+        _INSTEAD.get(name) or (_TOKENIZER if name.startswith(_OF_TOKENIZERS) else "") for name in operators
+    )
+    return "; ".join(filter(None, found)) or "compute it with operators that TFLite has"

@@ -16,7 +16,6 @@ from harness.stages.keras.points import ATTENTION, BLOCK, EMBEDDING, FINAL, POSI
 from harness.weights.families import Sizes
 from harness.weights.parameters import ParameterSource
 
-_POSITIONS = "transformer.wpe.weight"
 # Variable of a block -> entry of the names.
 _NORMS = {"self_attention_layer_norm": "pre_attn_norm", "feedforward_layer_norm": "post_attn_norm"}
 _DENSE = {
@@ -34,7 +33,7 @@ def gpt2_sources(names: ModuleNames, sizes: Sizes) -> list[ParameterSource]:
 
 def _sources(names: ModuleNames, sizes: Sizes) -> Iterator[ParameterSource]:
     yield ParameterSource(parameter=f"{EMBEDDING}/embeddings", keys=[f"{names.embedding}.weight"])
-    yield ParameterSource(parameter=f"{POSITIONS}/embeddings", keys=[_POSITIONS])
+    yield ParameterSource(parameter=f"{POSITIONS}/embeddings", keys=[f"{names.position_embedding}.weight"])
     for block in range(sizes.layers):
         for layer, entry in _NORMS.items():
             yield from _norm(f"{BLOCK.format(block)}/{layer}", str(getattr(names, entry)).format(block))
