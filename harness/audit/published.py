@@ -294,7 +294,7 @@ class _Reader:
         if getattr(text, "layer_types", None):
             text.layer_types = []
         try:
-            network = _causal_lm(small, self.dtype).float()
+            network = _causal_lm(small, self.dtype).float().eval()
             seen: list[Any] = []
             norm = network.get_submodule(self.names.final_norm)
             norm.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))

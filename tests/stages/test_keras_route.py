@@ -4,6 +4,7 @@ to is named."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import Model
 from harness.spec.route import route_of
+from harness.weights.parameters import ParameterSource
 
 pytestmark = pytest.mark.extras
 
@@ -75,10 +77,11 @@ def test_a_field_that_keras_hub_never_reads_is_named_with_what_it_changes(
     assert all(entry.severity == "error" for entry in found)
 
 
-def test_a_checkpoint_of_another_width_cannot_be_loaded_and_says_why(model: Model) -> None:
+def test_a_checkpoint_of_another_width_cannot_be_loaded_and_says_why(model: Model, gpt2: Bench) -> None:
     own = route_of(model).model(model, miniature=True)
     hidden = own.sizes()[0].hidden
-    (found,) = [one for one in own.account_for_published_keys(_Wider(own, hidden)) if own.stops_loading(one)][:1]
+    wider = _Wider(gpt2.prepared.parameters, hidden)
+    (found,) = [one for one in own.account_for_published_keys(wider) if own.stops_loading(one)][:1]
     assert f"an MLP of {4 * hidden}" in found.what
     assert "n_inner" in found.what
 
@@ -86,14 +89,14 @@ def test_a_checkpoint_of_another_width_cannot_be_loaded_and_says_why(model: Mode
 class _Wider:
     """The published model's tensors with another width of the MLP."""
 
-    def __init__(self, own: Any, hidden: int) -> None:
-        self._own, self._hidden = own, hidden
+    def __init__(self, sources: list[ParameterSource], hidden: int) -> None:
+        self.sources, self.hidden = sources, hidden
 
     def state_dict(self) -> dict[str, Any]:
         import torch
 
-        keys = {key for source in self._own._sources() for key in source.keys}
-        wide = torch.empty(self._hidden, 300, device="meta")
+        keys = {key for source in self.sources for key in source.keys}
+        wide = torch.empty(self.hidden, 300, device="meta")
         return {key: wide if "c_fc.weight" in key else torch.empty(1, device="meta") for key in keys}
 
 
@@ -107,9 +110,8 @@ def test_an_operator_that_needs_flex_is_named_with_what_to_call_instead(tmp_path
 
     for name, function in (("keras", keras.ops.argmax), ("tf", tf.argmax)):
         holder = tf.Module()
-        holder.f = tf.function(lambda x, function=function: function(x, axis=-1)).get_concrete_function(
-            tf.TensorSpec([1, 8, 16], tf.float32, name="x")
-        )
+        traced = tf.function(functools.partial(function, axis=-1))
+        holder.f = traced.get_concrete_function(tf.TensorSpec([1, 8, 16], tf.float32, name="x"))
         tf.saved_model.save(holder, str(tmp_path / name), signatures={"decode": holder.f})
     with pytest.raises(UsageError, match=r"no operator for BitwiseAnd.*call tf\.argmax"):
         converted(converter_of(tmp_path / "keras", ["decode"]), "mine")
