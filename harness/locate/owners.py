@@ -66,6 +66,7 @@ _OWN_NAMES = {
     "rotary_percentage": "rope",
 }
 # Weights that act at taps whose module, as the record has it, is a larger part of the model; by the stage that runs it.
+# Where several act at one, they stand one after the other.
 _WEIGHTS_AT: Mapping[str, Mapping[str, str]] = {
     REAUTHORED: {
         "embed": "tok_embedding",
@@ -73,7 +74,7 @@ _WEIGHTS_AT: Mapping[str, Mapping[str, str]] = {
         "attn.q_rope": "transformer_blocks.{}.atten_func.query_norm",
         "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
     },
-    KERAS: {"embed": "token_embedding", "logits": "token_embedding"},
+    KERAS: {"embed": "token_embedding position_embedding", "logits": "token_embedding"},
 }
 
 
@@ -281,10 +282,10 @@ def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) 
     block, point = split_tap(fault.tap)
     stage = next((name for name in own_stages() if name in fault.modules), REAUTHORED)
     at = _WEIGHTS_AT.get(stage, {}).get(point)
-    module = at.format(block) if at else fault.modules.get(stage)
+    modules = (at.format(block) if at else fault.modules.get(stage) or "").split()
     codes = _OF_FILE if of_file else _OF_MODEL
     errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
-    return next((finding for finding in errors if module and _is_of(finding, module, block)), None)
+    return next((finding for finding in errors if any(_is_of(finding, one, block) for one in modules)), None)
 
 
 def weights_agree(fault: Fault, findings: Sequence[Finding]) -> bool:

@@ -197,7 +197,7 @@ def file_mask_off_by_one(file: Path) -> None:
     ("change", "tap", "owner"),
     [
         (bit_of_a_number, "block.1.mlp.out", "weights"),
-        (queries_turned, "block.0.attn.q", "weights"),
+        (queries_turned, "block.0.attn.q", "converter"),  # whose numbers are all there
         (table_off_by_one, "embed", "weights"),
         (final_gain, "final_norm", "weights"),
         (file_mask_off_by_one, "block.0.attn.probs", "converter"),
