@@ -44,6 +44,8 @@ class OtherSummation(Intercept):
         if _is_float32(args):
             if func is functional.linear:
                 return self._linear(*args, **kwargs)
+            if func in _ADDMM and len(args) == 3 and not kwargs:  # GPT-2's projections, whose weight is `[in, out]`
+                return self._linear(args[1], args[2].T.contiguous(), args[0])
             if func in _MATMUL and args[0].ndim > 1 < args[1].ndim:
                 return self._matmul(*args)
             if func in _MEAN and args[1:2] == (-1,) and set(kwargs) <= {"keepdim"}:
@@ -96,6 +98,7 @@ class OtherSummation(Intercept):
 
 
 _MATMUL = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+_ADDMM = (torch.addmm, torch.Tensor.addmm)
 _MEAN = (torch.mean, torch.Tensor.mean)
 _SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
