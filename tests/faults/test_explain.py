@@ -265,4 +265,5 @@ def test_every_hypothesis_has_a_mistake_that_it_names() -> None:
     tables = (CODE, WEIGHTS, CONFIG, FUNCTIONS, CONSTANTS)
     named = {str(entry[-1]) for table in tables for entry in table.values()}  # type: ignore[attr-defined]
     named |= {"alibi", "transpose_as_reshape", "shifted_by_a_position", "embedding_rows"}  # tests of their own above
+    named |= {"decode_slot", "decode_position_offset"}  # tests/faults/test_decode_alone.py
     assert named == {hypothesis.name for hypothesis in all_hypotheses()}
