@@ -24,10 +24,11 @@ Change = Callable[[TorchCall], Any]  # returns NotImplemented for a call that it
 
 @dataclass(frozen=True)
 class Intervention:
-    """words: what is then true, after `with` or `once`."""
+    """words: what is then true, after `with` or `once`. epsilon: that it makes of another, if it is one of those."""
 
     words: str
     change: Change
+    epsilon: float | None = None
 
 
 def interventions() -> Iterator[Intervention]:
@@ -41,7 +42,7 @@ def interventions() -> Iterator[Intervention]:
     for kind, function in kinds.items():
         yield Intervention(f"{kind} as the activation", _activation(kind, function))
     for eps in _EPSILONS:
-        yield Intervention(f"an epsilon of {eps:g}", _epsilon(eps))
+        yield Intervention(f"an epsilon of {eps:g}", _epsilon(eps), eps)
     yield Intervention("no scale in attention", _attention(scale=1.0))
     yield Intervention("attention that is not causal", _attention(is_causal=False))
     yield Intervention("causal attention", _attention(is_causal=True))
@@ -158,6 +159,7 @@ def _tensor(call: TorchCall) -> torch.Tensor:
     return found[0]
 
 
+_WRITING = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__")
 _ADD = ("add", "__add__", "__radd__", "add_", "__iadd__")
 _MUL = ("mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply")
 _DIV = ("div", "__truediv__", "div_", "true_divide", "__itruediv__")
@@ -340,7 +342,8 @@ def _rounded(dtype: torch.dtype, dimensions: int) -> Change:
 
     def change(call: TorchCall) -> Any:
         name = getattr(call.func, "__name__", "")
-        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        # Into a rounded copy nothing would be written.
+        writes = name in _WRITING or (name.endswith("_") and not name.endswith("__"))
         if name == "__get__" or writes or not any(rounded(value) is not value for value in call.args):
             return NotImplemented
         return call.func(*map(rounded, call.args), **{key: rounded(value) for key, value in call.kwargs.items()})

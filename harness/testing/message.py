@@ -17,7 +17,7 @@ from harness.testing.running import Sides, active_dropout
 
 def message(results: Sequence[OutputResult], absent: Sequence[str], extra: Sequence[str], sides: Sides) -> str:
     """Shapes, types and what is not finite stand first; of numbers the worst output is told in full."""
-    failed = [result for result in results if not result.passed]
+    failed = [result for result in results if not result.passed and not result.empty]
     lines = [f"the candidate lacks {_name(name)}" for name in absent]
     lines += [f"the candidate gives one more, {_name(name)}" for name in extra]
     lines += [f"{_name(result.name)}: {result.problem}" for result in failed if result.problem]
@@ -25,7 +25,8 @@ def message(results: Sequence[OutputResult], absent: Sequence[str], extra: Seque
     for result in measured[:1]:
         lines += _told(result)
     lines += [f"{_name(one.name)}: excess {_number(one.excess)} of {_number(one.limit)}" for one in measured[1:]]
-    agree, of = len(results) - len(failed), len(results) + len(absent)
+    lines += [f"{_name(one.name)}: nothing to compare, {one.problem}" for one in results if one.empty]
+    agree, of = sum(result.passed for result in results), len(results) + len(absent)
     if agree:
         lines.append(f"{agree} of {of} outputs agree")
     lines += [f"likely: {words}" for words in _reasons(measured or failed, sides)]

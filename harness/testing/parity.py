@@ -6,10 +6,14 @@ in true float64 and several times in float32, and what float32 costs there is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from harness.testing.outputs import UncomparableError
+from harness.testing.outputs import Output, UncomparableError
+
+if TYPE_CHECKING:
+    from harness.testing.judging import OutputResult
+    from harness.testing.running import Call
 
 _HALVES = ("bfloat16", "float16")
 
@@ -39,7 +43,7 @@ def assert_parity(
     seed: both sides draw random numbers from it.
 
     Raises ValueError (`UncomparableError`) where there is nothing to judge by: a reference that does not run in
-    float64, an output that is no tensor.
+    float64, an output that is no tensor, an output without a finite number, zeros made of zeros.
     """
     __tracebackhide__ = True
     from harness.testing import running
@@ -59,11 +63,31 @@ def assert_parity(
         if key in made
     ]
     absent, extra = [key for key in truth.exact if key not in made], [key for key in made if key not in truth.exact]
-    if all(finding.passed for finding in findings) and not absent and not extra:
+    failed = any(not finding.passed and not finding.empty for finding in findings)
+    if not failed and not absent and not extra:
+        _check_compared(findings, call, [*truth.exact.values(), *made.values()])
         return
     raise AssertionError(
         message(findings, absent, extra, running.Sides(candidate, reference, call, numpy, truth, made, name))
     )
+
+
+def _check_compared(results: Sequence[OutputResult], call: Call, outputs: Sequence[Output]) -> None:
+    """Raises UncomparableError where what agrees shows nothing: an output without numbers, zeros made of zeros.
+
+    Zeros made of anything else are a result like another: a mask, a layer whose weight starts at zero.
+    """
+    for result in results:
+        if result.empty:
+            raise UncomparableError(
+                f"nothing to compare: of {f'output {result.name}' if result.name else 'the output'}, {result.problem}; "
+                "give other inputs, or name what to compare with outputs=(...)"
+            )
+    if call.only_zeros() and not any(output.values.any() for output in outputs):
+        raise UncomparableError(
+            "nothing to compare: the inputs are all zero, so are the outputs, and nothing is tested; give other "
+            "inputs, e.g. torch.randn"
+        )
 
 
 def _narrow(dtype: Any) -> Any:

@@ -39,6 +39,14 @@ class Call:
     seed: int
     only: tuple[str, ...] | None
 
+    def only_zeros(self) -> bool:
+        """Whether there are numbers in the inputs, and all are zero: those of float tensors, if there are any, for
+        positions and the like say nothing of them; else those of the whole ones."""
+        tensors = list(_tensors(mapped((self.inputs, dict(self.keywords)), _as_tensor)))
+        counted = [one for one in tensors if one.is_floating_point() or one.is_complex()]
+        counted = counted or [one for one in tensors if one.dtype != torch.bool]
+        return any(one.numel() for one in counted) and not any(bool(one.any()) for one in counted)
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -65,7 +73,7 @@ class Sides:
 
     def given_arrays(self) -> dict[str, Array]:
         """The inputs that are float tensors or arrays, by how they are called in messages."""
-        tensors = _tensors(_mapped((self.call.inputs, dict(self.call.keywords)), _as_tensor))
+        tensors = _tensors(mapped((self.call.inputs, dict(self.call.keywords)), _as_tensor))
         floats = (tensor for tensor in tensors if tensor.is_floating_point())
         return {f"input {number}": tensor.double().numpy() for number, tensor in enumerate(floats)}
 
@@ -76,7 +84,7 @@ def candidate_outputs(candidate: Callable[..., Any], call: Call, numpy: bool, mo
         for mode in modes:
             stack.enter_context(mode)
         convert = _as_array if numpy else _as_tensor
-        given = candidate(*_mapped(call.inputs, convert), **_mapped(dict(call.keywords), convert))
+        given = candidate(*mapped(call.inputs, convert), **mapped(dict(call.keywords), convert))
         return outputs_of(given, call.only)
 
 
@@ -100,7 +108,7 @@ def reference_outputs(reference: Callable[..., Any], call: Call, modes: Modes = 
     with _undone(reference), _seeded(call.seed), torch.no_grad(), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
-        given = reference(*_mapped(call.inputs, _as_tensor), **_mapped(dict(call.keywords), _as_tensor))
+        given = reference(*mapped(call.inputs, _as_tensor), **mapped(dict(call.keywords), _as_tensor))
     return outputs_of(given, call.only)
 
 
@@ -108,7 +116,7 @@ def exact_outputs(reference: Callable[..., Any], call: Call, modes: Modes = ()) 
     """In true float64. modes: within it. Raises UncomparableError where that cannot be had."""
     halves = _of_halves(reference, call)
     convert = _as_wide if halves else _as_double
-    inputs, keywords = _mapped(call.inputs, convert), _mapped(dict(call.keywords), convert)
+    inputs, keywords = mapped(call.inputs, convert), mapped(dict(call.keywords), convert)
     mode = Shadowed(halves)
     try:
         with _undone(reference), _seeded(call.seed), torch.no_grad(), mode, ExitStack() as stack:
@@ -202,7 +210,7 @@ class _Narrow(Intercept):
     def called(self, call: TorchCall) -> Any:
         if getattr(call.func, "__name__", "") == "__get__":
             return call.func(*call.args, **call.kwargs)
-        return call.func(*_mapped(call.args, self._rounded), **_mapped(dict(call.kwargs), self._rounded))
+        return call.func(*mapped(call.args, self._rounded), **mapped(dict(call.kwargs), self._rounded))
 
     def _rounded(self, value: Any) -> Any:
         return value.to(self.dtype) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
@@ -248,19 +256,20 @@ def _copied(value: Any) -> Any:
     return value.copy() if type(value) is dict else value
 
 
-def _mapped(value: Any, convert: Callable[[Any], Any]) -> Any:
+def mapped(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Every tensor, array or number within tuples, lists and dicts, as `convert` makes it."""
     if isinstance(value, dict):
-        return {key: _mapped(item, convert) for key, item in value.items()}
+        return {key: mapped(item, convert) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, convert) for item in value))
+        return type(value)(*(mapped(item, convert) for item in value))
     if type(value) in (tuple, list):
-        return type(value)(_mapped(item, convert) for item in value)
+        return type(value)(mapped(item, convert) for item in value)
     return convert(value)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     found: list[torch.Tensor] = []
-    _mapped(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
+    mapped(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
     yield from found
 
 

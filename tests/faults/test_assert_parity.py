@@ -89,6 +89,64 @@ def test_nothing_is_guessed_that_does_not_explain_the_error() -> None:
     assert "likely" not in failure(lambda x: torch.tanh(x) + noise, torch.tanh, X)
 
 
+_COLUMN = torch.tensor([float(place == 7) for place in range(32)])
+
+
+class _Positions(nn.Module):
+    """Other positions move its error a little, below the limit. at_one: added to one number."""
+
+    def forward(self, x: torch.Tensor, at_one: float = 0.0) -> torch.Tensor:
+        made = torch.tanh(x) * 0.5 + torch.arange(5)[:, None] * _COLUMN * 4e-7
+        made[1, 3, 7] += at_one
+        return made
+
+
+@pytest.mark.parametrize("at_one", [2.9e-6, 3e-6, 2e-5])
+def test_an_error_near_the_limit_is_not_explained_by_what_moves_it(at_one: float) -> None:
+    layer = _Positions()
+    text = failure(lambda x: layer(x, at_one), layer, X)
+    assert "likely: all of the error lies at" in text or "likely" not in text
+
+
+def test_an_epsilon_is_named_only_as_closely_as_it_is_known() -> None:
+    text = failure(lambda x: torch.softmax(x, -1) + 1e-7, lambda x: torch.softmax(x, -1), X)
+    assert "with an epsilon of at most 1e-12 the candidate gives what the reference gives" in text
+
+
+def test_the_cause_of_a_large_error_is_looked_for_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        runs.append(x.numel())
+        return functional.rms_norm(x, (64,), eps=1e-6)
+
+    x = torch.randn(4000, 64, generator=torch.Generator().manual_seed(1))
+    text = failure(lambda x: functional.rms_norm(x, (64,), eps=1e-5), counted, x)
+    assert "likely: with an epsilon of 1e-05 the reference gives what the candidate gives" in text
+    assert runs.count(x.numel()) <= 5  # the truth, what is the noise, and the cause
+    summed = torch.randn(100_000, generator=torch.Generator().manual_seed(1))  # of which the first rows are a part
+    runs.clear()
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        runs.append(x.numel())
+        return (x * 2.0).cumsum(0)
+
+    assert "likely" in failure(lambda x: x.cumsum(0), total, summed)
+    assert runs.count(100_000) <= 5
+
+
+def test_what_cannot_be_cut_is_searched_less_far() -> None:
+    runs = []
+
+    def mixed(x: torch.Tensor) -> torch.Tensor:
+        runs.append(x.numel())
+        return torch.tanh(x - x.mean()) * 0.5
+
+    noise = torch.randn(4000, 64, generator=torch.Generator().manual_seed(1)) * 1e-2
+    failure(lambda x: mixed(x) + noise, mixed, torch.randn(4000, 64))
+    assert len(runs) < 100
+
+
 def test_the_message_says_excess_index_and_both_numbers() -> None:
     def candidate(x: torch.Tensor) -> torch.Tensor:
         made = torch.tanh(x)
@@ -153,7 +211,66 @@ def test_shapes_types_and_what_is_not_finite_are_told_first() -> None:
 def test_the_same_infinity_on_both_sides_is_no_error() -> None:
     hidden = torch.zeros(5, 32).masked_fill(torch.arange(32) > 20, -math.inf)
     assert_parity(lambda x: hidden + x, lambda x: x + hidden, X)
-    assert_parity(lambda x: x * 1e30 * 1e30, lambda x: x * 1e30 * 1e30, X.abs() + 1)  # float32 alone is infinite there
+    ones = torch.tensor([1.0, 1e-30])  # of which float32 alone makes an infinity
+    assert_parity(lambda x: x * 1e30 * 1e30, lambda x: x * 1e30 * 1e30, ones)
+
+
+def test_what_the_reference_cannot_hold_in_float32_is_held_to_the_truth() -> None:
+    large = (X + 3) * 1e25
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        return x / x.square().mean(-1, keepdim=True).sqrt()
+
+    def candidate(x: torch.Tensor) -> torch.Tensor:
+        return reference(x / 1e25)
+
+    assert reference(large).eq(0).all()
+    assert_parity(candidate, lambda x: torch.where(x > 0, reference(x) + x.square() * 0, 0), large[..., :16])
+    assert "excess" in failure(lambda x: candidate(x) * 1.01, lambda x: reference(x) + x.square() * 0, large[..., :16])
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "given"),
+    [
+        (lambda x: x.exp() * 1e39 * 1e9, lambda x: x.exp() * 2e39 * 1e9, X),
+        (lambda x: torch.softmax(x - math.inf, -1), lambda x: torch.softmax(2 * x - math.inf, -1), X),
+        (lambda x: x * math.nan, lambda x: x / math.nan, X),
+        (lambda x: x * 2, lambda x: x * 3, torch.zeros(0, 4)),
+        (lambda x: x.int(), lambda x: x.int() + 1, torch.zeros(0, 4)),
+        (lambda x: (x, x[:0]), lambda x: (x, x[:0]), X),
+        (lambda x: x * 2, lambda x: x * 3, torch.zeros(3, 4)),
+        (lambda x: x * 2, lambda x: x * 3, torch.zeros(3, 4).long()),
+    ],
+)
+def test_what_was_not_compared_is_no_parity(candidate: Any, reference: Any, given: torch.Tensor) -> None:
+    with pytest.raises(UncomparableError, match=r"^nothing to compare: [^\n]+give other inputs") as caught:
+        assert_parity(candidate, reference, given)
+    assert "\n" not in str(caught.value)
+
+
+def test_zeros_made_of_something_are_an_output_like_another() -> None:
+    assert_parity(lambda x: x * 0, lambda x: 0 * x, X)
+    assert_parity(lambda x: x + 1, lambda x: 1 + x, torch.zeros(3, 4))
+    late = nn.Linear(32, 8, bias=False)
+    nn.init.zeros_(late.weight)
+    assert_parity(lambda x: x @ late.weight.T, late, X)
+
+
+def test_an_output_without_numbers_stands_beside_one_that_differs() -> None:
+    text = failure(lambda x: (x * 2, x[:0]), lambda x: (x, x[:0]), X)
+    assert "output [0]: excess" in text
+    assert "output [1]: nothing to compare, there is no number in it" in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_complex_number_is_found_where_it_is() -> None:
+    def candidate(x: torch.Tensor) -> torch.Tensor:
+        made = torch.complex(x, 2 * x)
+        made[1, 3, 7] += 0.5j
+        return made
+
+    text = failure(candidate, lambda x: torch.complex(x, 2 * x), X)
+    assert re.search(r"worst at \[1, 3, 7\] the candidate gives \(.*j\), and the reference in float64 \(.*j\)", text)
 
 
 def test_whole_numbers_are_compared_exactly() -> None:
