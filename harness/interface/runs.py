@@ -6,8 +6,8 @@ In: a model or the name of a run. Out: a `Run`. Errors are `UsageError`s of one 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,9 @@ from harness.system.reading import check_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.pipeline.options import Options
-
 Array = np.ndarray[Any, Any]
 _REPORTS = Path("reports")
 TRACES = "traces"  # of a run folder, where they were kept
-_TEXTS = ("stages", "prompts", "quantize")  # options that are several words
 
 
 class TraceArrays(Mapping[str, Array]):
@@ -133,43 +130,21 @@ class Run:
 def run(model: str, *, quiet: bool = True, **options: Any) -> Run:
     """Run a model as `edge-parity run` does, and open what came of it.
 
-    options: those of `Options`, e.g. `miniature=True`, `prompts=["..."]`, `inputs_file="inputs.jsonl"`,
-    `stages=["reauthored"]`, `quantize=["dynamic_int8"]`, `keep_traces=True`, `out="reports"`.
+    options: as the command line calls them, with underscores, e.g. `miniature=True`, `prompt=["..."]`,
+    `inputs="inputs.jsonl"`, `stages=["reauthored"]`, `quantize=["dynamic_int8"]`, `kv_cache_len=512`, `hlfb=False` for
+    `--no-hlfb`, `mask_as_input=False` for `--mask-inside`, `keep_traces=True`, `out="reports"`.
     quiet: say nothing while it lasts; else lines on stderr.
     Raises UsageError for bad input. A run that fails is a Run like any other: look at its `verdict`.
     """
     from harness.commands.progress import PlainProgress
+    from harness.interface.options import options_of
     from harness.pipeline import run as pipeline
     from harness.system.temporary import use_own_temporary_folder
 
-    chosen = _options(model, options)
+    chosen = options_of(model, options)
     use_own_temporary_folder()
     folder, _ = pipeline.run(chosen, _Silent() if quiet else PlainProgress())
     return Run(folder)
-
-
-def _options(model: str, given: Mapping[str, Any]) -> Options:
-    from harness.flatbuffer.quantise import known_recipe
-    from harness.names.recipes import parse_recipes
-    from harness.pipeline.options import Options
-    from harness.system.reading import read_text
-
-    kinds = {entry.name: str(entry.type) for entry in fields(Options)}
-    unknown = sorted(set(given) - set(kinds))
-    if unknown:
-        raise UsageError(f"no option {unknown[0]!r}; a run has {', '.join(sorted(set(kinds) - {'model'}))}")
-    values = {key: _value(key, kinds[key], value) for key, value in given.items()}
-    if isinstance(values.get("quantize"), tuple):
-        values["quantize"] = parse_recipes(",".join(values["quantize"]), known_recipe, read_text)
-    return Options(model=model, **values)
-
-
-def _value(key: str, kind: str, value: Any) -> Any:
-    """Lists as the tuples, and text as the paths, that options are."""
-    if key in _TEXTS:
-        words: Sequence[str] = value.split(",") if isinstance(value, str) and key != "prompts" else value
-        return (words,) if isinstance(words, str) else tuple(words)
-    return Path(value) if "Path" in kind and value is not None else value
 
 
 class _Silent:

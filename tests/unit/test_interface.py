@@ -5,15 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from paths import ROOT
 from record_factory import make_run
 
 import harness
+from harness.commands.main import app
+from harness.commands.options import recipes_named
 from harness.errors import UsageError
+from harness.interface.options import options_of
 from harness.interface.runs import Run
+from harness.names.variant import VariantOptions
+from harness.pipeline.options import Options
 from harness.record.record import write_record
 
 
@@ -74,6 +81,61 @@ def test_an_option_that_there_is_not_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="no run of nobody in"):
         harness.Run.open("nobody@latest")
     assert not hasattr(harness, "other")
+
+
+def test_the_options_are_those_of_the_command_line() -> None:
+    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    typed = {option.name for option in command.params}
+    with pytest.raises(UsageError) as caught:
+        options_of("m", {"no": 1})
+    offered = set(str(caught.value).partition("a run has ")[2].split(", "))
+    assert typed - offered == {"models", "every", "github", "as_json", "debug"}  # what a terminal alone needs
+    assert offered <= typed
+
+
+def test_an_option_becomes_what_the_command_line_makes_of_it(tmp_path: Path) -> None:
+    made = options_of("m", {
+        "prompt": "Hello, you", "inputs": str(tmp_path / "in.jsonl"), "stages": "hf, reauthored", "kv_cache_len": 64,
+        "prefill": [32, 8], "mask_as_input": True, "hlfb": False, "kv_layout": "transposed", "layers": None,
+        "quantize": ["dynamic_int8"], "timeout": 60, "out": tmp_path,
+    })  # fmt: skip
+    assert made == Options(
+        "m", prompts=("Hello, you",), inputs_file=tmp_path / "in.jsonl", stages=("hf", "reauthored"),
+        variant=VariantOptions(False, "transposed", True, (8, 32), 64), quantize=recipes_named("dynamic_int8"),
+        timeout=60.0, out=tmp_path,
+    )  # fmt: skip
+    assert options_of("m", {"prompt": ["a", "b"]}).prompts == ("a", "b")
+    assert options_of("m", {"prefill": "8,32"}).variant == options_of("m", {"prefill": (8, 32)}).variant
+    assert options_of("m", {}) == Options("m")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"out": 5}, "out is 5; give a path"),
+        ({"out": ""}, "out is ''; give a path"),
+        ({"layers": "two"}, "layers is 'two'; give a whole number"),
+        ({"layers": True}, "layers is True; give a whole number"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+        ({"miniature": "yes"}, "miniature is 'yes'; give True or False"),
+        ({"stages": 3}, "stages is 3; give names, e.g. ['reauthored']"),
+        ({"quantize": [1]}, "quantize is [1]; give recipes, e.g. ['dynamic_int8']"),
+        ({"prompt": 7}, "prompt is 7; give a text, or a list of texts"),
+        ({"prefill": ["a", 2]}, "prefill is ['a', 2]; give lengths, e.g. [8, 32]"),
+        ({"prefill": [0]}, "--prefill 0 is not a list of lengths; give whole numbers from 1, e.g. --prefill 8,32"),
+        ({"kv_layout": "other"}, "--kv-layout other is no KV layout; the layouts are default, transposed"),
+        ({"timeout": "soon"}, "timeout is 'soon'; give seconds"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_one_line(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        harness.run("tiny_llama", **given)
+    assert str(caught.value) == says
+
+
+def test_a_model_is_a_name() -> None:
+    with pytest.raises(UsageError, match=r"^model is 5; give the name of a model or of its file$"):
+        harness.run(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.process
