@@ -158,7 +158,7 @@ def ownership(
             "memory planner",
             (f"{candidate} gives other outputs when its tensors are kept: at {', '.join(differing)}",),
         )
-    spoiled = _about_weights(fault, findings, of_file=True)
+    spoiled = _about_weights(fault, findings, _OF_FILE)
     if spoiled:
         return Ownership("weights", (spoiled.what,))
     return _of_device(fault, candidate, faults, observers)
@@ -174,6 +174,9 @@ def _of_runtime(hop: Hop, fault: Fault, faults: Sequence[Fault], findings: Seque
     wrong = [finding.what for finding in findings if finding.owner == recipe and fault.tap in _made_with(finding.key)]
     if wrong:
         return Ownership(recipe, tuple(wrong))
+    held = _about_weights(fault, findings, (*_OF_FILE, FindingCode.CONSTANT_DIFFERS_IN_PART))
+    if held:  # the fake-quantised model has one constant for all signatures
+        return Ownership(recipe, (f"{hop.candidate} computes there with a constant that is wrong", held.what))
     twin = split(hop.candidate)[0]
     if any(other.tap == fault.tap and Hop.parse(other.hop).candidate == twin for other in faults):
         return Ownership("converter", (f"{twin} runs the float32 flatbuffer, and shows a fault at the same tap",))
@@ -240,7 +243,7 @@ def _of_model(fault: Fault, candidate: str, findings: Sequence[Finding]) -> Owne
     if not stage.owner:
         return Ownership(candidate, (here,))
     config = next((finding for finding in findings if _acts_at(finding, fault)), None)
-    weights = _about_weights(fault, findings, of_file=False)
+    weights = _about_weights(fault, findings, _OF_MODEL)
     if weights and (config is None or config.field not in _SIZES):
         return Ownership("weights", (here, weights.what))
     if config:
@@ -277,13 +280,12 @@ def taps_at(tap: str) -> tuple[str, ...]:
     return tuple(block_tap(block, name) for name in _ATTENTION)
 
 
-def _about_weights(fault: Fault, findings: Sequence[Finding], *, of_file: bool) -> Finding | None:
+def _about_weights(fault: Fault, findings: Sequence[Finding], codes: Collection[FindingCode]) -> Finding | None:
     """An error in weights by value of the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
     stage = next((name for name in own_stages() if name in fault.modules), REAUTHORED)
     at = _WEIGHTS_AT.get(stage, {}).get(point)
     modules = (at.format(block) if at else fault.modules.get(stage) or "").split()
-    codes = _OF_FILE if of_file else _OF_MODEL
     errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")
     return next((finding for finding in errors if any(_is_of(finding, one, block) for one in modules)), None)
 
@@ -294,8 +296,8 @@ def weights_agree(fault: Fault, findings: Sequence[Finding]) -> bool:
     A stage that ended well has audited its weights, and what it did not compare is a finding.
     """
     unknown = any(finding.code in _NOT_ALL_KNOWN for finding in findings)
-    of_file = runs_file(fault.between.candidate)
-    return not unknown and _about_weights(fault, findings, of_file=of_file) is None
+    codes = _OF_FILE if runs_file(fault.between.candidate) else _OF_MODEL
+    return not unknown and _about_weights(fault, findings, codes) is None
 
 
 def _is_of(finding: Finding, module: str, block: int | None) -> bool:

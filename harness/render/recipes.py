@@ -128,9 +128,9 @@ def runtime_words(hop: HopResult) -> str:
     if not hop.taps_compared:
         return f"{who} could not be compared"
     if hop.verdict == "fail":
-        do = "does not" if base == XNNPACK else "do not"
         where = f" (first at {hop.first_failing_tap})" if hop.first_failing_tap else f" ({hop.reasons[0]})"
-        return f"{who} {do} compute it right{where}"
+        # Whose fault that is, the kernels' or the file's, is for the fault's owner to say.
+        return f"{who} {'differs' if base == XNNPACK else 'differ'} from {split(hop.from_)[0]}{where}"
     if hop.lowest_snr is not None:
         other = split(hop.from_)[0]
         return f"{who} within {snr_figure(hop)} dB of {_KERNELS.get(other, other)}"

@@ -127,7 +127,7 @@ def _headline(record: Record) -> str:
         return f"Parity holds: {hops}, and every tap was compared."
     parts = [f"stage {s.name} {_ENDED[s.status]}" for s in record.stages if s.status in _ENDED]
     fault = record.first_fault
-    if fault is not None and is_given(fault.owner):
+    if fault is not None and is_unjudged(fault):
         parts.insert(0, f"{fault.owner if is_price(fault) else f'hop {fault.hop}'} {given_words(fault, fault.tap)}")
     elif fault is not None:
         parts.insert(0, f"parity is lost in {fault.hop}, first at {fault.tap}")
@@ -137,6 +137,13 @@ def _headline(record: Record) -> str:
         parts = [finding.what for finding in record.findings if finding.severity == "error"][:1]
     sentence = "; ".join(parts)
     return clean(capital(sentence) + ".")
+
+
+def is_unjudged(fault: Fault) -> bool:
+    """Whether the fault lies in what the stages were given and says nothing of the hop itself. A runtime that has
+    finite values of its own, and others than the numbers of the file give, was judged."""
+    finite = fault.excess is not None and math.isfinite(fault.excess)
+    return is_given(fault.owner) and not (fault.between.floor is Floor.RUNTIME and finite)
 
 
 def is_price(fault: Fault) -> bool:
@@ -253,6 +260,8 @@ def suspicion(record: Record) -> str:
         return f"Suspect the model in {target}: compare {what}: weights, then configuration, then code."
     others = [hop for hop in record.hops if hop.from_ == source and hop.to != target and runs_file(hop.to)]
     twin = next((hop for hop in others if hop.taps_compared), None)
+    if fault.between.floor is Floor.RUNTIME and is_given(fault.owner):
+        return f"Suspect the file: {target} has something else there than the numbers of the file that are known give."
     if fault.between.floor is Floor.RUNTIME:
         return f"Suspect the kernels of {target}: {source} computes with the same numbers of the file."
     if fault.between.on_kernels:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.compare.value_range import short
-from harness.locate.owners import is_given
 from harness.names.stages import BUILTIN, FAKEQUANT_BUILTIN, XNNPACK, Floor, known_stage, split
 from harness.names.taps import split_tap
 from harness.plain import clean, one_line
@@ -15,7 +14,7 @@ from harness.record.record import Diagnosis, Fault, HopResult, KnownDefect, Reco
 from harness.record.tap_row import rows_in
 from harness.render.numbers import compared, number
 from harness.render.recipes import recipe_groups
-from harness.render.sentences import capital, given_words, looser_words
+from harness.render.sentences import capital, given_words, is_unjudged, looser_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +165,7 @@ def _divergence(record: Record, hop: HopResult) -> str:
     tap = fault.tap if fault else hop.first_failing_tap
     if tap is None:
         return f"fails: {hop.reasons[0]}" if hop.reasons else "fails"
-    if fault is not None and is_given(fault.owner):  # no fault of the model that the hop judges
+    if fault is not None and is_unjudged(fault):  # no fault of the model that the hop judges
         return given_words(fault, tap_words(tap))
     causes = causes_of(record, fault) if fault else []
     known = _known(record, hop)

@@ -13,7 +13,7 @@ import pytest
 from marks import further_but
 from quantised_files import MODEL, model, quantised, rules_of, stages_of
 
-from harness.audit.vectors import vector_findings
+from harness.audit.vectors import held_vectors, vector_findings
 from harness.bench.catalogue import all_faults
 from harness.bench.catalogue.quantised import left_out
 from harness.bench.mistake import QUANTISED_KINDS, InQuantised
@@ -27,7 +27,7 @@ from harness.explain.job import explain_fault
 from harness.explain.task import FaultPlace
 from harness.flatbuffer.quantise import quantise
 from harness.flatbuffer.reader import FlatbufferModel
-from harness.flatbuffer.reads import read_constants
+from harness.flatbuffer.reads import ReadConstant, read_constants
 from harness.names.recipes import Recipe
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
@@ -141,6 +141,14 @@ def test_biases_and_norms_of_a_file_that_is_given_are_held_against_the_checkpoin
         (finding,) = vector_findings(FlatbufferModel(broken), model.prepared.parameters, model.checkpoint)
         assert (finding.code, finding.severity) == ("constant-differs", "error")
         assert "1 of " in finding.what
+        held = held_vectors(FlatbufferModel(broken), model.prepared.parameters, model.checkpoint)
+        assert list(held) == [finding.parameter]  # what the fake-quantised model computes with
+        assert any(np.array_equal(np.squeeze(read.values), held[finding.parameter]) for read in floats_of(broken))
+
+
+def floats_of(file: Path) -> list[ReadConstant]:
+    read = FlatbufferModel(file)
+    return [*read_constants(read), *read_constants(read, "FLOAT16")]
 
 
 @pytest.mark.parametrize("mode", ["fp16", "weight_only_int8", INT8])

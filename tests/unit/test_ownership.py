@@ -238,3 +238,15 @@ def test_a_spec_that_replaces_code_of_torch_owns_every_fault_of_its_run():
         assert replaced.what in found.evidence
     of_transformers = replaced.model_copy(update={"owner": ""})
     assert ownership(fault(), [fault()], [of_transformers], {}).owner == "re-authoring", "the reference runs without it"
+
+
+def test_a_constant_that_differs_owns_the_fault_of_a_runtime_and_its_kernels_do_not():
+    hops = "fakequant[file]->tflite-xnnpack[file]", "fakequant-builtin[file]->tflite-builtin[file]"
+    faults = [fault(hop) for hop in hops]
+    in_part = weights(FindingCode.CONSTANT_DIFFERS_IN_PART, NORM)
+    for finding in (WRONG_CONSTANT, in_part):
+        for shown in (faults, faults[:1]):  # on one runtime alone as well
+            found = ownership(faults[0], shown, [finding], {})
+            assert (found.owner, found.evidence[-1]) == ("recipe file", "in words")
+    elsewhere = weights(FindingCode.CONSTANT_DIFFERS, "transformer_blocks.0.pre_atten_norm.weight")
+    assert ownership(faults[0], faults[:1], [elsewhere], {}).owner == "kernels of tflite-xnnpack[file]"

@@ -28,7 +28,7 @@ from harness.render.index import write_index
 from harness.render.junit import write_junit
 from harness.render.markdown import summary
 from harness.render.recipes import bar, hop_groups, recipe_groups, recipe_words, same_words, wrong_layers
-from harness.render.sentences import headline
+from harness.render.sentences import headline, suspicion
 from harness.render.terminal import print_summary
 from harness.render.words import verdict_words
 
@@ -98,7 +98,7 @@ def test_a_runtime_that_fails_is_said_to_and_where() -> None:
         update={"verdict": "fail", "first_failing_tap": "block.1.mlp.out", "reasons": ["1 tap fails"]}
     )
     (group,) = recipe_groups(record.model_copy(update={"hops": [*record.hops[:-1], failing]}))
-    assert recipe_words(group).endswith("builtin kernels do not compute it right (first at block.1.mlp.out)")
+    assert recipe_words(group).endswith("builtin kernels differ from fakequant-builtin (first at block.1.mlp.out)")
 
 
 def test_hops_stand_under_their_recipe_and_prices_meet_their_runtime() -> None:
@@ -265,3 +265,14 @@ def test_the_list_of_runs_has_size_price_and_runtimes_of_each_quantised_file(tmp
     assert "fp16, 272 MB, KL 2e-06" in row.replace("2.00e-06", "2e-06")
     assert "; int8, 272 MB, KL" in row
     assert row.count("XNNPACK") == row.count("builtin kernels") == 2
+
+
+def test_a_runtime_hop_that_failed_was_judged_whoever_owns_its_fault() -> None:
+    hop = "fakequant[fp16]->tflite-xnnpack[fp16]"
+    (before,) = too_dear().faults
+    wrong = before.model_copy(update={"hop": hop, "owner": "recipe fp16", "excess": 250.0, "evidence": ["a", "b"]})
+    record = too_dear().model_copy(update={"faults": [wrong]})
+    assert headline(record) == f"Parity is lost in {hop}, first at {wrong.tap}."
+    assert "Suspect the file" in suspicion(record)
+    not_finite = record.model_copy(update={"faults": [wrong.model_copy(update={"excess": float("nan")})]})
+    assert headline(not_finite) == f"Hop {hop} cannot be judged from {wrong.tap} on: b."

@@ -10,7 +10,7 @@ the hop to a runtime is the runtime's own error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from harness.align.modules import ModuleMap
 from harness.align.plan import AlignmentPlan
 from harness.align.weights import LAYER_POINTS, LayerWeight, file_weights
 from harness.audit.recipe import audit_layer, told_once
+from harness.audit.vectors import held_vectors
 from harness.errors import UsageError
 from harness.flatbuffer.quantised import Held, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
@@ -38,6 +39,7 @@ from harness.names.stages import FAKEQUANT, FAKEQUANT_BUILTIN, split
 from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.record.recipes import QuantisedLayer
 from harness.record.record import Finding
+from harness.stages.litert_torch.keys import sources_of
 from harness.stages.litert_torch.modules import own_modules
 from harness.stages.litert_torch.stage import Reauthored
 from harness.stages.litert_torch.stage import open_session as open_reauthored
@@ -101,6 +103,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
         with ExitStack() as replaced:
             for layer in layers:
                 _put(own.network.get_submodule(layer.module), layer, replaced)
+            _put_vectors(job, own, {layer.module for layer in layers}, replaced)
             yield FakeQuantised(own, layers, fits, told_once(findings, GIVEN_FILE))
 
 
@@ -159,6 +162,22 @@ class FakeQuantFacts(Facts):
 def _is_audited_here(job: Job) -> bool:
     """Of a file that the user gave: the weights of the checkpoint, which it is held against, are in hand here alone."""
     return split(job.stage) == (FAKEQUANT, GIVEN_FILE) and job.reference is None
+
+
+def _put_vectors(job: Job, own: Reauthored, layers: Collection[str], replaced: ExitStack) -> None:
+    """Norms that a file of the user's has otherwise than the checkpoint. Biases of layers are the file's already.
+
+    Of a recipe's own file they are held against the float32 file, see `harness/audit/kept.py`.
+    """
+    if split(job.stage)[1] != GIVEN_FILE:
+        return
+    assert job.flatbuffer
+    sources = sources_of(own.model, own.config, job.checkpoint, own.network.state_dict())
+    for parameter, values in held_vectors(FlatbufferModel(job.flatbuffer), sources, job.checkpoint).items():
+        path, _, attribute = parameter.rpartition(".")
+        if path not in layers:
+            held_here = torch.nn.Parameter(torch.from_numpy(np.array(values, np.float32)), requires_grad=False)
+            replaced.enter_context(set_within(own.network.get_submodule(path), attribute, held_here))
 
 
 def held_layers(job: Job, own: Reauthored) -> Iterator[HeldLayer]:
