@@ -119,6 +119,7 @@ def audit_constants(
     # From here on a stranger that was meant to be a parameter is claimed.
     findings += _lost_parameters(audit, strangers)
     findings = summarised(findings, len(sources), "parameters in the flatbuffer")
+    findings += _unlike_its_twin(audit, [c for c in strangers if not c.claimed], tables)
     findings += _strangers(audit, [c for c in strangers if not c.claimed])
     matched = sum(1 for c in constants if c.found)
     return ConstantAudit(findings, matched, len(constants) - matched - len(strangers))
@@ -271,6 +272,29 @@ def _lost(
     return weights_finding(code, what, source.parameter)
 
 
+def _unlike_its_twin(
+    audit: _Audit, strangers: Sequence[NamedConstant], tables: Sequence[Sequence[float]]
+) -> Iterator[Finding]:
+    """An error for each table that other signatures read as code makes it: of one name and shape, mostly the same."""
+    for constant in strangers:
+        for twin in audit.constants:
+            same = str(twin) == str(constant) and twin.values.shape == constant.values.shape
+            apart = not set(twin.read.signatures) & set(constant.read.signatures)
+            if same and apart and is_computed(twin.values, tables) and _is_related(constant, twin):
+                constant.claimed = True
+                mine, others = (" and ".join(one.read.signatures) for one in (constant, twin))
+                what = (
+                    f"constant {constant} {shape_text(constant.values.shape)} of {mine} differs from that of {others}, "
+                    f"which is right: {difference(constant, twin.values)}"
+                )
+                yield weights_finding(FindingCode.CONSTANT_DIFFERS_IN_PART, what)
+                break
+
+
+def _is_related(constant: NamedConstant, twin: NamedConstant) -> bool:
+    return constant.values.size > 1 and likeness(constant.values, twin.values)[0] >= _RELATED
+
+
 def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Finding]:
     """Constants that hold no parameter: an error where one was meant, else a warning."""
     wrong, unknown = [], []
@@ -283,7 +307,8 @@ def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Findin
     findings = summarised(wrong, len(audit.constants), "constants in the flatbuffer")
     if unknown:
         shown = "; ".join(f"{c} {shape_text(c.values.shape)}" for c in unknown[:3])
-        what = f"{len(unknown)} float constants of the flatbuffer could not be matched with a parameter: {shown}"
+        count = f"{len(unknown)} float constant{'s' if len(unknown) > 1 else ''}"
+        what = f"{count} of the flatbuffer could not be matched with a parameter: {shown}"
         findings.append(weights_finding(FindingCode.CONSTANTS_UNKNOWN, what, severity="warning"))
     return findings
 

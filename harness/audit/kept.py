@@ -38,7 +38,9 @@ def kept_findings(
     differing = dict.fromkeys(_differing(file, plain, recipe, biases, weights))
     found = [_finding(recipe, layer, what) for layer, what in differing]
     if len(found) > _SHOWN:
-        more = f"{len(found) - _SHOWN} more float constants of the {recipe} flatbuffer are not those of the float32 one"
+        left = len(found) - _SHOWN
+        constants = f"float constant{'s' if left > 1 else ''} of the {recipe} flatbuffer"
+        more = f"{left} more {constants} {'are' if left > 1 else 'is'} not as in the float32 one"
         found[_SHOWN:] = [_finding(recipe, "", more)]
     return found
 

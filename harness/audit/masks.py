@@ -122,7 +122,8 @@ class _Mask:
             return ""
         row = int(np.argmax(nearest.reshape(-1, self.rows).any(axis=0)))
         limits = "".join(f", and no window of {window}" for window in windows)
-        return f"{int(nearest.sum())} of {nearest.size} rows are not causal{limits}: row {row} {self._of_row(row)}"
+        are = "is" if nearest.sum() == 1 else "are"
+        return f"{int(nearest.sum())} of {nearest.size} rows {are} not causal{limits}: row {row} {self._of_row(row)}"
 
     def _of_row(self, row: int) -> str:
         """What a row does: with numbers that neither show nor hide, or by what it shows."""

@@ -140,7 +140,8 @@ def audit_layer(
     told = [*audit.of_values(found)]
     if not found.is_nearest and not told:
         what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
-        what += f"; {found.far_rows} rows are further off than anybody moves them on purpose" if found.far_rows else ""
+        rows = "1 row is" if found.far_rows == 1 else f"{found.far_rows} rows are"
+        what += f"; {rows} further off than anybody moves them on purpose" if found.far_rows else ""
         severity: Severity = "error" if found.far_rows else "warning"
         told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, severity))
     return told, audit.fitted(found)

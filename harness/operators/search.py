@@ -227,8 +227,8 @@ class _Graph:
             if tensor.shape in shapes and (node.path, node.subgraph, tensor.index) not in self.writer:
                 values = self.evaluator.constant(node.subgraph, tensor.index)
                 if values is not None:
-                    found[f"the constant {tensor.index} ({tensor.name.rsplit('/', 1)[-1]})"] = values
-        return found
+                    found[f"the constant {tensor.index} ({tensor.path[-1]})"] = values
+        return found | dict(self._elsewhere(node))
 
     def _error_with(self, node: Node, values: Array) -> float:
         """The tap's error if an operator gave other values: what depends on it is computed again."""
@@ -249,6 +249,7 @@ class _Graph:
 
     def _unexplained(self, node: Node, recorded: RecordedTaps) -> str:
         """What can be said of an operator that no single change fixes."""
+        not_known = []
         for index in node.operator.inputs:
             values = self.evaluator.constant(node.subgraph, index) if index >= 0 else None
             if values is None or values.size < 2 or recorded.find(values, 0.0) is not None:
@@ -260,10 +261,31 @@ class _Graph:
                     f"its constant {index} is not the re-authored model's: {count} of {values.size} numbers differ "
                     f"from {name}, by up to {off:.2g} of the largest"
                 )
-        return (
-            "all that it reads is what the re-authored model computes and it does what it says, but the re-authored "
-            "model never computes its output"
-        )
+            if np.issubdtype(values.dtype, np.floating):
+                not_known.append(f"{index} ({self.evaluator.graph(node.subgraph).tensors[index].path[-1]})")
+        never = "the re-authored model never computes its output"
+        if not_known:
+            constants = f"constant{'s' if len(not_known) > 1 else ''} {' and '.join(not_known)}"
+            return f"it does what it says, but {never}; whether its {constants} holds what it should is not known"
+        return f"all that it reads is what the re-authored model computes and it does what it says, but {never}"
+
+    def _elsewhere(self, node: Node) -> Iterator[tuple[str, Array]]:
+        """Constants of other subgraphs that have the name and the shape of one that an operator reads, and differ."""
+        for index in node.operator.inputs:
+            mine = self.evaluator.constant(node.subgraph, index) if index >= 0 else None
+            if mine is None or mine.size < 2 or not np.issubdtype(mine.dtype, np.floating):
+                continue
+            tensor = self.evaluator.graph(node.subgraph).tensors[index]
+            for signature, entry in self.evaluator.model.signatures.items():
+                for other in self.evaluator.graph(entry.subgraph).tensors:
+                    twin = other.shape == tensor.shape and other.buffer != tensor.buffer
+                    if not twin or not tensor.name or other.paths != tensor.paths:
+                        continue
+                    values = self.evaluator.constant(entry.subgraph, other.index)
+                    if values is not None and not np.array_equal(values, mine):
+                        count = int((values != mine).sum())
+                        here = f"{tensor.path[-1]}, {count} of whose {mine.size} numbers are others here"
+                        yield f"{signature}'s constant {other.index} ({here})", values
 
     def _fault(self, node: Node, why: str, after: float | None = None) -> OpFault:
         op, graph = node.operator, self.evaluator.graph(node.subgraph)

@@ -60,7 +60,7 @@ def test_one_number_that_neither_shows_nor_hides_is_named_with_its_row(
     mask = causal(24, window, hides)
     mask[20, 0, 0, position] = number
     said = wrong_mask(mask, [8])
-    assert said.startswith("1 of 24 rows are not causal")
+    assert said.startswith("1 of 24 rows is not causal")
     assert f"row 20 holds {np.float32(number):g} at position {position}" in said
     assert f"as {np.float32(hides):g} does here" in said
 
@@ -142,6 +142,6 @@ def test_a_mask_of_booleans_is_read_by_rows_too(shows: bool, window: int | None)
     assert wrong_flags(flags, [8]) == ""
     flags[20, 0, 0, 22] = 1 - flags[20, 0, 0, 22]
     said = wrong_flags(flags, [8])
-    assert said.startswith("1 of 24 rows are not causal")
+    assert said.startswith("1 of 24 rows is not causal")
     assert "row 20 sees positions" in said
     assert wrong_flags(flags[:, :, :, :1], [8]) == ""
