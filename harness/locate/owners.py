@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.names.codes import FindingCode
+from harness.names.figures import LOCAL_FIGURES
 from harness.names.owners import CHECKPOINT, RECIPE, SPEC
 from harness.names.stages import HF, KERAS, ORACLE, REAUTHORED, Floor, Hop, own_stages, runs_file, split, stage_named
 from harness.names.taps import block_tap, split_tap
@@ -124,6 +125,7 @@ def ownership(
     observers: Mapping[str, Sequence[str]],
     not_finite: Collection[str] = (),
     beyond_float32: str = "",
+    not_compared: str = "",
 ) -> Ownership:
     """The owner of one fault.
 
@@ -131,6 +133,7 @@ def ownership(
     its tapped or preserved copy gave other outputs than the untouched file; a stage that has not compared it is absent.
     not_finite: stages whose own values of the tap are NaN or infinite, the candidate among them.
     beyond_float32: why float32 cannot compute the tap, where the noise floor's limit is the only one broken there.
+    not_compared: of a long input, how many positions of the taps before were compared, where the fault's is not one.
     """
     hop = Hop.parse(fault.hop)
     source, candidate = hop.stages
@@ -151,7 +154,7 @@ def ownership(
         same = f"{source} runs the same quantised file, and computes something else there"
         return Ownership(kernels_of(candidate), (same,))
     if not runs_file(candidate):
-        return _of_model(fault, candidate, findings)
+        return _of_model(fault, candidate, findings, not_compared)
     differing = observers.get(candidate, ())
     if differing:
         return Ownership(
@@ -234,11 +237,13 @@ def is_given(owner: str) -> bool:
     return owner.split(" ")[0] in (CHECKPOINT, RECIPE, SPEC)
 
 
-def _of_model(fault: Fault, candidate: str, findings: Sequence[Finding]) -> Ownership:
+def _of_model(fault: Fault, candidate: str, findings: Sequence[Finding], not_compared: str) -> Ownership:
     reference = stage_named(fault.between.reference).words
     here = f"what goes into {fault.tap} is {reference}'s own, and what comes out is not"
     if fault.local_excess is None:
         here = f"{fault.tap} is the first tap that differs from {reference}"
+    if not_compared and not any(figure in LOCAL_FIGURES for figure in fault.broken):
+        here = f"{fault.tap} is the first tap that is seen to differ from {reference}, but {not_compared}"
     stage = stage_named(candidate)
     if not stage.owner:
         return Ownership(candidate, (here,))

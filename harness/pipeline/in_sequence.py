@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from harness.flatbuffer.signatures import DECODE
 from harness.inputs.tokens import schedule_of
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
-from harness.locate.sequence import Course, place_of
+from harness.locate.sequence import Course, Place, place_of
 from harness.names.boundaries import DECODE as DECODE_BEGINS
 from harness.names.stages import Floor
 from harness.names.taps import split_tap
@@ -74,8 +75,19 @@ def _placed(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path,
     for local in passes:
         place = place_of(_courses(fault, frame, prepared, traces, local), fault.input, prepared.boundaries)
         if place.only_in or place.starts_at is not None:
-            return fault.model_copy(update=vars(place))
+            found = place if local else _with_earlier_step(place, fault, frame, prepared, traces)
+            return fault.model_copy(update=vars(found))
     return fault
+
+
+def _with_earlier_step(place: Place, fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path) -> Place:
+    """Of a fault in decode alone: the first step at which its local errors show it, where those do earlier."""
+    if place.only_in != DECODE or place.first_position is None:
+        return place
+    sharp = place_of(_courses(fault, frame, prepared, traces, True), fault.input, prepared.boundaries)
+    earlier = sharp.only_in == DECODE and (sharp.first_position or place.first_position) < place.first_position
+    first = {"first_step": sharp.first_step, "first_position": sharp.first_position}
+    return replace(place, **first) if earlier else place
 
 
 def _courses(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path, local: bool) -> list[Course]:

@@ -24,6 +24,7 @@ from harness.names.stages import (
 from harness.names.taps import split_tap
 from harness.processes.scheduler import TaskResult
 from harness.record.record import Fault, Finding
+from harness.record.tap_row import rows_in
 from harness.store.trace import Trace
 
 if TYPE_CHECKING:
@@ -63,11 +64,29 @@ def owned(
             if name in results and any(hop.endswith(f"->{name}") for hop in compared)
         }
         not_finite = not_finite_stages(fault, frame, traces)
-        whose = ownership(fault, faults, findings, observers, not_finite, beyond_float32(fault, frame))
+        unseen = not_compared_before(fault, frame, traces)
+        whose = ownership(fault, faults, findings, observers, not_finite, beyond_float32(fault, frame), unseen)
         if is_given(whose.owner) and any(one.hop == fault.hop and one.owner == whose.owner for one in owned):
             continue
         owned.append(fault.model_copy(update={"owner": whose.owner, "evidence": list(whose.evidence)}))
     return owned
+
+
+def not_compared_before(fault: Fault, frame: pd.DataFrame, traces: Path) -> str:
+    """Of a long input: that taps before a fault were not compared at its worst position, in words; else empty."""
+    rows = frame[(frame["hop"] == fault.hop) & (frame["input"] == fault.input)]
+    own = rows_in(rows[rows["tap"] == fault.tap])
+    folder = traces / Hop.parse(fault.hop).candidate / fault.input
+    if not own or own[0].worst_position is None or not folder.is_dir():
+        return ""
+    trace, at = Trace.open(folder), own[0].worst_position
+    before = rows[(rows["order"] < own[0].order) & (rows["verdict"] != "missing")].sort_values("order", ascending=False)
+    for row in rows_in(before):
+        kept = trace.positions(row.tap) if row.tap in trace else range(trace.length)
+        if at not in kept:
+            compared = f"{len(kept):,} of {trace.length:,} positions were compared"
+            return f"of {row.tap} before it {compared}, and position {at:,} is none of them"
+    return ""
 
 
 def not_finite_stages(fault: Fault, frame: pd.DataFrame, traces: Path) -> list[str]:

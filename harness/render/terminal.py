@@ -208,9 +208,10 @@ def _missing_words(group: MissingGroup) -> str:
     return f"{group.count} {'tap' if group.count == 1 else 'taps'} missing: {patterns}{group.why}"
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def _some(names: Sequence[str], most: int = 4, cut: int = 60) -> str:
+    """cut: how many characters of a name are shown at most; 0 for all of a name that is the project's own."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(one_line(name, 60) for name in names[:most]) + more
+    return ", ".join(one_line(name, cut) for name in names[:most]) + more
 
 
 def _failing_input(fault: Fault, frame: pd.DataFrame) -> str:
@@ -247,7 +248,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
     wrapped(console, owner)
     _why_lines(record, console)
     for title, others in further_faults(record):
-        wrapped(console, f"{title}: {_some(others, 6)}.")
+        wrapped(console, f"{title}: {_some(others, 6, cut=0)}.")
 
 
 def _why_lines(record: Record, console: Console) -> None:

@@ -1,7 +1,9 @@
 """Whose a fault is follows from the hops that show it and from what the audits found at the same place."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.judge.rules import Judgement, judge, judge_local, load_rules
@@ -9,11 +11,13 @@ from harness.locate.beyond_float32 import beyond_float32
 from harness.locate.faults import locate, summarise_hop
 from harness.locate.owners import ownership
 from harness.names.codes import FindingCode
+from harness.names.sample import Sample
 from harness.names.stages import Hop
 from harness.pipeline.owned_faults import owned
 from harness.record.faults import BrokenFloor
 from harness.record.record import Fault, Finding
 from harness.record.tap_row import TapRow, taps_frame
+from harness.store.trace import TraceWriter
 
 FIRST, XNNPACK, BUILTIN = "hf->reauthored", "reauthored->tflite-xnnpack", "reauthored->tflite-builtin"
 BOTH: dict[str, list[str]] = {"tflite-xnnpack": [], "tflite-builtin": []}
@@ -250,3 +254,28 @@ def test_a_constant_that_differs_owns_the_fault_of_a_runtime_and_its_kernels_do_
             assert (found.owner, found.evidence[-1]) == ("recipe file", "in words")
     elsewhere = weights(FindingCode.CONSTANT_DIFFERS, "transformer_blocks.0.pre_atten_norm.weight")
     assert ownership(faults[0], faults[:1], [elsewhere], {}).owner == "kernels of tflite-xnnpack[file]"
+
+
+@pytest.mark.parametrize(
+    ("broken", "at", "says"),
+    [
+        (["position_excess"], 5, "of block.0.residual before it 2 of 8 positions were compared, and position 5"),
+        (["position_excess"], 1, "what goes into block.0.out is"),  # there the taps before it were compared
+        (["local_position_excess"], 5, "what goes into block.0.out is"),  # the local pass decides
+    ],
+)
+def test_taps_that_were_not_compared_where_the_fault_is_are_not_said_to_agree(
+    broken: list[str], at: int, says: str, tmp_path: Path
+) -> None:
+    values = np.ones((1, 8, 4), np.float32)
+    with TraceWriter(tmp_path / "reauthored" / "a", 8, sample=Sample((0, 1))) as trace:
+        trace.put("block.0.residual", values)
+        trace.put("block.0.out", values)
+    row = {"model": "m", "input": "a", "hop": FIRST, "block": 0, "nan_count": 0, "inf_count": 0}
+    rows = [
+        TapRow(**row, tap="block.0.residual", order=0, verdict="pass"),
+        TapRow(**row, tap="block.0.out", order=1, verdict="fail", worst_position=at),
+    ]
+    one = fault(FIRST, "block.0.out", "transformer_blocks.0").model_copy(update={"input": "a", "broken": broken})
+    (found,) = owned([one], taps_frame(rows), [], {}, tmp_path)
+    assert found.evidence[0].find(says) >= 0, found.evidence
