@@ -85,9 +85,12 @@ def _with_earlier_step(place: Place, fault: Fault, frame: pd.DataFrame, prepared
     if place.only_in != DECODE or place.first_position is None:
         return place
     sharp = place_of(_courses(fault, frame, prepared, traces, True), fault.input, prepared.boundaries)
-    earlier = sharp.only_in == DECODE and (sharp.first_position or place.first_position) < place.first_position
-    first = {"first_step": sharp.first_step, "first_position": sharp.first_position}
-    return replace(place, **first) if earlier else place
+    first = sharp.first_position
+    if sharp.boundary == DECODE_BEGINS and sharp.only_in == "":  # few inputs have local errors
+        first = next((decode_start(item, prepared) for item in prepared.inputs if item.id == fault.input), None)
+    if first is None or first >= place.first_position or place.first_step is None:
+        return place
+    return replace(place, first_step=place.first_step - (place.first_position - first), first_position=first)
 
 
 def _courses(fault: Fault, frame: pd.DataFrame, prepared: Prepared, traces: Path, local: bool) -> list[Course]:
