@@ -83,7 +83,7 @@ def _check_compared(results: Sequence[OutputResult], call: Call, outputs: Sequen
                 f"nothing to compare: of {f'output {result.name}' if result.name else 'the output'}, {result.problem}; "
                 "give other inputs, or name what to compare with outputs=(...)"
             )
-    if call.only_zeros() and not any(output.values.any() for output in outputs):
+    if not any(output.values.any() for output in outputs) and call.only_zeros():
         raise UncomparableError(
             "nothing to compare: the inputs are all zero, so are the outputs, and nothing is tested; give other "
             "inputs, e.g. torch.randn"
