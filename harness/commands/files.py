@@ -93,6 +93,44 @@ def compare(
     raise typer.Exit(found.exit_code)
 
 
+def import_traces(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Traces of a device, as docs/traces.md says.")],
+    run: Annotated[
+        str, typer.Option("--run", metavar="RUN", help="Run that kept its traces: folder, MODEL, MODEL@ID.")
+    ],
+    out: OutFolder = REPORTS,
+    as_json: JsonFlag = False,
+    debug: Debug = False,
+) -> None:
+    """Make traces from outside a stage of a run: checked, compared, judged, and written as a new run beside it."""
+    from harness.commands.run import refresh_index
+    from harness.pairs.importing import import_traces as import_into
+    from harness.record.record import read_run
+    from harness.record.runs import find_run
+    from harness.render.terminal import print_summary
+
+    found = find_run(_run_called(run, out), out)
+    written, record = import_into(folder, found)
+    refresh_index(written.parent.parent)
+    if as_json:
+        print(json_for_a_log(record.to_json()))
+    else:
+        from rich.console import Console
+
+        print_summary(*read_run(written), written, Console())
+    raise typer.Exit(record.exit_code)
+
+
+def _run_called(run: str, out: Path) -> str:
+    """MODEL as its latest run, MODEL@ID as that run's folder; other names as they are."""
+    model, at, run_id = run.rpartition("@")
+    if at and run_id != "latest" and (out / model / run_id).is_dir():
+        return str(out / model / run_id)
+    if not at and run != "latest" and not Path(run).exists() and "/" not in run:
+        return f"{run}@latest"
+    return run
+
+
 def _are_files(a: str, b: str) -> bool:
     """Whether both are files. Raises UsageError for a file and something else."""
     files = [not name.endswith("@latest") and name != "latest" and not Path(name).is_dir() for name in (a, b)]

@@ -289,6 +289,7 @@ app.command()(searches.fuzz)
 app.command()(generate.generate)
 app.command()(files.inspect)
 app.command()(files.compare)
+app.command("import")(files.import_traces)
 
 
 @app.command()

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.errors import UsageError
-from harness.names.stages import REAUTHORED, XNNPACK, every_stage, split, stage_named, standard_hops
+from harness.names.stages import (
+    REAUTHORED,
+    XNNPACK,
+    every_stage,
+    known_stage,
+    split,
+    stage_named,
+    standard_hops,
+)
 from harness.names.taps import BLOCK_POINTS, EMBED, FINAL_NORM, LOGITS, split_tap
 from harness.names.variant import Variant, parse_variant
 
@@ -30,6 +38,7 @@ FOLDED_NORM = "folded-norm"
 OWN_BLOCKS = "own-blocks"
 UNDECLARED_POINT = "undeclared-point"
 NO_PREFILL_LOGITS = "no-prefill-logits"
+NOT_GIVEN = "not-given"
 SAMPLED_POSITIONS = "sampled-positions"  # of a long input: never why a tap is missing, but why positions of it are
 
 
@@ -45,16 +54,18 @@ class Reason:
     """A reason for which a tap may be absent.
 
     points, stages: at which points of which stages it can hold. everywhere: whether it may hold on every input, or must
-    leave the tap to be compared on another.
+    leave the tap to be compared on another. imported: whether it holds of imported stages, which no registry knows.
     """
 
     why: str
     points: frozenset[str]
     stages: frozenset[str]
     everywhere: bool = True
+    imported: bool = False
 
     def holds(self, stage: str, tap: str) -> bool:
-        return split_tap(tap)[1] in self.points and split(stage)[0] in self.stages
+        held = known_stage(stage) is None if self.imported else split(stage)[0] in self.stages
+        return held and split_tap(tap)[1] in self.points
 
 
 LISTED: Mapping[str, Reason] = {
@@ -84,6 +95,12 @@ LISTED: Mapping[str, Reason] = {
         frozenset({LOGITS, FINAL_NORM, *LAST_BLOCK}),
         _FILES,
         everywhere=False,
+    ),
+    NOT_GIVEN: Reason(
+        "the imported traces do not give this tap, or their reference has none",
+        frozenset({EMBED, *BLOCK_POINTS, FINAL_NORM}),  # the logits have to be there
+        frozenset(),
+        imported=True,
     ),
 }
 

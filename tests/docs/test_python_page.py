@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from paths import ROOT
+
+if TYPE_CHECKING:
+    from harness.bench.workbench import Bench
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^## (.+?)$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -59,3 +64,35 @@ def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
     found = compare_folders(tmp_path / "a", tmp_path / "b")
     assert found.exit_code == 0
     assert {"logits", "block.1.cache.k"} <= {one.name for one in found.signatures[0].outputs}
+
+    from harness.pairs.importing import import_traces
+
+    run_folder, tokens = kept_run(model(), tmp_path / "reports" / "tiny_llama" / "20261114-093012-a1b2")
+    namespace["trace"](str(model().flatbuffer), tokens, tmp_path / "device")
+    _, record = import_traces(tmp_path / "device", run_folder)
+    assert (record.verdict, record.hops[-1].name) == ("pass", "reauthored->device")
+    with np.load(tmp_path / "device" / "long.npz") as held:
+        taps = dict(held)
+    taps["block.1.cache.v"] = taps["block.1.cache.v"] + np.float32(0.01)
+    np.savez(tmp_path / "device" / "long.npz", **taps)
+    _, record = import_traces(tmp_path / "device", run_folder)
+    assert record.first_fault is not None
+    assert (record.exit_code, record.first_fault.tap) == (1, "block.1.cache.v")
+
+
+def kept_run(bench: Bench, folder: Path) -> tuple[Path, list[int]]:
+    """A run with the traces of a bench, of one of its inputs that a prefill takes whole, and that input's tokens."""
+    from record_factory import make_run
+
+    from harness.record.record import Input, write_record
+    from harness.store.trace import export_npy
+
+    item = max((one for one in bench.prepared.inputs if len(one.tokens) <= 32), key=lambda one: len(one.tokens))
+    for stage in ("oracle", "hf", "hf.order1", "hf.order2", "reauthored"):
+        shutil.copytree(bench.sound / stage / item.id, folder / "traces" / stage / "long")
+    export_npy(folder / "traces")
+    record, frame = make_run()
+    inputs = [Input(id="long", tokens=len(item.tokens), token_ids=item.tokens)]
+    update = {"model": "tiny_llama", "inputs": inputs, "taps": bench.prepared.modules, "cases": []}
+    write_record(folder, record.model_copy(update=update), frame[frame["input"] == "long"])
+    return folder, item.tokens
