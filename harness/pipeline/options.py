@@ -146,13 +146,17 @@ def of_route(options: Options, own_stage: str) -> Options:
 
 
 def recipe_of_file(options: Options) -> str:
-    """The recipe of the file that the user gives: `none` for a float32 file, and where none is given."""
+    """The recipe of the file that the user gives: `none` for a float32 file, and where none is given.
+
+    Raises UsageError for a file whose tables are damaged.
+    """
     if options.tflite is None or options.quantize or options.variant.given():  # refused together, without a look
         return FLOAT
-    from harness.flatbuffer.reader import FlatbufferModel
+    from harness.flatbuffer.integrity import check_integrity
     from harness.flatbuffer.signatures import is_quantised
 
-    return GIVEN_FILE if is_quantised(FlatbufferModel(options.tflite)) else FLOAT
+    # Checked here too: this is the first that reads the tables of a file that a person gives.
+    return GIVEN_FILE if is_quantised(check_integrity(options.tflite)) else FLOAT
 
 
 def reads_text(options: Options) -> bool:
