@@ -142,9 +142,22 @@ def audit_layer(
         what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its grid by {found.nearest:.2g}"
         rows = "1 row is" if found.far_rows == 1 else f"{found.far_rows} rows are"
         what += f"; {rows} further off than anybody moves them on purpose" if found.far_rows else ""
+        what += _farthest(found, numbers)
         severity: Severity = "error" if found.far_rows else "warning"
         told.append(audit.finding(FindingCode.RECIPE_WEIGHT_WRONG, what, severity))
     return told, audit.fitted(found)
+
+
+def _farthest(found: GridFit, numbers: Held) -> str:
+    """Where a blockwise weight is worst, in words; empty where no block is too far off."""
+    worst, size = found.farthest, numbers.grid.block
+    if worst is None:
+        return ""
+    begin, many = worst.block * size, f"{found.far_blocks} block{'s are' if found.far_blocks > 1 else ' is'}"
+    return (
+        f"; {many} too far off, most block {worst.block} of row {worst.row} (numbers {begin} to {begin + size - 1}), "
+        f"by {worst.error:.2g} of its norm, and the nearest numbers by {worst.nearest:.2g}"
+    )
 
 
 def _asked(rules: Rules, graph: Subgraph, weight: LayerWeight) -> AskedGrid:
@@ -226,7 +239,7 @@ class _Layer:
             what = f"is off by {found.error:.2g} of its norm, and the nearest numbers of its own grid by {nearest}"
             count = f"; {found.beyond} of {self.held.whole.size} numbers are not the nearest" if found.beyond else ""
             zero = ", and zero points are not 0" if found.off_zero else ""
-            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what + count + zero)
+            yield self.finding(FindingCode.RECIPE_WEIGHT_WRONG, what + count + zero + _farthest(found, self.held))
         elif found.nearest > 2 * found.best and found.nearest > 1e-6:
             what = f"is off by {nearest} of its norm, and with other scales of the same kind by {found.best:.2g}"
             yield self.finding(FindingCode.RECIPE_SCALE_WRONG, what)

@@ -234,3 +234,43 @@ def test_scales_of_two_rows_that_are_swapped_are_an_error_in_a_file_of_unknown_r
     scale = right.scale.copy()
     scale[[order[10], order[30]]] = scale[[order[30], order[10]]]
     assert given(changed(right, scale=scale)) == [("recipe-weight-wrong", "error")]
+
+
+LONG = (RNG.standard_normal((64, 1024)) * np.exp(0.3 * RNG.standard_normal((64, 1)))).astype(np.float32)
+
+
+def of_long_rows(held: Held) -> list[tuple[str, str]]:
+    told, _ = audit_layer(TENSOR, "block.3.mlp.up", held, LONG, "file")
+    return [(finding.severity, finding.what) for finding in told]
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+def test_one_block_of_a_long_row_with_another_scale_is_an_error_that_names_it(factor: float) -> None:
+    """Its error is a hundredth of the row's own."""
+    right = rounded(GRIDS["int4 blockwise 32"], LONG)
+    scale = right.scale.copy()
+    scale[5, 6] *= factor
+    ((severity, what),) = of_long_rows(changed(right, scale=scale))
+    assert severity == "error"
+    assert "1 block is too far off, most block 6 of row 5 (numbers 192 to 223)" in what
+    assert of_long_rows(right) == []
+
+
+def test_numbers_that_a_method_moves_on_purpose_are_a_warning_in_blocks_too() -> None:
+    """A tenth of them by a step, in 2,048 blocks: by chance many in some."""
+    right = rounded(GRIDS["int4 blockwise 32"], LONG)
+    moved = right.whole + (RNG.random(right.whole.shape) < 0.1) * RNG.choice([-1, 1], right.whole.shape)
+    ((severity, what),) = of_long_rows(changed(right, whole=np.clip(moved, -8, 7).astype(np.int8)))
+    assert severity == "warning"
+    assert "too far off" not in what
+
+
+def test_numbers_that_lie_on_their_grid_by_chance_make_no_block_too_far_off() -> None:
+    """Against an error of nothing, one number that is moved by a step would be any times too much."""
+    right = rounded(GRIDS["int4 blockwise 32"], LONG)
+    weight = LONG.copy()
+    weight[3, :32] = right.values[3, :32]
+    whole = right.whole.copy()
+    whole[3, 7] += 1 if whole[3, 7] < 7 else -1
+    found = fit(changed(right, whole=whole), weight)
+    assert (found.beyond, found.far_blocks, found.far_rows, found.farthest) == (1, 0, 0, None)
