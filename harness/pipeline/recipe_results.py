@@ -48,6 +48,8 @@ def with_dearest(fault: Fault, recipes: Sequence[RecipeResult]) -> Fault:
     if found is None or not found.tensors:
         return fault
     dear = max(found.tensors, key=lambda one: -math.inf if one.gain is None else one.gain)
+    if dear.gain is None:  # no tensor is known to take anything from it
+        return fault
     change = f"from {_nats(found.kl)} to {_nats(dear.kl)} nats"
     said = f"{dear.tensor} costs most: put back to float alone it takes the mean KL {change}"
     return fault.model_copy(update={"evidence": [*fault.evidence, said]})

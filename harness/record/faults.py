@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from harness.names.stages import Hop
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 
 class FaultyOperator(Part):
@@ -37,7 +37,7 @@ class BrokenFloor(Part):
 
     value: float | None
     """None in JSON where it is infinite."""
-    limit: float
+    limit: Number
 
 
 class Fault(Part):
@@ -100,7 +100,7 @@ class Diagnosis(Part):
     """A name for the cause."""
     detail: str
     """What it says about this model."""
-    explains: float
+    explains: Number
     """Share of the squared error there, 0 to 1."""
     excess_before: float | None = None
     """Of the error made at this tap alone, as it is."""

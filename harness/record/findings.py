@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 Severity = Literal["error", "warning"]
 
@@ -65,8 +65,8 @@ class EarlierLikelihood(Part):
     """The same text in an earlier run of the model, and now, over the inputs that both have."""
 
     run_id: str
-    nll: float
-    nll_now: float
+    nll: Number
+    nll_now: Number
     inputs: list[str]
 
 
@@ -76,7 +76,7 @@ class Likelihood(Part):
     nll: float | None
     perplexity: float | None
     tokens: int
-    chance: float
+    chance: Number
     """The NLL of guessing, ln(vocabulary)."""
     inputs: list[TextLikelihood]
     earlier: EarlierLikelihood | None = None

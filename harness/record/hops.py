@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from harness.names.codes import ReasonCode
 from harness.names.stages import Hop
-from harness.record.part import Part, TapVerdict, Verdict
+from harness.record.part import Number, Part, TapVerdict, Verdict
 from harness.record.text import TextFigures
 
 
@@ -81,9 +81,9 @@ class HopResult(Part):
     taps_compared: int
     """On every input."""
     taps_missing: int
-    coverage: float
+    coverage: Number
     """Taps compared over all taps."""
-    coverage_required: float = 0.0
+    coverage_required: Number = 0.0
     worst: Worst | None = None
     worst_position: Worst | None = None
     """The same for single token positions."""

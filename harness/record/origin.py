@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 SourceKind = Literal["folder", "hub", "gguf", "miniature", "random"]
 
@@ -49,9 +49,9 @@ class StageResult(Part):
 
     name: str
     status: Literal["ok", "crashed", "timeout", "skipped"]
-    seconds: float = 0.0
+    seconds: Number = 0.0
     """Wall time of its process."""
-    peak_rss_mb: float = 0.0
+    peak_rss_mb: Number = 0.0
     """Peak resident memory of its process, in MB (10^6 bytes)."""
     detail: str = ""
     """Of a stage that is not `ok`: what happened, and where to read more."""

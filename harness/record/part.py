@@ -1,13 +1,23 @@
-"""What every part of a record has in common. In: nothing. Out: the base class of its parts."""
+"""What every part of a record has in common. In: nothing. Out: the base class of its parts, the type of its numbers."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 Verdict = Literal["pass", "fail"]
 TapVerdict = Literal["pass", "fail", "missing"]
+
+
+def _read(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# JSON has neither NaN nor infinity: both are written as null, and read as NaN. A plain `float` would refuse that null,
+# and with it the whole record.
+Number = Annotated[float, BeforeValidator(_read), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})]
 
 
 class Part(BaseModel):

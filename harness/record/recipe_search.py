@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 
 class RecipeCandidate(Part):
@@ -16,7 +16,7 @@ class RecipeCandidate(Part):
     name: str
     uniform: bool
     """Whether it is one that was asked for, and not a mixture."""
-    mb: float
+    mb: Number
     """Size of the file in 10^6 bytes."""
     kl_mean: float | None
     """KL(float model || file on XNNPACK) in nats, the mean over positions. None where it is not finite."""
@@ -41,7 +41,7 @@ class LayerCost(Part):
 
     layer: str
     recipe: str
-    bytes: float
+    bytes: Number
     kl: float | None
     """Mean KL in nats."""
 
@@ -57,8 +57,8 @@ class RecipeSearch(Part):
     """The budget, in 10^6 bytes."""
     winner: str | None = None
     """The smallest file that keeps `max_kl`, or the one of the least KL that keeps `max_mb`; none where none does."""
-    float32_mb: float
-    least_mb: float = 0.0
+    float32_mb: Number
+    least_mb: Number = 0.0
     """Of the smallest file that these recipes can make, as predicted."""
     positions: int
     """Of all inputs; those on which KL was measured."""
@@ -68,7 +68,7 @@ class RecipeSearch(Part):
     """By size."""
     costs: list[LayerCost] = Field(default_factory=list)
     environment: dict[str, str] = Field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: Number = 0.0
 
     @property
     def taken(self) -> RecipeCandidate | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 from harness.record.sensitivity import Sensitivity
 
 
@@ -31,7 +31,7 @@ class QuantisedLayer(Part):
     """Of the nearest numbers with the best scales of the same kind, told by some of the rows."""
     cosine: float | None
     """Of what the file holds and the weight."""
-    saturated: float = 0.0
+    saturated: Number = 0.0
     """The share of its whole numbers that are at an end of their type."""
 
     @property

@@ -21,7 +21,7 @@ from harness.record.hops import Case, HopResult, Logits, LowestSnr, MissingTap, 
 from harness.record.laws import LawResult
 from harness.record.older import brought_up_to_date
 from harness.record.origin import Input, Source, SourceKind, StageResult
-from harness.record.part import Part, TapVerdict, Verdict
+from harness.record.part import Number, Part, TapVerdict, Verdict
 from harness.record.recipes import QuantisedLayer, RecipeResult
 from harness.record.speed import SpeedTable
 from harness.record.steps import DecodeSteps
@@ -128,7 +128,7 @@ class Record(Part):
     """Every tap in execution order, with its module or tensor by version: `hf`, `reauthored`, `tflite`."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Whatever could change a number: versions of packages, the processor."""
-    timings: dict[str, float] = Field(default_factory=dict)
+    timings: dict[str, Number] = Field(default_factory=dict)
     """Wall time of the parts of the run, in seconds."""
 
     @model_validator(mode="before")

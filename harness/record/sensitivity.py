@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 
 class TensorSensitivity(Part):
@@ -18,9 +18,9 @@ class TensorSensitivity(Part):
     """How many numbers."""
     local_error: float | None
     """Of the layer's output on the float model's own inputs, as a share of the norm of the output."""
-    inputs_share: float
+    inputs_share: Number
     """The share of that squared error that comes from the layer's input, which is quantised too; 0 where it is not."""
-    outlier_share: float
+    outlier_share: Number
     """The share of that squared error that comes from the 1 % of input channels that give most of it."""
     kl: float | None
     """Mean KL in nats of the recipe with this tensor alone put back to float."""

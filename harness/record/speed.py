@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.record.part import Part
+from harness.record.part import Number, Part
 
 UNSTEADY = 0.1  # a spread from here on, and so many busy cores, are worth a word
 
@@ -12,10 +12,10 @@ UNSTEADY = 0.1  # a spread from here on, and so many busy cores, are worth a wor
 class Measured(Part):
     """A figure of several repeats."""
 
-    median: float
-    low: float
+    median: Number
+    low: Number
     """The lower quartile."""
-    high: float
+    high: Number
     """The upper quartile."""
 
     @property
