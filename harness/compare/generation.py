@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.metrics import logit_stats
-from harness.names.stages import HF, ORACLE, Floor, Hop, present, stage_named
+from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, present, split, stage_named
 from harness.record.generation import Difference, GeneratedToken, Kind, StageGeneration, Stopped
 
 Array = np.ndarray[Any, Any]
@@ -114,7 +114,9 @@ class Steps:
             return "inherited"
         if hop.floor is Floor.PRICE:
             return "price"
-        if noise is None or hop.floor is Floor.KERNELS:
+        # Without the stage that has the file's numbers, the price of the recipe is in the difference.
+        priced = split(hop.candidate)[1] not in (FLOAT, split(hop.reference)[1])
+        if noise is None or priced or hop.floor is Floor.KERNELS:
             return "not judged"
         return "tie" if margin <= 2 * noise else "fault"
 

@@ -18,10 +18,10 @@ from harness.jobs.generate import Generated, GenerateJob
 from harness.jobs.job import JobInput
 from harness.jobs.prepared import Prepared
 from harness.names.codes import FindingCode
-from harness.names.stages import HF, ORACLE, Floor, Hop, device_order, stage_named
+from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, Stage, device_order, split, stage_named
 from harness.names.taps import LOGITS
-from harness.pipeline.tasks import RunPaths, job_payload, load_of
-from harness.processes.scheduler import Payload, Results, Task
+from harness.pipeline.tasks import RunPaths, job_payload, load_of, twin_of
+from harness.processes.scheduler import Payload, Results, Task, TaskResult
 from harness.record.generation import GeneratedPrompt, Generation, StageGeneration
 from harness.record.record import Finding
 from harness.store.trace import Trace, unrounded
@@ -32,7 +32,10 @@ FOLDER = "generated"  # beside the traces of the taps
 def generate_tasks(
     place: RunPaths, prepared: Prepared, stages: Sequence[str], results: Results, tokens: int
 ) -> list[Task]:
-    """The reference first, then all others with its tokens. results: of what made the files that stages read."""
+    """The reference first, then all others with its tokens. results: of what made the files that stages read.
+
+    A stage that took over the traces of its twin takes over what that generates too, see `generation_of`.
+    """
     return [
         Task(
             task_of(stage.name),
@@ -45,8 +48,21 @@ def generate_tasks(
             timeout=place.timeout,
         )
         for stage in map(stage_named, stages)
-        if stage.drives and Hop.between(stage.reference or HF, stage.name).floor is not Floor.KERNELS
+        if _generates(stage) and not twin_of(stage, results)
     ]
+
+
+def _generates(stage: Stage) -> bool:
+    return bool(stage.drives) and Hop.between(stage.reference or HF, stage.name).floor is not Floor.KERNELS
+
+
+def with_twins(ended: Results, stages: Sequence[str], results: Results) -> Results:
+    """How generating ended, and under the name of each stage that has a twin, how it did there.
+
+    results: of the stages, which say whose twins they are.
+    """
+    twins = {stage.name: twin_of(stage, results) for stage in map(stage_named, stages) if _generates(stage)}
+    return {**ended, **{task_of(name): ended[task_of(twin)] for name, twin in twins.items() if task_of(twin) in ended}}
 
 
 def task_of(stage: str) -> str:
@@ -94,19 +110,28 @@ def generation_of(place: RunPaths, prepared: Prepared, ended: Results, tokens: i
     stages = sorted((name.removesuffix(".generate") for name in ended), key=device_order)
     made = {stage: ended[task_of(stage)].gave(Generated) for stage in stages}
     done = {stage: found for stage, found in made.items() if found is not None}
-    lost = {stage: ended[task_of(stage)].detail for stage in made if stage not in done}
+    lost = {stage: why_lost(ended[task_of(stage)]) for stage in made if stage not in done}
     if HF not in done:
         return None
-    prompts = [_prompt(place.traces / FOLDER, prepared, item, done) for item in prompts_of(prepared)]
+    folders = {stage: place.traces / FOLDER / ended[task_of(stage)].name.removesuffix(".generate") for stage in done}
+    prompts = [_prompt(folders, prepared, item, done) for item in prompts_of(prepared)]
     return Generation(tokens=tokens, chat=chat, stop_tokens=prepared.stop_tokens, prompts=prompts, lost=lost)
 
 
-def _prompt(folder: Path, prepared: Prepared, item: JobInput, done: Mapping[str, Generated]) -> GeneratedPrompt:
+def why_lost(result: TaskResult) -> str:
+    """The process by name, how it ended, and what it said."""
+    return f"the process {result.name} {'was ' if result.status == 'skipped' else ''}{result.status}: {result.detail}"
+
+
+def _prompt(
+    folders: Mapping[str, Path], prepared: Prepared, item: JobInput, done: Mapping[str, Generated]
+) -> GeneratedPrompt:
+    """folders: by stage, where its logits lie; those of a stage that has a twin lie with that one."""
     tokens = done[HF].tokens[item.id]
     known = prepared.dimensions.tokens
-    logits = {stage: _logits(folder / stage / item.id, len(tokens), known) for stage in done}
+    logits = {stage: _logits(folders[stage] / item.id, len(tokens), known) for stage in done}
     grid = {
-        stage: _logits(unrounded(folder / stage) / item.id, len(tokens), known)
+        stage: _logits(unrounded(folders[stage]) / item.id, len(tokens), known)
         for stage, found in done.items()
         if found.grid
     }
@@ -157,15 +182,22 @@ def _named(stage: StageGeneration, text: str, words: Mapping[int, str]) -> Stage
 def generation_findings(found: Generation | None, results: Results) -> list[Finding]:
     """What fails a run: a token that is another one above the noise, and a stage that did not end."""
     if found is None:
-        why = results[task_of(HF)].detail
+        why = why_lost(results[task_of(HF)])
         return [_error(FindingCode.GENERATION_NOT_RUN, f"nothing was generated: hf did not end ({why})")]
     if not found.prompts:
         return [_error(FindingCode.GENERATION_NOT_RUN, "nothing was generated: no input is a prompt")]
-    lost = [
-        _error(FindingCode.GENERATION_NOT_RUN, f"{stage} generated nothing: {why}") for stage, why in found.lost.items()
-    ]
+    lost = [_lost(found, stage, why) for stage, why in found.lost.items()]
     wrong = [(prompt, stage) for prompt in found.prompts for stage in prompt.stages if stage.faults]
     return [*lost, *(_first_fault(prompt, stage) for prompt, stage in wrong)]
+
+
+def _lost(found: Generation, stage: str, why: str) -> Finding:
+    """A stage whose process did not end, and the stages that are held against it, of which nothing can be said."""
+    made = dict.fromkeys(one.stage for prompt in found.prompts for one in prompt.stages)
+    heirs = [name for name in made if split(name)[1] != FLOAT and stage_named(name).reference == stage]
+    so = f"; so {' and '.join(heirs)} {'is' if len(heirs) == 1 else 'are'} not judged by what is generated"
+    what = f"{stage} generated nothing: {why}{so if heirs else ''}"
+    return _error(FindingCode.GENERATION_NOT_RUN, what)
 
 
 def _first_fault(prompt: GeneratedPrompt, stage: StageGeneration) -> Finding:

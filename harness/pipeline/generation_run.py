@@ -55,7 +55,7 @@ def _generated(state: Work, kept_log: Path) -> tuple[Generation, list[Finding]]:
     made: Results = processes(state, prepared, file_tasks(place_of(state), prepared, stages))
     lost = [result for result in made.values() if result.status != "ok"]
     ready = [name for name in stages if not lost or not stage_named(name).reads_file]
-    found, findings = generated(state, prepared, ready, made)
+    found, findings, _ = generated(state, prepared, ready, made)
     if found is None:
         shutil.copyfile(state.log, kept_log)
         raise ProcessLostError(f"{findings[0].what.split('; run.log')[0]}; {kept_log} has what it said")

@@ -95,7 +95,8 @@ def _record_of(state: Work) -> tuple[Record, pd.DataFrame]:
 
     results, comparison = _with_local_passes(state, prepared, stages, rules, results, comparison)
     results |= _sensitivities(state, prepared, stages, results, comparison)
-    generation, more = _generation(state, prepared, stages, results)
+    generation, more, generating = _generation(state, prepared, stages, results)
+    results |= generating
     laws = law_results(prepared, options, results, stages, traces, rules)
     record, frame = conclude(
         state.run_id,
@@ -163,10 +164,12 @@ def _sensitivities(
 
 def _generation(
     state: Work, prepared: Prepared, stages: tuple[str, ...], results: dict[str, TaskResult]
-) -> tuple[Generation | None, list[Finding]]:
-    """What the stages that ended well generate, where that was asked for, and what is wrong with it."""
+) -> tuple[Generation | None, list[Finding], dict[str, TaskResult]]:
+    """What the stages that ended well generate, where that was asked for, what is wrong with it, and how the processes
+    ended.
+    """
     if not state.options.generate:
-        return None, []
+        return None, [], {}
     with state.timed("generate"):
         ran = [name for name in stages if results[name].status == "ok"]
         return generated(state, prepared, ran, results)
@@ -174,15 +177,18 @@ def _generation(
 
 def generated(
     state: Work, prepared: Prepared, stages: Sequence[str], results: Results
-) -> tuple[Generation | None, list[Finding]]:
-    """What stages generate, and what is wrong with it. results: of the tasks that made the files that they read."""
-    from harness.pipeline.generation import generate_tasks, generation_findings, generation_of
+) -> tuple[Generation | None, list[Finding], dict[str, TaskResult]]:
+    """What stages generate, what is wrong with it, and how the processes ended. results: of the tasks that made the
+    files that they read.
+    """
+    from harness.pipeline.generation import generate_tasks, generation_findings, generation_of, with_twins
 
     place, options = place_of(state), state.options
     tasks = generate_tasks(place, prepared, stages, results, options.generate)
     ended = processes(state, prepared, tasks)
-    found = generation_of(place, prepared, ended, options.generate, options.chat)
-    return found, generation_findings(found, ended)
+    whole = with_twins(ended, stages, results)
+    found = generation_of(place, prepared, whole, options.generate, options.chat)
+    return found, generation_findings(found, whole), ended
 
 
 def _write(state: Work, record: Record, frame: pd.DataFrame) -> None:

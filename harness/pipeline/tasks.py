@@ -362,8 +362,17 @@ def job_payload(place: RunPaths, prepared: Prepared, stage: Stage, results: Resu
 
 def _twin_of(stage: Stage, place: RunPaths, results: Results) -> TwinJob | None:
     """What a stage takes over; None where it has to compute."""
-    told = facts_of(results, stage.twin).twins.get(stage.base) if stage.twin else None
+    told = _told_by_twin(stage, results)
     return TwinJob(traces=place.traces / stage.twin, facts=told) if told is not None else None
+
+
+def twin_of(stage: Stage, results: Results) -> str:
+    """The stage that said that it computes what this one does, bit by bit; empty where none did."""
+    return stage.twin if _told_by_twin(stage, results) is not None else ""
+
+
+def _told_by_twin(stage: Stage, results: Results) -> dict[str, object] | None:
+    return facts_of(results, stage.twin).twins.get(stage.base) if stage.twin else None
 
 
 def _files_of(stage: Stage, place: RunPaths, results: Results) -> StageFiles:

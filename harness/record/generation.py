@@ -44,7 +44,8 @@ class Difference(Part):
     """What the logits of either may be off there. Up to twice that, a margin is a tie."""
     kind: Kind
     """`tie`: within the noise. `price`: what the recipe costs. `inherited`: the stage that it is compared with has it
-    too. `fault`: above the noise, or not finite. `not judged`: nothing says how much noise there is."""
+    too. `fault`: above the noise, or not finite. `not judged`: nothing says how much noise there is,
+    or what the recipe costs."""
     against: str
     """The stage that it is compared with."""
 

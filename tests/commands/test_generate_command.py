@@ -11,6 +11,7 @@ import pytest
 from command_line import ENVIRONMENT, SPEC
 
 from harness.record.generation import Generation
+from harness.record.record import Record, read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
@@ -45,6 +46,55 @@ def test_a_run_generates_too_and_its_report_says_so(tmp_path: Path) -> None:
     assert record["generation"]["tokens"] == 6
     assert "generation.html" in (folder / "report.html").read_text()
     assert (folder / "generation.html").is_file()
+
+
+def recorded(parent: Path) -> Record:
+    (folder,) = (path for path in parent.iterdir() if path.is_dir())
+    return read_record(folder)
+
+
+def test_each_recipe_generates_on_builtin_kernels_and_is_held_against_the_numbers_of_its_file(tmp_path: Path) -> None:
+    """Of weights alone, `fakequant-builtin` takes over what `fakequant` computes: its text too."""
+    recipes = ("fp16", "weight_only_int8", "dynamic_int8")
+    words = ("--quantize", ",".join(recipes), "--stages", "reauthored,tflite-builtin", "--generate", "8")
+    done = edge_parity("run", "tiny_llama", "--miniature", *words, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = recorded(tmp_path / "tiny_llama").generation
+    assert found is not None
+    assert not found.lost
+    (prompt,) = found.prompts
+    stages = {stage.stage: stage for stage in prompt.stages}
+    for recipe in recipes:
+        fake, runs = stages[f"fakequant-builtin[{recipe}]"], stages[f"tflite-builtin[{recipe}]"]
+        assert runs.tokens == fake.tokens
+        assert {one.against for one in runs.differences} <= {fake.stage}
+        assert {one.kind for one in fake.differences} <= {"price"}
+    assert stages["fakequant-builtin[weight_only_int8]"].differences, "the price is what a runtime could be blamed for"
+
+
+# Its driver ends with an error, and its traces are as they should be.
+NO_DRIVER = """
+def _refuses(*_):
+    raise ValueError("no step by step")
+
+
+driver.ReauthoredDriver.call = _refuses
+TINY_LLAMA = GenerativeModel("""
+
+
+def test_a_stage_that_ends_badly_while_it_generates_is_exit_code_3_and_named(tmp_path: Path) -> None:
+    spec = tmp_path / "no_driver.py"
+    spec.write_text(
+        "from harness.stages.litert_torch import driver\n" + SPEC.replace("TINY_LLAMA = GenerativeModel(", NO_DRIVER)
+    )
+    words = ("--miniature", "--generate", "2", "--stages", "reauthored", "--out", str(tmp_path / "out"))
+    done = edge_parity("run", str(spec), *words)
+    assert done.returncode == 3, done.stdout + done.stderr
+    (model,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    record = recorded(model)
+    assert (record.verdict, record.exit_code) == ("fail", 3)
+    (finding,) = (one for one in record.findings if one.severity == "error")
+    assert finding.what.startswith("reauthored generated nothing: the process reauthored.generate crashed: ValueError")
 
 
 @pytest.mark.parametrize(

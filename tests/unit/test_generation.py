@@ -15,10 +15,13 @@ import pytest
 from harness.compare.generation import OwnWay, Steps
 from harness.inputs.tokens import Step
 from harness.jobs.driver import Abilities, Called
+from harness.jobs.facts import Facts
 from harness.jobs.generate import Line
 from harness.jobs.job import JobInput
-from harness.names.stages import BUILTIN, FAKEQUANT, HF, ORACLE, REAUTHORED, XNNPACK, named
-from harness.pipeline.generation import prompts_of
+from harness.names.stages import BUILTIN, FAKEQUANT, FAKEQUANT_BUILTIN, HF, ORACLE, REAUTHORED, XNNPACK, named
+from harness.pipeline.generation import generation_findings, prompts_of, why_lost, with_twins
+from harness.processes.scheduler import TaskResult
+from harness.record.generation import GeneratedPrompt, Generation, StageGeneration
 from harness.store.trace import Trace
 
 VOCABULARY, STEPS = 6, 4
@@ -230,3 +233,40 @@ def test_a_step_without_a_number_in_the_reference_excuses_no_other_step() -> Non
     wrong[0, 3] = 45
     found = Steps((1, 2, 3, 0), 7, {HF: right, ORACLE: exact, REAUTHORED: wrong}).stage(REAUTHORED, own(wrong))
     assert [(one.step, one.kind) for one in found.differences] == [(0, "fault"), (3, "not judged")]
+
+
+def test_without_the_stage_that_has_the_numbers_of_the_file_a_runtime_is_not_judged() -> None:
+    """The price of the recipe is in the difference, and would be an error of the runtime."""
+    name = named(BUILTIN, "weight_only_int8")
+    wrong = logits((1, 2.0), (3, 2.0), (3, 0.5 * NOISE), (4, 2.0))
+    made = replace(steps(), logits={**steps().logits, REAUTHORED: RIGHT, name: wrong})
+    (found,) = made.stage(name, own(wrong)).differences
+    assert (found.against, found.kind) == (REAUTHORED, "not judged")
+
+
+def prompt_of(*stages: str) -> GeneratedPrompt:
+    made = [StageGeneration(stage=name, tokens=[1], stopped="length", same=1, steps=1) for name in stages]
+    return GeneratedPrompt(input="prompt", prompt_tokens=3, reference=[], stages=made)
+
+
+def test_a_stage_that_generated_nothing_names_its_process_and_who_is_not_judged_for_it() -> None:
+    fake, runs = named(FAKEQUANT, INT8), named(XNNPACK, INT8)
+    result = TaskResult(f"{fake}.generate", "crashed", detail="ValueError: no")
+    lost = {fake: why_lost(result)}
+    found = Generation(tokens=1, prompts=[prompt_of(HF, XNNPACK, runs)], lost=lost)
+    (finding,) = generation_findings(found, {})
+    assert finding.severity == "error"
+    assert finding.what == (
+        f"{fake} generated nothing: the process {fake}.generate crashed: ValueError: no; so {runs} is not judged by "
+        "what is generated"
+    )
+
+
+def test_a_stage_takes_over_what_its_twin_generates() -> None:
+    one, other, runs = named(FAKEQUANT, "fp16"), named(FAKEQUANT_BUILTIN, "fp16"), named(BUILTIN, "fp16")
+    said = {one: TaskResult(one, "ok", value=Facts(twins={FAKEQUANT_BUILTIN: {}}))}
+    ended = {f"{name}.generate": TaskResult(f"{name}.generate", "ok") for name in (HF, one, runs)}
+    found = with_twins(ended, (HF, one, other, runs), said)
+    assert found[f"{other}.generate"].name == f"{one}.generate"
+    assert set(found) == {*ended, f"{other}.generate"}
+    assert with_twins(ended, (HF, one, other, runs), {one: TaskResult(one, "ok", value=Facts())}) == ended
