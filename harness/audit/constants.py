@@ -35,7 +35,7 @@ from harness.weights.parameters import ParameterSource
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
 _TRANSPOSED = 1  # of the forms of a matrix
-_RELATED = 0.5  # a constant that shares this much with a parameter was made of it
+RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _lost(
     named = [c for c in near if c.is_named(source)]
     fits = [(likeness(c.values, form), c, form) for c in named or near for form in _same_shape(c, values, source)]
     best = max(fits, key=lambda fit: (not fit[1].claimed, fit[0]), default=None)
-    if best is not None and (best[0][0] >= _RELATED or named):
+    if best is not None and (best[0][0] >= RELATED or named):
         best[1].claimed = True
         return _not(audit, best[1], source, difference(best[1], best[2]))
     everywhere = len(missing) == len(audit.signatures)
@@ -292,7 +292,7 @@ def _unlike_its_twin(
 
 
 def _is_related(constant: NamedConstant, twin: NamedConstant) -> bool:
-    return constant.values.size > 1 and likeness(constant.values, twin.values)[0] >= _RELATED
+    return constant.values.size > 1 and likeness(constant.values, twin.values)[0] >= RELATED
 
 
 def _strangers(audit: _Audit, strangers: Sequence[NamedConstant]) -> list[Finding]:

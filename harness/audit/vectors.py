@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.audit.constants import difference, forms, likeness
+from harness.audit.constants import RELATED, difference, forms, likeness
 from harness.audit.named_constants import NamedConstant
 from harness.audit.values import Array, ExpectedValues, bits, summarised, weights_finding
 from harness.flatbuffer.reader import FlatbufferModel
@@ -25,7 +25,6 @@ from harness.names.codes import FindingCode
 from harness.record.record import Finding
 from harness.weights.parameters import ParameterSource
 
-_RELATED = 0.5  # a vector that shares this much with a parameter was made of it
 _FLOAT16 = "FLOAT16"
 
 
@@ -163,6 +162,6 @@ def _wrong(
         ]
         named = [fit for fit in fits if fit[1].is_named(source)]
         best = max(named or fits, key=lambda fit: fit[0], default=None)
-        if best is not None and source.forms_known and (named or best[0][0] >= _RELATED):
+        if best is not None and source.forms_known and (named or best[0][0] >= RELATED):
             best[1].claimed = True
             yield _Differs(source, best[1], wanted, best[2])

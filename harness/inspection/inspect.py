@@ -25,7 +25,7 @@ from harness.system.reading import check_file
 
 RUNTIMES = (XNNPACK, BUILTIN)
 _ASK = "harness.stages.litert.delegation:delegation"
-_MEMORY_MB = 1500  # of a process that loads a file: its weights are packed anew, though they are zeros
+_MEMORY_MB = 1500  # of a process that loads a file: its weights are packed again, though they are zeros
 _BUNDLES = {b"LITERTLM": ".litertlm", b"PK\x03\x04": ".task"}
 
 

@@ -10,6 +10,7 @@ from harness.align.layout import HeadLayout
 from harness.names.sample import WHOLE_UP_TO
 from harness.names.taps import LOGITS
 from harness.names.variant import Variant
+from harness.weights.families import Sizes
 
 
 class Dimensions(BaseModel):
@@ -55,6 +56,18 @@ class Dimensions(BaseModel):
         # The re-authored model may have more blocks than the published one.
         heads, kv_heads = self.hf_heads[block] if block < len(self.hf_heads) else (own.heads, own.kv_heads)
         return HeadLayout(heads, kv_heads, self.hf_head_dim or self.head_dim, self.hf_interleaved)
+
+
+def dimensions_of(sizes: Sizes) -> Dimensions:
+    """Those of a model whose layers all have these sizes."""
+    return Dimensions(
+        blocks=sizes.layers,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        hidden=sizes.hidden,
+        vocab=sizes.vocab,
+    )
 
 
 class JobInput(BaseModel):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +178,13 @@ class Trace:
         """`[1, time, ...]`, read-only and mapped: it costs memory only while it is looked at, and until `let_go`."""
         entry = self.taps[tap]
         return np.ndarray(entry.shape, entry.dtype, self._map, entry.offset)
+
+    def covered_within(self, tap: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The stretches of positions `start:stop` that a tap holds."""
+        for first, end in self.covered(tap):
+            first, end = max(first, start), min(end, stop)
+            if first < end:
+                yield first, end
 
     def covered(self, tap: str) -> list[tuple[int, int]]:
         """The stretches of positions that were written, in order."""

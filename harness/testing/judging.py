@@ -93,7 +93,7 @@ class Reach:
         return self.after(self.exact.values) if kinds == {"f"} else None
 
     def after(self, expected: Array, candidate: Array | None = None) -> Measured | None:
-        """How far the candidate is from what a guess expects of it. candidate: in its place, if it is looked at anew.
+        """How far the candidate is from what a guess expects of it. candidate: in its place, if it is looked at again.
 
         The noise stays what it was, relative to the numbers; a guess that moves them moves it along: `samples_as`.
         """

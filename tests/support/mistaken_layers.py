@@ -1,4 +1,4 @@
-"""Layers of torch, each beside the same function with a mistake in it, as an engineer makes it who writes a layer anew.
+"""Layers of torch, each beside the same function with a mistake in it, as an engineer who writes a layer makes it.
 
 In: nothing. Out: `MISTAKES`: by name, a function that makes (candidate, reference, inputs).
 """

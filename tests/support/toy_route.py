@@ -14,7 +14,7 @@ from harness.align.modules import ModuleMap, ModuleNames, hf_modules
 from harness.audit.audit import published_placement
 from harness.audit.published import build_published, published_structure
 from harness.audit.structure import Structure
-from harness.jobs.job import Dimensions
+from harness.jobs.job import Dimensions, dimensions_of
 from harness.names.stages import REAUTHORED
 from harness.names.variant import Variant
 from harness.record.record import Finding
@@ -49,15 +49,7 @@ class ToyAtSizes:
     rms_norms: bool = True
 
     def dimensions(self) -> Dimensions:
-        found = sizes_of(self.config)
-        return Dimensions(
-            blocks=found.layers,
-            heads=found.heads,
-            kv_heads=found.kv_heads,
-            head_dim=found.head_dim,
-            hidden=found.hidden,
-            vocab=found.vocab,
-        )
+        return dimensions_of(sizes_of(self.config))
 
     def sizes(self) -> list[Sizes]:
         return [sizes_of(self.config, block) for block in range(sizes_of(self.config).layers)]

@@ -60,10 +60,8 @@ class Capture:
             return None
         stop = self.start + values[:, : self.valid].shape[1]
         forced = np.array(values)
-        for first, end in self.reference.covered(tap):
-            first, end = max(first, self.start), min(end, stop)
-            if first < end:
-                forced[:, first - self.start : end - self.start] = known[:, first:end].astype(np.float32)
+        for first, end in self.reference.covered_within(tap, self.start, stop):
+            forced[:, first - self.start : end - self.start] = known[:, first:end].astype(np.float32)
         return forced
 
     @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.jobs.job import Dimensions
+from harness.jobs.job import Dimensions, dimensions_of
 from harness.names.codes import FindingCode
 from harness.names.recipes import Rules
 from harness.record.record import Finding
@@ -61,15 +61,7 @@ class KerasAtSizes:
         return int(self.config.max_position_embeddings)
 
     def dimensions(self) -> Dimensions:
-        found = own_sizes(self.config)
-        return Dimensions(
-            blocks=found.layers,
-            heads=found.heads,
-            kv_heads=found.kv_heads,
-            head_dim=found.head_dim,
-            hidden=found.hidden,
-            vocab=found.vocab,
-        )
+        return dimensions_of(own_sizes(self.config))
 
     def sizes(self) -> list[Sizes]:
         return [own_sizes(self.config, block) for block in range(own_sizes(self.config).layers)]

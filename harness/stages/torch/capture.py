@@ -60,11 +60,9 @@ class Capture:
             return None
         stop = self.start + values[:, : self.valid].shape[1]
         forced = values.clone()
-        for first, end in self.reference.covered(tap):
-            first, end = max(first, self.start), min(end, stop)
-            if first < end:
-                here = slice(first - self.start, end - self.start)
-                forced[:, here] = torch.from_numpy(known[:, first:end].astype(np.float32))
+        for first, end in self.reference.covered_within(tap, self.start, stop):
+            here = slice(first - self.start, end - self.start)
+            forced[:, here] = torch.from_numpy(known[:, first:end].astype(np.float32))
         return forced
 
     @contextmanager
