@@ -1,13 +1,13 @@
 """The alignment plan of a flatbuffer: where each tap is in each signature, and why the others are in none.
 
-In: what the alignment found, or `plan.json`. Out: the plan, the file, and what the plan says of the taps over all
-signatures.
+In: what the alignment found, or `plan.json`. Out: the plan, the file, and what the plan says of the taps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -38,12 +38,18 @@ class AlignmentPlan:
 _PLAN = TypeAdapter(AlignmentPlan)
 
 
+class Written(NamedTuple):
+    """What a tap is in one signature. op: the kind of the operator that writes it."""
+
+    tensor: str
+    op: str
+
+
 @dataclass(frozen=True)
 class PlanFacts:
-    """What a plan says of its taps, over all signatures."""
+    """What a plan says of its taps."""
 
-    names: dict[str, str] = field(default_factory=dict)  # tap -> the tensor's name
-    ops: dict[str, str] = field(default_factory=dict)  # tap -> the kind of operator that writes it
+    written: dict[str, dict[str, Written]] = field(default_factory=dict)  # signature -> tap -> what it is there
     inner: frozenset[str] = frozenset()  # taps inside a composite, which a delegate runs as one kernel
     missing: dict[str, Absence] = field(default_factory=dict)  # tap -> why a signature lacks it
 
@@ -58,11 +64,18 @@ class PlanFacts:
             if tap not in missing or missing[tap].reason:
                 missing[tap] = absent
         return cls(
-            names={tap: source.name for tap, source in reversed(sources)},
-            ops={tap: source.op for tap, source in reversed(sources)},
+            written={
+                signature: {tap: Written(source.name, source.op) for tap, source in taps.items()}
+                for signature, taps in plan.sources.items()
+            },
             inner=frozenset(tap for tap, source in sources if source.inner),
             missing=missing,
         )
+
+    def where(self, tap: str, signature: str = "") -> tuple[str, Written] | None:
+        """(signature, what the tap is there), of the first signature that has it where the one asked for has not."""
+        own = {signature: self.written[signature]} if signature in self.written else {}
+        return next(((name, taps[tap]) for name, taps in {**own, **self.written}.items() if tap in taps), None)
 
     def why_missing(self, stage: str, tap: str) -> Absence:
         """Why a stage that runs the file lacks a tap, or positions of it."""

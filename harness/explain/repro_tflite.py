@@ -21,7 +21,7 @@ from harness.explain.functions import Array
 from harness.flatbuffer.cut import Range, range_between, write_cut
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.tap import write_tapped
-from harness.inputs.tokens import Step, schedule_of
+from harness.inputs.tokens import Step, schedule_of, step_at
 from harness.jobs.job import Job, JobInput
 from harness.jobs.prepared import Prepared
 from harness.stages.litert.stage import TAP_PREFIX, Runner, as_tap
@@ -53,8 +53,9 @@ def cut_out(saved: SavedEvidence, prepared: Prepared, run: Mapping[str, Any], ta
 
 
 def _step(item: JobInput, prepared: Prepared, worst: int) -> Step:
-    steps = schedule_of(item, prepared)
-    return next(step for step in steps if step.start <= worst < step.start + step.valid)
+    step = step_at(schedule_of(item, prepared), worst)
+    assert step is not None, "every position is computed once"
+    return step
 
 
 def _range(

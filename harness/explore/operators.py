@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.explore.op_files import Side, graph_file, overlay_files
 from harness.explore.ops_job import FLATBUFFER, OpsRequest
 from harness.explore.tap_level import where_to_open
-from harness.inputs.tokens import schedule_of
+from harness.inputs.tokens import schedule_of, step_at
 from harness.names.stages import FLOAT, HF, runs_file, split
 from harness.pipeline.run_models import RunModels, load_models
 from harness.processes.scheduler import Task, Watcher, run_tasks
@@ -119,13 +119,15 @@ def _signature(models: RunModels, fault: Fault | None, frame: pd.DataFrame) -> s
         return usual
     if fault.operator is not None and fault.operator.signature:
         return fault.operator.signature
+    if fault.signature:
+        return fault.signature
     item = next((item for item in prepared.inputs if item.id == fault.input), None)
     rows = frame[(frame["hop"] == fault.hop) & (frame["tap"] == fault.tap) & (frame["input"] == fault.input)]
     if item is None or rows.empty or rows["worst_position"].isna().all():
         return usual
     worst = int(rows["worst_position"].iloc[0])
-    steps = schedule_of(item, prepared)
-    return next((step.signature for step in steps if step.start <= worst < step.start + step.valid), usual)
+    step = step_at(schedule_of(item, prepared), worst)
+    return usual if step is None else step.signature
 
 
 def _graphs(models: RunModels, hop: HopResult, signature: str, target: Path, progress: Watcher) -> dict[str, OpGraph]:

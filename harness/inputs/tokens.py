@@ -7,7 +7,7 @@ and for each the `Step`s of prefill and decode by which the device covers its po
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +119,11 @@ def schedule_of(item: Scheduled, sizes: Sizes) -> list[Step]:
         steps += schedule(end, decoded, sizes.prefill, sizes.kv_cache_len, start)
         start = end
     return steps
+
+
+def step_at(steps: Iterable[Step], position: int) -> Step | None:
+    """The step that computes a position; None where none does."""
+    return next((step for step in steps if step.start <= position < step.start + step.valid), None)
 
 
 def schedule(length: int, decode_tail: int, prefill: Sequence[int], kv_cache_len: int, begin: int = 0) -> list[Step]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 from harness.pipeline.comparison import plans_of, samples_of
 from harness.pipeline.environment import environment
+from harness.pipeline.fault_names import named_where_it_is
 from harness.pipeline.findings import crashed, findings_of
 from harness.pipeline.in_sequence import in_sequence
 from harness.pipeline.owned_faults import owned, with_mask
@@ -72,9 +73,11 @@ def conclude(
     findings = [*findings_of(prepared, results, stages, hops, comparison.rows), *more]
     lost = any(hop.verdict == "fail" for hop in hops) or any(found.severity == "error" for found in findings)
     failed = crashed(results) or lost
-    modules, kinds = _names_of(prepared, plans_of(results, stages))
+    plans = plans_of(results, stages)
+    modules, kinds = _names_of(prepared, plans)
     faults = [with_mask(fault, traces) for fault in locate(hops, frame, modules, kinds)]
     faults = in_sequence(faults, frame, prepared, traces)
+    faults = [named_where_it_is(fault, frame, prepared, plans) for fault in faults]
     record = Record(
         model=prepared.model,
         run_id=run_id,
@@ -130,10 +133,14 @@ def _hops(
 def _names_of(
     prepared: Prepared, plans: dict[str, PlanFacts]
 ) -> tuple[dict[str, dict[str, str | None]], dict[str, str]]:
-    """(tap -> its name in each version, tap -> the kind of operator that writes it in a flatbuffer)"""
-    tensors = {tap: name for plan in reversed(plans.values()) for tap, name in plan.names.items()}
-    kinds = {tap: kind for plan in reversed(plans.values()) for tap, kind in plan.ops.items()}
-    return {tap: {**names, FLATBUFFER: tensors.get(tap)} for tap, names in prepared.modules.items()}, kinds
+    """(tap -> its name in each version, tap -> the kind of operator that writes it in a flatbuffer), in the first
+    signature of the first file that has it."""
+    found = {tap: next(filter(None, (plan.where(tap) for plan in plans.values())), None) for tap in prepared.modules}
+    names = {
+        tap: {**own, FLATBUFFER: where[1].tensor if (where := found[tap]) else None}
+        for tap, own in prepared.modules.items()
+    }
+    return names, {tap: where[1].op for tap, where in found.items() if where}
 
 
 def _inputs(prepared: Prepared) -> list[Input]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.align.plan import PlanFacts
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Descended
 from harness.locate.owners import CONVERTER, converter_or_kernels_of, is_given, kernels_of
 from harness.names.codes import FindingCode
 from harness.names.stages import Floor, Hop, runs_file
+from harness.pipeline.fault_names import in_signature
 from harness.pipeline.tasks import RunPaths, descend_task
 from harness.processes.scheduler import Results, Task
 from harness.record.record import Fault, FaultyOperator, Finding, Record
@@ -33,8 +35,11 @@ def descent_tasks(place: RunPaths, prepared: Prepared, record: Record, results: 
     return {hop: descend_task(place, prepared, Hop.parse(hop), found, results) for hop, found in taps.items()}
 
 
-def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) -> Record:
-    """The record with the operators that were found, or with a word about why they were not."""
+def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results, plans: Mapping[str, PlanFacts]) -> Record:
+    """The record with the operators that were found, or with a word about why they were not.
+
+    plans: recipe -> what the plan of its file says.
+    """
     findings, faults = list(record.findings), list(record.faults)
     for hop, task in tasks.items():
         result = ended[task.name]
@@ -45,7 +50,7 @@ def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) ->
             continue
         found = answer.faults
         faults = [
-            _with_operator(fault, found[fault.tap]) if fault.hop == hop and fault.tap in found else fault
+            _with_operator(fault, found[fault.tap], plans) if fault.hop == hop and fault.tap in found else fault
             for fault in faults
         ]
     return Record.model_validate(
@@ -57,7 +62,9 @@ def with_operators(record: Record, tasks: Mapping[str, Task], ended: Results) ->
     )
 
 
-def _with_operator(fault: Fault, found: FaultyOperator) -> Fault:
+def _with_operator(fault: Fault, found: FaultyOperator, plans: Mapping[str, PlanFacts]) -> Fault:
+    """With the tap's name in the signature in which the operator was found."""
+    fault = in_signature(fault, found.signature, plans)
     changes: dict[str, object] = {"operator": found.model_dump(), "op": found.op}
     kernels, either = (name(fault.between.candidate) for name in (kernels_of, converter_or_kernels_of))
     if fault.owner in (CONVERTER, kernels, either):

@@ -307,6 +307,7 @@ def _read_text(state: Work, record: Record, prepared: Prepared) -> None:
 def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, results: dict[str, TaskResult]) -> Record:
     """With the causes of its faults and the operators that cause them, while the traces are still there."""
     from harness.explain.task import EXPLAIN, explain_task, explained
+    from harness.pipeline.comparison import plans_of
     from harness.pipeline.operators import descent_tasks, with_operators
 
     spec = (str(state.ref.file.resolve()), state.ref.variable)
@@ -322,5 +323,6 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     operators = descent_tasks(place_of(state), prepared, record, results)
     with state.timed("explain"):  # neither reads what the other finds
         ended = processes(state, prepared, [causes, *operators.values()])
-    found = with_operators(record, operators, ended) if operators else record
+    plans = plans_of(results, tuple(fault.between.candidate for fault in record.faults))
+    found = with_operators(record, operators, ended, plans) if operators else record
     return explained(found, ended[EXPLAIN])

@@ -55,6 +55,8 @@ class Fault(Part):
     """Its module or tensor by version."""
     op: str | None = None
     """Of a hop into a file: the kind of the operator that writes it."""
+    signature: str = ""
+    """The one whose tensor and operator of the flatbuffer are named: where the fault is. Empty without a flatbuffer."""
     excess: float | None = None
     position_excess: float | None = None
     local_excess: float | None = None

@@ -240,6 +240,7 @@ def _fault_lines(record: Record, frame: pd.DataFrame, console: Console) -> None:
         ("because", fault.reason or (rows[0].why if rows else "")),
         *((version, fault.modules.get(version)) for version in (HF, *own_stages(), FLATBUFFER)),
         ("op", fault.op),
+        ("signature", fault.signature),
     ]
     for name, fact in facts:
         if fact:

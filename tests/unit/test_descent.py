@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from record_factory import make_run
 
+from harness.align.plan import PlanFacts, Written
 from harness.jobs.results import Descended
+from harness.names.stages import FLATBUFFER, FLOAT
 from harness.pipeline.operators import with_operators
 from harness.processes.scheduler import Task, TaskResult
 from harness.record.record import Fault, FaultyOperator, Record
@@ -21,6 +23,8 @@ FOUND = {
     "whose": "converter", "op": "RESHAPE", "index": 4, "subgraph": 3, "composites": ["odml.attention"], "tensor": "k",
     "why": "it should transpose", "error": 1.0, "after": 1e-6,
 }  # fmt: skip
+TAP = "block.0.attn.probs"
+PLANS = {FLOAT: PlanFacts({name: {TAP: Written(f"{name} probs", "SOFTMAX")} for name in ("prefill_32", "decode")})}
 
 
 def record_with(owner: str) -> Record:
@@ -36,7 +40,7 @@ def found(operator: dict[str, Any]) -> Descended:
 def described(owner: str, **result: Any) -> Record:
     task = Task("tflite-builtin.operator", "", {})
     ended = TaskResult(**{"name": task.name, "status": "ok", "value": found(FOUND), **result})
-    return with_operators(record_with(owner), {HOP: task}, {task.name: ended})
+    return with_operators(record_with(owner), {HOP: task}, {task.name: ended}, PLANS)
 
 
 def test_an_operator_tells_converter_and_kernels_apart() -> None:
@@ -49,6 +53,12 @@ def test_an_operator_tells_converter_and_kernels_apart() -> None:
     other = described("converter", value=kernel).first_fault
     assert other is not None
     assert other.owner == "kernels of tflite-builtin"
+
+
+def test_a_tap_is_named_in_the_signature_in_which_its_operator_was_found() -> None:
+    fault = described("converter", value=found({**FOUND, "signature": "decode"})).first_fault
+    assert fault is not None
+    assert (fault.signature, fault.modules[FLATBUFFER], fault.op) == ("decode", "decode probs", "RESHAPE")
 
 
 def test_an_operator_does_not_change_what_an_audit_proved() -> None:
