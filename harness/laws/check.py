@@ -6,7 +6,7 @@ In: a driver and an input. Out: a `LawCheck` for each law, and traces where two 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,10 +45,15 @@ def laws_folder(traces: Path) -> Path:
 
 
 def check_laws(
-    driver: Driver, item: JobInput, vocabulary: int, traces: Path, laws: Iterable[Law] = LAWS
+    driver: Driver,
+    item: JobInput,
+    vocabulary: int,
+    traces: Path,
+    inputs: Sequence[JobInput] = (),
+    laws: Iterable[Law] = LAWS,
 ) -> list[LawCheck]:
-    """traces: of the stage. What cannot be run is said: it costs that law alone."""
-    talk = Conversation(driver, item.tokens, item.decode_tail, vocabulary)
+    """traces: of the stage. inputs: all that it is asked for. What cannot be run is said: it costs that law alone."""
+    talk = Conversation(driver, item.tokens, item.decode_tail, vocabulary, inputs)
     folder = laws_folder(traces) / item.id
     checks = [_check(law, talk, folder) for law in laws]
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,27 @@ In: a `Job`, with the input that laws are checked on. Out: its facts; what the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.jobs.driver import driver_of, driving
 from harness.jobs.job import Job, JobInput
 from harness.jobs.reporter import Reporter, ServingReporter, costs_only_this_stage
 from harness.jobs.session import Session, trace_inputs
 from harness.laws.check import check_laws
+
+# Of an input as many tokens go through the stage once more, and of many inputs so many, evenly spread.
+_TOKENS, _INPUTS = 96, 8
+
+
+def passed_again(inputs: Sequence[JobInput]) -> list[JobInput]:
+    """The inputs of a stage as those of its second pass: each as one prompt, cut, and each once."""
+    found: dict[tuple[tuple[int, ...], int], str] = {}
+    for item in inputs:
+        tail = item.decode_tail if len(item.tokens) <= _TOKENS else 1
+        if not item.logits_only:
+            found.setdefault((tuple(item.tokens[:_TOKENS]), tail), item.id)
+    told = [JobInput(id=name, tokens=list(tokens), decode_tail=tail) for (tokens, tail), name in found.items()]
+    return told if len(told) <= _INPUTS else [told[n * (len(told) - 1) // (_INPUTS - 1)] for n in range(_INPUTS)]
 
 
 def run(payload: object, report: Reporter) -> dict[str, object]:
@@ -21,7 +37,7 @@ def run(payload: object, report: Reporter) -> dict[str, object]:
         if job.laws is not None and job.reference is None:
             report.progress(0, len(job.inputs), "laws")
             with driver_of(job.stage, session) as driver:
-                check_laws(driver, job.laws, job.dimensions.tokens, job.traces)
+                check_laws(driver, job.laws, job.dimensions.tokens, job.traces, passed_again(job.inputs))
 
     with costs_only_this_stage():
         return trace_inputs(job, report, checked=laws).as_dict()

@@ -117,6 +117,18 @@ def _chunks_are_one(talk: Conversation) -> Outcome:
     return Pair(talk.base, run_steps(driver, steps, talk.tokens))
 
 
+def _second_pass(talk: Conversation) -> Outcome:
+    """State that builds up over conversations shows after some: this is what ends a session, and at its end the first
+    prompt of all comes again."""
+    if len(talk.inputs) < 2:
+        raise NotAskedError("there is one input alone")
+    first = [talk.written(item) for item in talk.inputs]
+    for item, ran in zip(reversed(talk.inputs), reversed(first), strict=True):
+        if (apart := bits_apart(ran, talk.written(item))) is not None:
+            return apart._replace(of=item.id)
+    return bits_apart(talk.base, talk.again())
+
+
 def _threads(talk: Conversation) -> Outcome:
     with talk.driver.with_threads(2) as driver:
         return Pair(talk.base, run_steps(driver, talk.steps, talk.tokens))
@@ -132,5 +144,6 @@ LAWS = (
     Law(LawName.ANY_ORDER, _any_order),
     Law(LawName.PREFILL_IS_DECODES, _prefill_is_decodes, bends=True),
     Law(LawName.CHUNKS_ARE_ONE, _chunks_are_one, bends=True),
+    Law(LawName.SECOND_PASS, _second_pass),
     Law(LawName.THREADS, _threads, bends=True),
 )

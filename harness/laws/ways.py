@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.flatbuffer.signatures import DECODE, PREFILL
 from harness.inputs.tokens import Step, schedule
 from harness.jobs.driver import Array, Cache, Driver
+from harness.jobs.job import JobInput
 from harness.names.taps import LOGITS
 
 _BITS = {4: np.uint32, 8: np.uint64}
@@ -32,16 +33,20 @@ class Ran:
 
 
 class Apart(NamedTuple):
-    """The first place where two runs differ. most: how far the numbers there are apart at most."""
+    """The first place where two runs differ. most: how far the numbers there are apart at most. of: the input that was
+    run, where it is another than the one that laws are checked on.
+    """
 
     tap: str
     position: int
     most: float
+    of: str = ""
 
     @property
     def words(self) -> str:
         where = "position" if self.tap == LOGITS else "slot"
-        return f"{self.tap} differs at {where} {self.position}, by {self.most:.3g} at most"
+        of = f" of input {self.of}" if self.of else ""
+        return f"{self.tap} differs at {where} {self.position}{of}, by {self.most:.3g} at most"
 
 
 def run_steps(
@@ -88,13 +93,15 @@ def prefills(driver: Driver, start: int, stop: int) -> list[Step]:
 class Conversation:
     """What laws are checked on: a prompt, of which the last `tail` tokens are decoded, and another one beside it.
 
-    vocabulary: how many tokens every version knows. base: what a device does, in a session that is fresh.
+    vocabulary: how many tokens every version knows. inputs: all that the stage is asked for, each run as one prompt.
+    base: what a device does, in a session that is fresh.
     """
 
     driver: Driver
     tokens: Sequence[int]
     tail: int
     vocabulary: int
+    inputs: Sequence[JobInput] = ()
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -107,6 +114,12 @@ class Conversation:
     def again(self, **how: Any) -> Ran:
         """how: as `run_steps` takes it."""
         return run_steps(self.driver, self.steps, self.tokens, **how)
+
+    def written(self, item: JobInput) -> Ran:
+        """Another input as one prompt, on a fresh cache; of that what it wrote is kept."""
+        driver, length = self.driver, len(item.tokens)
+        ran = run_steps(driver, schedule(length, item.decode_tail, driver.prefill, driver.kv_cache_len), item.tokens)
+        return Ran(ran.rows, None, {tap: values[:, :length].copy() for tap, values in ran.slots.items()})
 
     @property
     def length(self) -> int:

@@ -20,6 +20,7 @@ class LawName(StrEnum):
     ANY_ORDER = "any-order"
     PREFILL_IS_DECODES = "prefill-is-decodes"
     CHUNKS_ARE_ONE = "chunks-are-one"
+    SECOND_PASS = "second-pass"
     THREADS = "threads"
 
 
@@ -33,6 +34,7 @@ LAW_WORDS = MappingProxyType(
         LawName.ANY_ORDER: "other signatures and conversations run in between change no bit",
         LawName.PREFILL_IS_DECODES: "prefill of N tokens gives what N decodes give",
         LawName.CHUNKS_ARE_ONE: "prefill in other chunks gives the same",
+        LawName.SECOND_PASS: "all inputs once more, last to first, in the same session give the bits that they gave",
         LawName.THREADS: "two threads compute what one does",
     }
 )

@@ -17,6 +17,7 @@ from harness.inputs.tokens import Step
 from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
 
 VOCABULARY, WIDTH, SLOTS = 11, 4, 24
+LATE = 14  # KV caches after which "late state" shows
 KEYS, VALUES = "block.0.cache.k", "block.0.cache.v"
 
 
@@ -36,12 +37,14 @@ class ToyDriver:
     threads: int = 1
     state: list[float] = field(default_factory=lambda: [0.0])
     last: list[str] = field(default_factory=lambda: [""])
+    sessions: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         self.embedding, self.head = (_table(n, VOCABULARY, WIDTH).astype(self.dtype) for n in (0, 1))
         self.places = _table(2, SLOTS + 1, WIDTH).astype(self.dtype)
 
     def fresh(self) -> Cache:
+        self.sessions[0] += 1
         return {tap: np.zeros((SLOTS, WIDTH), self.dtype) for tap in (KEYS, VALUES)}
 
     def slots(self, cache: Cache) -> dict[str, Array]:
@@ -78,6 +81,8 @@ class ToyDriver:
             context = context + self.dtype(1e-3 * self.state[0])
         if self.fault == "order" and self.last[0] == DECODE and step.signature == "prefill_8":
             context = context * self.dtype(1.001)
+        if self.fault == "late state" and self.sessions[0] > LATE:
+            context = context * self.dtype(1.001)
         if self.fault == "random":
             context = context * self.dtype(1 + 1e-3 * np.random.default_rng().random())
         if self.threads > 1 and self.fault.startswith("threads"):
@@ -87,4 +92,4 @@ class ToyDriver:
 
     @contextmanager
     def with_threads(self, threads: int) -> Iterator[ToyDriver]:
-        yield replace(self, threads=threads)
+        yield replace(self, threads=threads, sessions=[0])
