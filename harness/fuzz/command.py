@@ -20,6 +20,7 @@ from harness.errors import UsageError
 from harness.fuzz.judging import Failure, InputJudgement, Nearest, judge_input, typical_noise, with_typical_of
 from harness.fuzz.laws import judge_laws
 from harness.fuzz.search import SHRINKS, FuzzSearch, search
+from harness.inputs.sampling import sample_of
 from harness.inputs.strategies import searched_inputs
 from harness.inputs.tokens import TokenInput, describe_schedule, schedule_of
 from harness.jobs.job import JobInput
@@ -231,14 +232,16 @@ def _judge(
     written |= {stage + LAWS_SUFFIX for stage in stages}
 
     def judge(item: TokenInput) -> InputJudgement:
+        told = JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail)
         try:
-            servers.trace(JobInput(id=item.id, tokens=list(item.tokens), decode_tail=item.decode_tail))
+            servers.trace(told)
         except StageEndedError as ended:
             raise _CrashError(item, ended) from None
         try:
             if laws:
                 return judge_laws(LawJudge(traces, prepared.model, rules, floors_at), stages, item.id)
-            return judge_input(traces, item.id, hops, prepared.taps, prepared.model, rules, floors_at)
+            sample = sample_of(told, prepared)
+            return judge_input(traces, item.id, hops, prepared.taps, prepared.model, rules, floors_at, sample)
         finally:
             for stage in written:
                 shutil.rmtree(traces / stage / item.id, ignore_errors=True)

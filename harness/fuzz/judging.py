@@ -17,6 +17,7 @@ from harness.compare.noise import NoiseFloor
 from harness.compare.traces import FLOAT32_RUNS, TapReader, compare_traces, noise_floors
 from harness.judge.rules import Rule
 from harness.names.coverage import Absence
+from harness.names.sample import Sample
 from harness.names.stages import ORACLE, Hop
 from harness.record.tap_row import TapRow
 
@@ -63,12 +64,25 @@ def judge_input(
     model: str,
     rules: list[Rule],
     floors_at: FloorsAt,
+    sample: Sample | None = None,
 ) -> InputJudgement:
-    """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here."""
+    """Compare the traces of one input on the hops, and judge them. Taps that cannot be compared say nothing here.
+
+    sample: the positions that are kept of an input that is too long for all.
+    """
     stages = {ORACLE, *(stage for hop in hops for stage in hop.stages)}
     missing = Absence("")  # nobody asks why
     compared = compare_traces(
-        traces, stages, [item], taps, model, rules, lambda stage, tap: missing, hops=tuple(hops), floors_at=floors_at
+        traces,
+        stages,
+        [item],
+        taps,
+        model,
+        rules,
+        lambda stage, tap: missing,
+        hops=tuple(hops),
+        floors_at=floors_at,
+        samples={} if sample is None else {item: sample},
     )
     rows = [row for row in compared.rows if row.verdict != "missing"]
     firsts = (_first(row for row in rows if row.hop == hop.name and row.verdict == "fail") for hop in hops)
