@@ -103,9 +103,10 @@ def _right_by_itself(fault: FaultPlace, evidence: Evidence) -> Finding:
     causes = "state that is kept between calls, or memory that is written again"
     if runs_file(evidence.candidate):  # its local pass has every operator apart from the others
         causes = "memory that is written again, state of the runtime, or a kernel for several operators at once"
+    where = f"{fault.tap} of {evidence.candidate} is wrong on {fault.shown or fault.input}"
     what = (
-        f"{fault.tap} of {evidence.candidate} is wrong on {fault.input}, and right when its step is run by itself "
-        f"({fault.local_share:.2g} of its limit): the fault depends on what ran before: {causes}"
+        f"{where}, and right when its step is run by itself ({fault.local_share:.2g} of its limit at most): the fault "
+        f"depends on what ran before: {causes}"
     )
     code = FindingCode.RIGHT_BY_ITSELF
     return Finding(kind="runtime", code=code, severity="error", what=what, stage=evidence.candidate)

@@ -38,6 +38,7 @@ class FaultPlace(BaseModel):
     hop: str
     tap: str
     input: str  # its id
+    shown: str = ""  # the input that the record names; empty: the same
     worst: int = 0  # the position with the largest excess
     local_share: float | None = None  # of its limits, the most that the tap uses up in local passes; none without one
     same_weights: bool = False  # the audits have found the weights that act there to be the checkpoint's
@@ -76,7 +77,7 @@ def explain_task(
 ) -> Task | None:
     """spec: file and variable of the declaration. traces, folder: of the run. flatbuffer, plan: empty without one."""
     faults = [
-        fault_of(fault.hop, fault.tap, frame, same_weights=weights_agree(fault, record.findings))
+        fault_of(fault.hop, fault.tap, frame, shown=fault.input, same_weights=weights_agree(fault, record.findings))
         for fault in _places(record)[:_FAULTS]
     ]
     if not faults:
@@ -133,13 +134,18 @@ def _places(record: Record) -> list[Fault]:
     return list(places.values())
 
 
-def fault_of(hop: str, tap: str, frame: pd.DataFrame, *, same_weights: bool = False) -> FaultPlace:
-    """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart."""
+def fault_of(hop: str, tap: str, frame: pd.DataFrame, *, shown: str = "", same_weights: bool = False) -> FaultPlace:
+    """A fault on the longest input that shows it: the more positions, the more there is to tell causes apart.
+
+    shown: the input that the record names.
+    """
     rows = rows_in(frame[(frame["hop"] == hop) & (frame["tap"] == tap)])
     failing = [row for row in rows if row.verdict == "fail"] or rows
     row = max(failing, key=lambda row: _length(row.shape))
     share, worst = _local_share(failing), row.worst_position or 0
-    return FaultPlace(hop=hop, tap=tap, input=row.input, worst=worst, local_share=share, same_weights=same_weights)
+    return FaultPlace(
+        hop=hop, tap=tap, input=row.input, shown=shown, worst=worst, local_share=share, same_weights=same_weights
+    )
 
 
 def _local_share(failing: Sequence[TapRow]) -> float | None:

@@ -43,10 +43,13 @@ def test_a_step_that_is_right_by_itself_depends_on_what_ran_before(model: Bench,
     model.break_reauthored(tmp_path, in_the_first_session(doubled_norm))
     fault = first_fault(model.judge(tmp_path))
     assert fault.tap == "block.1.attn.norm"
+    shown = next(item.id for item in model.prepared.inputs if item.id != fault.input)
+    named = fault.model_copy(update={"shown": shown})
     with joined(model, tmp_path) as traces, pytest.raises(RightByItselfError) as told:
-        explain_fault(fault, model.prepared, reference_of(model), traces)
+        explain_fault(named, model.prepared, reference_of(model), traces)
     assert told.value.finding.code == FindingCode.RIGHT_BY_ITSELF
-    assert "block.1.attn.norm of reauthored" in told.value.finding.what
+    # The input that the record names, and not the longest one, on which causes are tried.
+    assert f"block.1.attn.norm of reauthored is wrong on {shown}, " in told.value.finding.what
 
 
 def test_a_step_that_is_wrong_by_itself_is_explained(model: Bench, tmp_path: Path) -> None:
