@@ -1,8 +1,8 @@
 """What of a run's options cannot be, as far as the command line and the declaration tell, as it is read.
 
-In: `Options` and a `SpecRef`. Out: a UsageError where they ask for what the KV cache has no room for, for text where
-there is no tokenizer, or for rules that the quantiser refuses. Preparing says the same of what only running tells, and
-takes as long as the frameworks take to be imported.
+In: `Options` and a `SpecRef`. Out: a UsageError where they ask for what the KV cache has no room for, for a cache or
+layers that the model has not, for text where there is no tokenizer, or for rules that the quantiser refuses. Preparing
+says the same of what only running tells, and takes as long as the frameworks take to be imported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from harness.inputs.given import check_jsonl, no_tokenizer
 from harness.inputs.text import NO_TOKENIZER
 from harness.plain import brief
 from harness.spec.model import Model, SpecRef
+from harness.spec.sizes import longest_declared, published_layers
+from harness.weights.configs import stored_layers
+from harness.weights.first_layers import check_layers
 from harness.weights.sources import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ def check_early(options: Options, ref: SpecRef) -> None:
         raise no_tokenizer(chat=options.chat)
     if lacking and options.text is not None:
         raise UsageError(f"--text needs a tokenizer and {NO_TOKENIZER}; leave it out")
+    check_declared_layers(options, ref)
     if options.tflite is None:
+        check_length(options.variant.kv_cache_len, longest_declared(ref), ref.name)
         check_room(options, known_cache(options, ref), known_prefill(options, ref))
     if any(recipe.rules for recipe in options.quantize):
         from harness.flatbuffer.quantise import refuse_rules
@@ -41,6 +46,31 @@ def check_early(options: Options, ref: SpecRef) -> None:
         for recipe in options.quantize:
             if recipe.rules:
                 refuse_rules(rules_of(recipe), recipe.name)
+
+
+def check_length(kv_cache_len: int | None, longest: int | None, name: str) -> None:
+    """Raises UsageError for a KV cache longer than a model computes. longest: None where that is not known."""
+    if kv_cache_len is not None and longest is not None and kv_cache_len > longest:
+        raise UsageError(
+            f"a KV cache of {brief(kv_cache_len)} positions is longer than {name} computes, whose max_seq_len is "
+            f"{longest}; give a shorter --kv-cache-len"
+        )
+
+
+def check_declared_layers(options: Options, ref: SpecRef) -> None:
+    """Raises UsageError for more layers than the declaration, or the config.json of a person's folder, says there
+    are."""
+    if options.layers is None:
+        return
+    folder = None if options.checkpoint is None else Path(options.checkpoint).expanduser()
+    if folder is None:
+        what, total = ref.name, published_layers(ref)
+    elif folder.is_dir():
+        what, total = str(folder), stored_layers(folder)
+    else:  # of the hub
+        return
+    if total is not None:
+        check_layers(options.layers, total, what)
 
 
 def check_room(options: Options, kv_cache_len: int | None, prefill: Sequence[int] = ()) -> None:

@@ -37,6 +37,7 @@ from harness.names.stages import HF
 from harness.names.taps import BLOCK_POINTS, split_tap, tap_order
 from harness.names.variant import Variant, parse_variant
 from harness.pipeline.dimensions import dimensions_of
+from harness.pipeline.early import check_length
 from harness.record.record import Finding, Source
 from harness.spec.key import KnownSpec
 from harness.spec.model import Model, SpecRef
@@ -260,11 +261,7 @@ def _device_shape(request: Request, model: Model, dims: Dimensions, longest: int
     declared = min(model.kv_cache_len, longest)
     if request.tflite is None:
         asked = request.variant.applied_to(_declared_variant(model))
-        if asked.kv_cache_len > longest:
-            raise UsageError(
-                f"a KV cache of {asked.kv_cache_len} positions is longer than {model.name} computes, whose max_seq_len "
-                f"is {longest}; give a shorter --kv-cache-len"
-            )
+        check_length(asked.kv_cache_len, longest, model.name)
         variant = asked.settled(model.prefill, declared)
         prefill = sorted(set(variant.prefill or model.prefill))
         cache = variant.kv_cache_len or declared

@@ -100,6 +100,14 @@ def raw_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def stored_layers(folder: Path) -> int | None:
+    """Layers as config.json says them; None where it does not by the usual name. Raises UsageError as `raw_config`."""
+    raw = raw_config(folder)
+    text = raw.get("text_config")
+    layers = (text if isinstance(text, dict) else raw).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None
+
+
 def distinct_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without the second name of a tied matrix, as a checkpoint stores it."""
     tensors: dict[str, torch.Tensor] = {}

@@ -9,7 +9,7 @@ from generative import generative
 
 from harness.spec.find import describe
 from harness.spec.load import load_spec
-from harness.spec.sizes import published_parameters
+from harness.spec.sizes import longest_declared, published_layers, published_parameters
 
 MODELS = sorted(name for name, ref in generative().items() if published_parameters(ref) is not None)
 
@@ -25,6 +25,19 @@ def test_a_size_read_as_text_is_that_of_the_model_that_transformers_builds(name:
         model = AutoModelForCausalLM.from_config(load_spec(ref).published())
     actual = sum(parameter.numel() for parameter in model.parameters())
     assert published_parameters(ref) == pytest.approx(actual, rel=0.005)
+
+
+@pytest.mark.slow
+def test_lengths_and_layers_read_as_text_are_those_of_the_models() -> None:
+    read: dict[str, tuple[int | None, int | None]] = {}
+    actual: dict[str, tuple[int | None, int | None]] = {}
+    for name, ref in generative().items():
+        model = load_spec(ref)
+        read[name] = length, layers = longest_declared(ref), published_layers(ref)
+        found = model.config().max_seq_len, model.published().num_hidden_layers
+        actual[name] = found[0] if length is not None else None, found[1] if layers is not None else None
+    assert read == actual
+    assert sum(length is not None for length, _ in read.values()) > len(read) / 2
 
 
 def test_a_size_that_is_no_literal_is_unknown_and_not_guessed(tmp_path: Path) -> None:

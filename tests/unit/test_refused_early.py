@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from harness.errors import UsageError
 from harness.names.recipes import Recipe
 from harness.names.variant import VariantOptions
 from harness.pipeline import generation_run
-from harness.pipeline.early import check_room
+from harness.pipeline.early import check_declared_layers, check_early, check_room
 from harness.pipeline.options import Options, check
+from harness.spec.find import describe, find_spec
+from harness.spec.sizes import longest_declared
 
 SPEC = """
 from harness import GenerativeModel
@@ -126,3 +129,70 @@ def test_generate_asks_for_no_more_by_itself_than_the_cache_has_room_for(
     monkeypatch.setattr(generation_run, "generate", stop)
     done = CliRunner().invoke(app, ["generate", "tiny_llama", "--miniature", *typed])
     assert wanted == [asked], done.output
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("tiny_llama", {"layers": 23}, "--layers 23: tiny_llama has 22 layers; give at most as many"),
+        ("tiny_llama", {"layers": 22}, ""),
+        ("tiny_llama", {"layers": 23, "checkpoint": "some/hub-id"}, ""),
+        ("qwen2_5_3b", {"layers": 37}, "qwen2_5_3b has 36 layers"),
+        ("gpt2", {"layers": 13}, "gpt2 has 12 layers"),
+        (
+            "tiny_llama",
+            {"variant": VariantOptions(kv_cache_len=2049)},
+            "2049 positions is longer than tiny_llama computes",
+        ),
+        ("tiny_llama", {"variant": VariantOptions(kv_cache_len=2048)}, ""),
+        ("smollm2", {"variant": VariantOptions(kv_cache_len=8193)}, "whose max_seq_len is 8192"),
+        ("smollm2", {"variant": VariantOptions(kv_cache_len=8192)}, ""),
+    ],
+)
+def test_what_a_model_has_not_is_refused_as_it_is_read(model: str, options: dict[str, Any], said: str) -> None:
+    try:
+        check_early(Options(model=model, miniature=True, **options), find_spec(model))
+        told = ""
+    except UsageError as error:
+        told = str(error)
+    assert said in told
+    assert bool(said) == bool(told)
+
+
+def test_layers_of_a_folder_are_those_of_its_config(tmp_path: Path) -> None:
+    options = Options(model="tiny_llama", layers=3, checkpoint=str(tmp_path))
+    for config, said in (
+        ({"model_type": "llama", "num_hidden_layers": 2}, f"--layers 3: {tmp_path} has 2 layers"),
+        ({"model_type": "gemma3", "num_hidden_layers": 9, "text_config": {"num_hidden_layers": 2}}, "has 2 layers"),
+        ({"model_type": "llama", "num_hidden_layers": 3}, ""),
+        ({"model_type": "openelm", "num_transformer_layers": 2}, ""),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UsageError, match=said) if said else nullcontext():
+            check_declared_layers(options, find_spec("tiny_llama"))
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ("lambda: replace(example(), max_seq_len=64)", 64),
+        ("wraps(example)(lambda: replace(example(), max_seq_len=64))", 64),
+        ("lambda: replace(example(), max_seq_len=2 * 32)", None),
+        ("lambda: wider(replace(example(), max_seq_len=64))", None),
+        ("example.config", None),
+        ("tiny_llama.get_model_config", 2048),
+        ("tiny_llama.no_such_function", None),
+        ("named.get_model_config", 2048),
+        ("partial(example, max_seq_len=64)", None),
+    ],
+)
+def test_how_many_positions_are_computed_is_read_where_it_is_said_once(
+    config: str, length: int | None, tmp_path: Path
+) -> None:
+    spec = tmp_path / "mine.py"
+    spec.write_text(
+        "from litert_torch.generative.examples.tiny_llama import tiny_llama, tiny_llama as named\n"
+        + SPEC.replace("config=None", f"config={config}").replace("{more}", "")
+    )
+    (ref,) = describe(spec)
+    assert longest_declared(ref) == length
