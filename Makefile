@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv extras parity test further test-extras check sweep bench detection pictures clean
+.PHONY: help venv extras parity test further test-extras check pure sweep bench detection pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ check: $(STAMP) ## format, lint, types and the tests that need no framework: a m
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep and not extras' --hypothesis-profile=quick $(ARGS)
+
+pure: $(STAMP) ## those of them that only compute: seconds
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not further and not sweep and not extras and not miniature and not process and not files' --hypothesis-profile=quick $(ARGS)
 
 sweep: $(STAMP) ## every model at ten seeds, three lengths and 1,024 positions, on all hops: 11 minutes and more
 	@$(BIN)/python -m pytest -q -n 2 -m 'sweep and not extras' -rP tests $(ARGS)

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pure import MARKERS, STARTING, without_frameworks, without_processes
+from pure import (
+    FOLDERS_OF_A_TEST,
+    MARKERS,
+    STARTING,
+    WRITING,
+    without_files,
+    without_frameworks,
+    without_processes,
+)
 
 # A deadline is a timed assertion: a busy machine would fail it.
 settings.register_profile("edge-parity", deadline=None)
@@ -42,16 +50,27 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
         return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a folder writes files, and those of tests/docs read the whole repository."""
+    documents = Path(__file__).parent / "docs"
+    for item in items:
+        if FOLDERS_OF_A_TEST & set(getattr(item, "fixturenames", ())) or documents in item.path.parents:
+            item.add_marker("files")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test and its fixtures import a framework or start a process only where a marker says so, or
-    `-m "not miniature and not process"` would lie. This hook hears of the gate's tests as well: they run commands."""
+    """A test and its fixtures import a framework, start a process or write a file only where a marker says so, or
+    `-m "not miniature and not process and not files"` would lie. This hook hears of the gate's tests as
+    well: they run commands."""
     if Path(__file__).parent not in item.path.parents:
         return (yield)
     marks = {mark.name for mark in item.iter_markers()}
     with (
         nullcontext() if marks & MARKERS else without_frameworks(),
         nullcontext() if marks & STARTING else without_processes(),
+        nullcontext() if marks & WRITING else without_files(),
     ):
         return (yield)
 

@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import ROOT
-from pure import without_processes
+from pure import without_files, without_processes
 from sources import parsed
 
 TESTS = ROOT / "tests"
@@ -130,6 +133,27 @@ assert "torch" not in sys.modules
 def test_a_test_without_a_marker_that_starts_a_process_fails(start: Callable[[], object]) -> None:
     with without_processes(), pytest.raises(pytest.fail.Exception, match="starts a process: mark it"):
         start()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: (folder / "text").write_text("", encoding="utf-8"),
+        lambda folder: tempfile.mkstemp(dir=folder),
+        lambda folder: os.open(folder / "low", os.O_WRONLY | os.O_CREAT),
+        lambda folder: np.save(folder / "array.npy", np.zeros(1)),
+    ],
+)
+def test_a_test_without_a_marker_that_writes_a_file_fails(write: Callable[[Path], object], tmp_path: Path) -> None:
+    with without_files(), pytest.raises(pytest.fail.Exception, match=r"writes .*: let it ask for `tmp_path`"):
+        write(tmp_path)
+    write(tmp_path)
+
+
+def test_a_test_without_a_marker_may_read_a_file(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("read", encoding="utf-8")
+    with without_files():
+        assert (tmp_path / "text").read_text(encoding="utf-8") == "read"
 
 
 @pytest.mark.process

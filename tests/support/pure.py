@@ -1,4 +1,4 @@
-"""What keeps a test without a marker from importing a framework into its process, and from starting another process."""
+"""What keeps a test without a marker from a framework in its process, from another process, and from the disk."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ FRAMEWORKS = {"ai_edge_litert", "keras", "keras_hub", "litert_torch", "tensorflo
 MARKERS = {"miniature", "slow", "further", "sweep", "extras"}
 # Tests with one of these may start processes.
 STARTING = {"process", *MARKERS}
+# Tests with one of these may write files. A test that asks for a folder has `files` without typing it.
+WRITING = {"files", *STARTING}
+FOLDERS_OF_A_TEST = {"tmp_path", "tmp_path_factory"}
+# They keep something for their next time, as Python keeps compiled modules.
+_KEEPERS = {"hypothesis", "numba"}
 # All ways to a process that Python has: whoever finds another one has a test that is slower than it says.
 _WAYS: tuple[tuple[object, str], ...] = (
     (subprocess.Popen, "__init__"),
@@ -75,3 +80,47 @@ def without_processes() -> Iterator[None]:
 
 def _refuse(*_: object, **__: object) -> None:
     pytest.fail("a test without a marker starts a process: mark it `process`, or `slow` where it takes long")
+
+
+class _Writes:
+    """Whether this process may write files. Python keeps an audit hook for good, so that one is added once and asks."""
+
+    refused = False
+    hooked = False
+
+    @classmethod
+    def refuse(cls, event: str, arguments: tuple[object, ...]) -> None:
+        if cls.refused and event == "open" and _for_writing(*arguments):
+            cls.refused = False  # what pytest writes about the failure is not the test's
+            pytest.fail(f"a test without a marker writes {arguments[0]}: let it ask for `tmp_path`, or mark it `files`")
+
+
+def _for_writing(path: object, _: object, flags: object) -> bool:
+    """Python's event has the path, the mode of `open` and the flags of `os.open`; a number is a file open already."""
+    if not isinstance(path, str) or not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return False
+    return path != os.devnull and "__pycache__" not in path and _writer() not in _KEEPERS
+
+
+def _writer() -> str:
+    """The package that asks for the file: the nearest one that is neither this module nor of the standard library."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        if package not in sys.stdlib_module_names | {__name__}:
+            return package
+    return ""
+
+
+@contextmanager
+def without_files() -> Iterator[None]:
+    """A file that is written fails the test."""
+    if not _Writes.hooked:
+        sys.addaudithook(_Writes.refuse)
+        _Writes.hooked = True
+    _Writes.refused = True
+    try:
+        yield
+    finally:
+        _Writes.refused = False

@@ -73,6 +73,7 @@ def test_a_notebook_shows_nothing_that_acts(tmp_path: Path) -> None:
     assert "<th>worst excess</th>" in page
 
 
+@pytest.mark.files  # a run makes its own temporary folder
 def test_an_option_that_there_is_not_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="no option 'minature'; a run has chat, checkpoint, "):
         harness.run("tiny_llama", minature=True)

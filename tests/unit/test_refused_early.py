@@ -116,6 +116,7 @@ def test_rules_that_the_quantiser_refuses_are_refused(change: dict[str, str], sa
     assert bool(said) == bool(told)
 
 
+@pytest.mark.files  # a run makes its own temporary folder
 @pytest.mark.parametrize(("typed", "asked"), [([], 64), (["--kv-cache-len", "40"], 40), (["--tokens", "50"], 50)])
 def test_generate_asks_for_no_more_by_itself_than_the_cache_has_room_for(
     typed: list[str], asked: int, monkeypatch: pytest.MonkeyPatch
