@@ -16,21 +16,33 @@ from harness.plain import json_for_a_log, shown
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .tflite file, of any model.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .tflite file of any model, or a .litertlm or .task.")],
     runtimes: Annotated[
         bool, typer.Option("--runtimes/--no-runtimes", help="Ask the runtimes here which operators they delegate.")
     ] = True,
+    extract: Annotated[
+        Path | None, file_option(metavar="FOLDER", help="Write what a bundle holds as files of their own.")
+    ] = None,
     as_json: JsonFlag = False,
     debug: Debug = False,
 ) -> None:
-    """What is in a .tflite file: signatures, operators, types, sizes, and what the runtimes here make of it."""
+    """What is in a .tflite file: signatures, operators, types, sizes, and what the runtimes here make of it.
+
+    Of a bundle its sections and its metadata too.
+    """
     from rich.console import Console
 
+    from harness.bundle.reader import form_of
     from harness.commands.progress import watcher
     from harness.inspection.inspect import ask_runtimes, read_contents
     from harness.render.contents import print_contents, print_delegated
     from harness.system.temporary import use_own_temporary_folder
 
+    if form_of(file) is not None:
+        _inspect_bundle(file, runtimes, extract, as_json)
+        return
+    if extract is not None:
+        raise UsageError(f"--extract is of bundles, and {file} is none; leave it out")
     model, found = read_contents(file)
     console = Console()
     if not as_json:
@@ -43,6 +55,40 @@ def inspect(
         print(json_for_a_log(found.model_dump_json(indent=1)))
     else:
         print_delegated(found, console)
+
+
+def _inspect_bundle(file: Path, runtimes: bool, extract: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from harness.bundle.reader import read_bundle
+    from harness.commands.progress import watcher
+    from harness.inspection.bundle import contents_of_bundle, extracted, read_flatbuffer, write_parts
+    from harness.inspection.inspect import ask_runtimes
+    from harness.render.bundle import print_bundle
+    from harness.render.contents import print_contents, print_delegated
+    from harness.system.temporary import use_own_temporary_folder
+
+    bundle = read_bundle(file)
+    found, console = contents_of_bundle(bundle), Console()
+    if not as_json:
+        print_bundle(found, console)
+    use_own_temporary_folder()
+    with extracted(bundle) as files:
+        for section, path in files:
+            model, contents = read_flatbuffer(bundle, section, path)
+            if not as_json:
+                print_contents(contents, console)
+            if runtimes:
+                with watcher() as progress:
+                    ask_runtimes(model, contents, progress)
+            if not as_json:
+                print_delegated(contents, console)
+            found.flatbuffers.append(contents)
+    if as_json:
+        print(json_for_a_log(found.model_dump_json(indent=1)))
+    for written in write_parts(bundle, extract) if extract is not None else ():
+        if not as_json:
+            print(shown(f"wrote   {written}"))
 
 
 def compare(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from harness.bundle.reader import form_of
 from harness.errors import UsageError
 from harness.flatbuffer.hollow import may_stand_first, write_hollow
 from harness.flatbuffer.integrity import check_integrity, reading_failed
@@ -26,7 +27,6 @@ from harness.system.reading import check_file
 RUNTIMES = (XNNPACK, BUILTIN)
 _ASK = "harness.stages.litert.delegation:delegation"
 _MEMORY_MB = 1500  # of a process that loads a file: its weights are packed again, though they are zeros
-_BUNDLES = {b"LITERTLM": ".litertlm", b"PK\x03\x04": ".task"}
 
 
 def read_contents(path: Path) -> tuple[FlatbufferModel, FileContents]:
@@ -42,11 +42,11 @@ def read_contents(path: Path) -> tuple[FlatbufferModel, FileContents]:
 def refuse_bundle(path: Path) -> None:
     """Raises UsageError for a bundle, which holds flatbuffers and is none."""
     check_file(path, "give the path of a .tflite file")
-    with path.open("rb") as file:
-        start = file.read(8)
-    for mark, kind in _BUNDLES.items():
-        if start.startswith(mark):
-            raise UsageError(f"{path} is a bundle ({kind}), which is not read yet; give the .tflite file inside it")
+    if (form := form_of(path)) is not None:
+        raise UsageError(
+            f"{path} is a bundle ({form}); give the .tflite file inside it, which 'edge-parity inspect {path} "
+            "--extract FOLDER' writes"
+        )
 
 
 def ask_runtimes(file: FlatbufferModel, found: FileContents, watcher: Watcher, timeout: float = 120.0) -> None:

@@ -20,7 +20,20 @@ from harness.pipeline import flatbuffers
 MOST_LOOSE = 5
 # The folder of a route comes after whatever it plugs into: the engine reaches it by name, through the registries.
 ROOMS = (
-    *("names", "system", "processes", "store", "flatbuffer", "record", "judge", "inputs", "spec", "align", "weights"),
+    *(
+        "names",
+        "system",
+        "processes",
+        "store",
+        "flatbuffer",
+        "bundle",
+        "record",
+        "judge",
+        "inputs",
+        "spec",
+        "align",
+        "weights",
+    ),
     *("compare", "locate", "jobs", "stages/torch", "audit", "stages/huggingface", "stages/litert", "operators"),
     *(
         "explain",
