@@ -6,13 +6,16 @@ In: the command line's words. Out: exit codes, as `main.py` lists them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.commands.options import REPORTS, Debug, JsonFlag, OutFolder, file_option
 from harness.errors import UsageError
 from harness.plain import json_for_a_log, shown
+
+if TYPE_CHECKING:
+    from harness.pairs.compare import Exports
 
 
 def inspect(
@@ -93,23 +96,36 @@ def _inspect_bundle(file: Path, runtimes: bool, extract: Path | None, as_json: b
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A .tflite file of any model, a folder of traces, or a run.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it: another one of the same kind.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it, of any of these kinds.")],
     inputs: Annotated[
-        Path | None, file_option(metavar="FILE.npz", help="An array for each input of the signatures; else drawn.")
+        Path | None,
+        file_option(
+            metavar="FILE.npz|jsonl", help='An array for each input, or lines of {"tokens": [...]}; else drawn.'
+        ),
+    ] = None,
+    signature: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Compare this signature alone; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of inputs that are drawn.")] = 0,
     out: OutFolder = REPORTS,
     html: Annotated[Path | None, file_option("--html", metavar="FILE", help="Write it as a page as well.")] = None,
+    explorer: Annotated[
+        Path | None, file_option("--explorer", metavar="DIR", help="Write both graphs for 'edge-parity explore DIR'.")
+    ] = None,
+    repro: Annotated[
+        Path | None,
+        file_option("--repro", metavar="DIR", help="Write the first difference and a script that shows it."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one file may take on one set of kernels.")] = 3600.0,
     as_json: JsonFlag = False,
     debug: Debug = False,
 ) -> None:
-    """Are two .tflite files, or two folders of traces, the same, and if not, where do they part?"""
+    """Are two files, folders of traces or runs the same, in any mix, and if not, where do they part?"""
     from rich.console import Console
 
     from harness.commands.progress import watcher
-    from harness.pairs.compare import compare_files
-    from harness.pairs.folders import compare_folders, is_trace_folder
+    from harness.pairs.compare import FileOptions
+    from harness.pairs.mixed import RUN, compare_any, given
     from harness.render.pair import print_pair, write_pair
     from harness.store.run_folder import check_target
     from harness.system.temporary import use_own_temporary_folder
@@ -118,15 +134,14 @@ def compare(
         check_target(html, "--html", "compare.html")
     if not 0 <= seed < 1 << 63:
         raise UsageError(f"--seed {seed} is not a whole number from 0 on; give another one")
-    if is_trace_folder(Path(a)) and is_trace_folder(Path(b)):
-        found = compare_folders(Path(a), Path(b))
-    elif _are_files(a, b):
-        use_own_temporary_folder()
-        with watcher() as progress:
-            found = compare_files(Path(a), Path(b), inputs, seed, progress, timeout)
-    else:
-        _compare_runs(a, b, out, html, as_json)
+    sides = given(a, out), given(b, out)
+    if {side.kind for side in sides} == {RUN}:
+        _compare_runs(sides[0].path, sides[1].path, html, as_json)
         return
+    use_own_temporary_folder()
+    exports = _exports(explorer, repro)
+    with watcher() as progress:
+        found = compare_any(*sides, FileOptions(inputs, seed, tuple(signature or ()), timeout), progress, exports)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_pair(html, found)
@@ -136,7 +151,25 @@ def compare(
         print_pair(found, Console())
         if html is not None:
             print(shown(f"page    {html}"))
+        for export in exports:
+            print(shown(export.said))
     raise typer.Exit(found.exit_code)
+
+
+def _exports(explorer: Path | None, repro: Path | None) -> list[Exports]:
+    """What is written while the files' tensors are there. Raises UsageError for a folder that holds something."""
+    from harness.pairs.explorer import Explorer
+    from harness.pairs.repro import Repro
+    from harness.store.run_folder import check_new_folder
+
+    found: list[Exports] = []
+    if explorer is not None:
+        check_new_folder(explorer, "--explorer")
+        found.append(Explorer(explorer))
+    if repro is not None:
+        check_new_folder(repro, "--repro")
+        found.append(Repro(repro))
+    return found
 
 
 def import_traces(
@@ -177,30 +210,18 @@ def _run_called(run: str, out: Path) -> str:
     return run
 
 
-def _are_files(a: str, b: str) -> bool:
-    """Whether both are files. Raises UsageError for a file and something else."""
-    files = [not name.endswith("@latest") and name != "latest" and not Path(name).is_dir() for name in (a, b)]
-    if files[0] != files[1]:
-        one, other = (a, b) if files[0] else (b, a)
-        raise UsageError(f"{one} is no run, and {other} is no file; give two .tflite files, or two runs")
-    return files[0]
-
-
-def _compare_runs(a: str, b: str, out: Path, html: Path | None, as_json: bool) -> None:
+def _compare_runs(a: Path, b: Path, html: Path | None, as_json: bool) -> None:
     """As `diff` does."""
     from rich.console import Console
 
     from harness.compare.runs import compare_runs
     from harness.record.record import read_run
-    from harness.record.runs import find_run
     from harness.render.diff_page import write_diff
     from harness.render.terminal import print_diff
 
     if as_json:
-        raise UsageError(
-            "--json belongs to two files; 'edge-parity diff' shows two runs, and their parity.json is JSON"
-        )
-    found = compare_runs(*read_run(find_run(a, out)), *read_run(find_run(b, out)))
+        raise UsageError("--json is not for two runs, whose parity.json is JSON; leave it out")
+    found = compare_runs(*read_run(a), *read_run(b))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_diff(html, found)

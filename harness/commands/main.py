@@ -319,17 +319,25 @@ def explore(
     out: OutFolder = REPORTS,
     debug: Debug = False,
 ) -> None:
-    """Open a hop in Model Explorer: both graphs side by side, overlays on, at the first fault."""
+    """Open a hop in Model Explorer: both graphs side by side, overlays on, at the first fault.
+
+    In place of a run, a folder that 'compare --explorer' wrote.
+    """
     from harness.commands.progress import watcher
-    from harness.explore.command import ExploreOptions
-    from harness.explore.command import explore as serve
+    from harness.explore.command import ExploreOptions, serve
+    from harness.explore.command import explore as explore_run
+    from harness.pairs.explorer import is_view, read_view
     from harness.record.runs import find_run
 
-    serve(
-        ExploreOptions(find_run(run, out), hop, level, port, not no_browser, spec),
-        lambda said: print(shown(said), flush=True),
-        watcher,
-    )
+    def say(said: str) -> None:
+        print(shown(said), flush=True)
+
+    if is_view(Path(run)):
+        if hop is not None or level != "tap" or spec is not None:
+            raise UsageError(f"{run} is of two files; --hop, --level and --spec are for runs, leave them out")
+        serve(lambda: read_view(Path(run)), port, not no_browser, say)
+        return
+    explore_run(ExploreOptions(find_run(run, out), hop, level, port, not no_browser, spec), say, watcher)
 
 
 @app.command()

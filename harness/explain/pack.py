@@ -14,6 +14,7 @@ from harness.names.stages import Hop, runs_file
 from harness.processes.scheduler import Watcher, run_tasks
 from harness.record.record import Record
 from harness.spec.trust import check_trusted, spec_to_run
+from harness.store.run_folder import check_new_folder
 from harness.system.reading import TEXT, read_json
 
 _SECONDS = 120
@@ -28,8 +29,7 @@ def pack(run: Path, record: Record, target: Path, watcher: Watcher, spec: str | 
         raise UsageError(f"{run} has no fault at a tap, so there is nothing to reproduce; leave --repro out")
     if not (run / EVIDENCE / "0.npz").is_file():
         raise UsageError(f"{run} holds no evidence of its fault ({'; '.join(record.unexplained) or 'an older run'})")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"--repro {target} is there already; give a new folder")
+    check_new_folder(target, "--repro")
     told = _may_run(run / EVIDENCE, spec)
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -42,18 +42,26 @@ class ExploreOptions:
 
 
 def explore(options: ExploreOptions, say: Callable[[str], None], progress: Callable[[], Progress]) -> None:
-    """Serve until interrupted. say: shows a line to the person who waits. progress: shows how far the graphs are.
+    """Serve a hop of a run until interrupted.
 
-    Raises UsageError for a run without that hop, a port that cannot be had, or Model Explorer missing.
+    Raises UsageError for a run without that hop, and as `serve` does.
+    """
+    serve(lambda: _view(options, progress), options.port, options.browser, say)
+
+
+def serve(make: Callable[[], View], port: int | None, browser: bool, say: Callable[[str], None]) -> None:
+    """Serve what is made, until interrupted. say: shows a line to the person who waits.
+
+    Raises UsageError for a port that cannot be had, or Model Explorer missing.
     """
     find_web_app()  # what is missing is said before graphs are made, as is a port that is taken
-    with open_server(options.port) as server:
-        view = _view(options, progress)
+    with open_server(port) as server:
+        view = make()
         site = Site(view)
         try:
             say(view.words)
             say(f"{server.url} (Ctrl-C ends it)")
-            if options.browser:
+            if browser:
                 _open_browser(server, say)
             server.serve(site)
         except KeyboardInterrupt:

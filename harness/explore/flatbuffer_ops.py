@@ -12,7 +12,7 @@ from harness.align.flatbuffer import plan_signature
 from harness.align.naming import hf_naming
 from harness.align.op_graph import INPUTS, OUTSIDE, Op, OpGraph
 from harness.align.views import TapSource
-from harness.flatbuffer.reader import FlatbufferModel, Operator, Subgraph, Tensor
+from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph, Tensor
 from harness.jobs.prepared import Prepared
 
 _BLOCK = re.compile(r"_\d+$")  # the layer of a block, whatever its class: TransformerBlock_3
@@ -21,11 +21,23 @@ _UNSAID = ("None", "0", "False", "")
 
 
 def flatbuffer_ops(model: FlatbufferModel, signature: str, prepared: Prepared) -> OpGraph:
-    """The graph of a signature. Raises KeyError for a signature that the file lacks."""
+    """The graph of a signature, with its taps. Raises KeyError for a signature that the file lacks."""
     entry = model.signatures[signature]
     dims, points = prepared.dimensions, tuple(prepared.points)
     hf = hf_naming(prepared.modules, dims.hf_interleaved)
     plan = plan_signature(model, entry, dims.blocks, points, prepared.own_blocks, hf)
+    walk = _walked(model, entry)
+    return OpGraph(tuple(walk.ops.values()), _taps(walk, plan.sources), walk.places)
+
+
+def signature_ops(model: FlatbufferModel, entry: Signature) -> tuple[OpGraph, dict[int, str]]:
+    """The graph of a signature of any model, and for each tensor of its subgraph the operator that makes it."""
+    walk = _walked(model, entry)
+    makers = {tensor: op for (subgraph, tensor), op in walk.makers.items() if subgraph == entry.subgraph}
+    return OpGraph(tuple(walk.ops.values()), {}, walk.places), makers
+
+
+def _walked(model: FlatbufferModel, entry: Signature) -> _Walk:
     walk = _Walk(model)
     tensors = model.subgraph(entry.subgraph).tensors
     given = {index: walk.input(name, tensors[index]) for name, index in entry.inputs.items()}
@@ -33,7 +45,7 @@ def flatbuffer_ops(model: FlatbufferModel, signature: str, prepared: Prepared) -
     for name, index in entry.outputs.items():
         if index in made:
             walk.say(made[index], "output of the signature", name)
-    return OpGraph(tuple(walk.ops.values()), _taps(walk, plan.sources), walk.places)
+    return walk
 
 
 def _taps(walk: _Walk, sources: Mapping[str, TapSource]) -> dict[str, str]:

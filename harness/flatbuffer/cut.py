@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph
-from harness.flatbuffer.writing import Rewriting, tensor_map
+from harness.flatbuffer.writing import Rewriting, signature_table, tensor_map
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_cut(
     table.outputs = [place[index] for index in dict.fromkeys(outputs.values())]
     model.subgraphs = _with_composites(model, table)
     _drop_unused(model)
-    entry = copy.copy(model.signatureDefs[0])
+    entry = copy.copy(model.signatureDefs[0]) if model.signatureDefs else signature_table()
     entry.signatureKey = name
     entry.subgraphIndex = 0
     entry.inputs = [tensor_map(key, place[index]) for key, index in inputs.items()]

@@ -93,6 +93,13 @@ def tensor_map(name: str, index: int) -> Any:
     return entry
 
 
+def signature_table() -> Any:
+    """An empty signature."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.SignatureDefT()
+
+
 def packed(model: Any) -> bytes:
     """The bytes of a flatbuffer's object form, without weights that stand outside of it."""
     import flatbuffers

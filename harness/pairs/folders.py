@@ -1,26 +1,23 @@
-"""Two folders of traces compared: a phone's, a C++ program's, those that a run kept. docs/traces.md has the format.
+"""A folder of traces read: a phone's, a C++ program's, those that a run kept. docs/traces.md has the format.
 
-In: two folders. Out: a `PairComparison`, with an entry for each input. Where A was kept by a run, beside the traces of
-its reference, errors are counted in what float32 costs there.
+In: a folder. Out: its inputs, each with its taps and what float32 costs at them where that is known: where the folder
+was kept by a run, beside the traces of its reference.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from harness.compare.rows import measure
 from harness.errors import UsageError
 from harness.names.stages import HF, ORACLE
-from harness.pairs.judging import Difference, difference, worst_number
-from harness.plain import one_line
-from harness.record.pair import PairComparison, PairFault, PairOperator, PairOutput, PairSignature
+from harness.plain import brief, one_line
+from harness.record.record import RECORD_FILE, read_record
 from harness.store.trace import MANIFEST, NOISE_SAMPLES, sample
 from harness.system.reading import MB, check_file, read_json
 
@@ -28,16 +25,42 @@ Array = np.ndarray[Any, Any]
 FORMAT = "edge-parity-traces/1"
 _REMEDY = "docs/traces.md has the format"
 _LARGEST = 20_000 * MB
-_STAGE = "traces"
+Floor = tuple[Array, list[Array]]  # the truth in float64, and float32 runs
 
 
 @dataclass
 class TracedInput:
-    """One input. tokens: empty where they are not told. taps: name -> values, in the order of the file."""
+    """One input. tokens: empty where they are not told. taps: name -> values, in the order of the file.
+
+    arrays: a `.npz` with what a file is given on this input, where that is no text. signature: that runs it; empty for
+    the only one.
+    """
 
     id: str
     tokens: list[int]
     taps: Mapping[str, Array] = field(default_factory=dict)
+    arrays: Path | None = None
+    signature: str = ""
+
+
+def _unknown(item: str, tap: str, shape: tuple[int, ...]) -> Floor | None:
+    return None
+
+
+@dataclass
+class Traces:
+    """One side of a comparison. name: what was given on the command line.
+
+    floor: (input, tap, shape) -> what float32 costs there, if that is known, by `counted_in`. whole: whether it gives
+    more than the other side need have, as a run or a file does. narrow: whether it was computed with narrow numbers.
+    """
+
+    name: str
+    inputs: dict[str, TracedInput]
+    floor: Callable[[str, str, tuple[int, ...]], Floor | None] = _unknown
+    whole: bool = False
+    narrow: bool = False
+    counted_in: Literal["oracle", "float64"] = "oracle"
 
 
 def is_trace_folder(path: Path) -> bool:
@@ -47,10 +70,11 @@ def is_trace_folder(path: Path) -> bool:
 def read_folder(folder: Path) -> dict[str, TracedInput]:
     """By input. Raises UsageError for what is neither the documented format nor what `--keep-traces` keeps."""
     if not (folder / MANIFEST).is_file():
-        found = {place.parent.name: _kept(place.parent) for place in sorted(folder.glob(f"*/{MANIFEST}"))}
-        if not found:
+        tokens = _tokens_of_run(folder)
+        places = [place.parent for place in sorted(folder.glob(f"*/{MANIFEST}"))]
+        if not places:
             raise UsageError(f"{folder} has no {MANIFEST}; {_REMEDY}")
-        return found
+        return {place.name: _kept(place, tokens.get(place.name, [])) for place in places}
     manifest = read_json(folder / MANIFEST, _REMEDY)
     if (
         not isinstance(manifest, dict)
@@ -59,19 +83,54 @@ def read_folder(folder: Path) -> dict[str, TracedInput]:
     ):
         raise UsageError(f"{folder / MANIFEST} is no manifest of '{FORMAT}'; {_REMEDY}")
     entries = [_told(folder, entry) for entry in manifest["inputs"]]
-    return {entry.id: entry for entry in entries}
+    found = {entry.id: entry for entry in entries}
+    if not found or len(found) != len(entries):
+        raise UsageError(f"{folder / MANIFEST} names no input, or one of them twice; {_REMEDY}")
+    return found
+
+
+def _tokens_of_run(folder: Path) -> dict[str, list[int]]:
+    """By input, where a stage's folder is in the traces of a run."""
+    run = folder.absolute().parent.parent
+    return {item.id: item.token_ids for item in read_record(run).inputs} if (run / RECORD_FILE).is_file() else {}
 
 
 def _told(folder: Path, entry: Any) -> TracedInput:
     """An input of the documented format."""
     good = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("id", "file"))
     tokens = entry.get("tokens", []) if good else None
-    if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         raise UsageError(f"{folder / MANIFEST}: an input needs 'id', 'file' and 'tokens'; {_REMEDY}")
-    path = folder / entry["file"]
+    path = _file_in(folder, entry["file"])
+    for tap, values in (arrays := _arrays(path)).items():
+        if values.dtype.kind not in "fiub" or not values.ndim:
+            raise UsageError(
+                f"{path}: '{brief(tap)}' is {values.dtype} {list(values.shape)}, and a tap is an array of numbers"
+            )
+        if tokens and len(tokens) not in values.shape[:2]:
+            raise UsageError(
+                f"{path}: '{brief(tap)}' is {list(values.shape)}, and the input has {len(tokens)} tokens; "
+                "a tap is [time, ...]"
+            )
+    given, signature = entry.get("arrays"), entry.get("signature", "")
+    if not isinstance(signature, str) or not isinstance(given, str | None) or (given is not None and tokens):
+        raise UsageError(
+            f"{folder / MANIFEST}: 'arrays' is a file in that folder, in place of 'tokens', and 'signature' a name; "
+            f"{_REMEDY}"
+        )
+    taps = {tap: of_time(values) for tap, values in arrays.items()}
+    return TracedInput(entry["id"], tokens, taps, None if given is None else _file_in(folder, given), signature)
+
+
+def _file_in(folder: Path, name: str) -> Path:
+    path = folder / name
     if path.resolve().parent != folder.resolve():
-        raise UsageError(f"{folder / MANIFEST}: {entry['file']} is not a file in that folder; {_REMEDY}")
+        raise UsageError(f"{folder / MANIFEST}: {brief(name)} is not a file in that folder; {_REMEDY}")
     check_file(path, _REMEDY, _LARGEST)
+    return path
+
+
+def _arrays(path: Path) -> dict[str, Array]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
@@ -80,23 +139,12 @@ def _told(folder: Path, entry: Any) -> TracedInput:
         else:
             with np.load(path, allow_pickle=False) as held:
                 arrays = {name: held[name] for name in held.files}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError, KeyError) as error:
+    except Exception as error:  # NumPy, zipfile and safetensors each raise classes of their own
         raise UsageError(f"{path} holds no arrays ({one_line(error, 100)}); {_REMEDY}") from None
-    except Exception as error:  # safetensors raises a class of its own
-        raise UsageError(f"{path} holds no arrays ({one_line(error, 100)}); {_REMEDY}") from None
-    for tap, values in arrays.items():
-        if values.dtype.kind not in "fiu" or not values.ndim:
-            raise UsageError(
-                f"{path}: '{tap}' is {values.dtype} {list(values.shape)}, and a tap is an array of numbers"
-            )
-        if tokens and len(tokens) not in values.shape[:2]:
-            raise UsageError(
-                f"{path}: '{tap}' is {list(values.shape)}, and the input has {len(tokens)} tokens; a tap is [time, ...]"
-            )
-    return TracedInput(entry["id"], tokens, {tap: _of_time(values) for tap, values in arrays.items()})
+    return arrays
 
 
-def _of_time(values: Array) -> Array:
+def of_time(values: Array) -> Array:
     """`[1, time, ...]` as `[time, ...]`."""
     return values[0] if values.ndim > 1 and values.shape[0] == 1 else values
 
@@ -114,110 +162,42 @@ class _Files(Mapping[str, Array]):
             values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
             raise UsageError(f"{path} is no array ({one_line(error, 100)}); run the model again") from None
-        return _of_time(values)
+        return of_time(values)
 
-    def __iter__(self) -> Any:
+    def __contains__(self, tap: object) -> bool:
+        return tap in self.taps
+
+    def __iter__(self) -> Iterator[str]:
         return iter(self.taps)
 
     def __len__(self) -> int:
         return len(self.taps)
 
 
-def _kept(folder: Path) -> TracedInput:
+def _kept(folder: Path, tokens: list[int]) -> TracedInput:
     """An input as `--keep-traces` keeps it; in the order in which the stage computed."""
     try:
         named = json.loads((folder / MANIFEST).read_text())["taps"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UsageError(f"{folder / MANIFEST} is no manifest of a trace ({one_line(error, 80)}); {_REMEDY}") from None
-    return TracedInput(folder.name, [], _Files(folder, [tap for tap in named if (folder / f"{tap}.npy").is_file()]))
+    return TracedInput(folder.name, tokens, _Files(folder, [tap for tap in named if (folder / f"{tap}.npy").is_file()]))
 
 
-def compare_folders(a: Path, b: Path) -> PairComparison:
-    """Raises UsageError where one is no folder of traces, or they share no input."""
-    left, right = read_folder(a), read_folder(b)
-    shared = [name for name in left if name in right]
-    if not shared:
-        raise UsageError(
-            f"{a} has the inputs {', '.join(left)} and {b} has {', '.join(right)}; compare traces of one input"
-        )
-    found = PairComparison(a=str(a), b=str(b), verdict="fail", exit_code=1)
-    found.problems = [f"input {name} is in A alone" for name in left if name not in right]
-    found.problems += [f"input {name} is in B alone" for name in right if name not in left]
-    for name in shared:
-        one, other = left[name], right[name]
-        if one.tokens and other.tokens and one.tokens != other.tokens:
-            raise UsageError(f"input {name} has other tokens in {a} than in {b}; trace the same ones")
-        entry, fault = _compared(one, other, a)
-        found.signatures.append(entry)
-        found.first_fault = found.first_fault or fault
-        found.problems += [f"tap {tap} of {name} is in A alone" for tap in one.taps if tap not in other.taps][:8]
-    failed = any(each.verdict == "fail" for entry in found.signatures for each in entry.outputs)
-    nothing = not any(entry.outputs for entry in found.signatures)
-    found.exit_code = int(failed or nothing or bool(found.problems))
-    return PairComparison.model_validate({**found.model_dump(), "verdict": "fail" if found.exit_code else "pass"})
+def folder_traces(folder: Path, whole: bool = False) -> Traces:
+    """Those of a folder, with the floor that the run beside them knows. Raises UsageError as `read_folder` does."""
+
+    def floor(item: str, tap: str, shape: tuple[int, ...]) -> Floor | None:
+        return _floor(folder, item, tap, shape)
+
+    return Traces(str(folder), read_folder(folder), floor, whole)
 
 
-def _compared(a: TracedInput, b: TracedInput, folder: Path) -> tuple[PairSignature, PairFault | None]:
-    outputs, fault, known = [], None, True
-    for tap in a.taps:
-        if tap not in b.taps:
-            continue
-        one, other = a.taps[tap], b.taps[tap]
-        floor = _floor(folder, a.id, tap, one.shape)
-        known = known and floor is not None
-        found = difference(one, other, None) if floor is None else _in_floor(one, other, *floor)
-        outputs.append(
-            PairOutput(
-                name=tap,
-                stage=_STAGE,
-                verdict="pass" if found.passed else "fail",
-                problem=found.problem,
-                excess=found.excess,
-                relative=found.relative,
-            )
-        )
-        if not found.passed and fault is None:
-            place = PairOperator(kind="tap", index=-1, tensor=tap)
-            furthest = worst_number(one, other, found.row)
-            fault = PairFault(
-                signature=a.id,
-                excess=found.excess,
-                relative=found.relative,
-                a=place,
-                b=place,
-                why=found.problem,
-                **furthest,
-            )
-    worst = max(outputs, key=lambda each: each.excess or 0.0, default=None)
-    entry = PairSignature(
-        name=a.id,
-        other_name=b.id,
-        inputs="the traces",
-        floor="oracle" if known else "rounding",
-        tensors=len(b.taps),
-        matched={"name": len(outputs)},
-        over=sum(each.verdict == "fail" for each in outputs),
-        worst=worst.excess if worst else None,
-        worst_tensor=worst.name if worst else "",
-        outputs=outputs,
-    )
-    return entry, fault
-
-
-def _floor(folder: Path, name: str, tap: str, shape: tuple[int, ...]) -> tuple[Array, list[Array]] | None:
+def _floor(folder: Path, name: str, tap: str, shape: tuple[int, ...]) -> Floor | None:
     """The truth and the float32 runs of the reference that a run kept beside A; None where there are none."""
     place = folder.parent / HF
     runs = [sample(place, order) / name / f"{tap}.npy" for order in range(NOISE_SAMPLES)]
     files = [folder.parent / ORACLE / name / f"{tap}.npy", *runs]
     if not all(path.is_file() for path in files):
         return None
-    exact, *samples = (_of_time(np.load(path, mmap_mode="r", allow_pickle=False)) for path in files)
+    exact, *samples = (of_time(np.load(path, mmap_mode="r", allow_pickle=False)) for path in files)
     return (exact, samples) if {each.shape for each in (exact, *samples)} == {shape} else None
-
-
-def _in_floor(a: Array, b: Array, exact: Array, samples: list[Array]) -> Difference:
-    plain = difference(a, b, None)
-    if plain.problem or not np.isfinite(exact).all() or not np.isfinite(a).all():
-        return plain
-    found = measure(b.reshape(a.shape), exact, samples, reference=np.asarray(a))
-    return Difference(found.whole, plain.relative, found.row, passed=found.passes())

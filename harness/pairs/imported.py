@@ -54,8 +54,6 @@ def read_imported(folder: Path, record: Record) -> Imported:
     inputs = read_folder(folder)
     manifest: Any = read_json(folder / MANIFEST, _REMEDY)
     where = folder / MANIFEST
-    if not inputs or len(inputs) != len(manifest["inputs"]):
-        raise UsageError(f"{where} names no input, or one of them twice; {_REMEDY}")
     for item in inputs.values():
         _check_input(item, record, where)
     return Imported(_hop(manifest, record, where), _given(manifest, inputs, record, where), inputs)

@@ -41,7 +41,7 @@ def given_inputs(path: Path, model: FlatbufferModel, graph: Subgraph, signature:
         fits = len(shape) == arrays[name].ndim and all(
             want in (-1, got) for want, got in zip(shape, arrays[name].shape, strict=True)
         )
-        if not fits or arrays[name].dtype != _type(tensor.dtype, name):
+        if not fits or arrays[name].dtype != number_type(tensor.dtype, name):
             raise UsageError(
                 f"{path}: '{name}' is {arrays[name].dtype} {list(arrays[name].shape)}, and "
                 f"{signature.name or 'the file'} takes {tensor.dtype} {list(shape)}; write it so"
@@ -56,7 +56,7 @@ def drawn_inputs(model: FlatbufferModel, graph: Subgraph, signature: Signature, 
     for name, index in signature.inputs.items():
         tensor = graph.tensors[index]
         shape = tuple(max(size, 1) for size in model.open_shape(graph.index, index))
-        kind = _type(tensor.dtype, name)
+        kind = number_type(tensor.dtype, name)
         if np.issubdtype(kind, np.floating):
             values: Array = np.zeros(shape) if name.startswith("kv_cache") else draw.standard_normal(shape)
             if name == "mask":
@@ -66,12 +66,13 @@ def drawn_inputs(model: FlatbufferModel, graph: Subgraph, signature: Signature, 
         elif "pos" in name and len(shape) == 1:
             values = np.arange(shape[0])
         else:
-            values = draw.integers(0, _below(graph, index), shape)
+            values = draw.integers(0, looked_up(graph, index), shape)
         found[name] = np.ascontiguousarray(values, kind)
     return found
 
 
-def _type(dtype: str, name: str) -> type[Any]:
+def number_type(dtype: str, name: str) -> type[Any]:
+    """Of an input. Raises UsageError for one that holds no numbers."""
     if dtype not in _TYPES:
         raise UsageError(
             f"input '{name}' is {dtype}, which is not drawn and not read; compare files with numbers for inputs"
@@ -79,7 +80,7 @@ def _type(dtype: str, name: str) -> type[Any]:
     return _TYPES[dtype]
 
 
-def _below(graph: Subgraph, index: int) -> int:
+def looked_up(graph: Subgraph, index: int) -> int:
     """How many rows the table has that an input looks up, wherever it is handed on to."""
     consumers, waiting, seen = graph.consumers(), [index], {index}
     rows = []

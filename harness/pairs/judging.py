@@ -24,13 +24,14 @@ _WORTHLESS = 1.0  # dB; an output with less signal than that is no price any mor
 
 @dataclass(frozen=True)
 class Difference:
-    """One pair of tensors. problem: what forbids a comparison, in words. row: the worst one."""
+    """One pair of tensors. problem: what forbids a comparison, in words. row: the worst, whose excess is `worst`."""
 
     excess: float = 0.0
     relative: float = 0.0
     row: int = 0
     problem: str = ""
     passed: bool = True
+    worst: float = 0.0
 
 
 def difference(a: Array, b: Array, exact: Array | None) -> Difference:
@@ -53,7 +54,7 @@ def difference(a: Array, b: Array, exact: Array | None) -> Difference:
     found = _measured(one, other, exact, finite)
     size = float(np.linalg.norm(one))
     relative = float(np.linalg.norm(other - one)) / size if size else math.inf
-    return Difference(found.whole, relative, found.row, passed=found.passes())
+    return Difference(found.whole, relative, found.row, passed=found.passes(), worst=found.worst)
 
 
 def _measured(one: Array, other: Array, exact: Array | None, finite: Array) -> Measured:

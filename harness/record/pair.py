@@ -33,6 +33,8 @@ class PairFault(Part):
     """A's and B's there."""
     a: PairOperator
     b: PairOperator
+    inputs: str = ""
+    """On which the two differ there, in words."""
     why: str = ""
     """What differs in the operator itself, in words: its options, its constants; empty where nothing does."""
 
@@ -90,4 +92,6 @@ class PairComparison(Part):
     first_fault: PairFault | None = None
     problems: list[str] = Field(default_factory=list)
     """What forbids a pass, in words: a signature that is in one file alone, an output that is not finite."""
+    warnings: list[str] = Field(default_factory=list)
+    """What was not compared and need not have been, in words: inputs of a run that the other side has no traces of."""
     runtime: str = ""

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "explorer"
-LIMIT_USED, EXCESS, VERDICT = "limit_used", "excess", "verdict"
-OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, DECODE_EXCESS, SNR, "rel_l2", VERDICT)
-_COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
+LIMIT_USED, EXCESS, REL_L2, VERDICT = "limit_used", "excess", "rel_l2", "verdict"
+OVERLAYS = (LIMIT_USED, EXCESS, LOCAL_EXCESS, DECODE_EXCESS, SNR, REL_L2, VERDICT)
+VERDICT_COLOURS = {"pass": "#cfead8", "fail": "#f2a29b", "missing": "#f5e1a4"}
 _NONE, _LITTLE, _SOME, _MUCH, _MOST = "#e8f3ec", "#cfead8", "#f5e1a4", "#f2b98b", "#e8776d"
 _END = 1e30  # an upper bound must be a number, and JSON has no infinity
 # Upper bounds. A scale to see where error grows, not a verdict: that is an overlay of its own.
@@ -41,7 +41,7 @@ _SCALES: Mapping[str, Sequence[tuple[float, str]]] = {
     LOCAL_EXCESS: _TIMES,
     DECODE_EXCESS: _TIMES,
     SNR: ((20, _MOST), (40, _MUCH), (80, _SOME), (110, _LITTLE), (_END, _NONE)),
-    "rel_l2": ((1e-6, _NONE), (1e-5, _LITTLE), (1e-4, _SOME), (1e-2, _MUCH), (_END, _MOST)),
+    REL_L2: ((1e-6, _NONE), (1e-5, _LITTLE), (1e-4, _SOME), (1e-2, _MUCH), (_END, _MOST)),
 }
 
 
@@ -187,15 +187,20 @@ def node_data(hop: HopResult, worst: Mapping[str, ShownTap], overlay: str) -> Ov
     for tap, row in ((tap, shown.row) for tap, shown in worst.items()):
         value = _shown(row, overlay)
         if isinstance(value, str):
-            results[tap] = Shown(value=value, bgColor=_NONE if overlay == SNR else _COLOURS[row.verdict])
+            results[tap] = Shown(value=value, bgColor=_NONE if overlay == SNR else VERDICT_COLOURS[row.verdict])
         elif value is not None:
             results[tap] = Shown(value=float(f"{value:.4g}"))
             if colour := _colour(row, overlay):
                 results[tap]["bgColor"] = colour
     data = Overlay(name=overlay, results=results)
     if overlay in _SCALES:
-        data["thresholds"] = [Threshold(value=bound, bgColor=colour) for bound, colour in _SCALES[overlay]]
+        data["thresholds"] = thresholds(overlay)
     return {graph_id(hop, stage): data for stage in (hop.from_, hop.to)}
+
+
+def thresholds(overlay: str) -> list[Threshold]:
+    """Of an overlay of numbers."""
+    return [Threshold(value=bound, bgColor=colour) for bound, colour in _SCALES[overlay]]
 
 
 def scales() -> list[tuple[str, list[tuple[str, str]]]]:
@@ -204,10 +209,10 @@ def scales() -> list[tuple[str, list[tuple[str, str]]]]:
         f"{LIMIT_USED}, {EXCESS}, {LOCAL_EXCESS}, {DECODE_EXCESS}: share of the limit": _OF_LIMIT,
         f"{EXCESS}, {LOCAL_EXCESS}, {DECODE_EXCESS} where there is no limit: times the noise floor": _TIMES,
         f"{SNR}: signal to noise in dB": _SCALES[SNR],
-        "rel_l2: relative error": _SCALES["rel_l2"],
+        f"{REL_L2}: relative error": _SCALES[REL_L2],
     }
     found = [(words, [(_step(bound, scale), colour) for bound, colour in scale]) for words, scale in named.items()]
-    return [*found, (VERDICT, list(_COLOURS.items()))]
+    return [*found, (VERDICT, list(VERDICT_COLOURS.items()))]
 
 
 def _step(bound: float, scale: Sequence[tuple[float, str]]) -> str:

@@ -45,15 +45,16 @@ def fault_sentence(fault: PairFault) -> str:
     if fault.b.kind == "tap":
         told = f": {fault.why}" if fault.why else ""
         return (
-            f"first at {fault.b.tensor} of input {fault.signature}{told}. A gives {compared(fault.values[0])} and B "
-            f"{compared(fault.values[1])} at {fault.position}; excess {compared(fault.excess)} of 4"
+            f"First at {one_line(fault.b.tensor)} of input {fault.signature}{told}. A gives "
+            f"{compared(fault.values[0])} and B {compared(fault.values[1])} at {fault.position}; excess "
+            f"{compared(fault.excess)} of 4"
         )
-    where = f"operator {fault.b.index} ({fault.b.kind}) of {fault.signature or 'the file'}"
+    where = f"operator {fault.b.index} ({fault.b.kind}) of {f'{fault.signature} of ' if fault.signature else ''}B"
     here = f" at {fault.position}" if fault.position else ""
     why = f": {fault.why}" if fault.why else ""
-    other = f", operator {fault.a.index} ({fault.a.kind}) in A," if fault.a.index != fault.b.index else ""
+    other = f", which is operator {fault.a.index} ({fault.a.kind}) in A" if fault.a.index != fault.b.index else ""
     return (
-        f"first at {where} of B{other} what it reads agrees and what it gives does not{why}. A gives "
+        f"First at {where}{other}: what it reads agrees, and what it gives does not{why}. A gives "
         f"{compared(fault.values[0])} and B {compared(fault.values[1])}{here}; excess {compared(fault.excess)}"
     )
 
@@ -64,7 +65,7 @@ def signature_sentence(entry: PairSignature) -> str:
     past = f" past {', '.join(entry.undefined[:6])}" if entry.undefined else " of each number"
     floors = {
         "float64": "float32's noise, by the operators' float64 definitions",
-        "oracle": "float32's noise, by the reference's own runs beside A",
+        "oracle": "float32's noise, by the reference's own runs that a run kept",
         "rounding": f"float32's noise, and 16 roundings{past}",
         "price": "nothing: it is a price",
     }
@@ -120,6 +121,8 @@ def print_pair(found: PairComparison, console: Console) -> None:
         wrapped(console, fault_sentence(found.first_fault), indent=2, style=STYLES["fail"])
     for problem in found.problems:
         wrapped(console, problem, style=STYLES["fail"])
+    for warning in found.warnings:
+        wrapped(console, f"not compared: {warning}")
     for entry in found.signatures:
         wrapped(console, signature_sentence(entry))
         if entry.over and not found.quantised:

@@ -102,6 +102,13 @@ def check_target(file: Path, option: str, example: str) -> None:
         ) from None
 
 
+def check_new_folder(folder: Path, option: str) -> None:
+    """Raises UsageError where an option names a folder that holds anything, or that cannot be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{option} {folder} is there already; give a new folder")
+    check_target(folder / "any", option, "")
+
+
 @contextmanager
 def deleting(folders: Sequence[Path]) -> Iterator[None]:
     """Delete folders while something else is done, and be done with it at the end: gigabytes take seconds."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from paths import ROOT
+from watching import Watcher
 
 if TYPE_CHECKING:
     from harness.bench.workbench import Bench
@@ -53,7 +54,8 @@ def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
     """The example of docs/traces.md, on a miniature's flatbuffer."""
     from quantised_files import model
 
-    from harness.pairs.folders import compare_folders
+    from harness.pairs.compare import FileOptions
+    from harness.pairs.mixed import compare_any, given
 
     (block,) = BLOCK.findall((ROOT / "docs" / "traces.md").read_text(encoding="utf-8"))
     assert len(block.splitlines()) <= 36
@@ -61,9 +63,18 @@ def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
     exec(compile(block, "docs/traces.md", "exec"), namespace)
     for name in ("a", "b"):
         namespace["trace"](str(model().flatbuffer), list(range(1, 9)), tmp_path / name)
-    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    file, a, b = (given(str(place), tmp_path) for place in (model().flatbuffer, tmp_path / "a", tmp_path / "b"))
+    found = compare_any(a, b, FileOptions(), Watcher())
     assert found.exit_code == 0
     assert {"logits", "block.1.cache.k"} <= {one.name for one in found.signatures[0].outputs}
+
+    found = compare_any(file, b, FileOptions(), Watcher())  # the file is run on the tokens of the traces
+    assert (found.exit_code, found.signatures[0].floor) == (0, "float64")
+    assert {(one.name, one.stage) for one in found.signatures[0].outputs} >= {
+        ("logits", "traces"),
+        ("logits", "tflite-xnnpack"),
+        ("block.1.cache.k", "traces"),
+    }
 
     from harness.pairs.importing import import_traces
 

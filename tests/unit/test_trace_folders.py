@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
-from harness.pairs.folders import compare_folders
+from harness.pairs.folders import folder_traces
+from harness.pairs.trace_compare import compare_traces
+from harness.record.pair import PairComparison
 from harness.store.trace import TraceWriter, export_npy
 
 TOKENS = list(range(6))
@@ -38,6 +40,10 @@ def kept(folder: Path, taps: dict[str, Any] = TAPS) -> Path:
     return folder
 
 
+def compare_folders(a: Path, b: Path) -> PairComparison:
+    return compare_traces(folder_traces(a), folder_traces(b))
+
+
 def test_the_same_traces_agree_and_the_first_tap_that_differs_is_named(tmp_path: Path) -> None:
     a = written(tmp_path / "a")
     assert compare_folders(a, written(tmp_path / "b")).exit_code == 0
@@ -61,7 +67,8 @@ def test_traces_of_a_run_are_read_as_they_are_kept_and_give_the_floor(tmp_path: 
 def test_what_is_in_one_folder_alone_is_no_pass(tmp_path: Path) -> None:
     a, b = written(tmp_path / "a"), written(tmp_path / "b", {"x": TAPS["x"]})
     found = compare_folders(a, b)
-    assert (found.exit_code, found.problems) == (1, ["tap y of long is in A alone", "tap z of long is in A alone"])
+    assert (found.exit_code, found.problems) == (1, ["taps y, z of long are in A alone"])
+    assert compare_folders(b, a).problems == ["taps y, z of long are in B alone"]
     broken = {**TAPS, "z": np.where(np.arange(24).reshape(6, 4) == 5, np.nan, TAPS["z"])}
     assert compare_folders(a, written(tmp_path / "c", broken)).exit_code == 1
 

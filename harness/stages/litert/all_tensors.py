@@ -1,6 +1,7 @@
 """Every tensor of a signature, as the builtin kernels compute it, and its outputs as XNNPACK does.
 
-In: a file of any model, a signature and its inputs. Out: an `.npz` of tensors by number, and one of outputs by name.
+In: a file of any model, signatures and their inputs. Out: for each run of a signature an `.npz` of tensors by number,
+and one of outputs by name.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ Array = np.ndarray[Any, Any]
 INPUTS, TENSORS = "inputs.npz", "tensors.npz"
 
 
-class TensorsRequest(BaseModel):
-    """file: absolute. signature: empty for a file without one. folder: has the inputs, and gets what is computed.
-    tensors: the numbers of those to read."""
+class SignatureRun(BaseModel):
+    """One run of a signature. signature: empty for a file without one. folder: has the inputs, and gets what is
+    computed. tensors: the numbers of those to read. carried: inputs that are what the run before gave under the same
+    names, such as a KV cache; they are added to the inputs of the folder."""
 
-    file: str
     signature: str
     folder: str
-    stage: str
     tensors: list[int]
+    carried: list[str] = []
+
+
+class TensorsRequest(BaseModel):
+    """file: absolute. runs: one after the other."""
+
+    file: str
+    stage: str
+    runs: list[SignatureRun]
 
 
 class TensorsRead(BaseModel):
@@ -42,11 +51,11 @@ def outputs_file(stage: str) -> str:
 
 
 def all_tensors(payload: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Run once, write what was computed."""
+    """Run, and write what was computed."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     request = TensorsRequest.model_validate(payload)
-    folder, builtin = Path(request.folder), request.stage == BUILTIN
+    builtin = request.stage == BUILTIN
     resolver = {XNNPACK: OpResolverType.AUTO, BUILTIN: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
     interpreter = Interpreter(
         request.file,
@@ -54,24 +63,34 @@ def all_tensors(payload: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         experimental_op_resolver_type=resolver[request.stage],
         experimental_preserve_all_tensors=builtin,
     )
-    with np.load(folder / INPUTS, allow_pickle=False) as held:
-        inputs = {name: held[name] for name in held.files}
-    outputs = run_once(interpreter, request.signature, inputs)
-    write_arrays(folder / outputs_file(request.stage), outputs)
-    found: dict[str, Array] = {}
     read = TensorsRead(unreadable=[])
-    subgraph = 0
-    if request.signature:
-        subgraph = interpreter._interpreter.GetSubgraphIndexFromSignature(request.signature)
-    for index in request.tensors if builtin else []:
+    outputs: dict[str, Array] = {}
+    for number, run in enumerate(request.runs):
+        reporter.progress(number, len(request.runs), run.signature)
+        folder = Path(run.folder)
+        with np.load(folder / INPUTS, allow_pickle=False) as held:
+            inputs = {name: held[name] for name in held.files}
+        if run.carried:
+            inputs |= {name: outputs[name] for name in run.carried}
+            write_arrays(folder / INPUTS, inputs)
+        outputs = run_once(interpreter, run.signature, inputs)
+        write_arrays(folder / outputs_file(request.stage), outputs)
+        if builtin:
+            write_arrays(folder / TENSORS, _tensors(interpreter, run, read))
+    return read.model_dump()
+
+
+def _tensors(interpreter: Any, run: SignatureRun, read: TensorsRead) -> dict[str, Array]:
+    """By their numbers. What the runtime would not give is added to `read`."""
+    found: dict[str, Array] = {}
+    subgraph = interpreter._interpreter.GetSubgraphIndexFromSignature(run.signature) if run.signature else 0
+    for index in run.tensors:
         try:
             found[str(index)] = np.array(interpreter.get_tensor(index, subgraph))
         except (ValueError, RuntimeError) as error:
             read.unreadable.append(index)
             read.why = read.why or str(error)[:200]
-    if builtin:
-        write_arrays(folder / TENSORS, found)
-    return read.model_dump()
+    return found
 
 
 def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
