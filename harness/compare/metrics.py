@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -250,9 +251,14 @@ def _spread(
         return
     # More pieces than threads: a core that is busy elsewhere then holds up an eighth, not half.
     step = -(-tasks // (4 * threads))
-    with ThreadPoolExecutor(threads) as pool:
-        pieces = range(0, tasks, step)
-        list(pool.map(lambda first: kernel(*before, first, min(tasks, first + step), *after), pieces))
+    pieces = range(0, tasks, step)
+    list(_pool(threads).map(lambda first: kernel(*before, first, min(tasks, first + step), *after), pieces))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Kept: a comparison asks for it a hundred thousand times, and each start of a thread costs as much as a kernel."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="metrics")
 
 
 def _cores() -> int:

@@ -175,8 +175,9 @@ class TapReader:
     def is_whole(self, stage: str, tap: str) -> bool:
         """Whether a stage has every position of the input that it has to keep."""
         trace = self._traces[stage]
-        wanted = range(trace.length) if self.sample is None or not self.is_sampled(tap) else self.sample.positions
-        return bool(np.isin(wanted, trace.positions(tap)).all())
+        if self.sample is None or not self.is_sampled(tap) or trace.is_whole(tap):
+            return trace.is_whole(tap)
+        return bool(np.isin(self.sample.positions, trace.positions(tap)).all())
 
     def derived(self, tap: str, *stages: str) -> bool:
         return any(self._traces[stage].how(tap) == "derived" for stage in stages)

@@ -187,16 +187,36 @@ class Trace:
                 yield first, end
 
     def covered(self, tap: str) -> list[tuple[int, int]]:
-        """The stretches of positions that were written, in order."""
-        return sorted((start, stop) for start, stop in self.taps[tap].covered)
+        """The stretches of positions that were written, in order; none touches another."""
+        if tap not in self._covered:
+            self._covered[tap] = _joined(self.taps[tap].covered)
+        return self._covered[tap]
+
+    @cached_property
+    def _covered(self) -> dict[str, list[tuple[int, int]]]:
+        return {}
+
+    def is_whole(self, tap: str) -> bool:
+        """Whether every position was written."""
+        return self.covered(tap) == [(0, self.length)]
 
     def positions(self, tap: str) -> np.ndarray[Any, Any]:
         """The positions that were written, in order."""
         spans = [np.arange(start, stop) for start, stop in self.covered(tap)]
-        return np.unique(np.concatenate(spans)) if spans else np.arange(0)
+        return np.concatenate(spans) if spans else np.arange(0)
 
     def how(self, tap: str) -> str:
         return self.taps[tap].how
+
+
+def _joined(written: list[list[int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(written):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        else:
+            found.append((start, stop))
+    return found
 
 
 def let_go(values: np.ndarray[Any, Any]) -> None:

@@ -100,6 +100,18 @@ def test_a_tap_splits_into_block_and_point_and_back():
         block_tap(0, "attn.qq")
 
 
+def test_stretches_that_touch_or_overlap_are_one(tmp_path):
+    """However a stage wrote it: a decode step may be written before the prefill it follows, or twice."""
+    with TraceWriter(tmp_path, 10) as trace:
+        for start, stop in ((6, 10), (0, 4), (3, 6), (8, 9)):
+            trace.put("logits", np.zeros((1, stop - start, 3), np.float32), start)
+        for start, stop in ((0, 4), (5, 10)):
+            trace.put("embed", np.zeros((1, stop - start, 3), np.float32), start)
+    read = Trace.open(tmp_path)
+    assert (read.covered("logits"), read.is_whole("logits")) == ([(0, 10)], True)
+    assert (read.covered("embed"), read.is_whole("embed")) == ([(0, 4), (5, 10)], False)
+
+
 def test_of_a_long_input_chosen_positions_are_kept_and_take_the_room_of_those(tmp_path):
     values = np.random.default_rng(0).standard_normal((1, 600, 2048)).astype(np.float32)
     with TraceWriter(tmp_path, 600, sample=Sample((0, 1, 300, 599))) as trace:
