@@ -89,6 +89,7 @@ def default_plan() -> list[Entry]:
     small, quick = ("--miniature",), ("--miniature", "--stages", "reauthored")
     whole = [_quantised(name, name, (), (Recipe(recipe),), recipe) for name, recipe in TRAINED.items()]
     whole += [Entry(name, name, (*small, *(EDGES if name in WITH_EDGES else ()))) for name in CONVERTED]
+    whole += [Entry(str(file), file.stem, (*quick, *EDGES), REAUTHORED) for file in SCALED]
     whole += [Entry(name, f"{name},{variant}", (*small, *options), further=True) for name, variant, options in VARIANTS]
     whole += [
         Entry(model, f"{Path(model).stem},layers=2", ("--layers", "2"), further=Path(model).stem != WIDEST)
@@ -123,6 +124,8 @@ VARIANTS = (
     ("gemma1", "kv=transposed", ("--kv-layout", "transposed")),
     ("gemma2", "mask-as-input", ("--mask-as-input",)),
 )
+# The boundary of a scaled rope within the KV cache: that of a published model lies far beyond it.
+SCALED = sorted((Path(__file__).parent / "edges").glob("[!_]*.py"))
 # Their first two layers at full width, where device kernels add thousands of terms: trained weights, and random ones.
 WIDE = ("smollm2", *(str(file) for file in sorted((Path(__file__).parent / "full_width").glob("[!_]*.py"))))
 WIDEST = "tiny_llama"
