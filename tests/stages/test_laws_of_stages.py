@@ -15,6 +15,7 @@ from harness.jobs.reporter import Silent
 from harness.jobs.session import trace_inputs
 from harness.judge.rules import load_rules
 from harness.laws.check import check_laws
+from harness.laws.job import passed_again
 from harness.laws.judging import LawJudge
 from harness.names.laws import LawName
 from harness.names.stages import FLOAT, HF, ORACLE, REAUTHORED, Stage, every_stage, named, split, stage_named
@@ -54,7 +55,7 @@ def judged(name: str, folder: Path) -> dict[str, LawResult]:
     longest = job.inputs[-1]
     asked = JobInput(id=longest.id, tokens=longest.tokens[:LENGTH])
     with driving(job) as driver:
-        check_laws(driver, asked, job.dimensions.tokens, job.traces)
+        check_laws(driver, asked, job.dimensions.tokens, job.traces, passed_again(job.inputs))
     found = LawJudge(folder, "tiny_llama", load_rules()).judged(name, asked.id)
     near = [(one.law, one.figure, one.limit) for one in found if one.figure and one.limit]
     print(f"{name}: nearest {max(near, key=lambda one: one[1] / one[2]) if near else 'no bit differs'}")

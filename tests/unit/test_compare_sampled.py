@@ -1,5 +1,6 @@
 """Comparing taps that are kept at some positions: those count, no other does, and the record says so."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from harness.compare.local import local_errors
 from harness.compare.noise import NoiseFloor, with_grid, with_typical
 from harness.compare.traces import Comparison, TapReader, compare_traces, known_spans, noise_floors
+from harness.fuzz.judging import InputJudgement, judge_input
 from harness.judge.rules import load_rules
 from harness.names.coverage import SAMPLED_POSITIONS, Absence
 from harness.names.sample import Sample
@@ -148,3 +150,18 @@ def test_a_value_that_is_no_number_at_a_kept_position_fails(folder):
         trace.put(TAP, made)
         trace.put(WHOLE, values("oracle", WHOLE))
     assert compare(folder).rows[0].verdict == "fail"
+
+
+def test_a_search_counts_a_tap_that_is_kept_at_some_positions(folder):
+    def judged(sample: Sample | None) -> InputJudgement:
+        def floors_at(opened: Sequence[TapReader], tap: str) -> list[NoiseFloor | None]:
+            return noise_floors(opened, tap, ["hf"])
+
+        return judge_input(folder, "a", (HOP,), [TAP], "m", load_rules(), floors_at, sample)
+
+    assert judged(None).nearest.what == "nothing compared", "what is not whole is not compared"
+    assert TAP in judged(SAMPLE).nearest.what
+    assert judged(SAMPLE).faults == ()
+    with TraceWriter(folder / "reauthored" / "a", LENGTH, sample=SAMPLE) as trace:
+        trace.put(TAP, values("reauthored", TAP) * np.float32(1.0001))
+    assert [fault.tap for fault in judged(SAMPLE).faults] == [TAP]
