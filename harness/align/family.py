@@ -16,7 +16,7 @@ from harness.names.recipe_families import family_of
 
 def quantises_input(weight: LayerWeight, grid: Grid) -> bool:
     """Whether a layer multiplies whole numbers: it takes narrow ones, and quantises its input row by row."""
-    return weight.narrow and weight.operator.kind == LINEAR and bool(grid.granularity)
+    return weight.narrow and not weight.static and weight.operator.kind == LINEAR and bool(grid.granularity)
 
 
 def file_family(file: FlatbufferModel, plans: Mapping[str, Mapping[str, TapSource]]) -> str:

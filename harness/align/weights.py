@@ -20,6 +20,7 @@ LOOKUPS = ("EMBEDDING_LOOKUP", "GATHER")
 # Taps that a linear layer makes, in execution order.
 LAYER_POINTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.out")
 _DEQUANTIZE = "DEQUANTIZE"
+_INTEGERS = ("INT8", "INT16")
 # What may stand between the embedding and the first block, between the head and the logits.
 _THROUGH = ("MUL", "ADD", "RESHAPE", "CAST", "TANH", "DIV", "SELECT_V2", _DEQUANTIZE)
 
@@ -33,6 +34,8 @@ class LayerWeight:
     narrow: whether the operator itself takes the narrow numbers, not their dequantised copy: then a linear layer
         quantises its input as well, row by row.
     bias: index of the constant, or None.
+    static: whether the operator's input is whole numbers with a range of its own, which the file holds: then nothing is
+        quantised row by row.
     """
 
     taps: tuple[str, ...]
@@ -40,6 +43,7 @@ class LayerWeight:
     constant: int
     narrow: bool
     bias: int | None = None
+    static: bool = False
 
     @property
     def layer(self) -> str:
@@ -104,7 +108,8 @@ class _Finder:
             found = self.constant(own)
             if found is not None:
                 held_bias = None if bias is None else self.constant(bias)
-                yield LayerWeight(tuple(taps), op, found, found == own, held_bias)
+                static = op.kind == LINEAR and self.graph.tensors[op.inputs[0]].dtype in _INTEGERS
+                yield LayerWeight(tuple(taps), op, found, found == own, held_bias, static)
 
     def constant(self, index: int) -> int | None:
         """The constant that a tensor is, or is dequantised from; None for a tensor that is computed."""

@@ -157,6 +157,24 @@ def constant(model: FlatbufferModel, graph: Subgraph, index: int) -> npt.NDArray
     return held(model, graph, index).values
 
 
+def dequantised(model: FlatbufferModel, graph: Subgraph, index: int) -> tuple[Floats, Floats] | None:
+    """The numbers that a constant stands for, and the step of each; a step is 0 where there is none. Float64.
+
+    As `constant`, and also biases of 32 bits, which kernels add to products of whole numbers. None for no constant.
+    """
+    values = constant(model, graph, index)
+    if values is None:
+        return None
+    tensor = graph.tensors[index]
+    quantization = model.quantization(graph.index, index)
+    if not _scales(quantization) or tensor.dtype not in {*NARROW, "INT16", "INT32"}:
+        return _floats(values), np.zeros(values.shape)
+    if tensor.dtype in NARROW:
+        return _floats(values), np.broadcast_to(held(model, graph, index).spread_scale, values.shape)
+    step = np.broadcast_to(_floats(quantization.scale), values.shape)  # one for all, or one for each of a vector
+    return _floats(values) * step, step
+
+
 def held(model: FlatbufferModel, graph: Subgraph, index: int) -> Held:
     """What a constant holds. Raises ValueError for a type, a shape or a quantisation that is not known here."""
     grid = grid_of(model, graph, index)

@@ -6,11 +6,11 @@ In: a `FlatbufferModel`. Out: a `DeviceShape`, or a UsageError that says why it 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
-from harness.flatbuffer.reader import FlatbufferModel, Signature
+from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature
 from harness.names.taps import LOGITS
 
 DECODE = "decode"
@@ -156,12 +156,13 @@ def _check_float_activations(file: FlatbufferModel, signatures: Mapping[str, Sig
         caches = {key: index for key, index in entry.inputs.items() if key.startswith(_CACHE)}
         outside = {**caches, **{key: index for key, index in entry.outputs.items() if key == LOGITS}}
         wrong = next((key for key, index in outside.items() if graph.tensors[index].dtype != "FLOAT32"), None)
+        readers = graph.consumers()
         made = next(
             (
                 f"{op.kind} gives {graph.tensors[index].dtype}"
                 for op in graph.operators
                 for index in op.outputs
-                if graph.tensors[index].dtype in _NARROW
+                if graph.tensors[index].dtype in _NARROW and not _looked_up(op, readers.get(index, []))
             ),
             None,
         )
@@ -171,6 +172,11 @@ def _check_float_activations(file: FlatbufferModel, signatures: Mapping[str, Sig
                 f"{file.path}: {name} has integer activations ({what}), which are not judged yet; give a file whose "
                 "weights alone are quantised, dynamically or not"
             )
+
+
+def _looked_up(op: Operator, readers: Sequence[Operator]) -> bool:
+    """Whether it only takes rows of a narrow embedding, which are dequantised at once."""
+    return op.kind in ("GATHER", "EMBEDDING_LOOKUP") and {reader.kind for reader in readers} == {"DEQUANTIZE"}
 
 
 def is_quantised(file: FlatbufferModel) -> bool:

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.inputs.tokens import Step
 from harness.jobs.job import Job
 from harness.jobs.session import AS_NAMED, Given, Session, opener
-from harness.names.stages import stage_named
+from harness.names.stages import REAUTHORED, on_route, stage_named
 from harness.system.named_function import named_function
 
 Array = np.ndarray[Any, Any]
@@ -99,9 +99,12 @@ class SizesOfJob:
 Opener = Callable[[Any], AbstractContextManager[Driver]]
 
 
-def driver_of(stage: str, session: Session) -> AbstractContextManager[Driver]:
-    """The driver of a session that is open. Raises UsageError for a stage that cannot be driven."""
-    drives = stage_named(stage).drives
+def driver_of(stage: str, session: Session, own: str = REAUTHORED) -> AbstractContextManager[Driver]:
+    """The driver of a session that is open. own: the stage that runs the version of the model's route.
+
+    Raises UsageError for a stage that cannot be driven.
+    """
+    drives = on_route(stage_named(stage), own).drives
     if not drives:
         raise UsageError(f"{stage} cannot be run step by step; leave it out of --stages")
     open_driver: Opener = named_function(drives)
@@ -111,7 +114,7 @@ def driver_of(stage: str, session: Session) -> AbstractContextManager[Driver]:
 @contextmanager
 def driving(job: Job, given: Given = AS_NAMED) -> Iterator[Driver]:
     """Open a stage and drive it. Its inputs and traces are not used."""
-    with opener(job)(job, given) as session, driver_of(job.stage, session) as it:
+    with opener(job)(job, given) as session, driver_of(job.stage, session, job.own_stage) as it:
         yield it
 
 

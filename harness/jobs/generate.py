@@ -59,7 +59,7 @@ def run(payload: object, report: Reporter) -> dict[str, object]:
 
 def _generated(asked: GenerateJob, report: Reporter) -> Generated:
     found, job = Generated(), asked.job
-    with opener(job)(job, AS_NAMED) as session, driver_of(job.stage, session) as driver:
+    with opener(job)(job, AS_NAMED) as session, driver_of(job.stage, session, job.own_stage) as driver:
         for number, item in enumerate(job.inputs):
             report.progress(number, len(job.inputs), item.id)
             line = Line(driver, asked, item)

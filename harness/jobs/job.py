@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from harness.align.layout import HeadLayout
 from harness.names.sample import WHOLE_UP_TO
+from harness.names.stages import REAUTHORED
 from harness.names.taps import LOGITS
 from harness.names.variant import Variant
 from harness.weights.families import Sizes
@@ -101,6 +102,7 @@ class Job(BaseModel):
     """One stage's work. Paths are absolute; `traces` is the folder of this stage's traces.
 
     opens: "module:function" that opens the stage, see `harness/jobs/session.py`.
+    own_stage: the stage that runs the version of the model's route.
     reference: the folder of the traces whose values replace the stage's own, which makes it a local pass: it writes to
     `local(traces)`.
     whole_up_to: the longest input that is traced at every position of every tap, see `harness/inputs/sampling.py`.
@@ -119,6 +121,7 @@ class Job(BaseModel):
     variant: Variant = Variant()
     traces: Path
     opens: str = ""
+    own_stage: str = REAUTHORED
     reference: Path | None = None
     miniature: bool = False
     layers: int | None = None

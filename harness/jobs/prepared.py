@@ -58,8 +58,9 @@ class Prepared(BaseModel):
     """undeclared: points for which the model's alignment names no module. prefill_logits: whether the file must give
     logits on prefill; one that ships need not. to_draw: inputs that lack the tokens that the reference draws; none once
     it has. boundaries: what a position may be at the edge of, see `harness/names/boundaries.py`. recipes: name ->
-    rules. text: is run for its logits alone, where recipes are judged or a text is given. parameters, tables, windows:
-    what the audit of a flatbuffer's constants needs, see `harness/audit/`.
+    rules. converted: those of them that are conversions of their own, see `RouteModel.converts`. text: is run for its
+    logits alone, where recipes are judged or a text is given. parameters, tables, windows: what the audit of a
+    flatbuffer's constants needs, see `harness/audit/`.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Prepared(BaseModel):
     coverage: dict[str, float]
     conversion_key: str
     recipes: dict[str, Rules] = Field(default_factory=dict)
+    converted: list[str] = Field(default_factory=list)
     findings: list[Finding]
     edges: list[str] = Field(default_factory=list)  # ids of the inputs that `--edges` added
     stop_tokens: list[int] = Field(default_factory=list)  # at which an app ends a text
@@ -118,6 +120,12 @@ class ModelRequest(BaseModel):
     cache_root: str
     spec_file: str
     spec_variable: str
+
+
+class ConvertRequest(ModelRequest):
+    """What is told to whoever converts. recipe: a mode that is a conversion of its own."""
+
+    recipe: str = FLOAT
 
 
 class QuantiseRequest(ModelRequest):

@@ -141,7 +141,7 @@ def _not_of_the_hop(rule: Rule) -> str:
     if FILE_MB in rule.limits and not only_prices(rule.hop):
         return (
             f"{FILE_MB} is the size of a recipe's file, and hop {brief(rule.hop)} matches hops that have none; "
-            'give hop = "reauthored->fakequant*"'
+            'give hop = "*->fakequant*"'
         )
     return ""
 

@@ -36,7 +36,7 @@ def run(payload: object, report: Reporter) -> dict[str, object]:
     def laws(session: Session) -> None:
         if job.laws is not None and job.reference is None:
             report.progress(0, len(job.inputs), "laws")
-            with driver_of(job.stage, session) as driver:
+            with driver_of(job.stage, session, job.own_stage) as driver:
                 check_laws(driver, job.laws, job.dimensions.tokens, job.traces, passed_again(job.inputs))
 
     with costs_only_this_stage():

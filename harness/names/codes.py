@@ -86,6 +86,7 @@ class FindingCode(StrEnum):
     GENERATES_ANOTHER_TOKEN = "generates-another-token"  # a stage does, where the margin is above the noise
     OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
     FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
+    RUNTIME_NOT_JUDGED = "runtime-not-judged"  # what runtimes compute with a recipe's file, and what that rests on
     RIGHT_BY_ITSELF = "right-by-itself"  # a step that is wrong in the run is right when it is run by itself
 
 

@@ -1,8 +1,8 @@
 """Quantisation recipes: which there are, and what widths they need.
 
-In: the words of `--quantize`. Out: names and rules. A recipe is one of litert-torch's own conversion modes, one that
-ai-edge-quantizer has a name for, one that the model's declaration has, or a JSON file in ai-edge-quantizer's format;
-the file that it makes runs on several sets of kernels, each a stage that carries the recipe:
+In: the words of `--quantize`. Out: names and rules. A recipe is a mode of the converter that the model's route has, one
+that ai-edge-quantizer has a name for, one that the model's declaration has, or a JSON file in ai-edge-quantizer's
+format; the file that it makes runs on several sets of kernels, each a stage that carries the recipe:
 `tflite-builtin[dynamic_int8]`.
 """
 
@@ -17,12 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.names.stages import FLOAT
+from harness.names.stages import FLOAT, KERAS, REAUTHORED
 
 Rules = list[dict[str, Any]]  # as ai-edge-quantizer's JSON has them
 
 GIVEN_FILE = "file"  # stands for the recipe of a quantised file that the user gives
 RECIPES = ("dynamic_int8", "weight_only_int8", "fp16", "dynamic_int4_block32", "dynamic_int4_block128")
+TF_DYNAMIC_RANGE, TF_FLOAT16 = "tf_dynamic_range", "tf_float16"
+TF_FULL_INTEGER, TF_INT16_ACTIVATIONS = "tf_full_integer", "tf_int16_activations"
+# The ranges of their activations are fixed while they are converted.
+STATIC = (TF_FULL_INTEGER, TF_INT16_ACTIVATIONS)
+TF_RECIPES = (TF_DYNAMIC_RANGE, TF_FLOAT16, TF_FULL_INTEGER, TF_INT16_ACTIVATIONS)
+# The modes of each route's converter, by the stage that runs the route's own version; and whose they are.
+MODES: Mapping[str, tuple[str, ...]] = {REAUTHORED: RECIPES, KERAS: TF_RECIPES}
+CONVERTERS: Mapping[str, str] = {REAUTHORED: "litert-torch", KERAS: "TensorFlow's converter"}
+_EVERY_MODE = tuple(name for names in MODES.values() for name in names)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -61,7 +70,7 @@ def parse_recipes(
 def _recipe(word: str, text: str, known: Callable[[str], Rules | None], read: Callable[[Path, str], str]) -> Recipe:
     if is_file(word):
         return _of_file(Path(word), read)
-    if word in RECIPES:
+    if word in _EVERY_MODE:
         return Recipe(word)
     if not is_recipe_name(word):
         raise no_recipe(word, [])
@@ -84,14 +93,40 @@ def no_recipe(word: str, named: Sequence[str], declared: Sequence[str] = (), mod
 
     named: what ai-edge-quantizer has names for. declared: what the declaration of `model` has; empty for none.
     """
-    near = difflib.get_close_matches(word, [*RECIPES, *declared, *named], n=1)
+    near = difflib.get_close_matches(word, [*_EVERY_MODE, *declared, *named], n=1)
     alike = difflib.get_close_matches(word, named, n=3) or list(named[:1])
     quantiser = f"a name of ai-edge-quantizer's ({', '.join(alike)})" if alike else "a name of ai-edge-quantizer's"
     own = f", a recipe that {model} declares ({', '.join(declared)})" if declared else ""
     return UsageError(
-        f"--quantize: no recipe '{word}'{f', did you mean {near[0]!r}?' if near else ''}; give a mode of litert-torch "
-        f"({', '.join(RECIPES)}), {quantiser}{own}, or a JSON file of rules (my_recipe.json)"
+        f"--quantize: no recipe '{word}'{f', did you mean {near[0]!r}?' if near else ''}; give {_modes_words()}, "
+        f"{quantiser}{own}, or a JSON file of rules (my_recipe.json)"
     )
+
+
+def _modes_words() -> str:
+    """`a mode of litert-torch (fp16, ...) or TensorFlow's converter (...)`"""
+    return "a mode of " + " or ".join(f"{CONVERTERS[own]} ({', '.join(names)})" for own, names in MODES.items())
+
+
+def refuse_other_modes(recipes: Sequence[Recipe], own_stage: str, model: str) -> None:
+    """Raises UsageError for a mode of another route's converter: a file of this route cannot be made so.
+
+    own_stage: that runs the version of the model's route.
+    """
+    for recipe in recipes:
+        other = next((own for own, names in MODES.items() if own != own_stage and recipe.name in names), None)
+        if other is not None and not recipe.rules:
+            raise UsageError(
+                f"--quantize {recipe.name} is a mode of {CONVERTERS[other]}, which does not convert {model}; give a "
+                f"mode of {CONVERTERS[own_stage]} ({', '.join(MODES[own_stage])}), a name of ai-edge-quantizer's "
+                "(dynamic_wi8_afp32) or a JSON file of rules (my_recipe.json)"
+            )
+
+
+def mode_of(name: str) -> str:
+    """`a mode of litert-torch`: whose mode a name is; empty for none."""
+    found = next((own for own, names in MODES.items() if name in names), None)
+    return "" if found is None else f"a mode of {CONVERTERS[found]}"
 
 
 def check_declared(names: Sequence[object], known: Callable[[str], Rules | None], where: str) -> None:
@@ -102,7 +137,7 @@ def check_declared(names: Sequence[object], known: Callable[[str], Rules | None]
                 f"{where}: a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.', and neither "
                 f"'{FLOAT}' nor '{GIVEN_FILE}'"
             )
-        of_others = "a mode of litert-torch" if name in RECIPES else "ai-edge-quantizer's" if known(name) else ""
+        of_others = mode_of(name) or ("ai-edge-quantizer's" if known(name) else "")
         if of_others:
             raise UsageError(f"{where}: the recipe '{name}' is called as one that is {of_others}; rename it")
 
@@ -115,8 +150,9 @@ def _of_file(path: Path, read: Callable[[Path, str], str]) -> Recipe:
         raise UsageError(f"{path} is not JSON ({error}); {remedy}") from None
     if not _NAME.fullmatch(path.stem):
         raise UsageError(f"{path}: '{path.stem}' cannot name a stage; use letters, digits, '_', '-' and '.'")
-    if path.stem in (*RECIPES, FLOAT, GIVEN_FILE):
-        raise UsageError(f"{path}: '{path.stem}' is the name of a mode of litert-torch; rename the file")
+    if mode_of(path.stem) or path.stem in (FLOAT, GIVEN_FILE):
+        what = mode_of(path.stem) or "another word for a file"
+        raise UsageError(f"{path}: '{path.stem}' is the name of {what}; rename the file")
     return checked(path.stem, rules, str(path))
 
 

@@ -47,6 +47,8 @@ class Stage:
         empty for a stage that cannot be.
     drives: "module:function" that makes a driver of its open session, see `harness/jobs/driver.py`; empty for a stage
         that cannot be run step by step.
+    with_file: of a stage that runs a route's own version, "module:function" that opens it with the numbers of a
+        quantised file: so are the stages opened that take a file's weights alone, see `on_route`.
     quantised_only: whether it judges nothing but quantised files.
     needs: stages that must have ended before it starts.
     twin: the stage that may compute the same, bit by bit, and says so by its facts: it runs before.
@@ -76,6 +78,7 @@ class Stage:
     weights_of_file: bool = False
     switches: str = ""
     drives: str = ""
+    with_file: str = ""
     quantised_only: bool = False
     needs: tuple[str, ...] = ()
     twin: str = ""
@@ -236,6 +239,7 @@ _REGISTRY: dict[str, Stage] = {
             reference=HF,
             local_reference=ORACLE,
             drives=_OWN_DRIVER,
+            with_file=_FAKEQUANT,
             owner="re-authoring",
             seconds=11,
         ),
@@ -248,6 +252,7 @@ _REGISTRY: dict[str, Stage] = {
             reference=HF,
             local_reference=ORACLE,
             drives="harness.stages.keras.driver:open_driver",
+            with_file="harness.stages.keras.fakequant:open_session",
             owner="re-authoring",
             seconds=20,
             place=REAUTHORED,
@@ -334,6 +339,18 @@ def stage_named(name: str) -> Stage:
     base, recipe = split(name)
     stage = _REGISTRY[base]
     return stage if recipe == FLOAT else stage.quantised(recipe)
+
+
+def on_route(stage: Stage, own: str) -> Stage:
+    """The stage as a run of a route has it. own: the stage that runs the route's own version.
+
+    What takes a file's weights alone is that version with other numbers: opened, driven and named by it. Which layers
+    hold which numbers can be chosen in the re-authored model alone.
+    """
+    if not stage.weights_of_file or own == stage.version:
+        return stage
+    version = _REGISTRY[own]
+    return replace(stage, opens=version.with_file, drives=version.drives, version=own, switches="")
 
 
 def known_stage(name: str) -> Stage | None:

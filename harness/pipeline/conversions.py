@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.jobs.prepared import Prepared
 from harness.names.recipes import Rules
+from harness.names.stages import FLOAT
 from harness.spec.conversion_reads import Reader, changed_since
 from harness.spec.fingerprints import source_digest
 from harness.store.cache import Cache, key_of, source_of
@@ -48,6 +50,14 @@ def converted(
     return cache.build(CONVERSIONS, key, make) / FLATBUFFER
 
 
+def key_of_recipe(prepared: Prepared, recipe: str) -> str:
+    """Of the conversion to float32, and of one in a mode that finds its ranges on the run's own inputs."""
+    if recipe == FLOAT:
+        return prepared.conversion_key
+    inputs = [[item.tokens, item.decode_tail, item.earlier] for item in prepared.inputs]
+    return key_of({"conversion": prepared.conversion_key, "recipe": recipe, "inputs": inputs})
+
+
 def is_kept(cache: Cache, key: str, spec: Path) -> bool:
     """Whether the cache has a conversion that a spec, as it and what it reads are now, need not make again."""
     entry = cache.root / CONVERSIONS / key
@@ -75,13 +85,13 @@ def quantised(cache: Cache, source: Path, sha256: str, rules: Rules, recipe: str
     return cache.build(QUANTISED, key, make) / FLATBUFFER, made
 
 
-def check_quantised(file: Path, recipe: str) -> None:
-    """Raises UsageError for a file in which the recipe left every operator as it was."""
+def check_quantised(file: Path, recipe: str, quantiser: str = "ai-edge-quantizer") -> None:
+    """Raises UsageError for a file in which the recipe left every operator as it was. quantiser: who made it."""
     from harness.flatbuffer.reader import FlatbufferModel
     from harness.flatbuffer.signatures import is_quantised
 
     if not is_quantised(FlatbufferModel(file)):
         raise UsageError(
             f"--quantize {recipe} left every weight in float32: no rule of it matches an operator of the file, or "
-            "ai-edge-quantizer does not support what it asks for; give another recipe"
+            f"{quantiser} does not support what it asks for; give another recipe"
         )

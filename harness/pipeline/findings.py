@@ -12,6 +12,8 @@ from harness.jobs.facts import Facts
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Tapped, facts_of
 from harness.names.codes import FindingCode
+from harness.names.owners import RECIPE
+from harness.names.recipes import STATIC
 from harness.names.sample import KEPT_WHOLE
 from harness.names.stages import runs_file, split
 from harness.pipeline.comparison import samples_of
@@ -36,8 +38,28 @@ def findings_of(
     passing = {hop.to for hop in hops if hop.verdict == "pass"}
     found += last_position_findings(results, passing) if not prepared.variant.mask_as_input else []
     found += sensitivity_findings(results)
+    found += static_findings(prepared)
     found += overflow_findings(rows, prepared.rms_norms)
     return found + text_findings(prepared) + sample_findings(prepared)
+
+
+def static_findings(prepared: Prepared) -> list[Finding]:
+    """An error for each recipe whose activations are whole numbers with fixed ranges: runtimes are not held to them.
+
+    No stage here computes with such ranges, so that an error of a kernel could not be told from their price.
+    """
+    return [
+        Finding(
+            kind="runtime",
+            code=FindingCode.RUNTIME_NOT_JUDGED,
+            severity="error",
+            what=f"the file by {recipe} has activations that are whole numbers with fixed ranges: what those cost, and "
+            "what runtimes compute with them, is not judged; its weights are",
+            owner=f"{RECIPE} {recipe}",
+        )
+        for recipe in prepared.recipes
+        if recipe in STATIC
+    ]
 
 
 def sample_findings(prepared: Prepared) -> list[Finding]:

@@ -19,7 +19,7 @@ from harness.align.naming import LINEAR_ROLES, hf_naming
 from harness.align.plan import FILE, AlignmentPlan
 from harness.audit.constants import audit_constants
 from harness.audit.finite import file_findings
-from harness.audit.kept import kept_findings
+from harness.audit.kept import found_findings, kept_findings
 from harness.audit.recipe import Float32Weights, audit_recipe, signature_findings
 from harness.audit.vectors import vector_findings
 from harness.errors import UsageError
@@ -28,7 +28,7 @@ from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import can_run
 from harness.flatbuffer.tap import write_tapped
 from harness.inputs.tokens import schedule_of
-from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
+from harness.jobs.prepared import ConvertRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.reporter import Reporter, costs_only_this_stage
 from harness.jobs.results import ConstantsAudit, Converted, Tapped
 from harness.jobs.session import AS_NAMED, Given
@@ -36,7 +36,15 @@ from harness.names.codes import FindingCode
 from harness.names.recipes import GIVEN_FILE
 from harness.names.stages import FLOAT, HF, KERAS
 from harness.names.taps import block_tap
-from harness.pipeline.conversions import CONVERSIONS, FLATBUFFER, QUANTISED, converted, quantised
+from harness.pipeline.conversions import (
+    CONVERSIONS,
+    FLATBUFFER,
+    QUANTISED,
+    check_quantised,
+    converted,
+    key_of_recipe,
+    quantised,
+)
 from harness.record.record import Finding
 from harness.spec.conversion_reads import Reader
 from harness.spec.load import load_spec
@@ -52,12 +60,13 @@ _CONSTANTS_FILE = "constants.json"
 
 
 def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) -> dict[str, object]:
-    """Convert, or find the conversion in the cache. payload: a `ModelRequest`. Returns a `Converted`.
+    """Convert, or find the conversion in the cache. payload: a `ConvertRequest`. Returns a `Converted`.
 
     given: whoever hands in what loads the network keeps the conversion in a cache of its own.
     """
-    request = ModelRequest.model_validate(payload)
-    prepared, key = request.prepared, request.prepared.conversion_key
+    request = ConvertRequest.model_validate(payload)
+    prepared, recipe = request.prepared, request.recipe
+    key = key_of_recipe(prepared, recipe)
     cache = Cache(Path(request.cache_root), say=print)
     report.progress(0, 1, "looking in the cache")
 
@@ -79,7 +88,11 @@ def convert_model(payload: object, report: Reporter, given: Given = AS_NAMED) ->
 
     def write(built: tuple[RouteModel, Any], file: Path) -> None:
         own, network = built
-        own.write(network, file, prepared.prefill, prepared.kv_cache_len)
+        if recipe == FLOAT:
+            own.write(network, file, prepared.prefill, prepared.kv_cache_len)
+            return
+        own.write_quantised(network, file, prepared.prefill, prepared.kv_cache_len, recipe, prepared.inputs)
+        check_quantised(file, recipe, "the converter")
 
     path = converted(cache, key, build, write, reader)
     digest = cache.checksums(CONVERSIONS, key)[FLATBUFFER]
@@ -256,7 +269,8 @@ def _audit_quantised(cache: Cache, request: TapRequest, plan: Path, digest: str)
         float32 = FlatbufferModel(plain)
         weights = Float32Weights(float32, AlignmentPlan.read(Path(request.float32_plan)).sources)
         wrong, fits = audit_recipe(file, places.sources, rules, recipe, weights.of)
-        findings = [*file_findings(file, recipe), *wrong, *kept_findings(file, places.sources, float32, recipe)]
+        same = found_findings if recipe in prepared.converted else kept_findings
+        findings = [*file_findings(file, recipe), *wrong, *same(file, places.sources, float32, recipe)]
         _write_audit(folder, ConstantsAudit(findings=findings, layers=fits, family=family))
 
     content = {

@@ -13,10 +13,11 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.inputs.text import read_sample
 from harness.judge.rules import load_rules
-from harness.names.recipes import GIVEN_FILE, Recipe
+from harness.names.recipes import GIVEN_FILE, STATIC, Recipe, refuse_other_modes
 from harness.names.sample import WHOLE_UP_TO
 from harness.names.stages import (
     BUILTIN,
+    FAKEQUANT,
     FLOAT,
     HF,
     ORACLE,
@@ -27,6 +28,7 @@ from harness.names.stages import (
     float32_stages,
     hops_of,
     named,
+    on_route,
     own_stages,
     present,
     route_stages,
@@ -88,8 +90,8 @@ def check(options: Options) -> SpecRef:
     if missing:
         raise UsageError(f"{ref.name}: {missing}")
     load_rules(options.tolerances)
-    if stage_of_route(ref) != REAUTHORED and (options.quantize or recipe_of_file(options) != FLOAT):
-        raise UsageError(f"{ref.name}: quantised files of a Keras model are not judged yet; give a float32 file alone")
+    refuse_other_modes(options.quantize, stage_of_route(ref), ref.name)
+    _check_sensitivity(options, ref)
     stages_of(options, stage_of_route(ref))
     _check_files(options)
     check_early(options, ref)
@@ -98,6 +100,12 @@ def check(options: Options) -> SpecRef:
 
         check_read(options.quantize, ref)
     return ref
+
+
+def _check_sensitivity(options: Options, ref: SpecRef) -> None:
+    """Raises UsageError for a route in which the numbers of single layers cannot be chosen."""
+    if options.sensitivity and not on_route(stage_named(FAKEQUANT), stage_of_route(ref)).switches:
+        raise UsageError(f"--sensitivity changes layers one by one, which no stage of {ref.name} can; leave it out")
 
 
 def stages_of(options: Options, own_stage: str = REAUTHORED) -> tuple[str, ...]:
@@ -165,11 +173,18 @@ def reads_text(options: Options) -> bool:
 
 
 def _quantised_stages(options: Options, recipes: Sequence[str]) -> tuple[str, ...]:
-    """By recipe: what runs its file, and the re-authored model with the file's numbers, which that is compared with."""
+    """By recipe: what runs its file, and the re-authored model with the file's numbers, which that is compared with.
+
+    Of a file whose activations have fixed ranges the model with its weights alone: see `static_findings`.
+    """
     kernels = [stage for stage in every_stage() if stage.runs_file and stage.name in options.stages]
     references = {stage.quantised_reference for stage in kernels}
     fakes = [stage for stage in every_stage() if stage.weights_of_file and stage.name in references]
-    return tuple(named(stage.name, recipe) for recipe in recipes for stage in (*fakes, *kernels))
+    return tuple(
+        named(stage.name, recipe)
+        for recipe in recipes
+        for stage in ((*fakes, *kernels) if recipe not in STATIC else fakes[:1])
+    )
 
 
 def _check_compared(asked: Sequence[str], stages: tuple[str, ...], own_stage: str) -> None:

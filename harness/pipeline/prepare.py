@@ -98,6 +98,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     with spec.reading():
         parameters = built.own.parameters(checkpoint.folder)
         recipes = {recipe.name: rules_for(recipe, model, built.own) for recipe in request.quantize}
+        converted = [recipe.name for recipe in request.quantize if not recipe.rules and built.own.converts(recipe.name)]
     key = _key(built, checkpoint, spec, cache)
     return Prepared(
         model=model.name,
@@ -119,6 +120,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         coverage=coverage_of(model.coverage, built.variant),
         conversion_key=key,
         recipes=recipes,
+        converted=converted,
         findings=findings,
         edges=chosen.edges,
         stop_tokens=stop_tokens(checkpoint.folder, tokenizer, built.dims.tokens),

@@ -20,7 +20,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.results import Converted, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
-from harness.names.stages import Stage, hops_of, stage_named
+from harness.names.stages import Stage, hops_of, on_route, stage_named
 from harness.pipeline.background import StillWanted, in_background
 from harness.pipeline.early import check_room
 from harness.pipeline.hop_groups import HopGroup, hop_groups
@@ -153,7 +153,7 @@ def _sensitivities(
     dear = {hop.candidate for hop in failing_hops(comparison)}
     chosen: dict[str, Stage] = {}
     for stage in map(stage_named, stages):
-        wanted = stage.switches and (state.options.sensitivity or stage.name in dear)
+        wanted = on_route(stage, prepared.own_stage).switches and (state.options.sensitivity or stage.name in dear)
         if wanted and results[stage.name].status == "ok":
             chosen.setdefault(stage.recipe, stage)
     if not chosen:

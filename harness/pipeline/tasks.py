@@ -12,13 +12,13 @@ from pathlib import Path
 from harness.inputs.tokens import schedule_of
 from harness.jobs.facts import Facts
 from harness.jobs.job import Job, JobInput, TwinJob
-from harness.jobs.prepared import ModelRequest, Prepared, QuantiseRequest, TapRequest
+from harness.jobs.prepared import ConvertRequest, ModelRequest, Prepared, QuantiseRequest, TapRequest
 from harness.jobs.results import Audited, Converted, Descended, Tapped, facts_of
 from harness.names.memory import Long
 from harness.names.recipes import widened_by
-from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, present, runs_file, stage_named
+from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, on_route, present, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
-from harness.pipeline.conversions import is_kept
+from harness.pipeline.conversions import is_kept, key_of_recipe
 from harness.pipeline.hop_groups import HopGroup
 from harness.processes.scheduler import Payload, Results, Task
 from harness.record.sensitivity import AloneCosts, Sensitivity
@@ -236,13 +236,13 @@ def conversion_mb(prepared: Prepared) -> float:
 
 def _convert_task(place: RunPaths, prepared: Prepared, common: ModelRequest, recipe: str) -> Task:
     """Finding a conversion is quick and small; making one needs the frameworks and all the memory there is."""
-    if recipe != FLOAT:
+    if recipe != FLOAT and recipe not in prepared.converted:
         return _quantise_task(place, prepared, common, recipe)
-    cached = is_kept(Cache(Path(place.cache_root)), prepared.conversion_key, Path(common.spec_file))
+    cached = is_kept(Cache(Path(place.cache_root)), key_of_recipe(prepared, recipe), Path(common.spec_file))
     return Task(
-        "convert",
+        named("convert", recipe),
         "harness.pipeline.flatbuffers:convert_model",
-        common.model_dump(mode="json"),
+        ConvertRequest(**dict(common), recipe=recipe).model_dump(mode="json"),
         Converted,
         memory_mb=100 if cached else conversion_mb(prepared),
         torch=not cached,
@@ -328,7 +328,8 @@ def _job_maker(
         twin = None if reference else _twin_of(stage, place, results)
         job = Job(
             stage=stage.name,
-            opens="harness.jobs.twin:open_session" if twin else stage.opens,
+            opens="harness.jobs.twin:open_session" if twin else on_route(stage, prepared.own_stage).opens,
+            own_stage=prepared.own_stage,
             twin=twin,
             spec_file=place.spec_file,
             spec_variable=place.spec_variable,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness.errors import ProcessLostError, UsageError
 from harness.names.recipes import Rules
-from harness.names.stages import FLOAT
+from harness.names.stages import FAKEQUANT, FLOAT, on_route, stage_named
 from harness.pipeline.environment import environment
 from harness.pipeline.options import Options, check, run_words
 from harness.pipeline.preparing import prepare
@@ -33,6 +33,7 @@ from harness.recipe.rules import mixed_rules
 from harness.record.recipe_search import LayerCost, RecipeCandidate, RecipeSearch, within_budget
 from harness.record.runs import next_run_id
 from harness.record.sensitivity import AloneCosts
+from harness.spec.find import own_stage
 from harness.store.cache import Cache
 from harness.store.run_folder import working_folder
 
@@ -66,6 +67,8 @@ def search_recipe(options: SearchOptions, watcher: Watcher) -> tuple[Path, Recip
     """Search, and write the folder. Raises UsageError for bad input, before anything is written."""
     check_options(options)
     ref = check(options.run)
+    if not on_route(stage_named(FAKEQUANT), own_stage(ref)).switches:
+        raise UsageError(f"recipe quantises layers one by one, which no stage of {ref.name} can; judge whole recipes")
     began = time.monotonic()
     run_id = next_run_id(options.run.out, datetime.datetime.now(datetime.UTC))
     parent = options.run.out / ref.name

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.audit.structure import Structure
     from harness.bench.mistake import Mistake, Site
     from harness.explain.evidence_file import SavedEvidence
-    from harness.jobs.job import Dimensions, Job
+    from harness.jobs.job import Dimensions, Job, JobInput
     from harness.jobs.prepared import Prepared
     from harness.names.recipes import Rules
     from harness.names.variant import Variant
@@ -136,6 +136,24 @@ class RouteModel(Protocol):
 
     def recipe_rules(self, mode: str) -> Rules:
         """What a mode of the route's own converter does to that file, as a recipe of ai-edge-quantizer."""
+
+    def converts(self, mode: str) -> bool:
+        """Whether a mode is a conversion of its own: `recipe_rules` then says what it should come to, and nobody
+        applies them to the float32 file."""
+
+    def write_quantised(
+        self,
+        network: Any,
+        file: Path,
+        prefill: Sequence[int],
+        kv_cache_len: int,
+        mode: str,
+        inputs: Sequence[JobInput],
+    ) -> None:
+        """As `write`, in such a mode. inputs: those of the run, by which ranges may be found.
+
+        Raises UsageError for what the converter refuses.
+        """
 
 
 class AuditedConfig(Protocol):

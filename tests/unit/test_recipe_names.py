@@ -10,7 +10,18 @@ import pytest
 
 from harness.errors import UsageError
 from harness.flatbuffer.quantise import known_recipe, known_recipes
-from harness.names.recipes import RECIPES, Recipe, Rules, check_declared, no_recipe, parse_recipes, widened_by
+from harness.names.recipes import (
+    RECIPES,
+    TF_RECIPES,
+    Recipe,
+    Rules,
+    check_declared,
+    no_recipe,
+    parse_recipes,
+    refuse_other_modes,
+    widened_by,
+)
+from harness.names.stages import KERAS, REAUTHORED
 from harness.system.reading import read_text
 
 RULE: dict[str, Any] = {
@@ -208,3 +219,17 @@ def test_rules_that_nobody_knows_take_the_most_memory() -> None:
     whole = {**RULE, "op_config": {**RULE["op_config"], "compute_precision": "INTEGER"}}
     assert widened_by([whole]) == ""
     assert widened_by([whole, RULE]) == "integers"
+
+
+@pytest.mark.parametrize(("own", "mine", "others"), [(KERAS, TF_RECIPES, RECIPES), (REAUTHORED, RECIPES, TF_RECIPES)])
+def test_a_mode_of_another_converter_is_refused_with_those_that_there_are(
+    own: str, mine: tuple[str, ...], others: tuple[str, ...]
+) -> None:
+    refuse_other_modes(parsed(",".join(mine)), own, "mine")
+    for name in others:
+        with pytest.raises(UsageError) as caught:
+            refuse_other_modes(parsed(f"{mine[0]},{name}"), own, "mine")
+        said = str(caught.value)
+        assert f"--quantize {name} is a mode of" in said
+        assert all(known in said for known in mine)
+        assert len(said.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The Keras model step by step, in the signatures' sizes, on a device's KV cache.
+"""The Keras model and its fake-quantised forms step by step, in the signatures' sizes, on a device's KV cache.
 
 In: an open session of the stage. Out: a `Driver`. A call makes a new cache and leaves the one it is given.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from harness.inputs.tokens import Step
 from harness.jobs.driver import Abilities, Array, Cache, Called, step_tokens
 from harness.names.taps import LOGITS, block_tap
+from harness.stages.keras.fakequant import FakeQuantised
 from harness.stages.keras.network import CACHE
 from harness.stages.keras.stage import KerasSession
 
@@ -55,7 +56,8 @@ class KerasDriver:
 
 
 @contextmanager
-def open_driver(session: KerasSession) -> Iterator[KerasDriver]:
+def open_driver(session: KerasSession | FakeQuantised) -> Iterator[KerasDriver]:
     """See `harness/jobs/driver.py`."""
-    with session.capture.nobody_listens():
-        yield KerasDriver(session)
+    own = session.own if isinstance(session, FakeQuantised) else session
+    with own.capture.nobody_listens():
+        yield KerasDriver(own)

@@ -18,6 +18,7 @@ _OWN_CODE = (
     "harness.stages.keras.convert",
     "harness.stages.keras.imports",
     "harness.stages.keras.network",
+    "harness.stages.keras.quantising",
     "harness.pipeline.conversions",
 )
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.jobs.job import Dimensions, dimensions_of
+from harness.flatbuffer.signatures import DeviceShape
+from harness.jobs.job import Dimensions, JobInput, dimensions_of
 from harness.names.codes import FindingCode
-from harness.names.recipes import Rules
+from harness.names.recipes import TF_RECIPES, Rules
 from harness.record.record import Finding
 from harness.stages.keras.declaration import TASK, KerasModel
 from harness.stages.keras.sources import gpt2_sources
@@ -167,9 +167,26 @@ class KerasAtSizes:
         to_flatbuffer(self.declared, network, self.dimensions(), file, prefill, kv_cache_len)
 
     def recipe_rules(self, mode: str) -> Rules:
-        raise UsageError(
-            f"--quantize {mode} is a mode of litert-torch's converter, and TensorFlow's converts {self.declared.name}"
-        )
+        from harness.stages.keras.quantising import rules_of_mode
+
+        return rules_of_mode(mode)
+
+    def converts(self, mode: str) -> bool:
+        return mode in TF_RECIPES
+
+    def write_quantised(
+        self,
+        network: Any,
+        file: Path,
+        prefill: Sequence[int],
+        kv_cache_len: int,
+        mode: str,
+        inputs: Sequence[JobInput],
+    ) -> None:
+        from harness.stages.keras.quantising import to_quantised
+
+        shape = DeviceShape(list(prefill), kv_cache_len)
+        to_quantised(self.declared, network, self.dimensions(), file, shape, mode, inputs)
 
 
 def _error(code: FindingCode, what: str, key: str = "", parameter: str = "") -> Finding:

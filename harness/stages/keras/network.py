@@ -5,7 +5,9 @@ In: a declaration and a folder. Out: the `CausalLM`, and `run_step`, which the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from harness.errors import UsageError
 from harness.names.taps import LOGITS
 from harness.stages.keras.declaration import KerasModel
 from harness.stages.keras.imports import import_keras_hub
+from harness.system.attributes import set_within
 
 Array = np.ndarray[Any, Any]
 CACHE = "kv_cache_"
@@ -46,7 +49,30 @@ class CacheOfBlocks:
         self.blocks = blocks
 
     def __getitem__(self, place: tuple[Any, ...]) -> Any:
-        return self.blocks[place[1]]
+        block = self.blocks[place[1]]
+        return block[(place[0], *place[2:])] if len(place) > 2 and place[2] is not Ellipsis else block
+
+
+class _OpsApart:
+    """`keras.ops` for a `call_with_cache` that should not join the caches of its blocks."""
+
+    def __init__(self, ops: Any) -> None:
+        self._ops = ops
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def stack(self, values: Sequence[Any], axis: int = 0) -> Any:
+        return CacheOfBlocks(values) if axis == 1 and len(values[0].shape) == 5 else self._ops.stack(values, axis=axis)
+
+
+@contextmanager
+def blocks_apart(network: Any) -> Iterator[None]:
+    """Within it `call_with_cache` gives a `CacheOfBlocks`, and no tensor of six axes: TensorFlow's converter finds the
+    ranges of numbers by running the model, on slices that take five."""
+    module = importlib.import_module(type(network).__module__)
+    with set_within(module, "ops", _OpsApart(module.ops)):
+        yield
 
 
 def run_step(model: KerasModel, network: Any, tokens: Any, input_pos: Any, caches: Mapping[str, Any]) -> dict[str, Any]:

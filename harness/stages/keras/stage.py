@@ -7,7 +7,7 @@ the KV cache receives, and so what later steps read of it, is the reference's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,13 @@ Array = np.ndarray[Any, Any]
 @contextmanager
 def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[KerasSession]:
     """See `harness/jobs/session.py`."""
+    with opened(job, given) as session:
+        yield session
+
+
+@contextmanager
+def opened(job: Job, given: Given, change: Callable[[Any], None] = lambda network: None) -> Iterator[KerasSession]:
+    """change: is called with the loaded network, before anybody listens to its layers."""
     import_keras_hub()
     compute_with(job.threads)
     model = given.declared(job)
@@ -50,6 +57,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[KerasSession]:
     own = sized(model, miniature=job.miniature, layers=job.layers)
     network = given.loaded(own, job.checkpoint, job.kv_cache_len)
     capture = Capture()
+    change(network)
     with layer_taps(network, keras_modules(), job.dimensions.blocks, capture) as absent:
         yield KerasSession(job, model, network, own.parameters(job.checkpoint), capture, absent)
 
@@ -101,7 +109,9 @@ class KerasSession:
         return {name: np.asarray(values) for name, values in made.items()}
 
     def trace(self, item: JobInput, reference: Trace | None = None) -> None:
-        folder = self.job.traces if reference is None else local(self.job.traces)
+        self.trace_into(self.job.traces if reference is None else local(self.job.traces), item, reference)
+
+    def trace_into(self, folder: Path, item: JobInput, reference: Trace | None = None) -> None:
         self.capture.reference = reference
         sample = sample_of(item, self.job, local=reference is not None)
         with TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.jobs.job import Dimensions
+from harness.jobs.job import Dimensions, JobInput
 from harness.names.recipes import Rules
 from harness.names.variant import Variant
 from harness.record.record import Finding
@@ -106,3 +106,17 @@ class ReauthoredModel:
 
     def recipe_rules(self, mode: str) -> Rules:
         return recipe_rules(mode, self.config)
+
+    def converts(self, mode: str) -> bool:
+        return False
+
+    def write_quantised(
+        self,
+        network: Any,
+        file: Path,
+        prefill: Sequence[int],
+        kv_cache_len: int,
+        mode: str,
+        inputs: Sequence[JobInput],
+    ) -> None:
+        raise ValueError(f"{mode} is a list of rules, which are applied to the float32 file")
