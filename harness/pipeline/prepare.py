@@ -92,7 +92,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     of_keys = built.own.account_for_keys(checkpoint.folder, checkpoint.dropped)
     unloaded = next(filter(built.own.stops_loading, of_keys), None)
     if unloaded is not None:
-        refuse_sizes_that_cannot_load(model.name, built.own.sizes(), built.published, unloaded.what)
+        refuse_sizes_that_cannot_load(model, built.own.sizes(), built.published, unloaded.what)
     findings = [*spec.findings(), *of_keys, *_unreached(chosen, built.dims, built.shape), *_not_run(chosen)]
     found = _aligned(model, built)
     with spec.reading():

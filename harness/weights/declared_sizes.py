@@ -7,6 +7,7 @@ re-authored config keeps from being loaded.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def refuse_other_sizes(model: Model, shown: str, config: Any, layers: int | None
     said = ", ".join(f"{_WORDS[name]} {getattr(found, name):,}" for name in wrong)
     instead = ", ".join(f"{getattr(declared, name):,}" for name in wrong)
     what = "the resized vocabulary" if wrong == ["vocab"] else "its sizes"
-    remedy = f"declare {what} in a spec of your own, in `published` and in `config` (docs/adding-a-model.md)"
+    fields = "`published` and in `config`" if has_own_config(model) else "`published`"
+    remedy = f"declare {what} in a spec of your own, in {fields} (docs/adding-a-model.md)"
     if wrong == ["layers"] and found.layers < declared.layers:
         remedy = f"run the model's first ones with --layers {found.layers}"
     raise UsageError(
@@ -52,7 +54,13 @@ def refuse_other_sizes(model: Model, shown: str, config: Any, layers: int | None
     )
 
 
-def refuse_sizes_that_cannot_load(name: str, own: Sequence[Sizes], published: Any, why: str) -> None:
+def has_own_config(model: Model) -> bool:
+    """Whether a declaration has the sizes of the route's version in a config of its own; else they are the published
+    ones, as a loader reads them."""
+    return any(field.name == "config" for field in dataclasses.fields(model))
+
+
+def refuse_sizes_that_cannot_load(model: Model, own: Sequence[Sizes], published: Any, why: str) -> None:
     """own: the sizes of each block of the route's model. published: the checkpoint's config. why: its weights cannot be
     loaded.
 
@@ -69,6 +77,7 @@ def refuse_sizes_that_cannot_load(name: str, own: Sequence[Sizes], published: An
         return
     said = ", ".join(f"{_WORDS[size]} {mine:,} for {other:,}" for size, (mine, other) in wrong.items())
     raise UsageError(
-        f"{name}: the re-authored config has other sizes than the published one ({said}), and cannot take its weights "
-        f"({why}); fix 'config' in the model's spec file"
+        f"{model.name}: the re-authored config has other sizes than the published one ({said}), and cannot take its "
+        f"weights ({why}); {'fix' if has_own_config(model) else 'give'} "
+        f"'{'config' if has_own_config(model) else 'load'}' in the model's spec file"
     )
