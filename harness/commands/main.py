@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands import exits, files, generate, searches
+from harness.commands import bundle, exits, files, generate, searches
 from harness.commands.options import (
     REPORTS,
     Chat,
@@ -289,6 +289,7 @@ app.command()(searches.fuzz)
 app.command()(generate.generate)
 app.command()(files.inspect)
 app.command()(files.compare)
+app.command()(bundle.bundle)
 app.command("import")(files.import_traces)
 
 

@@ -81,3 +81,31 @@ def schedules(draw: st.DrawFn, max_kv_cache_len: int = 300) -> Scheduled:
     length = draw(st.integers(1, cache))
     tail = draw(st.integers(0, length))
     return Scheduled(length, tail, prefill, cache, tuple(schedule(length, tail, prefill, cache)))
+
+
+# Where tokenizers part: emoji of several code points, marks that combine, scripts that have no spaces or run from the
+# right, spaces of other kinds, letters that normal forms turn into others.
+_ODD = (
+    "\U0001f469\u200d\U0001f680",
+    "e\u0301",
+    "\u4e2d\u6587",
+    "\u0634\u0643\u0631",
+    "\u00a0",
+    "\u3000",
+    "\ufb01",
+    "\u0130",
+)
+
+
+def texts(specials: Sequence[str] = ()) -> st.SearchStrategy[str]:
+    """Any text without NUL and lone surrogates: words, digits, runs of spaces and lines, odd letters, and what a
+    tokenizer has as special. Shrinks to fewer and plainer pieces."""
+    letters = st.characters(codec="utf-8", exclude_characters="\0")
+    piece = st.one_of(
+        st.text("ab z", min_size=1, max_size=4),
+        st.text(" \t\n\r", min_size=1, max_size=5),
+        st.text("0123456789.,", min_size=1, max_size=5),
+        st.sampled_from([*_ODD, *(text for text in specials if text)]),
+        st.text(letters, min_size=1, max_size=8),
+    )
+    return st.lists(piece, max_size=8).map("".join)

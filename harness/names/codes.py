@@ -89,6 +89,21 @@ class FindingCode(StrEnum):
     RUNTIME_NOT_JUDGED = "runtime-not-judged"  # what runtimes compute with a recipe's file, and what that rests on
     RIGHT_BY_ITSELF = "right-by-itself"  # a step that is wrong in the run is right when it is run by itself
 
+    # A bundle
+    BUNDLE_SECTIONS_WRONG = "bundle-sections-wrong"  # a bundle lacks a section, has one twice, or one of another kind
+    BUNDLE_NOT_UNDERSTOOD = "bundle-not-understood"  # a bundle holds what is not looked at
+    BUNDLE_OTHER_MODEL = "bundle-other-model"  # the flatbuffer in a bundle is another model's
+    BUNDLE_FILE_NOT_JUDGED = "bundle-file-not-judged"  # no run has judged the flatbuffer in a bundle, or it failed
+    BUNDLE_RECIPE_DIFFERS = "bundle-recipe-differs"  # the flatbuffer in a bundle is quantised otherwise than declared
+    BUNDLE_KV_LAYOUT = "bundle-kv-layout"  # the engine takes the KV heads of the flatbuffer for its context
+    BUNDLE_CONTEXT_DIFFERS = "bundle-context-differs"  # a bundle names another context than its KV cache has
+    BUNDLE_STOP_DIFFERS = "bundle-stop-differs"  # the engine ends a text at other tokens than the checkpoint says
+    BUNDLE_START_DIFFERS = "bundle-start-differs"  # a prompt gets other tokens before it than Hugging Face gives it
+    BUNDLE_TOKENS_DIFFER = "bundle-tokens-differ"  # the engine makes other ids of a text than Hugging Face
+    BUNDLE_TEMPLATE_EMPTY = "bundle-template-empty"  # the engine renders a conversation to nothing
+    BUNDLE_TEMPLATE_DIFFERS = "bundle-template-differs"  # the engine renders a conversation otherwise than Hugging Face
+    BUNDLE_ENGINE_REFUSES = "bundle-engine-refuses"  # the engine does not open a bundle, or does not run it
+
 
 class TapCode(StrEnum):
     """Why a tap fails that breaks no figure's limit; else the figures are named."""

@@ -5,6 +5,7 @@ In: `BundleContents` or a `BundleReport`. Out: lines and tables on a rich consol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.plain import clean, one_line
@@ -41,6 +42,14 @@ def print_bundle(found: BundleContents, console: Console) -> None:
         line(console, f"tokenizer: {found.tokenizer}")
     if found.metadata is not None:
         _print_metadata(found.metadata, console)
+
+
+def print_made(notes: Sequence[str], judged: str, judge: str, check: str, console: Console) -> None:
+    """What is not as the checkpoint has it, and what to do next. judged: the run that did, or empty."""
+    for note in notes:
+        wrapped(console, f"note: {note}")
+    line(console, f"judged  {judged}" if judged else f"not judged yet: {judge}", style="" if judged else "yellow")
+    line(console, f"check   {check}")
 
 
 def _print_metadata(said: MetadataContents, console: Console) -> None:

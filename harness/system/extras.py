@@ -8,10 +8,17 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 
-INSTALL_EXTRAS = "run 'make extras' in the checkout, elsewhere pip install 'edge-parity[keras]'"
-KERAS = "keras"
+KERAS, LITERT_LM = "keras", "litert-lm"
 # Those that no other requirement brings.
-DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {KERAS: ("keras", "keras-hub", "tensorflow-text")}
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    KERAS: ("keras", "keras-hub", "tensorflow-text"),
+    LITERT_LM: ("litert-lm-api",),
+}
+
+
+def install(extra: str) -> str:
+    """What brings an extra."""
+    return f"run 'make extras' in the checkout, elsewhere pip install 'edge-parity[{extra}]'"
 
 
 def lacking(extra: str) -> list[str]:
@@ -22,7 +29,7 @@ def lacking(extra: str) -> list[str]:
 def why_not(extra: str) -> str:
     """What is missing and what brings it; empty where nothing is."""
     names = lacking(extra)
-    return f"the extra '{extra}' is not installed ({', '.join(names)}): {INSTALL_EXTRAS}" if names else ""
+    return f"the extra '{extra}' is not installed ({', '.join(names)}): {install(extra)}" if names else ""
 
 
 def _installed(distribution: str) -> bool:

@@ -34,7 +34,17 @@ ROOMS = (
         "align",
         "weights",
     ),
-    *("compare", "locate", "jobs", "stages/torch", "audit", "stages/huggingface", "stages/litert", "operators"),
+    *(
+        "compare",
+        "locate",
+        "jobs",
+        "stages/torch",
+        "audit",
+        "stages/huggingface",
+        "stages/litert",
+        "stages/litert_lm",
+        "operators",
+    ),
     *(
         "explain",
         "price",
@@ -47,6 +57,7 @@ ROOMS = (
         "explore",
         "recipe",
         "inspection",
+        "bundling",
         "pairs",
         "testing",
         "stages/litert_torch",
@@ -65,7 +76,16 @@ SHOWN = {
     "harness.compare.value_range",
     "harness.fuzz.command",
 }
-FRAMEWORKS = {"ai_edge_litert", "keras", "keras_hub", "litert_torch", "tensorflow", "torch", "transformers"}
+FRAMEWORKS = {
+    "ai_edge_litert",
+    "keras",
+    "keras_hub",
+    "litert_lm",
+    "litert_torch",
+    "tensorflow",
+    "torch",
+    "transformers",
+}
 # Where else than in the folders of stages a framework may be imported.
 MAY_IMPORT = {
     "audit": {"torch", "transformers"},
@@ -80,7 +100,10 @@ MAY_IMPORT = {
     "weights": {"torch", "transformers"},
 }
 # A package that one folder of stages alone may import, or name, and the command that says what is installed.
-ROUTES = {"litert_torch": "harness.stages.litert_torch", "keras_hub": "harness.stages.keras"}
+ROUTES = {
+    "litert_torch": "harness.stages.litert_torch",
+    "keras_hub": "harness.stages.keras",
+}
 # Who else may name a route's folder, and why.
 NAMES_A_ROUTE = {
     "harness": "GenerativeModel is imported from here by every declaration, and type checkers should see it",

@@ -33,6 +33,7 @@ PAGES = [
         for name in (
             "adding-a-model",
             "architecture",
+            "bundles",
             "ci",
             "compare",
             "explore",
