@@ -173,7 +173,10 @@ def _exports(explorer: Path | None, repro: Path | None) -> list[Exports]:
 
 
 def import_traces(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Traces of a device, as docs/traces.md says.")],
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]FOLDER...", help="Traces of a device, as docs/traces.md says; a stage each."),
+    ],
     run: Annotated[
         str, typer.Option("--run", metavar="RUN", help="Run that kept its traces: folder, MODEL, MODEL@ID.")
     ],
@@ -181,15 +184,16 @@ def import_traces(
     as_json: JsonFlag = False,
     debug: Debug = False,
 ) -> None:
-    """Make traces from outside a stage of a run: checked, compared, judged, and written as a new run beside it."""
+    """Make traces from outside stages of a run: checked, compared, judged, and written as a new run beside it."""
     from harness.commands.run import refresh_index
+    from harness.pairs.importing import TraceFolder
     from harness.pairs.importing import import_traces as import_into
     from harness.record.record import read_run
     from harness.record.runs import find_run
     from harness.render.terminal import print_summary
 
     found = find_run(_run_called(run, out), out)
-    written, record = import_into(folder, found)
+    written, record = import_into([TraceFolder.parse(folder) for folder in folders], found)
     refresh_index(written.parent.parent)
     if as_json:
         print(json_for_a_log(record.to_json()))

@@ -47,8 +47,9 @@ class Imported:
     inputs: Mapping[str, TracedInput]
 
 
-def read_imported(folder: Path, record: Record) -> Imported:
-    """The traces of a folder, held against the inputs, taps and stages of a run."""
+def read_imported(folder: Path, record: Record, name: str | None = None) -> Imported:
+    """The traces of a folder, held against the inputs, taps and stages of a run. name: of the new stage, in place of
+    what the folder says."""
     if not (folder / MANIFEST).is_file():
         raise UsageError(f"{folder} has no {MANIFEST}; {_REMEDY}")
     inputs = read_folder(folder)
@@ -56,16 +57,20 @@ def read_imported(folder: Path, record: Record) -> Imported:
     where = folder / MANIFEST
     for item in inputs.values():
         _check_input(item, record, where)
-    return Imported(_hop(manifest, record, where), _given(manifest, inputs, record, where), inputs)
+    return Imported(_hop(manifest, record, where, name), _given(manifest, inputs, record, where), inputs)
 
 
-def _hop(manifest: Mapping[str, Any], record: Record, where: Path) -> Hop:
+def _hop(manifest: Mapping[str, Any], record: Record, where: Path, name: str | None) -> Hop:
     ran = [stage.name for stage in record.stages if stage.status == "ok" and known_stage(stage.name) is not None]
     stage, reference = manifest.get("stage", STAGE), manifest.get("reference", present(REAUTHORED, ran))
+    stage = stage if name is None else name
     if not isinstance(stage, str) or not _NAME.fullmatch(stage):
-        raise UsageError(f"{where}: 'stage' is {brief(stage)}; give a name of a-z, 0-9 and '-', e.g. {STAGE}")
+        raise UsageError(f"{where}: the stage is {brief(stage)}; give a name of a-z, 0-9 and '-', e.g. {STAGE}")
     if known_stage(stage) is not None or any(stage == other.name for other in record.stages):
-        raise UsageError(f"{where}: 'stage' is {stage}, which there is already; give another name, e.g. {STAGE}")
+        raise UsageError(
+            f"{where}: the stage is {stage}, which there is already; give another name, e.g. {STAGE}-2, as 'stage' or "
+            "on the command line: NAME=FOLDER"
+        )
     plain = [name for name in ran if split(name)[1] == FLOAT]
     if reference not in plain:
         raise UsageError(f"{where}: 'reference' is {brief(reference)}; the run has {', '.join(plain) or 'none'}")

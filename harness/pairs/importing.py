@@ -1,15 +1,15 @@
-"""`edge-parity import`: a run with one more stage, whose traces come from outside, written beside it.
+"""`edge-parity import`: a run with more stages, whose traces come from outside, written beside it.
 
-In: a folder of traces and a run folder. Out: a new run folder and its record. The run's own stages, hops, findings and
-faults stay as they are; the new hop is judged by the same rules.
+In: folders of traces and a run folder. Out: a new run folder and its record. The run's own stages, hops, findings and
+faults stay as they are; new hops are judged by the same rules.
 """
 
 from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from harness.names.sample import Sample
 from harness.names.stages import HF, ORACLE, Hop
 from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 from harness.pairs.imported import Imported, read_imported, write_compared
+from harness.plain import brief
 from harness.record.details import read_details, write_details
 from harness.record.record import Fault, Finding, Record, StageResult, read_run, write_record
 from harness.record.runs import next_run_id
@@ -36,19 +37,39 @@ if TYPE_CHECKING:
 _SHARED = "stages of the run fail at this tap too, or float32 cannot compute it: it need not be the imported stage"
 
 
-def import_traces(folder: Path, run: Path) -> tuple[Path, Record]:
-    """Write a run with the traces of a folder as one more stage. Raises UsageError, before anything is left behind."""
+@dataclass(frozen=True)
+class TraceFolder:
+    """A folder of traces, and what its stage is called; None for what its manifest says."""
+
+    folder: Path
+    stage: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> TraceFolder:
+        """`FOLDER`, or `NAME=FOLDER`; a folder that is there may have a `=` in its name."""
+        name, sign, folder = text.partition("=")
+        if not sign or Path(text).exists():
+            return cls(Path(text))
+        if not folder:
+            raise UsageError(f"{brief(text)} names no folder; give NAME=FOLDER")
+        return cls(Path(folder), name)
+
+
+def import_traces(folders: Sequence[TraceFolder], run: Path) -> tuple[Path, Record]:
+    """Write a run with the traces of each folder as one more stage. Raises UsageError, before anything is left."""
     from harness.render.files import render_all
 
     record, frame = read_run(run)
-    imported = read_imported(folder, record)
+    own = frame
     parent = run.resolve().parent
     run_id = next_run_id(parent.parent, datetime.datetime.now(datetime.UTC))
     with working_folder(parent, run_id) as working:
-        with tempfile.TemporaryDirectory(dir=working) as traces:
-            samples = write_compared(imported, run / "traces", Path(traces))
-            compared = _compared(imported, record, Path(traces), samples)
-        record, frame = _with_stage(record, frame, imported, compared, run_id, folder)
+        for each in folders:
+            imported = read_imported(each.folder, record, each.stage)
+            with tempfile.TemporaryDirectory(dir=working) as traces:
+                samples = write_compared(imported, run / "traces", Path(traces))
+                compared = _compared(imported, record, Path(traces), samples)
+            record, frame = _with_stage(record, (own, frame), imported, compared, run_id, run.name, each.folder)
         details = read_details(run)
         if details is not None:
             write_details(working, details)
@@ -94,19 +115,31 @@ def _missing(model: str, item: str, hop: str, tap: str, order: int, lacking: str
 
 
 def _with_stage(
-    record: Record, frame: pd.DataFrame, imported: Imported, compared: Comparison, run_id: str, folder: Path
+    record: Record,
+    frames: tuple[pd.DataFrame, pd.DataFrame],
+    imported: Imported,
+    compared: Comparison,
+    run_id: str,
+    run: str,
+    folder: Path,
 ) -> tuple[Record, pd.DataFrame]:
-    """The run's record and taps with the new stage and hop."""
+    """The record and taps with the new stage and hop.
+
+    frames: taps of the run itself, by which a fault's owner is told, and those with the stages imported before.
+    run: its id.
+    """
     import pandas as pd
+
+    own, frame = frames
 
     hop, inputs, taps = imported.hop, list(imported.inputs), list(record.taps)
     new = taps_frame(compared.rows)
     # It has to bring what it says it gives, where the reference has that: rows that are missing then say so.
     required = len({row.tap for row in compared.rows if row.absence != NOT_GIVEN}) / len(taps)
     result = summarise_hop(hop, new, taps, compared.logits.get(hop.name), required)
-    faults = [_owned(fault, frame, new, hop) for fault in locate([result], new, record.taps, {})]
+    faults = [_owned(fault, own, new, hop) for fault in locate([result], new, record.taps, {})]
     findings = [*record.findings, *_not_imported(record, inputs, hop.candidate)]
-    facts = {"traces": str(folder), "imported_into": record.run_id}
+    facts = {"traces": str(folder), "imported_into": run}
     failed = record.verdict != "pass" or result.verdict != "pass"
     content = record.model_copy(
         update={

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,16 @@ from harness.stages.torch.intercept import TorchCall
 
 _EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 0.0)
 _TINY = 2e-3  # scalars up to this that are added are taken for an epsilon
+_APPROXIMATIONS = {'"tanh"': "tanh", '"none"': "none"}
+_ACTIVATIONS: Mapping[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "gelu": ("gelu", functional.gelu),
+    "silu": ("silu", functional.silu),
+    "relu": ("relu", functional.relu),
+    "gelu with tanh": ("", partial(functional.gelu, approximate="tanh")),
+}
+_STEPS = {"higher": 1, "lower": -1}
+_FACTORS = {"doubled": 2.0, "halved": 0.5, "times sqrt(2)": math.sqrt(2), "over sqrt(2)": 0.5**0.5}
+_NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 Change = Callable[[TorchCall], Any]  # returns NotImplemented for a call that it does not change
 
 
@@ -33,14 +44,8 @@ class Intervention:
 
 def interventions() -> Iterator[Intervention]:
     """Commonest first."""
-    for one, other in (("none", "tanh"), ("tanh", "none")):
-        yield Intervention(f'gelu(approximate="{other}") in place of "{one}"', _gelu(one, other))
-    kinds: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "gelu": functional.gelu, "silu": functional.silu, "relu": functional.relu,
-        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    }  # fmt: skip
-    for kind, function in kinds.items():
-        yield Intervention(f"{kind} as the activation", _activation(kind, function))
+    yield from _each("gelu(approximate={})", _gelu, _APPROXIMATIONS)
+    yield from _each("{} as the activation", _activation, _ACTIVATIONS)
     for eps in _EPSILONS:
         yield Intervention(f"an epsilon of {eps:g}", _epsilon(eps), eps)
     yield Intervention("no scale in attention", _attention(scale=1.0))
@@ -55,9 +60,8 @@ def interventions() -> Iterator[Intervention]:
     yield Intervention("the weight of linear layers transposed", _turned_weight)
     yield Intervention("repeat in place of repeat_interleave (the order of KV heads)", _tiled)
     yield Intervention("repeat_interleave in place of repeat (the order of KV heads)", _interleaved)
-    for step in (1, -1):
-        yield Intervention(f"positions {'one higher' if step > 0 else 'one lower'} (arange)", _moved_arange(step))
-        yield Intervention(f"the mask's diagonal moved by {step:+d}", _moved_diagonal(step))
+    yield from _each("positions one {} (arange)", _moved_arange, _STEPS)
+    yield from _each("the mask's diagonal one {}", _moved_diagonal, _STEPS)
     yield Intervention("the rotation the other way (sin negative)", _minus_sine)
     yield Intervention("the parts of chunk or split in reverse order", _reversed_parts)
     yield Intervention("the parts of cat in reverse order", _reversed_cat)
@@ -65,35 +69,35 @@ def interventions() -> Iterator[Intervention]:
     yield Intervention("an RMS norm in place of a layer norm", _rms_norm)
     yield Intervention("the other correction of the variance (n or n - 1)", _other_variance)
     yield Intervention("padding on the other side", _other_padding)
-    for words, factor in (
-        ("doubled", 2.0),
-        ("halved", 0.5),
-        ("times sqrt(2)", math.sqrt(2)),
-        ("over sqrt(2)", 0.5**0.5),
-    ):
-        yield Intervention(f"a factor {words}", _other_factor(factor))
-        yield Intervention(f"the scale of attention {words}", _other_attention_scale(factor))
-    for dtype in (torch.bfloat16, torch.float16):
-        name = str(dtype).removeprefix("torch.")
-        yield Intervention(f"matrices of weights rounded to {name}", _rounded(dtype, 2))
-        yield Intervention(f"weights rounded to {name}", _rounded(dtype, 1))
-        yield Intervention(f"everything rounded to {name}", _rounded(dtype, 0))
+    yield from _each("a factor {}", _other_factor, _FACTORS)
+    yield from _each("the scale of attention {}", _other_attention_scale, _FACTORS)
+    yield from _each("matrices of weights rounded to {}", partial(_rounded, dimensions=2), _NARROW)
+    yield from _each("weights rounded to {}", partial(_rounded, dimensions=1), _NARROW)
+    yield from _each("everything rounded to {}", partial(_rounded, dimensions=0), _NARROW)
+
+
+def _each(words: str, make: Callable[[Any], Change], values: Mapping[str, Any]) -> Iterator[Intervention]:
+    """One change for each value. words: with a place for what the value is called."""
+    return (Intervention(words.format(said), make(value)) for said, value in values.items())
 
 
 def _is(call: TorchCall, *names: str) -> bool:
     return getattr(call.func, "__name__", "") in names
 
 
-def _gelu(one: str, other: str) -> Change:
+def _gelu(approximate: str) -> Change:
     def change(call: TorchCall) -> Any:
-        if not _is(call, "gelu") or call.kwargs.get("approximate", "none") != one:
+        if not _is(call, "gelu") or call.kwargs.get("approximate", "none") == approximate:
             return NotImplemented
-        return functional.gelu(call.args[0], approximate=other)
+        return functional.gelu(call.args[0], approximate=approximate)
 
     return change
 
 
-def _activation(kind: str, function: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+def _activation(named: tuple[str, Callable[[torch.Tensor], torch.Tensor]]) -> Change:
+    """named: the function of torch that is left as it is, and what the others become."""
+    kind, function = named
+
     def change(call: TorchCall) -> Any:
         return function(call.args[0]) if _is(call, "gelu", "silu", "relu") and not _is(call, kind) else NotImplemented
 

@@ -21,7 +21,7 @@ from harness.stages.torch.attention import probabilities
 from harness.stages.torch.intercept import Intercept, TorchCall
 from harness.stages.torch.summation import DEVICE, OtherSummation
 from harness.testing.outputs import Array, Output, UncomparableError, outputs_of
-from harness.testing.shadow import Shadowed
+from harness.testing.shadow import Shadowed, widened
 
 _HALVES = (torch.float16, torch.bfloat16)
 # Products of at most so many terms are added term by term as well, as the kernels of a device do; it takes 10 ms.
@@ -115,7 +115,11 @@ def reference_outputs(reference: Callable[..., Any], call: Call, modes: Modes = 
 def exact_outputs(reference: Callable[..., Any], call: Call, modes: Modes = ()) -> dict[str, Output]:
     """In true float64. modes: within it. Raises UncomparableError where that cannot be had."""
     halves = _of_halves(reference, call)
-    convert = _as_wide if halves else _as_double
+
+    def convert(value: Any) -> Any:
+        tensor = _as_tensor(value)
+        return widened(tensor, halves) if isinstance(tensor, torch.Tensor) else tensor
+
     inputs, keywords = mapped(call.inputs, convert), mapped(dict(call.keywords), convert)
     mode = Shadowed(halves)
     try:
@@ -283,13 +287,3 @@ def _as_array(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy().copy()
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _as_double(value: Any) -> Any:
-    tensor = _as_tensor(value)
-    return tensor.double() if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32 else tensor
-
-
-def _as_wide(value: Any) -> Any:
-    tensor = _as_tensor(value)
-    return tensor.double() if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else tensor

@@ -8,7 +8,7 @@ one changes it, and copying it costs its memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ from torch.nn import functional
 
 from harness.stages.torch.float64 import TrueFloat64
 from harness.stages.torch.intercept import TorchCall
+from harness.testing.wide_products import FEW_ROWS, wide_products
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_WIDE = {_FLOAT32: _FLOAT64, torch.complex64: torch.complex128}
+_WIDE_OF_HALVES = {**_WIDE, torch.float16: _FLOAT64, torch.bfloat16: _FLOAT64, torch.complex32: torch.complex128}
 # Draws are made in float32, as the other runs make them, and widened: float64 would draw other numbers.
 _DRAWS = frozenset({
     "rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "multinomial", "poisson", "bernoulli_",
@@ -30,12 +33,15 @@ _DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d"})
 
 class Shadowed(TrueFloat64):
     """`TrueFloat64` in which a float32 tensor from outside counts as its float64 shadow, and what is written to it is
-    written to the shadow. halves: float16 and bfloat16 as well, for a reference that is of that type itself."""
+    written to the shadow; complex numbers likewise.
+
+    halves: float16 and bfloat16 as well, for a reference that is of that type itself.
+    """
 
     def __init__(self, halves: bool = False) -> None:
         super().__init__()
         self.lost: Counter[str] = Counter()  # functions that made float32 of float64 all the same
-        self._from = {_FLOAT32, torch.float16, torch.bfloat16} if halves else {_FLOAT32}
+        self._from = _WIDE_OF_HALVES if halves else _WIDE
         # The tensor is kept, or another one could come to have its id.
         self._shadows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -52,7 +58,7 @@ class Shadowed(TrueFloat64):
             return self._linear(*call.args)
         args, kwargs = self._shadow(call.args), self._shadow(dict(call.kwargs))
         result = super().called(TorchCall(call.func, args, kwargs))
-        if _has(result, _FLOAT32) and _has((args, kwargs), _FLOAT64):
+        if _has(result, _WIDE.keys()) and _has((args, kwargs), _WIDE.values()):
             self.lost[name] += 1
         return result
 
@@ -61,14 +67,10 @@ class Shadowed(TrueFloat64):
         return fresh and weight.dim() == 2 and weight.numel() >= _LARGE
 
     def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """With a float64 weight that is made a piece at a time: all of it would take longer than the layer does."""
+        """Without a float64 weight as a whole: to make all of it wide would take longer than the layer does."""
         given = self._of(x)
         rows = given.reshape(-1, given.shape[-1])
-        made = torch.empty(len(rows), len(weight), dtype=_FLOAT64)
-        piece = torch.empty(max(1, _PIECE // weight.shape[1]), weight.shape[1], dtype=_FLOAT64)
-        for start in range(0, len(weight), len(piece)):
-            part = piece[: len(weight) - start].copy_(weight[start : start + len(piece)])
-            torch.mm(rows, part.mT, out=made[:, start : start + len(piece)])
+        made = _few(rows, weight) if len(rows) <= FEW_ROWS and weight.dtype == _FLOAT32 else _in_pieces(rows, weight)
         if bias is not None:
             made += self._of(bias)
         return made.reshape(*given.shape[:-1], -1)
@@ -77,7 +79,7 @@ class Shadowed(TrueFloat64):
         """`x.dtype` and the like need no shadow; `x.T` and `x.data` are tensors, and do."""
         result = call.func(*call.args)
         if isinstance(result, torch.dtype):
-            return _FLOAT64 if result in self._from else result
+            return self._from.get(result, result)
         if isinstance(result, torch.Tensor):
             return call.func(*self._shadow(call.args))
         return result
@@ -111,16 +113,37 @@ class Shadowed(TrueFloat64):
             return tensor
         kept = self._shadows.get(id(tensor))
         if kept is None:
-            kept = self._shadows[id(tensor)] = (tensor, tensor.detach().double())
+            kept = self._shadows[id(tensor)] = (tensor, tensor.detach().to(self._from[tensor.dtype]))
         return kept[1]
 
 
-def _has(value: Any, dtype: torch.dtype) -> bool:
+def _few(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    arrays = rows.contiguous().numpy(), weight.detach().contiguous().numpy()
+    return torch.from_numpy(wide_products(*arrays, torch.get_num_threads()))
+
+
+def _in_pieces(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """With a piece of the weight made wide at a time."""
+    made = torch.empty(len(rows), len(weight), dtype=_FLOAT64)
+    piece = torch.empty(max(1, _PIECE // weight.shape[1]), weight.shape[1], dtype=_FLOAT64)
+    for start in range(0, len(weight), len(piece)):
+        part = piece[: len(weight) - start].copy_(weight[start : start + len(piece)])
+        torch.mm(rows, part.mT, out=made[:, start : start + len(piece)])
+    return made
+
+
+def _has(value: Any, dtypes: Collection[torch.dtype]) -> bool:
     if isinstance(value, torch.Tensor):
-        return value.dtype == dtype
+        return value.dtype in dtypes
     if isinstance(value, dict):
-        return any(_has(item, dtype) for item in value.values())
-    return isinstance(value, (tuple, list)) and any(_has(item, dtype) for item in value)
+        return any(_has(item, dtypes) for item in value.values())
+    return isinstance(value, (tuple, list)) and any(_has(item, dtypes) for item in value)
+
+
+def widened(tensor: torch.Tensor, halves: bool) -> torch.Tensor:
+    """An input as the reference is given it in float64. halves: as `Shadowed` has it."""
+    kinds = _WIDE_OF_HALVES if halves else _WIDE
+    return tensor.to(kinds.get(tensor.dtype, tensor.dtype))
 
 
 def _narrowed(value: Any) -> Any:

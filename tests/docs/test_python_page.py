@@ -76,17 +76,17 @@ def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
         ("block.1.cache.k", "traces"),
     }
 
-    from harness.pairs.importing import import_traces
+    from harness.pairs.importing import TraceFolder, import_traces
 
     run_folder, tokens = kept_run(model(), tmp_path / "reports" / "tiny_llama" / "20261114-093012-a1b2")
     namespace["trace"](str(model().flatbuffer), tokens, tmp_path / "device")
-    _, record = import_traces(tmp_path / "device", run_folder)
+    _, record = import_traces([TraceFolder(tmp_path / "device")], run_folder)
     assert (record.verdict, record.hops[-1].name) == ("pass", "reauthored->device")
     with np.load(tmp_path / "device" / "long.npz") as held:
         taps = dict(held)
     taps["block.1.cache.v"] = taps["block.1.cache.v"] + np.float32(0.01)
     np.savez(tmp_path / "device" / "long.npz", **taps)
-    _, record = import_traces(tmp_path / "device", run_folder)
+    _, record = import_traces([TraceFolder(tmp_path / "device")], run_folder)
     assert record.first_fault is not None
     assert (record.exit_code, record.first_fault.tap) == (1, "block.1.cache.v")
 

@@ -17,7 +17,7 @@ from mistaken_layers import MISTAKES
 from torch import nn
 from torch.nn import functional
 
-from harness.testing import assert_parity
+from harness.testing import assert_parity, running
 from harness.testing.outputs import UncomparableError
 
 pytestmark = pytest.mark.miniature
@@ -71,7 +71,7 @@ CAUSES = {
     "transposed weight": "the weight of linear layers transposed",
     "missing bias deep inside": "no bias in linear layers (in call 1 of 2 alone)",
     "grouped heads in another order": "the order of KV heads",
-    "mask one position off": "the mask's diagonal moved by +1",
+    "mask one position off": "the mask's diagonal one higher",
     "softcap missed": "no softcap",
     "residual left out": "input 0 is not added",
     "weights rounded to bfloat16": "weights rounded to bfloat16",
@@ -82,6 +82,37 @@ CAUSES = {
 def test_the_cause_is_named_where_trying_it_explains_the_error(name: str) -> None:
     candidate, reference, inputs = drawn(MISTAKES[name], 21)
     assert CAUSES[name] in failure(candidate, reference, *inputs)
+
+
+Z = torch.complex(X, X.flip(-1))
+
+
+class _Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.complex(*torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z @ self.weight).to(torch.complex64) + z.real.cfloat()
+
+
+@pytest.mark.parametrize("reference", [_Complex(), torch.fft.fft, lambda z: torch.view_as_real(z * z.abs())])
+def test_complex_inputs_are_complex128_where_the_truth_is_computed(reference: Any) -> None:
+    call = running.Call((Z,), {}, 0, None)
+    assert {one.dtype for one in running.exact_outputs(reference, call).values()} <= {"complex128", "float64"}
+    assert_parity(reference, reference, Z)
+    assert_parity(lambda z: reference(z.clone()), reference, Z)
+    assert "excess" in failure(lambda z: reference(z) * (1 + 1e-5), reference, Z)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_a_large_weight_is_never_wide_as_a_whole_and_its_products_are_those_of_float64(rows: int) -> None:
+    layer = nn.Linear(2100, 2100)
+    x = torch.randn(rows, 2100, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want = x.double() @ layer.weight.double().T + layer.bias.double()
+    (made,) = running.exact_outputs(layer, running.Call((x,), {}, 0, None)).values()
+    np.testing.assert_allclose(made.values, want.numpy(), rtol=0, atol=1e-13)
 
 
 def test_nothing_is_guessed_that_does_not_explain_the_error() -> None:

@@ -12,7 +12,7 @@ import pytest
 from record_factory import make_run
 
 from harness.errors import UsageError
-from harness.pairs.importing import import_traces
+from harness.pairs.importing import TraceFolder, import_traces
 from harness.record.record import read_run, write_record
 from harness.store.trace import TraceWriter, export_npy
 
@@ -57,7 +57,7 @@ def some(*taps: str) -> Taps:
 
 
 def test_what_agrees_is_a_passing_stage_of_a_new_run(run: Path, tmp_path: Path) -> None:
-    written, record = import_traces(given(tmp_path / "phone", stage="phone"), run)
+    written, record = import_traces([TraceFolder(given(tmp_path / "phone", stage="phone"))], run)
     hop = record.hops[-1]
     assert (hop.name, hop.verdict, hop.coverage, record.verdict) == ("reauthored->phone", "pass", 1.0, "pass")
     assert record.hops[:-1] == make_run()[0].hops
@@ -74,35 +74,65 @@ def test_a_shifted_tap_is_the_first_fault_and_the_device_s(run: Path, tmp_path: 
     taps = values(9)
     for tap in ("block.1.mlp.out", "block.2.out"):
         taps[tap] = taps[tap] + np.float32(0.01)
-    _, record = import_traces(given(tmp_path / "phone", taps), run)
+    _, record = import_traces([TraceFolder(given(tmp_path / "phone", taps))], run)
     assert record.first_fault is not None
     assert (record.first_fault.tap, record.first_fault.owner) == ("block.1.mlp.out", "device")
     assert (record.verdict, record.exit_code) == ("fail", 1)
 
 
 def test_taps_that_are_not_given_are_missing_for_a_listed_reason(run: Path, tmp_path: Path) -> None:
-    _, record = import_traces(given(tmp_path / "phone", some("block.1.cache.k", "logits")), run)
+    _, record = import_traces([TraceFolder(given(tmp_path / "phone", some("block.1.cache.k", "logits")))], run)
     hop = record.hops[-1]
     assert (hop.verdict, hop.taps_compared) == ("pass", 2)
     assert {missing.reason for missing in hop.missing} == {"not-given"}
     taps = some("block.1.cache.k", "logits")
     taps["block.1.cache.k"] = taps["block.1.cache.k"] * 2
-    _, record = import_traces(given(tmp_path / "faulty", taps), run)
+    _, record = import_traces([TraceFolder(given(tmp_path / "faulty", taps))], run)
     assert record.first_fault is not None
     assert "block.1.attn.k_rope, which it is computed from, was not compared" in record.first_fault.evidence[-1]
 
 
 def test_a_tap_that_is_declared_and_lacking_fails(run: Path, tmp_path: Path) -> None:
     folder = given(tmp_path / "phone", some("logits"), taps=["block.1.cache.k", "logits"])
-    _, record = import_traces(folder, run)
+    _, record = import_traces([TraceFolder(folder)], run)
     assert record.hops[-1].verdict == "fail"
     assert "taps-missing" in record.hops[-1].reason_codes
+
+
+def test_several_folders_are_stages_of_one_run_and_each_owns_its_own_fault(run: Path, tmp_path: Path) -> None:
+    off = values(9)
+    off["block.1.mlp.out"] = off["block.1.mlp.out"] + np.float32(0.01)
+    folders = [TraceFolder(given(tmp_path / "a"), "phone"), TraceFolder(given(tmp_path / "b", off), "board")]
+    folders.append(TraceFolder(given(tmp_path / "c", off, stage="watch")))
+    written, record = import_traces(folders, run)
+    assert [(hop.to, hop.verdict) for hop in record.hops[-3:]] == [
+        ("phone", "pass"),
+        ("board", "fail"),
+        ("watch", "fail"),
+    ]
+    assert [fault.owner for fault in record.faults[-2:]] == ["board", "watch"]
+    assert [stage.facts["imported_into"] for stage in record.stages[-3:]] == [run.name] * 3
+    assert len(list(run.parent.iterdir())) == 2
+    frame = read_run(written)[1]
+    assert set(frame["hop"]) >= {"reauthored->phone", "reauthored->board", "reauthored->watch"}
+
+
+def test_two_folders_of_one_name_are_refused_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
+    twice = [TraceFolder(given(tmp_path / name)) for name in "ab"]
+    with pytest.raises(UsageError, match="NAME=FOLDER"):
+        import_traces(twice, run)
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert TraceFolder.parse(f"phone={tmp_path / 'a'}") == TraceFolder(tmp_path / "a", "phone")
+    (tmp_path / "x=y").mkdir()
+    assert TraceFolder.parse(str(tmp_path / "x=y")) == TraceFolder(tmp_path / "x=y")
+    with pytest.raises(UsageError, match="names no folder"):
+        TraceFolder.parse("phone=")
 
 
 def test_what_is_not_finite_is_a_fault(run: Path, tmp_path: Path) -> None:
     taps = values(9)
     taps["logits"][2, 3] = np.nan
-    _, record = import_traces(given(tmp_path / "phone", taps), run)
+    _, record = import_traces([TraceFolder(given(tmp_path / "phone", taps))], run)
     assert record.hops[-1].first_failing_tap == "logits"
 
 
@@ -124,7 +154,7 @@ def test_what_is_of_another_run_is_refused(
     run: Path, tmp_path: Path, taps: Taps, tokens: list[int], more: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said) as refused:
-        import_traces(given(tmp_path / "phone", taps, tokens, **more), run)
+        import_traces([TraceFolder(given(tmp_path / "phone", taps, tokens, **more))], run)
     assert "\n" not in str(refused.value)
     assert [path.name for path in run.parent.iterdir()] == [run.name]
 
@@ -132,4 +162,4 @@ def test_what_is_of_another_run_is_refused(
 def test_a_run_that_kept_no_traces_is_told_to_keep_them(run: Path, tmp_path: Path) -> None:
     (run / "traces").rename(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="--keep-traces"):
-        import_traces(given(tmp_path / "phone"), run)
+        import_traces([TraceFolder(given(tmp_path / "phone"))], run)

@@ -24,10 +24,14 @@ from torch.overrides import resolve_name
 from harness.stages.torch.intercept import Intercept, TorchCall
 
 _HALF = frozenset({torch.float16, torch.bfloat16})
+_METHODS = (("float", "double"), ("cfloat", "cdouble"))
+_WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+# By name: the declared type of a tensor lacks some.
+_WIDENING = {getattr(torch.Tensor, one): getattr(torch.Tensor, other) for one, other in _METHODS}
 
 
 class TrueFloat64(Intercept):
-    """Within it, `x.float()`, `dtype=torch.float32` and the default dtype all mean float64."""
+    """Within it, `x.float()`, `dtype=torch.float32` and the default dtype all mean float64; complex64 is complex128."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,8 +52,7 @@ class TrueFloat64(Intercept):
 
     def called(self, call: TorchCall) -> Any:
         func, args, kwargs = call
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
+        func = _WIDENING.get(func, func)
         result = func(*_widen(args), **_widen(kwargs))
         self.calls += 1
         # Arguments too: a tensor can come from where torch does not call us, `torch.from_numpy` say, and a sum
@@ -68,7 +71,7 @@ def _name(func: Callable[..., Any]) -> str:
 
 def _widen(value: Any) -> Any:
     if isinstance(value, torch.dtype):
-        return torch.float64 if value is torch.float32 else value
+        return _WIDE.get(value, value)
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(_widen(item) for item in value)
     if isinstance(value, dict):
