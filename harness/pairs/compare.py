@@ -147,7 +147,11 @@ def _compared(sides: tuple[Side, Side], feed: Feed, priced: bool) -> Compared:
     known = {b.signature.inputs[there]: a.signature.inputs[names[there]] for there in names}
     known |= {index: a.signature.outputs[n] for n, index in b.signature.outputs.items() if n in a.signature.outputs}
     matched = match(a.graph, b.graph, known, held_a, held_b)
-    pairs = {there: here for there, here in matched.pairs.items() if there in held_b and here in held_a}
+    pairs = {
+        there: here
+        for there, here in matched.pairs.items()
+        if there in held_b and here in held_a and (held_a[here].size or held_b[there].size)
+    }
     differences = {there: difference(held_a[here], held_b[there], exact.get(here)) for there, here in pairs.items()}
     outputs = list(_outputs(sides, exact, priced))
     if not priced and all(one.verdict == "pass" for one in outputs if one.stage == BUILTIN):

@@ -91,6 +91,11 @@ def token_feeds(model: FlatbufferModel, pairs: Sequence[Pair], item: TokenInput,
     known = _of_text(model, pairs)
     prefill = sorted(size for name in known if (size := prefill_length(name)) is not None)
     length = _cache_length(model, next(iter(known.values())))
+    if len(item.tokens) > length:
+        raise UsageError(
+            f"{told}: {len(item.tokens)} tokens do not fit the {length} positions of the KV cache of {model.path}; "
+            "shorten it"
+        )
     feeds: list[Feed] = []
     for step in schedule_of(item, _Sizes(prefill, length)):
         if step.signature not in known:

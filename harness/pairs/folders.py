@@ -105,11 +105,11 @@ def _told(folder: Path, entry: Any) -> TracedInput:
     for tap, values in (arrays := _arrays(path)).items():
         if values.dtype.kind not in "fiub" or not values.ndim:
             raise UsageError(
-                f"{path}: '{brief(tap)}' is {values.dtype} {list(values.shape)}, and a tap is an array of numbers"
+                f"{path}: {brief(tap)} is {values.dtype} {list(values.shape)}, and a tap is an array of numbers"
             )
         if tokens and len(tokens) not in values.shape[:2]:
             raise UsageError(
-                f"{path}: '{brief(tap)}' is {list(values.shape)}, and the input has {len(tokens)} tokens; "
+                f"{path}: {brief(tap)} is {list(values.shape)}, and the input has {len(tokens)} tokens; "
                 "a tap is [time, ...]"
             )
     given, signature = entry.get("arrays"), entry.get("signature", "")

@@ -6,6 +6,7 @@ In: a file, a signature, and a `.npz` or a seed. Out: an array for each input.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel, Signature, Subgraph
+from harness.plain import one_line
 from harness.system.reading import MB, check_file
 
 Array = np.ndarray[Any, Any]
@@ -27,26 +29,37 @@ _FEW = 8  # whole numbers are drawn below it, where nothing says how many there 
 
 
 def given_inputs(path: Path, model: FlatbufferModel, graph: Subgraph, signature: Signature) -> dict[str, Array]:
-    """Those of a `.npz`. Raises UsageError where it lacks one, or has it in another shape or of another type."""
+    """Those of a `.npz`: `SIGNATURE/NAME`, for one signature alone, or `NAME`, for all that take it.
+
+    Raises UsageError where it lacks one, or has it in another shape or of another type.
+    """
     check_file(path, "give a .npz with an array for each input", _LARGEST)
+    called = signature.name or "the file"
     try:
         with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files if name in signature.inputs}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise UsageError(f"{path} is no .npz of arrays ({str(error)[:100]}); write it with numpy.savez") from None
+            keys = {name: _key(held.files, signature.name, name) for name in signature.inputs}
+            arrays = {name: held[key] for name, key in keys.items() if key}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+        raise UsageError(f"{path} is no .npz of arrays ({one_line(error, 100)}); write it with numpy.savez") from None
     for name, index in signature.inputs.items():
         if name not in arrays:
-            raise UsageError(f"{path} has no array '{name}', which {signature.name or 'the file'} takes; add it")
+            raise UsageError(f"{path} has no array '{name}', which {called} takes; add it")
         tensor, shape = graph.tensors[index], model.open_shape(graph.index, index)
         fits = len(shape) == arrays[name].ndim and all(
             want in (-1, got) for want, got in zip(shape, arrays[name].shape, strict=True)
         )
         if not fits or arrays[name].dtype != number_type(tensor.dtype, name):
+            several = f", as '{signature.name}/{name}' where other signatures take another" if signature.name else ""
             raise UsageError(
-                f"{path}: '{name}' is {arrays[name].dtype} {list(arrays[name].shape)}, and "
-                f"{signature.name or 'the file'} takes {tensor.dtype} {list(shape)}; write it so"
+                f"{path}: '{name}' is {arrays[name].dtype} {list(arrays[name].shape)}, and {called} takes "
+                f"{tensor.dtype} {list(shape)}; write it so{several}"
             )
     return arrays
+
+
+def _key(keys: Collection[str], signature: str, name: str) -> str:
+    """What an input is called in a `.npz`; empty where it is not there."""
+    return next((key for key in (f"{signature}/{name}", name) if key in keys), "")
 
 
 def drawn_inputs(model: FlatbufferModel, graph: Subgraph, signature: Signature, seed: int) -> dict[str, Array]:

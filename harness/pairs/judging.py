@@ -38,11 +38,14 @@ def difference(a: Array, b: Array, exact: Array | None) -> Difference:
     """exact: A in float64, or None where that is not known."""
     if a.size != b.size:
         return Difference(problem=f"its shape is {list(a.shape)} in A and {list(b.shape)} in B", passed=False)
+    if not a.size:
+        return Difference(problem="there is no number in it on these inputs: nothing was compared", passed=False)
     b = b.reshape(a.shape)
     if a.dtype.kind != "f" or b.dtype.kind != "f":
         wrong = int((a != b).sum())
         words = f"{wrong} of {a.size} numbers differ" if wrong else ""
-        return Difference(relative=wrong / max(a.size, 1), problem=words, passed=not wrong)
+        # There is no noise to count whole numbers in: one that differs is past any limit.
+        return Difference(math.inf if wrong else 0.0, wrong / max(a.size, 1), 0, words, not wrong)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     odd = ~(np.isfinite(a) & np.isfinite(b)) & ~same
     if odd.any():
@@ -68,11 +71,12 @@ def _measured(one: Array, other: Array, exact: Array | None, finite: Array) -> M
 def output(name: str, stage: str, a: Array, b: Array, exact: Array | None, priced: bool) -> PairOutput:
     """priced: whether a file is quantised, so that a difference is its price."""
     found = difference(a, b, exact)
-    snr = -20 * math.log10(found.relative) if 0 < found.relative < math.inf else None
+    floats = a.dtype.kind == b.dtype.kind == "f"
+    snr = -20 * math.log10(found.relative) if floats and 0 < found.relative < math.inf else None
     kl = _kl(a, b) if name == "logits" and a.shape == b.shape else None
     verdict: Literal["pass", "fail", "price"] = "pass" if found.passed else "fail"
     problem = found.problem
-    if priced and not found.passed and (not problem or a.dtype.kind != "f"):
+    if priced and not found.passed and (not problem or (not floats and a.size == b.size > 0)):
         worthless = snr is not None and snr < _WORTHLESS
         verdict = "fail" if worthless else "price"
         problem = f"{snr:.2g} dB of signal over noise is no price any more" if worthless else problem

@@ -82,7 +82,7 @@ def _file_and_traces(a: Given, b: Given, options: FileOptions, watcher: Watcher)
     also = _ordered(replace(shipped, whole=True), replace(traces, whole=True), first)
     for entry, other in zip(found.signatures, also.signatures, strict=True):
         entry.outputs += [one.model_copy(update={"stage": XNNPACK}) for one in other.outputs]
-        entry.over = sum(one.verdict == "fail" for one in entry.outputs)
+        entry.over = len({one.name for one in entry.outputs if one.verdict == "fail"})
     found.first_fault = found.first_fault or also.first_fault
     found.runtime = f"ai-edge-litert {version('ai-edge-litert')}"
     return concluded(found)

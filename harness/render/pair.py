@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,30 +34,36 @@ def pair_headline(found: PairComparison) -> str:
         return f"{files} holds narrow numbers: what differs is the price of that and no fault."
     if found.verdict == "pass":
         return f"They agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
-    if not over and any(one.verdict == "fail" and one.stage == XNNPACK for e in found.signatures for one in e.outputs):
+    failing = [one for entry in found.signatures for one in entry.outputs if one.verdict == "fail"]
+    if not over and failing and all(one.stage == XNNPACK for one in failing):
         return "They agree on builtin kernels, and differ on XNNPACK, which ships: one of the two runs otherwise there."
     if over:
         return f"They differ in {over} of {matched} tensors that match."
+    if failing and failing[0].problem:
+        return f"Output {one_line(failing[0].name)}: {one_line(failing[0].problem)}."
     return found.problems[0][:1].upper() + found.problems[0][1:] + "." if found.problems else "An output differs."
 
 
 def fault_sentence(fault: PairFault) -> str:
     """Where the difference comes in."""
-    if fault.b.kind == "tap":
-        told = f": {fault.why}" if fault.why else ""
-        return (
-            f"First at {one_line(fault.b.tensor)} of input {fault.signature}{told}. A gives "
-            f"{compared(fault.values[0])} and B {compared(fault.values[1])} at {fault.position}; excess "
-            f"{compared(fault.excess)} of 4"
-        )
-    where = f"operator {fault.b.index} ({fault.b.kind}) of {f'{fault.signature} of ' if fault.signature else ''}B"
-    here = f" at {fault.position}" if fault.position else ""
     why = f": {fault.why}" if fault.why else ""
+    if fault.b.kind == "tap":
+        return f"First at {one_line(fault.b.tensor)} of input {fault.signature}{why}.{_furthest(fault)}"
+    where = f"operator {fault.b.index} ({fault.b.kind}) of {f'{fault.signature} of ' if fault.signature else ''}B"
     other = f", which is operator {fault.a.index} ({fault.a.kind}) in A" if fault.a.index != fault.b.index else ""
-    return (
-        f"First at {where}{other}: what it reads agrees, and what it gives does not{why}. A gives "
-        f"{compared(fault.values[0])} and B {compared(fault.values[1])}{here}; excess {compared(fault.excess)}"
-    )
+    return f"First at {where}{other}: what it reads agrees, and what it gives does not{why}.{_furthest(fault)}"
+
+
+def _furthest(fault: PairFault) -> str:
+    """The numbers that are furthest apart, with as many digits as tell them apart; the excess, where it has one."""
+    if not fault.position and fault.values == [None, None]:
+        return ""  # shapes that differ
+    texts = [compared(value) for value in fault.values]
+    if texts[0] == texts[1]:
+        texts = [f"{value:.8g}" if value is not None else text for value, text in zip(fault.values, texts, strict=True)]
+    here = f" at {fault.position}" if fault.position else ""
+    excess = "" if fault.excess is None or math.isinf(fault.excess) else f"; excess {compared(fault.excess)} of 4"
+    return f" A gives {texts[0]} and B {texts[1]}{here}{excess}"
 
 
 def signature_sentence(entry: PairSignature) -> str:
@@ -77,7 +84,7 @@ def signature_sentence(entry: PairSignature) -> str:
 
 def output_cells(one: PairOutput) -> list[str]:
     """kernels, output, verdict, excess, SNR, KL, problem."""
-    snr = "equal" if one.snr_db is None and one.verdict == "pass" else compared(one.snr_db)
+    snr = compared(one.snr_db) if one.snr_db is not None else "equal" if one.verdict == "pass" else "-"
     kl = "-" if one.kl_mean is None else number(one.kl_mean)
     return [
         _KERNELS[one.stage],

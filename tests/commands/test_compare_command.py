@@ -159,7 +159,7 @@ def test_a_file_and_a_folder_of_traces_are_compared_on_the_inputs_of_the_traces(
     for pair in ((file, wrong), (wrong, file)):
         code, found = compared(*pair)
         fault = found["first_fault"]
-        assert (code, fault["b"]["tensor"]) == (1, "Identity")
+        assert (code, fault["b"]["tensor"], found["signatures"][0]["over"]) == (1, "Identity", 1)
         gap = fault["values"][1] - fault["values"][0]
         assert gap == pytest.approx(1e-5 if pair[0] == file else -1e-5, rel=1e-2)
     for folder, more, words in (

@@ -69,6 +69,16 @@ def test_what_is_not_finite_in_one_file_alone_is_a_difference_and_what_is_in_bot
     assert (whole.passed, whole.problem) == (False, "1 of 4 numbers differ")
 
 
+@pytest.mark.parametrize("priced", [False, True])
+def test_what_holds_no_number_was_not_compared_and_whole_numbers_differ_past_any_limit(priced: bool) -> None:
+    nothing = output("y", "tflite-builtin", np.ones((0, 4), np.float32), np.ones((0, 4), np.float32), None, priced)
+    assert (nothing.verdict, nothing.problem[:24]) == ("fail", "there is no number in it")
+    shorter = output("y", "tflite-builtin", np.arange(4), np.arange(3), None, priced)
+    assert shorter.verdict == "fail"
+    whole = difference(np.arange(4), np.array([0, 1, 2, 5]), None)
+    assert whole.excess == math.inf
+
+
 def test_a_price_is_no_fault_until_nothing_is_left_of_the_signal() -> None:
     a = np.random.default_rng(2).standard_normal((2, 64)).astype(np.float32)
     assert output("y", "tflite-builtin", a, a * 1.01, None, priced=True).verdict == "price"
