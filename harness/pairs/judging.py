@@ -68,11 +68,16 @@ def _measured(one: Array, other: Array, exact: Array | None, finite: Array) -> M
     return measure(other, truth, [one], reference=one)
 
 
+def snr_db(found: Difference) -> float | None:
+    """None where the two are equal, or nothing is known of them."""
+    return -20 * math.log10(found.relative) if 0 < found.relative < math.inf else None
+
+
 def output(name: str, stage: str, a: Array, b: Array, exact: Array | None, priced: bool) -> PairOutput:
     """priced: whether a file is quantised, so that a difference is its price."""
     found = difference(a, b, exact)
     floats = a.dtype.kind == b.dtype.kind == "f"
-    snr = -20 * math.log10(found.relative) if floats and 0 < found.relative < math.inf else None
+    snr = snr_db(found) if floats else None
     kl = _kl(a, b) if name == "logits" and a.shape == b.shape else None
     verdict: Literal["pass", "fail", "price"] = "pass" if found.passed else "fail"
     problem = found.problem
@@ -153,4 +158,4 @@ def worst_number(a: Array, b: Array, row: int) -> dict[str, Any]:
     return {"position": position, "values": [float(each[place]) for each in wide]}
 
 
-__all__ = ["LIMIT", "Difference", "difference", "first_fault", "output"]
+__all__ = ["LIMIT", "Difference", "difference", "first_fault", "output", "snr_db"]

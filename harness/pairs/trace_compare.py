@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.names.stages import HF, ORACLE, REAUTHORED, present
 from harness.pairs.compare import concluded
 from harness.pairs.folders import Floor, TracedInput, Traces, folder_traces
-from harness.pairs.judging import Difference, difference, output, worst_number
+from harness.pairs.judging import Difference, difference, output, snr_db, worst_number
 from harness.plain import one_line
 from harness.record.pair import PairComparison, PairFault, PairOperator, PairOutput, PairSignature
 
@@ -103,6 +103,7 @@ def _compared(a: TracedInput, b: TracedInput, sides: tuple[Traces, Traces]) -> t
                 problem=found.problem,
                 excess=found.excess,
                 relative=found.relative,
+                snr_db=snr_db(found) if one.dtype.kind == other.dtype.kind == "f" else None,
             )
         )
         fault = fault or (None if found.passed else _fault(a.id, tap, (one, other), found))

@@ -84,7 +84,7 @@ def signature_sentence(entry: PairSignature) -> str:
 
 def output_cells(one: PairOutput) -> list[str]:
     """kernels, output, verdict, excess, SNR, KL, problem."""
-    snr = compared(one.snr_db) if one.snr_db is not None else "equal" if one.verdict == "pass" else "-"
+    snr = compared(one.snr_db) if one.snr_db is not None else "equal" if not one.relative and not one.problem else "-"
     kl = "-" if one.kl_mean is None else number(one.kl_mean)
     return [
         _KERNELS[one.stage],

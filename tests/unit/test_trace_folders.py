@@ -61,6 +61,7 @@ def test_traces_of_a_run_are_read_as_they_are_kept_and_give_the_floor(tmp_path: 
     other = {name: values * np.float32(1 - 1e-4) for name, values in TAPS.items()}
     found = compare_folders(tmp_path / "run" / "reauthored", written(tmp_path / "b", other))
     assert (found.exit_code, found.signatures[0].floor) == (0, "oracle")
+    assert found.signatures[0].outputs[0].snr_db == pytest.approx(-20 * np.log10(2e-4), abs=0.1)
     assert compare_folders(written(tmp_path / "c", noisy), tmp_path / "b").exit_code == 1  # no floor is known there
 
 
