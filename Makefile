@@ -39,6 +39,7 @@ further: $(STAMP) ## the same on further models and in further ways, which CI ru
 
 # What is only skipped elsewhere must run here.
 test-extras: $(EXTRAS) ## the tests of routes whose packages are an extra; CI runs them last
+	@$(BIN)/edge-parity doctor --install-flex
 	@EDGE_PARITY_NEEDS_EXTRAS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m extras tests suites $(ARGS)
 
 check: $(STAMP) ## format, lint, types and the tests that need no framework: a minute

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from harness.jobs.reporter import Silent
+from harness.store.cache import Cache
+from harness.store.flex import FLEX, INSTALL, interpreter
 from harness.system.extras import KERAS, why_not
 
 Prepare = Callable[..., dict[str, Any]]
@@ -48,11 +50,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test of an extra is skipped where its packages are missing; under `make test-extras` it fails there."""
     for mark in item.iter_markers("extras"):
-        why = why_not(mark.args[0] if mark.args else KERAS)
+        why = _why_not(mark.args[0] if mark.args else KERAS)
         if why and os.environ.get(REQUIRED):
             pytest.fail(why, pytrace=False)
         if why:
             pytest.skip(why)
+
+
+def _why_not(extra: str) -> str:
+    """What is missing and what brings it; the environment with Flex is no extra, and is asked for as one."""
+    if extra != FLEX:
+        return why_not(extra)
+    return "" if interpreter(Cache.standard()) else f"there is no environment with Flex: run '{INSTALL}'"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ BLOCK = "transformer.h.{}"
 GPT2 = KerasModel(
     name="gpt2",
     hf_id="openai-community/gpt2",
+    small_tokenizer=True,
     names=ModuleNames(
         embedding="transformer.wte",
         position_embedding="transformer.wpe",

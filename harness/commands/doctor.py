@@ -75,6 +75,7 @@ def examine(reports: Path = Path("reports")) -> list[Check]:
         *_variables(),
         *_weights(),
         *_extras(),
+        *_flex(),
         _memory(),
         _cores(),
     ]
@@ -226,6 +227,22 @@ def _extras() -> list[Check]:
             Check(f"extra {extra}", "warning" if bad else "ok", what, BROUGHT_BY.get(extra, REINSTALL) if bad else "")
         )
     return checks
+
+
+def _flex() -> list[Check]:
+    """The environment for files that take and give text. Nothing but `--generate` on a Keras model looks for it."""
+    from harness.store.flex import BYTES, INSTALL, RUNTIME, interpreter
+
+    try:
+        from harness.store.cache import Cache
+
+        found = interpreter(Cache.standard())
+    except (ImportError, UsageError):  # the cache's own check says so
+        return []
+    if found is not None:
+        return [Check("flex", "ok", f"{RUNTIME}, for files that take and give text")]
+    what = f"not built: {RUNTIME} run files of Keras models that take and give text"
+    return [Check("flex", "warning", what, f"'{INSTALL}' builds it ({_size(BYTES)}); nothing else needs it")]
 
 
 def _memory() -> Check:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands import bundle, exits, files, generate, searches
+from harness.commands import bundle, exits, files, generate, machine, searches
 from harness.commands.options import (
     REPORTS,
     Chat,
@@ -370,17 +370,7 @@ def diff(
         print(shown(f"page    {html}"))
 
 
-@app.command()
-def doctor(as_json: JsonFlag = False, debug: Debug = False) -> None:
-    """Versions, weights, disk and memory: what will and will not work here, and how to fix it."""
-    from harness.commands import doctor as checks
-
-    found = checks.examine()
-    if as_json:
-        print(json_for_a_log(checks.as_json(found)))
-    else:
-        checks.print_checks(found, _console())
-    raise typer.Exit(0 if checks.works(found) else 1)
+app.command()(machine.doctor)
 
 
 def main() -> None:

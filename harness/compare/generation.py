@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.metrics import logit_stats
+from harness.names.loops import Loop
 from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, present, split, stage_named
 from harness.record.generation import Difference, GeneratedToken, Kind, StageGeneration, Stopped
 
@@ -58,24 +59,46 @@ class Steps:
         against = self._against(name)
         noise = self._noise(against)
         found = [
-            self._difference(name, against, step, None if noise is None else noise[step])
+            self._difference(against, step, self._choice(name, step), None if noise is None else noise[step])
             for step in range(len(self.tokens))
         ]
         stats = logit_stats(self.logits[against.reference][None], self.logits[name][None])
-        same = next(
-            (step for step, pair in enumerate(zip(own.tokens, self.tokens, strict=False)) if pair[0] != pair[1]),
-            min(len(own.tokens), len(self.tokens)),
-        )
         return StageGeneration(
             stage=name,
             tokens=list(own.tokens),
             stopped=own.stopped,
-            same=same,
+            same=self._same(own),
             steps=len(self.tokens),
             differences=[one for one in found if one is not None],
             kl_mean=_known(float(stats.kl.mean())),
             kl_max=_known(float(stats.kl.max())),
         )
+
+    def loop(self, loop: Loop, own: OwnWay, runtime: str) -> StageGeneration:
+        """What a file gave that generates by itself, against the stage whose version it was converted of.
+
+        It gives tokens and no logits, so it can be compared up to its first other token: until there it said what the
+        reference did, and the logits of the others are those after the same tokens.
+        """
+        same, against = self._same(own), Hop.between(loop.stage if loop.stage in self.logits else HF, loop.name)
+        noise = self._noise(against)
+        first = None
+        if same < min(len(own.tokens), len(self.tokens)):
+            first = self._difference(against, same, own.tokens[same], None if noise is None else noise[same])
+        return StageGeneration(
+            stage=loop.name,
+            tokens=list(own.tokens),
+            stopped=own.stopped,
+            same=same,
+            steps=len(self.tokens),
+            differences=[first] if first is not None else [],
+            runtime=runtime,
+        )
+
+    def _same(self, own: OwnWay) -> int:
+        """How many of a stage's first tokens are the reference's."""
+        pairs = enumerate(zip(own.tokens, self.tokens, strict=False))
+        return next((step for step, pair in pairs if pair[0] != pair[1]), min(len(own.tokens), len(self.tokens)))
 
     def _against(self, name: str) -> Hop:
         """The hop to a stage: from the stage that the registry names, else from the nearest one before that ran."""
@@ -85,15 +108,17 @@ class Steps:
             reference = present(stage_named(reference).reference, self.logits)
         return Hop.between(reference or HF, name)
 
-    def _difference(self, name: str, hop: Hop, step: int, noise: float | None) -> Difference | None:
-        """None where the stage's most likely token is the reference's."""
-        own, right = self._choice(name, step), self.tokens[step]
-        finite = bool(np.isfinite(self.logits[name][step]).all())
+    def _difference(self, hop: Hop, step: int, own: int, noise: float | None) -> Difference | None:
+        """None where the candidate's token is the reference's. own: its token. What gives no logits is finite."""
+        right, said = self.tokens[step], self.logits.get(hop.candidate)
+        beyond = own >= self.logits[hop.reference].shape[1]  # no token of the vocabulary
+        finite = not beyond and (said is None or bool(np.isfinite(said[step]).all()))
         if own == right and finite:
             return None
         theirs = self._choice(hop.reference, step)
         before = self.logits[hop.reference][step].astype(np.float64)
-        margin = float(before[theirs] - before[own]) if np.isfinite(before).all() else math.nan
+        known = np.isfinite(before).all() and not beyond
+        margin = float(before[theirs] - before[own]) if known else math.nan
         return Difference(
             step=step,
             position=self.prompt_tokens + step,

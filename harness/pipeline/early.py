@@ -127,4 +127,6 @@ def lacks_tokenizer(options: Options, ref: SpecRef) -> bool:
     if options.checkpoint is not None:
         folder = Path(options.checkpoint).expanduser()
         return folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return options.miniature or not (ref.unread or ref.has_run or "weights" in ref.declared)
+    if ref.unread or ref.has_run or ref.declared.get("small_tokenizer", False):
+        return False
+    return options.miniature or "weights" not in ref.declared

@@ -6,7 +6,9 @@ In: a prepared model, and results of the tasks that made its files. Out: tasks; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,20 @@ from harness.compare.generation import OwnWay, Steps
 from harness.inputs.tokens import DEFAULT_INPUT_IDS
 from harness.jobs.generate import Generated, GenerateJob
 from harness.jobs.job import JobInput
+from harness.jobs.loops import LoopSaid
 from harness.jobs.prepared import Prepared
 from harness.names.codes import FindingCode
+from harness.names.loops import Loop, loops_of
 from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, Stage, device_order, split, stage_named
 from harness.names.taps import LOGITS
+from harness.pipeline.loops import loop_findings, own_way, with_own_text, with_prompt
 from harness.pipeline.tasks import RunPaths, job_payload, load_of, twin_of
 from harness.processes.scheduler import Payload, Results, Task, TaskResult
 from harness.record.generation import GeneratedPrompt, Generation, StageGeneration
 from harness.record.record import Finding
 from harness.store.trace import Trace, unrounded
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 FOLDER = "generated"  # beside the traces of the taps
 
 
@@ -105,17 +111,41 @@ def _payload(
     return payload
 
 
-def generation_of(place: RunPaths, prepared: Prepared, ended: Results, tokens: int, chat: bool) -> Generation | None:
-    """What the stages generated; None where the reference did not end."""
-    stages = sorted((name.removesuffix(".generate") for name in ended), key=device_order)
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for. tokens: how many to generate. chat: whether prompts went through a template."""
+
+    tokens: int
+    chat: bool
+
+
+def generation_of(
+    place: RunPaths, prepared: Prepared, ended: Results, asked: Asked, not_run: Mapping[str, str] = _NOTHING
+) -> Generation | None:
+    """What the stages generated; None where the reference did not end.
+
+    not_run: files that generate by themselves and were not run, and why.
+    """
+    loops = {loop: ended[task_of(loop.name)] for loop in loops_of(prepared.own_stage) if task_of(loop.name) in ended}
+    names = {loop.name for loop in loops}
+    stages = sorted({name.removesuffix(".generate") for name in ended} - names, key=device_order)
     made = {stage: ended[task_of(stage)].gave(Generated) for stage in stages}
     done = {stage: found for stage, found in made.items() if found is not None}
     lost = {stage: why_lost(ended[task_of(stage)]) for stage in made if stage not in done}
     if HF not in done:
         return None
+    said = {loop: found for loop, result in loops.items() if (found := result.gave(LoopSaid)) is not None}
+    lost |= {loop.name: why_lost(result) for loop, result in loops.items() if loop not in said}
     folders = {stage: place.traces / FOLDER / ended[task_of(stage)].name.removesuffix(".generate") for stage in done}
-    prompts = [_prompt(folders, prepared, item, done) for item in prompts_of(prepared)]
-    return Generation(tokens=tokens, chat=chat, stop_tokens=prepared.stop_tokens, prompts=prompts, lost=lost)
+    prompts = [_prompt(folders, prepared, item, done, said, asked) for item in prompts_of(prepared)]
+    return Generation(
+        tokens=asked.tokens,
+        chat=asked.chat,
+        stop_tokens=prepared.stop_tokens,
+        prompts=prompts,
+        lost=lost,
+        not_run=dict(not_run),
+    )
 
 
 def why_lost(result: TaskResult) -> str:
@@ -124,7 +154,12 @@ def why_lost(result: TaskResult) -> str:
 
 
 def _prompt(
-    folders: Mapping[str, Path], prepared: Prepared, item: JobInput, done: Mapping[str, Generated]
+    folders: Mapping[str, Path],
+    prepared: Prepared,
+    item: JobInput,
+    done: Mapping[str, Generated],
+    loops: Mapping[Loop, LoopSaid],
+    asked: Asked,
 ) -> GeneratedPrompt:
     """folders: by stage, where its logits lie; those of a stage that has a twin lie with that one."""
     tokens = done[HF].tokens[item.id]
@@ -141,6 +176,10 @@ def _prompt(
         for stage, found in done.items()
         if stage != ORACLE
     ]
+    for loop, said in loops.items():
+        if item.id in said.tokens:
+            found = steps.loop(loop, own_way(said, item, prepared, asked.tokens), said.runtime)
+            stages.append(with_prompt(found, said.prompt_tokens[item.id], item.tokens) if loop.text else found)
     prompt = GeneratedPrompt(
         input=item.id,
         prompt=item.text or "",
@@ -148,7 +187,8 @@ def _prompt(
         reference=steps.reference(),
         stages=stages,
     )
-    return _with_texts(prompt, Path(prepared.checkpoint), prepared.stop_tokens)
+    own_texts = {loop.name: said.texts[item.id] for loop, said in loops.items() if item.id in said.texts}
+    return _with_texts(prompt, Path(prepared.checkpoint), prepared.stop_tokens, own_texts)
 
 
 def _logits(folder: Path, steps: int, known: int) -> Any:
@@ -156,27 +196,35 @@ def _logits(folder: Path, steps: int, known: int) -> Any:
     return np.array(Trace.open(folder).load(LOGITS)[0, :steps, :known])
 
 
-def _with_texts(prompt: GeneratedPrompt, checkpoint: Path, stops: Sequence[int]) -> GeneratedPrompt:
+def _with_texts(
+    prompt: GeneratedPrompt, checkpoint: Path, stops: Sequence[int], own_texts: Mapping[str, str]
+) -> GeneratedPrompt:
+    """own_texts: by name, of files that give text themselves."""
     every = {one.token for one in prompt.reference}
     every |= {token for stage in prompt.stages for found in stage.differences for token in (found.token, found.own)}
     words = dict(token_words(checkpoint, every))
-    if not words:
+    if not words and not own_texts:  # what gave text is never passed over for want of a tokenizer
         return prompt
     texts = decoded(checkpoint, [[one for one in stage.tokens if one not in stops] for stage in prompt.stages])
     return prompt.model_copy(
         update={
             "reference": [one.model_copy(update={"text": words.get(one.token, "")}) for one in prompt.reference],
-            "stages": [_named(stage, text, words) for stage, text in zip(prompt.stages, texts, strict=True)],
+            "stages": [
+                _named(stage, text, words, own_texts.get(stage.stage))
+                for stage, text in zip(prompt.stages, texts, strict=True)
+            ],
         }
     )
 
 
-def _named(stage: StageGeneration, text: str, words: Mapping[int, str]) -> StageGeneration:
+def _named(stage: StageGeneration, text: str, words: Mapping[int, str], own: str | None) -> StageGeneration:
+    """text: of its tokens. own: what it gave as text itself."""
     named = [
         found.model_copy(update={"text": words.get(found.token, ""), "own_text": words.get(found.own, "")})
         for found in stage.differences
     ]
-    return stage.model_copy(update={"text": text, "differences": named})
+    found = stage.model_copy(update={"text": text, "differences": named})
+    return found if own is None else with_own_text(found, own, text)
 
 
 def generation_findings(found: Generation | None, results: Results) -> list[Finding]:
@@ -188,7 +236,8 @@ def generation_findings(found: Generation | None, results: Results) -> list[Find
         return [_error(FindingCode.GENERATION_NOT_RUN, "nothing was generated: no input is a prompt")]
     lost = [_lost(found, stage, why) for stage, why in found.lost.items()]
     wrong = [(prompt, stage) for prompt in found.prompts for stage in prompt.stages if stage.faults]
-    return [*lost, *(_first_fault(prompt, stage) for prompt, stage in wrong)]
+    others = loop_findings(found.not_run, found.prompts)
+    return [*lost, *(_first_fault(prompt, stage) for prompt, stage in wrong), *others]
 
 
 def _lost(found: Generation, stage: str, why: str) -> Finding:

@@ -87,7 +87,9 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
     built = _built(request, spec, checkpoint)
     report.progress(1, 3, "inputs")
     tokenizer = _tokenizer(checkpoint, built.dims.tokens)
-    chosen = _inputs(request, model, tokenizer, built)
+    # What is run where nobody names an input is drawn for all seeded weights alike.
+    of_prose = None if checkpoint.kind in ("miniature", "random") else tokenizer
+    chosen = _inputs(request, model, tokenizer, of_prose, built)
     report.progress(2, 3, "weight names")
     of_keys = built.own.account_for_keys(checkpoint.folder, checkpoint.dropped)
     unloaded = next(filter(built.own.stops_loading, of_keys), None)
@@ -124,7 +126,7 @@ def _prepared(request: Request, spec: KnownSpec, cache: Cache, report: Reporter)
         findings=findings,
         edges=chosen.edges,
         stop_tokens=stop_tokens(checkpoint.folder, tokenizer, built.dims.tokens),
-        text=_text(request, tokenizer, built) if request.reads_text else TextToRun(),
+        text=_text(request, tokenizer if request.text else of_prose, built) if request.reads_text else TextToRun(),
         rms_norms=built.own.rms_norms,
         parameters=parameters,
         tables=built.own.tables(),
@@ -287,7 +289,8 @@ def _declared_variant(model: Model) -> Variant:
         raise UsageError(f"{model.name}: {error}; fix the model's spec file") from None
 
 
-def _inputs(request: Request, model: Model, tokenizer: Any, built: _Built) -> _Chosen:
+def _inputs(request: Request, model: Model, tokenizer: Any, of_prose: Any, built: _Built) -> _Chosen:
+    """tokenizer: of what a person gives. of_prose: of the inputs that Edge Parity makes; None where they are drawn."""
     dims, shape = built.dims, built.shape
     limit = shape.kv_cache_len
     chosen: list[TokenInput] = []
@@ -304,14 +307,14 @@ def _inputs(request: Request, model: Model, tokenizer: Any, built: _Built) -> _C
             kv_cache_len=limit,
             vocab_size=dims.tokens,
             window=dims.window,
-            tokenizer=tokenizer,
+            tokenizer=of_prose,
             prompt=model.prompt,
             seed=request.seed,
             prefill_logits=shape.prefill_logits,
         )
     )
     drawn = to_draw(defaults, chosen, request.decode, limit)
-    edges, not_run = _edges(request, tokenizer, built)
+    edges, not_run = _edges(request, of_prose, built)
     one = any(len(item.tokens) == 1 for item in (*defaults, *chosen))
     edges = [edge for edge in edges if len(edge.tokens) > 1 or not one]
     check_ids([*defaults, *chosen, *(item for item in drawn if not chosen), *edges])

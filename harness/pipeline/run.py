@@ -181,13 +181,23 @@ def generated(
     """What stages generate, what is wrong with it, and how the processes ended. results: of the tasks that made the
     files that they read.
     """
-    from harness.pipeline.generation import generate_tasks, generation_findings, generation_of, with_twins
+    from harness.pipeline.generation import (
+        Asked,
+        generate_tasks,
+        generation_findings,
+        generation_of,
+        prompts_of,
+        task_of,
+        with_twins,
+    )
+    from harness.pipeline.loops import loop_tasks
 
-    place, options = place_of(state), state.options
-    tasks = generate_tasks(place, prepared, stages, results, options.generate)
-    ended = processes(state, prepared, tasks)
+    place, asked = place_of(state), Asked(state.options.generate, state.options.chat)
+    tasks = generate_tasks(place, prepared, stages, results, asked.tokens)
+    loops = loop_tasks(place, prepared, stages, prompts_of(prepared), asked.tokens, asked.chat, task_of)
+    ended = processes(state, prepared, [*tasks, *loops.tasks.values()])
     whole = with_twins(ended, stages, results)
-    found = generation_of(place, prepared, whole, options.generate, options.chat)
+    found = generation_of(place, prepared, whole, asked, loops.not_run)
     return found, generation_findings(found, whole), ended
 
 

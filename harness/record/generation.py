@@ -50,6 +50,19 @@ class Difference(Part):
     """The stage that it is compared with."""
 
 
+class OtherText(Part):
+    """Where a file that takes and gives text goes another way than the checkpoint's tokenizer."""
+
+    where: Literal["prompt", "text"]
+    """`prompt`: it makes other tokens of the prompt. `text`: it makes another text of the tokens that it generated."""
+    at: int
+    """The first token or character that is another one, from 0."""
+    own: str
+    """What the file has from there on, shortened: tokens, or text."""
+    expected: str
+    """What the tokenizer has."""
+
+
 class StageGeneration(Part):
     """What one stage generates by itself, and what it says after the reference's tokens."""
 
@@ -64,7 +77,11 @@ class StageGeneration(Part):
     steps: int
     """At which it was given the reference's tokens: all that the reference generated."""
     differences: list[Difference] = Field(default_factory=list)
-    """Of those steps."""
+    """Of those steps; of a file that generates by itself, its first other token alone."""
+    other_text: OtherText | None = None
+    """Of a file that takes and gives text; none where its text is what it should be."""
+    runtime: str = ""
+    """What ran a file that generates by itself, with versions."""
     kl_mean: float | None = None
     """Over the same steps, from the stage that it is compared with, in nats."""
     kl_max: float | None = None
@@ -76,6 +93,11 @@ class StageGeneration(Part):
     @property
     def faults(self) -> list[Difference]:
         return [found for found in self.differences if found.kind == "fault"]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether there is a fault, or text that should be another."""
+        return bool(self.faults) or self.other_text is not None
 
 
 class GeneratedPrompt(Part):
@@ -101,7 +123,10 @@ class Generation(Part):
     prompts: list[GeneratedPrompt]
     lost: dict[str, str] = Field(default_factory=dict)
     """Stages that did not end, and why."""
+    not_run: dict[str, str] = Field(default_factory=dict)
+    """Files that generate by themselves and could not be run here, and why."""
 
     @property
-    def faults(self) -> list[Difference]:
-        return [fault for prompt in self.prompts for stage in prompt.stages for fault in stage.faults]
+    def wrong(self) -> bool:
+        """Whether a stage is wrong on a prompt, or did not end."""
+        return bool(self.lost) or any(stage.wrong for prompt in self.prompts for stage in prompt.stages)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from harness.names.stages import HF
 from harness.plain import clean, one_line
-from harness.record.generation import Difference, GeneratedPrompt, GeneratedToken, Generation, StageGeneration
+from harness.record.generation import (
+    Difference,
+    GeneratedPrompt,
+    GeneratedToken,
+    Generation,
+    OtherText,
+    StageGeneration,
+)
 from harness.render.console import STYLES, cells, line, new_table, wrapped
 from harness.render.numbers import compared
 from harness.render.page import render_page
@@ -68,6 +75,19 @@ def difference_words(found: Difference) -> str:
     )
 
 
+def other_text_words(found: OtherText) -> str:
+    """`other tokens of the prompt, from token 3 on: 5 17 in place of 220`."""
+    if found.where == "prompt":
+        return clean(f"other tokens of the prompt, from token {found.at} on: {found.own} in place of {found.expected}")
+    own, right = (repr(one_line(text)) for text in (found.own, found.expected))
+    return clean(f"another text than its tokens are, from character {found.at} on: {own} in place of {right}")
+
+
+def runtimes(found: Generation) -> dict[str, str]:
+    """What ran the files that generate by themselves, by the name of the file."""
+    return {one.stage: one.runtime for prompt in found.prompts for one in prompt.stages if one.runtime}
+
+
 def count_words(stage: StageGeneration) -> str:
     """`12 of 64`: how many of a stage's own first tokens are the reference's."""
     return f"{stage.same} of {stage.steps}"
@@ -76,12 +96,15 @@ def count_words(stage: StageGeneration) -> str:
 def summary(found: Generation) -> str:
     """What all prompts came to, in a sentence."""
     others = [stage for prompt in found.prompts for stage in prompt.stages if stage.stage != HF]
-    alike = sum(stage.same == stage.steps for stage in others)
+    alike = sum(stage.same == stage.steps and stage.other_text is None for stage in others)
     kinds = [one.first.kind for one in others if one.first is not None and one.same < one.steps]
     said = [f"{kinds.count(kind)} first differ by {words}" for kind, words in _FIRST.items() if kind in kinds]
     prompts = f"{len(found.prompts)} prompt{'s' if len(found.prompts) != 1 else ''}"
     text = f"{alike} of {len(others)} texts are the reference's, on {prompts} of up to {found.tokens} tokens"
-    return "; ".join([text, *said, *(f"{stage} did not end" for stage in found.lost)])
+    other = sum(one.other_text is not None for one in others)
+    said += [f"{other} with a tokenizer that is not the checkpoint's"] if other else []
+    said += [f"{stage} did not end" for stage in found.lost]
+    return "; ".join([text, *said, *(f"{stage} was not run" for stage in found.not_run)])
 
 
 _FIRST = {
@@ -100,14 +123,20 @@ def print_generation(found: Generation, console: Console) -> None:
         title = f"{prompt.input}{said} ({prompt.prompt_tokens} tokens)"
         table = new_table(title, [("stage", False), ("same", True), ("ends", False), ("text", False)])
         for stage in prompt.stages:
-            style = STYLES["fail"] if stage.faults else ""
+            style = STYLES["fail"] if stage.wrong else ""
             table.add_row(*cells((stage.stage, style), count_words(stage), stage.stopped, _own_text(prompt, stage)))
         console.print(table)
         for stage in prompt.stages:
             if stage.first is not None:
                 wrapped(console, f"{stage.stage}: {difference_words(stage.faults[0] if stage.faults else stage.first)}")
+            if stage.other_text is not None:
+                wrapped(console, f"{stage.stage}: {other_text_words(stage.other_text)}")
         console.print()
-    line(console, summary(found), style=STYLES["fail" if found.faults or found.lost else "pass"])
+    for name, runtime in runtimes(found).items():
+        line(console, f"{name} ran on {runtime}")
+    for name, why in found.not_run.items():  # in one piece: there may be a command in it
+        line(console, f"{name} was not run: {why}")
+    line(console, summary(found), style=STYLES["fail" if found.wrong else "pass"])
 
 
 def page(model: str, run_id: str, found: Generation) -> str:
@@ -117,13 +146,19 @@ def page(model: str, run_id: str, found: Generation) -> str:
         for prompt in found.prompts
     ]
     return render_page(
-        "generation.html.j2", model=model, run_id=run_id, found=found, prompts=prompts, summary=summary(found)
+        "generation.html.j2",
+        model=model,
+        run_id=run_id,
+        found=found,
+        prompts=prompts,
+        summary=summary(found),
+        runtimes=runtimes(found),
     )
 
 
 def _own_text(prompt: GeneratedPrompt, stage: StageGeneration) -> str:
     reference = prompt.stages[0]
-    if stage is not reference and stage.tokens == reference.tokens:
+    if stage is not reference and stage.tokens == reference.tokens and stage.other_text is None:
         return "the same"
     return repr(one_line(stage.text)) if stage.text else " ".join(map(str, stage.tokens))
 
@@ -151,7 +186,7 @@ def _common_beginning(one: str, other: str) -> str:
 
 def _stage_text(prompt: GeneratedPrompt, stage: StageGeneration) -> StageText:
     reference = prompt.stages[0]
-    alike = stage is not reference and stage.tokens == reference.tokens
+    alike = stage is not reference and stage.tokens == reference.tokens and stage.other_text is None
     texts = [one.text or "".join(f"{token} " for token in one.tokens) for one in (reference, stage)]
     same = _common_beginning(*texts)
     return StageText(
@@ -161,8 +196,11 @@ def _stage_text(prompt: GeneratedPrompt, stage: StageGeneration) -> StageText:
         alike=alike,
         other=texts[1][len(same) :],
         stopped=stage.stopped,
-        differences=[difference_words(one) for one in stage.differences[:_SHOWN]],
-        faulty=bool(stage.faults),
+        differences=[
+            *(difference_words(one) for one in stage.differences[:_SHOWN]),
+            *([other_text_words(stage.other_text)] if stage.other_text is not None else []),
+        ],
+        faulty=stage.wrong,
     )
 
 

@@ -45,6 +45,7 @@ class Model:
     coverage: per hop, the share of taps that must be compared for the gate to hold; the standard for a hop left out.
         No share lets a tap be absent without a reason that `harness/names/coverage.py` lists.
     prompt: the real prompt among the default inputs.
+    small_tokenizer: whether a miniature has a tokenizer, of byte pairs as GPT-2's.
     variant: how to convert unless the command line says otherwise; `harness/names/variant.py` has the words.
     """
 
@@ -59,6 +60,7 @@ class Model:
     kv_cache_len: int = field(default=256, kw_only=True)
     coverage: Mapping[str, float] = field(default_factory=lambda: dict(STANDARD_COVERAGE), kw_only=True)
     prompt: str = field(default="The capital of France is", kw_only=True)
+    small_tokenizer: bool = field(default=False, kw_only=True)
     variant: str = field(default="default", kw_only=True)
 
 

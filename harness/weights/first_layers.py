@@ -21,6 +21,7 @@ from harness.weights.families import sizes_of
 from harness.weights.files import WEIGHTS_FILE, StoredTensor, stored_tensors
 from harness.weights.random_weights import write_seeded
 from harness.weights.rewriting import tokenizer_files, write_tensors
+from harness.weights.small_tokenizer import write_small_tokenizer
 
 # Part of the cache key: raise it when what is written below changes.
 RULE = 1
@@ -87,6 +88,8 @@ def _layer_of(name: str, container: str) -> int:
 def write_random_layers(model: Model, seed: int, layers: int, folder: Path) -> None:
     """Write config.json and seeded random weights of the published shape (float32) into an existing folder."""
     write_seeded(first_layers_published(model, layers), seed, folder)
+    if model.small_tokenizer:
+        write_small_tokenizer(folder)
 
 
 def config_text(config: Any) -> Any:

@@ -21,6 +21,7 @@ from harness.weights.configs import published_config
 from harness.weights.families import Sizes, heads_differ, sizes_of, ties_hidden_to_heads, uses_alibi
 from harness.weights.first_layers import with_layers
 from harness.weights.random_weights import write_seeded
+from harness.weights.small_tokenizer import write_small_tokenizer
 
 # Part of the cache key of a miniature: raise it when the rule or the weights below change.
 RULE = 1
@@ -137,3 +138,5 @@ def _set(config: Any, names: tuple[str, ...], value: int) -> None:
 def write_miniature(model: Model, seed: int, folder: Path, layers: int | None = None) -> None:
     """Write config.json and model.safetensors (float32) into an existing folder; the same bits for the same seed."""
     write_seeded(shrunk_hf_config(model, layers), seed, folder)
+    if model.small_tokenizer:
+        write_small_tokenizer(folder)

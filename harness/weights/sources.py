@@ -224,7 +224,8 @@ def _miniature_checkpoint(model: Model, seed: int, layers: int | None, cache: Ca
     from harness.weights.miniature import RULE, shrunk_hf_config, write_miniature
 
     config = config_text(shrunk_hf_config(model, layers))
-    key = key_of({"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")})
+    content = {"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")}
+    key = key_of(content | _small_tokenizer(model))
     folder = cache.build("miniature", key, lambda made: write_miniature(model, seed, made, layers), _verify)
     return _cached(folder, "miniature", f"miniature of {model.hf_id}", seed, cache)
 
@@ -234,9 +235,19 @@ def _random_checkpoint(model: Model, seed: int, layers: int, cache: Cache) -> Ch
     from harness.weights.miniature import RULE
 
     config = config_text(first_layers_published(model, layers))
-    key = key_of({"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")})
+    content = {"rule": RULE, "seed": seed, "config": config, "torch": importlib.metadata.version("torch")}
+    key = key_of(content | _small_tokenizer(model))
     folder = cache.build("random", key, lambda made: write_random_layers(model, seed, layers, made), _verify)
     return _cached(folder, "random", f"random weights of the first {_layers(layers)} of {model.hf_id}", seed, cache)
+
+
+def _small_tokenizer(model: Model) -> dict[str, object]:
+    """What the key of seeded weights has beside theirs, where a tokenizer is made for them."""
+    if not model.small_tokenizer:
+        return {}
+    from harness.weights.small_tokenizer import RULE
+
+    return {"tokenizer": RULE, "tokenizers": importlib.metadata.version("tokenizers")}
 
 
 def _first_layers(whole: Checkpoint, layers: int, cache: Cache) -> Checkpoint:

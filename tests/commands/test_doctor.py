@@ -14,7 +14,8 @@ from rich.console import Console
 
 from harness.commands import doctor
 from harness.commands.doctor import Check, as_json, examine, print_checks, works
-from harness.store.cache import Cache
+from harness.store.cache import ENTRY_FILE, Cache
+from harness.store.flex import folder_of
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -167,3 +168,16 @@ def test_json_and_terminal_say_the_same() -> None:
         "                -> run 'make'",
         "will not work here: gguf",
     ]
+
+
+def test_the_environment_with_flex_is_told_with_the_command_that_builds_it(tmp_path: Path) -> None:
+    check = by_name(examine(tmp_path))["flex"]
+    assert check.status == "warning"
+    assert "doctor --install-flex" in check.remedy
+    assert works(examine(tmp_path)), "nothing else needs it"
+    python = folder_of(Cache.standard()) / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("")
+    python.chmod(0o755)
+    (python.parent.parent / ENTRY_FILE).write_text("{}")
+    assert by_name(examine(tmp_path))["flex"].status == "ok"

@@ -13,15 +13,19 @@ from transformers import GPT2Config
 
 from harness.audit.audit import audit_configs
 from harness.bench.workbench import FEW, Bench
+from harness.compare.generation import OwnWay, Steps
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
 from harness.flatbuffer.signatures import device_shape
 from harness.names.codes import FindingCode
+from harness.names.loops import LOOPS
+from harness.names.stages import HF, ORACLE
 from harness.record.record import Finding
 from harness.spec.find import find_spec
 from harness.spec.load import load_spec
 from harness.spec.model import Model
 from harness.spec.route import route_of
+from harness.stages.keras.greedy import LoopSizes
 from harness.weights.parameters import ParameterSource
 
 pytestmark = pytest.mark.extras
@@ -135,24 +139,57 @@ def test_a_file_without_its_variables_is_told_so(gpt2: Bench, tmp_path: Path) ->
         device_shape(FlatbufferModel(file), 2, 2, 64, 512, "gpt2")
 
 
-def test_a_file_that_generates_by_itself_says_the_tokens_of_the_published_model(gpt2: Bench, tmp_path: Path) -> None:
-    import numpy as np
+PROMPT = [5, 17, 300, 41, 8, 77]
+SIZES = LoopSizes(prompt=8, tokens=12, cache=32)
+
+
+def published_way(checkpoint: Path, dtype: Any) -> tuple[list[int], Any]:
+    """What the published model says after the prompt, greedily, and its logits on the way, `[12, vocabulary]`."""
     import torch
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     from harness.stages.huggingface.stage import load
-    from harness.stages.keras.greedy import GENERATE, write_greedy
+
+    published, tokens = load(checkpoint, dtype), list(PROMPT)
+    with torch.inference_mode():
+        for _ in range(SIZES.tokens):
+            logits = published(torch.tensor([tokens])).logits[0]
+            tokens.append(int(logits[-1].argmax()))
+    return tokens[len(PROMPT) :], logits[len(PROMPT) - 1 :].numpy()
+
+
+def generated_by(model: Any, gpt2: Bench, file: Path) -> list[int]:
+    from harness.stages.keras.greedy import write_greedy
+    from harness.stages.keras.loop_job import run_ids
     from harness.stages.keras.network import load_keras
 
-    model, file, prompt = gpt2.model, tmp_path / "greedy.tflite", [5, 17, 300, 41, 8, 77]
-    network = load_keras(model, gpt2.checkpoint)  # type: ignore[arg-type]
-    write_greedy(model, network, gpt2.prepared.dimensions, file, len(prompt), 12)  # type: ignore[arg-type]
-    plain = Interpreter(
-        str(file), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    ).get_signature_runner(GENERATE)
-    (said,) = plain(**{name: np.asarray([prompt], np.int32) for name in plain.get_input_details()}).values()
-    published, wanted = load(gpt2.checkpoint, torch.float32), list(prompt)
-    with torch.inference_mode():
-        for _ in range(12):
-            wanted.append(int(published(torch.tensor([wanted])).logits[0, -1].argmax()))
-    assert said[0].tolist() == wanted[len(prompt) :]
+    write_greedy(model, load_keras(model, gpt2.checkpoint), gpt2.prepared.dimensions, file, SIZES)
+    return list(run_ids(file, {"prompt": PROMPT})["tokens"]["prompt"])
+
+
+def test_a_file_that_generates_by_itself_says_the_tokens_of_the_published_model(gpt2: Bench, tmp_path: Path) -> None:
+    import torch
+
+    wanted, _ = published_way(gpt2.checkpoint, torch.float32)
+    assert generated_by(gpt2.model, gpt2, tmp_path / "greedy.tflite") == wanted
+
+
+def test_a_loop_that_writes_its_cache_in_the_wrong_place_is_a_fault_at_its_first_other_token(
+    gpt2: Bench, tmp_path: Path
+) -> None:
+    import torch
+
+    def one_too_early(network: Any, tokens: Any, cache: Any, at: Any) -> tuple[Any, Any]:
+        decodes = tokens.shape[1] == 1
+        logits, _, after = network.call_with_cache(tokens, cache, at - 1 if decodes else at)
+        return logits, after
+
+    broken: Any = dataclasses.replace(gpt2.model, step=one_too_early)  # type: ignore[arg-type]
+    own = generated_by(broken, gpt2, tmp_path / "broken.tflite")
+    tokens, logits = published_way(gpt2.checkpoint, torch.float32)
+    exact = published_way(gpt2.checkpoint, torch.float64)[1]
+    found = Steps(tokens, len(PROMPT), {HF: logits, ORACLE: exact}).loop(LOOPS[0], OwnWay(own, "length"), "litert")
+    (fault,) = found.faults
+    assert (fault.kind, fault.step, fault.against) == ("fault", found.same, HF)
+    assert found.same >= 1, "the first token is of the prefill, which is right"
+    assert fault.margin is not None
+    assert fault.margin > 100 * fault.noise  # type: ignore[operator]

@@ -26,6 +26,8 @@ class KerasModel(Model):
     step: what is converted, and what the stage runs, in place of the model's `call_with_cache`: called with the model,
         tokens `[1, time]`, the KV cache and the position of the first token; gives logits `[1, time, vocabulary]` and
         the new cache `[1, blocks, 2, positions, heads, head_dim]`. Of the cache it takes `cache[:, block, ...]`.
+    tokenizer: makes the tokenizer of a checkpoint folder that stands in a file which takes and gives text, called as
+        those of KerasHub are; without it that of the task, with the folder's byte pairs.
     """
 
     route: ClassVar[str] = "harness.stages.keras.route:ROUTE"
@@ -34,3 +36,4 @@ class KerasModel(Model):
     task: str = field(default=TASK, kw_only=True)
     load: Callable[[Path], Any] | None = field(default=None, kw_only=True)
     step: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
+    tokenizer: Callable[[Path], Any] | None = field(default=None, kw_only=True)

@@ -71,6 +71,9 @@ def blocks_apart(network: Any) -> Iterator[None]:
     """Within it `call_with_cache` gives a `CacheOfBlocks`, and no tensor of six axes: TensorFlow's converter finds the
     ranges of numbers by running the model, on slices that take five."""
     module = importlib.import_module(type(network).__module__)
+    if not hasattr(module, "ops"):  # a class of somebody's own, which joins them in its own way
+        yield
+        return
     with set_within(module, "ops", _OpsApart(module.ops)):
         yield
 

@@ -1,0 +1,35 @@
+"""What a process is told that runs a file which generates by itself, and what it says.
+
+In: nothing. Out: `LoopJob` and `LoopSaid`, which cross process borders as JSON.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from harness.jobs.job import JobInput
+from harness.jobs.prepared import ModelRequest
+
+
+class LoopJob(BaseModel):
+    """request: the model. text: whether the file takes and gives text. prompts: those it is run on. tokens: how many to
+    generate. python: path of the interpreter that runs a file of text; empty for the other.
+    """
+
+    request: ModelRequest
+    text: bool
+    prompts: list[JobInput]
+    tokens: int
+    python: str = ""
+
+
+class LoopSaid(BaseModel):
+    """By input. tokens: all that the file generated, whatever stop token is among them. prompt_tokens, texts: of a file
+    of text, what its own tokenizer made of the prompt, and of what came after. runtime: what ran it, with versions.
+    """
+
+    tokens: dict[str, list[int]]
+    prompt_tokens: dict[str, list[int]] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
+    runtime: str
+    sha256: str  # of the file
