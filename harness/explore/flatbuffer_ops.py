@@ -14,6 +14,7 @@ from harness.align.op_graph import INPUTS, OUTSIDE, Op, OpGraph
 from harness.align.views import TapSource
 from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature, Subgraph, Tensor
 from harness.jobs.prepared import Prepared
+from harness.pipeline.flatbuffers import keras_names_of
 
 _BLOCK = re.compile(r"_\d+$")  # the layer of a block, whatever its class: TransformerBlock_3
 _WRAPPERS = ("ExportableModule",)  # the model itself is called `..._module`
@@ -25,7 +26,7 @@ def flatbuffer_ops(model: FlatbufferModel, signature: str, prepared: Prepared) -
     entry = model.signatures[signature]
     dims, points = prepared.dimensions, tuple(prepared.points)
     hf = hf_naming(prepared.modules, dims.hf_interleaved)
-    plan = plan_signature(model, entry, dims.blocks, points, prepared.own_blocks, hf)
+    plan = plan_signature(model, entry, dims.blocks, points, prepared.own_blocks, hf, keras_names_of(prepared))
     walk = _walked(model, entry)
     return OpGraph(tuple(walk.ops.values()), _taps(walk, plan.sources), walk.places)
 

@@ -16,6 +16,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.results import Converted
 from harness.names.recipes import GIVEN_FILE
 from harness.names.stages import FLOAT, named, split
+from harness.names.taps import split_tap
 from harness.processes.scheduler import TaskResult
 from harness.record.record import write_text
 from harness.render.explorer import FOLDER
@@ -76,7 +77,9 @@ def save_models(
         converted = found.gave(Converted) if found is not None else None
         if converted is not None:
             flatbuffers[recipe] = converted.flatbuffer
-    light = prepared.model_copy(update={"parameters": [], "tables": [], "findings": [], "modules": {}})
+    # By those of one block tensors are known of files that carry the names of another version.
+    modules = {tap: entry for tap, entry in prepared.modules.items() if split_tap(tap)[0] == 0}
+    light = prepared.model_copy(update={"parameters": [], "tables": [], "findings": [], "modules": modules})
     spec = {"spec_file": str(ref.file.resolve()), "spec_variable": ref.variable}
     models = RunModels(prepared=light, flatbuffers=flatbuffers, **spec)
     (run / FOLDER).mkdir(parents=True, exist_ok=True)

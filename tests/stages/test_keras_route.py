@@ -55,6 +55,13 @@ def test_every_constant_of_the_file_is_a_variable_of_the_checkpoint(gpt2: Bench)
     assert found.matched >= len(gpt2.prepared.parameters)
 
 
+def test_model_explorer_knows_the_operator_of_every_tap_in_the_file(gpt2: Bench) -> None:
+    from harness.explore.flatbuffer_ops import flatbuffer_ops
+
+    graph = flatbuffer_ops(FlatbufferModel(gpt2.flatbuffer), "prefill_32", gpt2.prepared)
+    assert set(graph.taps) == set(gpt2.prepared.taps)
+
+
 def audited(model: Model, **changes: Any) -> list[Finding]:
     return audit_configs(dataclasses.replace(model, published=lambda: GPT2Config(**changes)))
 
@@ -119,6 +126,12 @@ def test_an_operator_that_needs_flex_is_named_with_what_to_call_instead(tmp_path
         tf.saved_model.save(holder, str(tmp_path / name), signatures={"decode": holder.f})
     with pytest.raises(UsageError, match=r"no operator for BitwiseAnd.*call tf\.argmax"):
         converted(converter_of(tmp_path / "keras", ["decode"]), "mine")
+    holder = tf.Module()
+    lower = tf.function(lambda text: tf.strings.regex_replace(text, "[A-Z]", "a"))
+    holder.f = lower.get_concrete_function(tf.TensorSpec([1], tf.string, name="text"))
+    tf.saved_model.save(holder, str(tmp_path / "text"), signatures={"decode": holder.f})
+    with pytest.raises(UsageError, match=r"a tokenizer is in the graph: leave the preprocessor out"):
+        converted(converter_of(tmp_path / "text", ["decode"]), "mine")
     assert converted(converter_of(tmp_path / "tf", ["decode"]), "mine")
 
 
