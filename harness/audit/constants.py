@@ -230,7 +230,14 @@ def _lost_parameters(audit: _Audit, strangers: Sequence[NamedConstant]) -> Itera
                 values = audit.expected.of(lost)
             except ValueError:
                 continue  # reported when it was matched
-            yield _lost(audit, lost, values, missing, [c for c in near if c.values.size == values.size])
+            alike = [c for c in near if c.values.size == values.size]
+            if not _adds_nothing(lost, values) or any(constant.is_named(lost) for constant in alike):
+                yield _lost(audit, lost, values, missing, alike)
+
+
+def _adds_nothing(source: ParameterSource, values: Array) -> bool:
+    """Whether it is a bias of zeros: a converter leaves such an addition out, and nothing is lost."""
+    return source.parameter.endswith(("bias", "beta")) and not values.any()
 
 
 def _lost_of(
