@@ -41,7 +41,7 @@ from harness.weights.configs import hf_config
 from harness.weights.key_names import names_text
 
 _ATTENTION = "edge_parity_eager"
-_OTHER_FREQUENCIES = 1  # the order of summation whose run over a long input has other frequencies as well
+_OTHER_FREQUENCIES = 1  # the order of summation whose run has other frequencies as well
 
 
 def orders_of(stage: str) -> range:
@@ -98,11 +98,10 @@ class HuggingFace:
 
     def _trace(self, item: JobInput, order: int, folder: Path) -> None:
         sample = sample_of(item, self.job, local=self.capture.reference is not None)
-        # Near the start rounding of sums costs more than that of frequencies.
-        otherwise = sample is not None and order == _OTHER_FREQUENCIES
+        otherwise = order == _OTHER_FREQUENCIES
         with (
             OtherSummation(order) if order else nullcontext(),
-            rounded_otherwise(self.network) if otherwise else nullcontext(),
+            rounded_otherwise(self.network, whole_step=sample is not None) if otherwise else nullcontext(),
             TraceWriter(folder / item.id, len(item.tokens), item.only, sample) as self.capture.trace,
             attention_taps(self.network, self.modules, self.job.dimensions.blocks, self.capture),
         ):
