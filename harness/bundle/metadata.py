@@ -43,6 +43,8 @@ _P_OTHERS = {
     16: "submodel_transformer_parameters",
 }
 _ROLES = {1: "user", 2: "model", 3: "system"}
+# Of what stands before and after a message: MediaPipe's has a field for the beginning of a session before them.
+_PLACES, _P_PLACES = (1, 2), (2, 3)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class LlmMetadata:
             fields.append((_START, _token(self.start)))
         fields += [(_STOP, _token(token)) for token in self.stop]
         if self.affixes:
-            fields.append((_AFFIXES, _affixes_message(self.affixes)))
+            fields.append((_AFFIXES, _affixes_message(self.affixes, _PLACES)))
         if self.most_tokens:
             fields.append((_MOST_TOKENS, self.most_tokens))
         numbers = {name: number for number, name in MODEL_TYPES.items()}
@@ -104,7 +106,7 @@ class LlmMetadata:
         if self.bytes_to_unicode:
             fields.append((_P_NORMALISATIONS, wire.packed([1])))
         if self.affixes:
-            fields.append((_P_AFFIXES, _affixes_message(self.affixes)))
+            fields.append((_P_AFFIXES, _affixes_message(self.affixes, _P_PLACES)))
         return wire.message(fields)
 
 
@@ -118,7 +120,7 @@ def read_litertlm(data: bytes) -> LlmMetadata:
         stop=tuple(_tokens(fields, _STOP)),
         most_tokens=wire.number(fields, _MOST_TOKENS),
         template=wire.text(fields, _JINJA),
-        affixes=_affixes(fields, _AFFIXES),
+        affixes=_affixes(fields, _AFFIXES, _PLACES),
         model_type=MODEL_TYPES.get(kinds[-1], f"model type {kinds[-1]}") if kinds else "",
         others=(
             *(["sampler_params"] if _SAMPLER in fields else []),
@@ -136,7 +138,7 @@ def read_task(data: bytes) -> LlmMetadata:
     return LlmMetadata(
         start=Token(tuple(ids), wire.text(fields, _P_START)),
         stop=tuple(Token(text=text) for text in wire.texts(fields, _P_STOP)),
-        affixes=_affixes(fields, _P_AFFIXES),
+        affixes=_affixes(fields, _P_AFFIXES, _P_PLACES),
         others=tuple(_P_OTHERS[key] for key in fields if key in _P_OTHERS),
         unknown=tuple(sorted(fields.keys() - known)),
         bytes_to_unicode=1 in wire.numbers(fields, _P_NORMALISATIONS),
@@ -161,21 +163,21 @@ def _token(token: Token) -> bytes:
     return wire.message([(_IDS, wire.message([(1, wire.packed(token.ids))]))])
 
 
-def _affixes(fields: wire.Fields, number: int) -> dict[str, tuple[str, str]]:
+def _affixes(fields: wire.Fields, number: int, places: tuple[int, int]) -> dict[str, tuple[str, str]]:
     held = wire.messages(fields, number)
     if not held:
         return {}
     return {
-        name: (wire.text(one[-1], 1), wire.text(one[-1], 2))
+        name: (wire.text(one[-1], places[0]), wire.text(one[-1], places[1]))
         for key, name in _ROLES.items()
         if (one := wire.messages(held[-1], key))
     }
 
 
-def _affixes_message(affixes: Mapping[str, tuple[str, str]]) -> bytes:
+def _affixes_message(affixes: Mapping[str, tuple[str, str]], places: tuple[int, int]) -> bytes:
     numbers = {name: number for number, name in _ROLES.items()}
     parts = [
-        (numbers[role], wire.message([(place, text) for place, text in enumerate(pair, start=1) if text]))
+        (numbers[role], wire.message([(place, text) for place, text in zip(places, pair, strict=True) if text]))
         for role, pair in affixes.items()
     ]
     return wire.message(sorted(parts))

@@ -7,7 +7,7 @@ hang: what it was asked is then not checked, and the report says why.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bundle.reader import read_bundle
@@ -15,6 +15,7 @@ from harness.bundle.sections import Bundle
 from harness.bundling import content, spoken
 from harness.bundling.answers import Answer, add
 from harness.bundling.judged import judged_run
+from harness.bundling.make import with_layout
 from harness.bundling.texts import CONVERSATIONS, PROBE, RANDOM, TEXTS
 from harness.errors import UsageError
 from harness.flatbuffer.reader import FlatbufferModel
@@ -25,6 +26,7 @@ from harness.names.stages import FLOAT
 from harness.pipeline.options import Options, check
 from harness.pipeline.preparing import prepare
 from harness.pipeline.work import Work
+from harness.processes import server
 from harness.processes.scheduler import Task, TaskResult, Watcher, run_tasks
 from harness.record.bundle import BundleReport
 from harness.stages.litert_lm.engine import engine_version
@@ -54,16 +56,16 @@ def check_bundle(options: CheckOptions, watcher: Watcher) -> BundleReport:
     """Raises UsageError for a file that cannot be read, and for a model that cannot be prepared."""
     bundle = read_bundle(options.bundle)
     report = BundleReport(bundle=contents_of_bundle(bundle), model=options.model.model, engine=engine_version())
-    plain = replace(options.model, quantize=())  # what a run of the model remembers serves this too
-    ref = check(plain)
+    asked = with_layout(options.model)  # as the run that judged it was asked, so that what that prepared serves again
+    ref = check(asked)
     with tempfile.TemporaryDirectory(prefix="edge-parity-") as name:
-        state = Work(plain, ref, Path(name), Cache.standard(), watcher)
+        state = Work(asked, ref, Path(name), Cache.standard(), watcher)
         prepared, _ = prepare(state)
         _check_tokenizer(prepared)
         expected = content.Expected(prepared.model, prepared.dimensions, options.recipe)
         add(report, _read(bundle, report, expected, options.runs))
-        asked = _task(bundle, prepared, min(options.model.timeout, ENGINE_SECONDS))
-        result = run_tasks([asked], state.log, watcher)[ENGINE]
+        task = _task(bundle, prepared, min(options.model.timeout, ENGINE_SECONDS))
+        result = run_tasks([task], state.log, watcher)[ENGINE]
     _add_spoken(report, result, prepared)
     return report
 
@@ -115,7 +117,15 @@ def _task(bundle: Bundle, prepared: Prepared, timeout: float) -> Task:
         examples=RANDOM,
     )
     memory_mb = 700 + 3 * bundle.size / 1e6
-    return Task(ENGINE, _EXAMINE, request.model_dump(), Examined, memory_mb=memory_mb, timeout=timeout)
+    return Task(
+        ENGINE,
+        _EXAMINE,
+        request.model_dump(),
+        Examined,
+        memory_mb=memory_mb,
+        torch=server.is_ready(),  # where preparing has started it: the frameworks are imported there
+        timeout=timeout,
+    )
 
 
 def _add_spoken(report: BundleReport, result: TaskResult, prepared: Prepared) -> None:

@@ -27,6 +27,7 @@ from harness.bundling.published import Published, PublishedRequest
 from harness.errors import ProcessLostError, UsageError
 from harness.jobs.prepared import Prepared
 from harness.jobs.results import Converted
+from harness.names.routes import TO_SENTENCEPIECE
 from harness.names.stages import FLOAT, XNNPACK, named
 from harness.pipeline.options import Options, check, run_words
 from harness.pipeline.preparing import prepare
@@ -38,7 +39,7 @@ from harness.weights.sources import TOKENIZER_FILES
 
 TRANSPOSED = "transposed"
 _READ = "harness.bundling.published:published"
-_CONVERT, _TOKENIZER = "convert", "tokenizer"
+_CONVERT, _TOKENIZER, _PIECES = "convert", "tokenizer", "sentencepiece"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def form_named(target: Path) -> Form:
 
 def make_bundle(options: Options, target: Path, watcher: Watcher) -> Made:
     """Raises UsageError for what cannot be bundled, and ProcessLostError."""
-    form, options = form_named(target), _with_layout(options)
+    form, options = form_named(target), with_layout(options)
     if target.is_dir():
         raise UsageError(f"--out {target} is a folder; give the name of a file in it, {target}/model{form}")
     ref = check(options)
@@ -82,7 +83,7 @@ def make_bundle(options: Options, target: Path, watcher: Watcher) -> Made:
         if form is Form.LITERTLM:
             write_litertlm(target, [metadata_part(metadata), _tokenizer_part(said), flatbuffer_part(file)])
         else:
-            write_task(target, file, Path(said.sentencepiece).read_bytes(), metadata)
+            write_task(target, file, _pieces(state, prepared, said), metadata)
             notes = _task_notes(said)
     judge, check_it = _commands(options, target)
     return Made(read_bundle(target), prepared.model, tuple(notes), sha256, judge, check_it)
@@ -104,8 +105,11 @@ def _tokenizer_part(said: Published) -> Part:
     return sentencepiece_part(Path(said.sentencepiece).read_bytes())
 
 
-def _with_layout(options: Options) -> Options:
-    """The engine takes the default layout's KV heads for the length of the context."""
+def with_layout(options: Options) -> Options:
+    """The options with the KV layout that the engine needs: of the default one it takes the KV heads for the context.
+
+    Raises UsageError where another one is asked for.
+    """
     if options.tflite is not None:
         return options
     asked = options.variant.kv_layout
@@ -165,16 +169,25 @@ def _published(state: Work, prepared: Prepared, form: Form) -> Published:
     said = result.gave(Published)
     if said is None:
         raise ProcessLostError(f"reading the tokenizer {result.detail}")
-    if form is Form.TASK and not said.sentencepiece:
-        raise UsageError(
-            f"{prepared.source.name} has no SentencePiece model (tokenizer.model), and a .task takes no other; "
-            "make a .litertlm"
-        )
     if form is Form.LITERTLM and not (said.tokenizer or said.sentencepiece):
         raise UsageError(
             f"{prepared.source.name} has neither tokenizer.json nor tokenizer.model; save its tokenizer as one of them"
         )
     return said
+
+
+def _pieces(state: Work, prepared: Prepared, said: Published) -> bytes:
+    """The checkpoint's SentencePiece model, or one that is made of its tokenizer."""
+    if said.sentencepiece:
+        return Path(said.sentencepiece).read_bytes()
+    target = state.folder / "tokenizer.model"
+    request = {"checkpoint": prepared.checkpoint, "vocabulary": prepared.dimensions.tokens}
+    request |= {"shown": prepared.source.name, "target": str(target)}
+    task = Task(_PIECES, TO_SENTENCEPIECE, request, memory_mb=600, torch=True)
+    result = processes(state, prepared, [task])[_PIECES]
+    if result.status != "ok":
+        raise ProcessLostError(f"converting the tokenizer {result.detail}")
+    return target.read_bytes()
 
 
 def _metadata(said: Published, prepared: Prepared, form: Form) -> LlmMetadata:
@@ -186,6 +199,9 @@ def _metadata(said: Published, prepared: Prepared, form: Form) -> LlmMetadata:
 
 
 def _task_notes(said: Published) -> list[str]:
+    notes = []
+    if not said.sentencepiece:
+        notes.append("the SentencePiece model was made of tokenizer.json by rules of thumb; the check says where")
     if said.template and not said.affixes:
-        return ["the chat template is no pattern of what stands around a message, and a .task has no place for another"]
-    return []
+        notes.append("the chat template is no pattern of what stands around a message, and a .task has no other place")
+    return notes

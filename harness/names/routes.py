@@ -24,3 +24,7 @@ def register(route: str) -> None:
 def unregister(route: str) -> None:
     """Take back what `register` added."""
     _REGISTRY.remove(route)
+
+
+# Makes a tokenizer of Hugging Face a SentencePiece model, which is all that a `.task` takes.
+TO_SENTENCEPIECE = "harness.stages.litert_torch.sentencepiece:convert"

@@ -241,5 +241,12 @@ def test_metadata_is_what_litert_lm_reads(start: Token, stop: tuple[Token, ...],
     assert read_litertlm(theirs.SerializeToString()) == said
 
 
+def test_a_task_has_what_stands_around_a_message_behind_the_beginning_of_a_session() -> None:
+    """As the engine reads it: with the fields of a `.litertlm` it puts the end of a message before it."""
+    (templates,) = wire.messages(wire.read_message(TASK_METADATA.as_task()), 17)
+    (user,) = wire.messages(templates, 1)
+    assert user == {2: [b"<u>"], 3: [b"</u>"]}
+
+
 def test_pieces_of_a_tokenizer_are_counted() -> None:
     assert len(wire.read_message(PIECES)[1]) == 2
