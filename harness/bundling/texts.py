@@ -12,6 +12,7 @@ from typing import Any
 PROBE = "a"
 RANDOM = 200  # random texts that are tried beside these
 
+# None has a NUL: the engine takes C strings, which end there.
 TEXTS = (
     "The capital of France is",
     "",
@@ -47,8 +48,6 @@ TEXTS = (
     "a" * 300,
     "\u0001\u007f\u0085",
 )
-# A C string ends at a NUL, so the engine's tokenizer sees the text before it alone: whoever asks it has to know.
-WITH_NUL = "a\0b"
 
 _USER = "What is the capital of France?"
 _SYSTEM = "You answer in one word."
