@@ -79,7 +79,7 @@ def found_findings(
         if place not in weights and content not in known:
             layer = biases.get(place, "")
             what = f"the bias of {layer}" if layer else f"constant {name}"
-            told.setdefault(content, (layer, f"{what} in the {recipe} flatbuffer is no constant of the float32 one"))
+            told.setdefault(content, (layer, f"{what} in the {recipe} flatbuffer is not a constant of the float32 one"))
     for _, name, values in _floats(plain):
         content = _content(values)
         held_here = {content, _content(_half(values))} & seen or values.size == 1 or values.shape in shapes

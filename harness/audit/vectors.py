@@ -4,8 +4,8 @@ In: a flatbuffer that the user gave, the sources of the re-authored parameters, 
 what the file holds in place of the checkpoint's.
 
 A recipe makes the weights of layers narrow and leaves what is a vector in float, so that a vector of the file is the
-checkpoint's bit by bit, or its nearest float16. What the converter has folded into the weight of a layer is no constant
-any more: what becomes of it is compared by running alone, and a warning says so.
+checkpoint's bit by bit, or its nearest float16. What the converter has folded into the weight of a layer is not a
+constant any more: what becomes of it is compared by running alone, and a warning says so.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Result(BaseModel):
 
     @property
     def seen(self) -> bool:
-        """By the numbers; of a quantised file, whose price is no fault, by reading it."""
+        """By the numbers; of a quantised file, whose price is not a fault, by reading it."""
         return bool(self.hop)
 
     @property

@@ -56,7 +56,7 @@ _FORMS = {1: "<B", 2: "<b", 3: "<H", 4: "<h", 5: "<I", 6: "<i", 7: "<f", 8: "<?"
 
 
 def form_of(path: Path) -> Form | None:
-    """Which kind of bundle a file is, by its first bytes; None for none. Raises UsageError for what is no file."""
+    """Which kind of bundle a file is, by its first bytes; None for others. Raises UsageError for what is not a file."""
     check_file(path, "give the path of a file")
     with path.open("rb") as file:
         start = file.read(8)
@@ -66,10 +66,10 @@ def form_of(path: Path) -> Form | None:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Everything but the content of flatbuffer and tokenizer. Raises UsageError, one line, for what is no bundle."""
+    """Everything but the content of flatbuffer and tokenizer. Raises UsageError, one line, for what is not a bundle."""
     form = form_of(path)
     if form is None:
-        raise UsageError(f"{path} is no bundle (neither LITERTLM nor a zip); give a .litertlm or .task file")
+        raise UsageError(f"{path} is not a bundle (neither LITERTLM nor a zip); give a .litertlm or .task file")
     size = path.stat().st_size
     with path.open("rb") as file:
         found = _litertlm(file, path, size) if form is Form.LITERTLM else _task(file, path, size)
@@ -126,7 +126,7 @@ def _litertlm(file: BinaryIO, path: Path, size: int) -> Bundle:
             _section(number, one) for number, one in enumerate(listed.tables(0, _MOST_SECTIONS) if listed else [])
         ]
     except TableError as error:
-        _damaged(path, f"its header is no table ({error})")
+        _damaged(path, f"its header is not a table ({error})")
     _check_places(path, sections, end, size)
     used = end + sum(section.size for section in sections)
     return Bundle(path, Form.LITERTLM, f"{major}.{minor}.{patch}", size, tuple(sections), size - used, system)
@@ -210,7 +210,7 @@ def _metadata(bundle: Bundle) -> LlmMetadata | None:
     try:
         return read(bundle.read(sections[0]))
     except WireError as error:
-        _damaged(bundle.path, f"its metadata is no message of protocol buffers ({error})")
+        _damaged(bundle.path, f"its metadata is not a message of protocol buffers ({error})")
 
 
 def _sha256(file: BinaryIO, section: Section) -> str:

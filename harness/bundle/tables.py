@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class TableError(ValueError):
-    """Bytes that are no such table; says why."""
+    """Bytes that are not such a table; says why."""
 
 
 @dataclass(frozen=True)

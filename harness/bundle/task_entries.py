@@ -38,7 +38,7 @@ def task_entries(file: BinaryIO, path: Path, size: int) -> list[TaskEntry]:
         with zipfile.ZipFile(file) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
-        raise UsageError(f"{path} is damaged: it is no whole zip ({error}); make the bundle again") from None
+        raise UsageError(f"{path} is damaged: it is not a whole zip ({error}); make the bundle again") from None
     if not 0 < len(listed) <= _MOST_ENTRIES:
         raise UsageError(f"{path} is a zip of {len(listed)} entries; a .task has 1 to {_MOST_ENTRIES}, make it again")
     found = sorted((_entry(file, path, size, one) for one in listed), key=lambda entry: entry.begin)

@@ -56,7 +56,7 @@ def _json(path: Path, held: bytes) -> Mapping[str, Any]:
             f"{path}: its tokenizer is no JSON ({one_line(error, _LONGEST)}); make the bundle again"
         ) from None
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        raise UsageError(f"{path}: its tokenizer is no tokenizer.json (it has no 'model'); make the bundle again")
+        raise UsageError(f"{path}: its tokenizer is not a tokenizer.json (it has no 'model'); make the bundle again")
     return found
 
 

@@ -1,7 +1,7 @@
 """Protocol buffers as they are stored: fields by number, without generated code.
 
 In: bytes, which may come from a stranger. Out: numbers and bytes by field, and the other way round. Raises
-`WireError` for what is no message. https://protobuf.dev/programming-guides/encoding
+`WireError` for what is not a message. https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LONGEST_VARINT = 10  # bytes
 
 
 class WireError(ValueError):
-    """Bytes that are no message; says why."""
+    """Bytes that are not a message; says why."""
 
 
 Value = int | bytes
@@ -65,7 +65,7 @@ def number(fields: Fields, field: int) -> int:
     """The last value of a field of an int32; 0 where there is none. Raises WireError."""
     held = fields.get(field, [0])[-1]
     if not isinstance(held, int):
-        raise WireError(f"field {field} is no whole number and should be one")
+        raise WireError(f"field {field} is not a whole number and should be one")
     return signed(held)
 
 

@@ -61,7 +61,7 @@ def form_named(target: Path) -> Form:
     """By the end of its name. Raises UsageError."""
     found = next((form for form in Form if target.name.endswith(form)), None)
     if found is None:
-        raise UsageError(f"--out {target} is no bundle by its name; give a name that ends in .litertlm or .task")
+        raise UsageError(f"--out {target} is not a bundle by its name; give a name that ends in .litertlm or .task")
     return found
 
 
@@ -203,5 +203,7 @@ def _task_notes(said: Published) -> list[str]:
     if not said.sentencepiece:
         notes.append("the SentencePiece model was made of tokenizer.json by rules of thumb; the check says where")
     if said.template and not said.affixes:
-        notes.append("the chat template is no pattern of what stands around a message, and a .task has no other place")
+        notes.append(
+            "the chat template is not a pattern of what stands around a message, and a .task has no other place"
+        )
     return notes

@@ -122,7 +122,7 @@ def _render(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str | None:
 
 
 def affixes_of(render: Callable[[Sequence[dict[str, Any]]], str | None]) -> dict[str, tuple[str, str]]:
-    """What stands before and after a message of each role, told by what is added with it; empty where it is no pattern.
+    """What stands before and after a message of each role, told by what is added with it; empty without a pattern.
 
     render: a conversation as the template has it; None where it refuses.
     """

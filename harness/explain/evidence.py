@@ -180,7 +180,7 @@ class Evidence:
         return made if len(self.rows) == len(made) else made[self.rows]
 
     def errors(self, predicted: Array) -> Array:
-        """norm(observed - predicted) over the noise, per position. Equal infinities and NaN are no error."""
+        """norm(observed - predicted) over the noise, per position. Equal infinities and NaN are not an error."""
         norms = np.where(self.floor.norms > 0, self.floor.norms, 1.0)
         with np.errstate(invalid="ignore", over="ignore"):
             return np.asarray(np.sqrt(_squared(self.observed, predicted)) / norms / self.floor.floor)

@@ -123,7 +123,7 @@ def _check_turn(turn: object, where: str) -> None:
 
 
 def check_token_list(tokens: object, where: str, key: str) -> None:
-    """Raises UsageError for what is no list of ids with something in it. key: what the line calls it."""
+    """Raises UsageError for what is not a list of ids with something in it. key: what the line calls it."""
     if not isinstance(tokens, list) or not tokens:
         raise UsageError(f'{where}: "{key}" is not a list with something in it; write {{"{key}": [1, 2, 3]}}')
     for token in tokens:

@@ -1,8 +1,8 @@
 """The edges of the context as inputs: its ends, a sliding window's edge, the boundary of a scaled rope.
 
 In: the sizes of the converted model. Out: inputs with names that say which edge, and those that do not fit with why.
-Position 0 alone is the default input `one-token`; one past the last position is no input, since a device that refuses
-it gives nothing to compare: `harness/jobs/cache_end.py` looks at that in every run.
+Position 0 alone is the default input `one-token`; one past the last position is not an input, since a device that
+refuses it gives nothing to compare: `harness/jobs/cache_end.py` looks at that in every run.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class TextSample:
 
 
 def read_sample(path: Path) -> str:
-    """The text of a file. Raises UsageError for what is no text, for one that is empty, and for one of megabytes."""
+    """The text of a file. Raises UsageError for what is not text, for one that is empty, and for one of megabytes."""
     text = read_text(path, "--text takes a file of plain text", SETTINGS)
     if not text.strip():
         raise UsageError(f"{path} is empty; --text takes a file of plain text, a few thousand characters are enough")

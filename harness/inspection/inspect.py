@@ -30,7 +30,7 @@ _MEMORY_MB = 1500  # of a process that loads a file: its weights are packed agai
 
 
 def read_contents(path: Path) -> tuple[FlatbufferModel, FileContents]:
-    """What the file's tables say, in a second. Raises UsageError for what is no whole flatbuffer."""
+    """What the file's tables say, in a second. Raises UsageError for what is not a whole flatbuffer."""
     refuse_bundle(path)
     file = check_integrity(path)
     try:

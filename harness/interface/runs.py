@@ -46,7 +46,7 @@ class TraceArrays(Mapping[str, Array]):
         try:
             found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise UsageError(f"{path} is no array ({one_line(error, 100)}); run the model again") from None
+            raise UsageError(f"{path} is not an array ({one_line(error, 100)}); run the model again") from None
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -52,7 +52,7 @@ class FindingCode(StrEnum):
     RECIPE_NOT_APPLIED = "recipe-not-applied"  # a layer is in float32 that the recipe asks to be quantised
     RECIPE_FLOAT_DIFFERS = "recipe-float-differs"  # a constant left in float is not that of the float32 file
     RECIPE_DIFFERS = "recipe-differs"  # another type, granularity or block size than the recipe asks for
-    RECIPE_SCALE_WRONG = "recipe-scale-wrong"  # scales that are no scales, or far from the best ones
+    RECIPE_SCALE_WRONG = "recipe-scale-wrong"  # scales that are not scales, or far from the best ones
     RECIPE_SCALE_WIDE = "recipe-scale-wide"  # scales so wide that channels use less than half of their steps
     RECIPE_WEIGHT_WRONG = "recipe-weight-wrong"  # further from the checkpoint's weight than the nearest on its grid
 

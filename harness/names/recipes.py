@@ -89,7 +89,7 @@ def is_recipe_name(word: str) -> bool:
 
 
 def no_recipe(word: str, named: Sequence[str], declared: Sequence[str] = (), model: str = "") -> UsageError:
-    """What to say of a word that is no recipe.
+    """What to say of a word that is not a recipe.
 
     named: what ai-edge-quantizer has names for. declared: what the declaration of `model` has; empty for none.
     """

@@ -74,7 +74,7 @@ class FileOptions:
 def compare_files(
     a: Path, b: Path, options: FileOptions, watcher: Watcher, exports: Sequence[Exports] = ()
 ) -> PairComparison:
-    """Raises UsageError for what is no flatbuffer, inputs that do not fit, and files that share no signature."""
+    """Raises UsageError for what is not a flatbuffer, inputs that do not fit, and files that share no signature."""
     models = [checked_file(path) for path in (a, b)]
     quantised = [name for name, model in zip("AB", models, strict=True) if is_narrow(model)]
     pairs, problems = _shared(models[0], models[1], options.signatures)
@@ -98,7 +98,7 @@ def compare_files(
 
 
 def concluded(found: PairComparison, crashed: bool = False) -> PairComparison:
-    """With the verdict that its parts come to: nothing compared, or a problem, is no pass."""
+    """With the verdict that its parts come to: nothing compared, or a problem, is not a pass."""
     failed = any(each.verdict == "fail" for entry in found.signatures for each in entry.outputs)
     over = any(entry.over for entry in found.signatures) and not found.quantised
     nothing = not any(entry.outputs for entry in found.signatures)
@@ -155,7 +155,7 @@ def _compared(sides: tuple[Side, Side], feed: Feed, priced: bool) -> Compared:
     differences = {there: difference(held_a[here], held_b[there], exact.get(here)) for there, here in pairs.items()}
     outputs = list(_outputs(sides, exact, priced))
     if not priced and all(one.verdict == "pass" for one in outputs if one.stage == BUILTIN):
-        # What differs on the way to outputs that agree is no difference of the files: it is another tensor.
+        # What differs on the way to outputs that agree is not a difference of the files: it is another tensor.
         pairs = {there: here for there, here in pairs.items() if differences[there].passed}
         differences = {there: found for there, found in differences.items() if found.passed}
     worst = max(differences, key=lambda index: differences[index].excess, default=None)

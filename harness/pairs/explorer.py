@@ -151,7 +151,7 @@ def read_view(folder: Path) -> View:
         or not all(isinstance(text, str) for text in texts)
         or texts[3] not in _OVERLAYS
     ):
-        raise UsageError(f"{folder / VIEW} is no view of two files; {remedy}")
+        raise UsageError(f"{folder / VIEW} is not a view of two files; {remedy}")
     words, start, layers, shown = map(str, texts)
     documents = {name: read_bytes(folder / f"{name}.json", remedy, TEXT) for name in _OVERLAYS}
     panes = [

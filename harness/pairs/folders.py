@@ -32,7 +32,7 @@ Floor = tuple[Array, list[Array]]  # the truth in float64, and float32 runs
 class TracedInput:
     """One input. tokens: empty where they are not told. taps: name -> values, in the order of the file.
 
-    arrays: a `.npz` with what a file is given on this input, where that is no text. signature: that runs it; empty for
+    arrays: a `.npz` with what a file is given on this input, where that is not text. signature: that runs it; empty for
     the only one.
     """
 
@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> dict[str, TracedInput]:
         or manifest.get("format") != FORMAT
         or not isinstance(manifest.get("inputs"), list)
     ):
-        raise UsageError(f"{folder / MANIFEST} is no manifest of '{FORMAT}'; {_REMEDY}")
+        raise UsageError(f"{folder / MANIFEST} is not a manifest of '{FORMAT}'; {_REMEDY}")
     entries = [_told(folder, entry) for entry in manifest["inputs"]]
     found = {entry.id: entry for entry in entries}
     if not found or len(found) != len(entries):
@@ -161,7 +161,7 @@ class _Files(Mapping[str, Array]):
         try:
             values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise UsageError(f"{path} is no array ({one_line(error, 100)}); run the model again") from None
+            raise UsageError(f"{path} is not an array ({one_line(error, 100)}); run the model again") from None
         return of_time(values)
 
     def __contains__(self, tap: object) -> bool:
@@ -179,7 +179,9 @@ def _kept(folder: Path, tokens: list[int]) -> TracedInput:
     try:
         named = json.loads((folder / MANIFEST).read_text())["taps"]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UsageError(f"{folder / MANIFEST} is no manifest of a trace ({one_line(error, 80)}); {_REMEDY}") from None
+        raise UsageError(
+            f"{folder / MANIFEST} is not a manifest of a trace ({one_line(error, 80)}); {_REMEDY}"
+        ) from None
     return TracedInput(folder.name, tokens, _Files(folder, [tap for tap in named if (folder / f"{tap}.npy").is_file()]))
 
 

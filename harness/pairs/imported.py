@@ -102,7 +102,7 @@ def _given(manifest: Mapping[str, Any], inputs: Mapping[str, TracedInput], recor
     if declared is None:
         return [tap for tap in record.taps if tap in found]
     if not isinstance(declared, list) or not all(isinstance(tap, str) for tap in declared):
-        raise UsageError(f"{where}: 'taps' is no list of names; {_REMEDY}")
+        raise UsageError(f"{where}: 'taps' is not a list of names; {_REMEDY}")
     for tap in declared:
         if tap not in record.taps:
             raise UsageError(f"{where}: 'taps' names {brief(tap)}, and the run has no tap of that name")
@@ -123,7 +123,7 @@ def write_compared(imported: Imported, kept: Path, target: Path) -> dict[str, Sa
     for item in imported.inputs.values():
         length = len(item.tokens)
         if Path(item.id).name != item.id:
-            raise UsageError(f"the run's input {brief(item.id)} is no name of a folder; run the model again")
+            raise UsageError(f"the run's input {brief(item.id)} is not a name of a folder; run the model again")
         for stage in stages:
             place = kept / stage / item.id
             if not (place / MANIFEST).is_file():
@@ -164,7 +164,7 @@ def _stored(place: Path, length: int) -> dict[str, StoredTap]:
     except (KeyError, TypeError, ValueError, AttributeError):
         fits, taps = False, {}
     if not fits:
-        raise UsageError(f"{place / MANIFEST} is no manifest of a trace of {length} tokens; {_AGAIN}")
+        raise UsageError(f"{place / MANIFEST} is not a manifest of a trace of {length} tokens; {_AGAIN}")
     return taps
 
 

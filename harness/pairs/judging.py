@@ -19,7 +19,7 @@ from harness.record.pair import PairFault, PairOperator, PairOutput
 
 Array = np.ndarray[Any, Any]
 _UNKNOWN = 16.0  # roundings that a tensor may be off by whose float64 value is not known
-_WORTHLESS = 1.0  # dB; an output with less signal than that is no price any more
+_WORTHLESS = 1.0  # dB; an output with less signal than that is more than a price
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def output(name: str, stage: str, a: Array, b: Array, exact: Array | None, price
     if priced and not found.passed and (not problem or (not floats and a.size == b.size > 0)):
         worthless = snr is not None and snr < _WORTHLESS
         verdict = "fail" if worthless else "price"
-        problem = f"{snr:.2g} dB of signal over noise is no price any more" if worthless else problem
+        problem = f"{snr:.2g} dB of signal over noise is more than a price" if worthless else problem
     return PairOutput(
         name=name,
         stage=stage,

@@ -73,7 +73,7 @@ class MetadataEntry(Part):
 class FileContents(Part):
     """What is in a flatbuffer.
 
-    rest: bytes that are no constant: tables, metadata, padding. outside: bytes of constants that stand outside the
+    rest: bytes of no constant: tables, metadata, padding. outside: bytes of constants that stand outside the
     flatbuffer's tables (`Buffer.offset`). shared: bytes that more than one signature reads. doubled: bytes of constants
     that the file holds once more, byte for byte. custom: operators that are none of TFLite's own, how many of each;
     flex: those of them that need TensorFlow's own operators.

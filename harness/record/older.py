@@ -22,7 +22,7 @@ _FIRST_AT = ", first at "
 
 
 def brought_up_to_date(given: Any) -> Any:
-    """A record's content with what older versions lack. What is no record is left for the validation to refuse."""
+    """A record's content with what older versions lack. What is not a record is left for the validation to refuse."""
     if not isinstance(given, Mapping):
         return given
     record = dict(given)

@@ -37,7 +37,7 @@ class StageSpeed(Part):
     load: float | None = None
     """Seconds from nothing to a model that can be called, once."""
     first_calls: float | None = None
-    """Seconds of the first prefill and the first decode, which are no repeat: weights may be packed there."""
+    """Seconds of the first prefill and the first decode, which are not repeats: weights may be packed there."""
     peak_mb: float | None = None
     """Largest resident set of its process, in 10^6 bytes."""
     before_mb: float | None = None

@@ -42,6 +42,6 @@ class DecodeSteps(Part):
 
     @property
     def used(self) -> list[float]:
-        """The share of its limit that the worst tap of each step uses up; what is no number is infinite."""
+        """The share of its limit that the worst tap of each step uses up; what is not a number is infinite."""
         pairs = zip(self.worst, self.limits, strict=True)
         return [float("inf") if worst is None else worst / (limit or 1.0) for worst, limit in pairs]

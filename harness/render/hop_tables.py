@@ -95,7 +95,7 @@ def logits_table(record: Record) -> Table:
         logits = hop.logits
         if logits is None:
             return name, ("missing", "yellow"), *["-"] * 5
-        # What a recipe costs is no fault, however many answers it changes.
+        # What a recipe costs is not a fault, however many answers it changes.
         bad = logits.flips_above_noise and not hop.hop.by_snr
         flips = (str(logits.flips), (str(logits.flips_above_noise), "bold red" if bad else ""))
         divergence = (compared(logits.kl_mean), number(logits.kl_p99))

@@ -88,7 +88,7 @@ def _case_element(record: Record, case: Case) -> ElementTree.Element:
 
 
 def _law_cases(record: Record) -> Iterable[ElementTree.Element]:
-    """A law that does not apply to a stage is no case: nothing was to be seen."""
+    """A law that does not apply to a stage is not a case: nothing was to be seen."""
     for found in record.laws:
         where = f"laws of {found.stage}"
         if found.verdict == "holds":

@@ -195,7 +195,7 @@ def _faithful(hops: Sequence[HopResult]) -> str:
         base, recipe = split(hop.to)
         if hop.hop.floor is Floor.NOISE:
             sides.setdefault(hop.from_, []).append(hop.to)
-        elif hop.hop.floor is not Floor.PRICE:  # a price is no faithfulness
+        elif hop.hop.floor is not Floor.PRICE:  # a price does not say how faithful a step is
             quantised.setdefault((base, split(hop.from_)[0] if hop.hop.on_kernels else ""), []).append(recipe)
     said = []
     for reference, stages in sides.items():

@@ -34,7 +34,7 @@ def published_parameters(ref: SpecRef) -> int | None:
 
 
 def published_layers(ref: SpecRef) -> int | None:
-    """Layers of the declared `published` config; None when they are no literal in the file."""
+    """Layers of the declared `published` config; None where the file does not have them as a literal."""
     layers = _published(ref)[1].get("num_hidden_layers")
     return layers if isinstance(layers, int) else None
 

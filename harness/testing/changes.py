@@ -148,7 +148,7 @@ def _no_bias(call: TorchCall) -> Any:
 
 
 def _scalar(call: TorchCall) -> float | None:
-    """The number that a call combines a tensor with; a tensor of one number that is no weight counts."""
+    """The number that a call combines a tensor with; a tensor of one number that is not a weight counts."""
     for value in (*call.args[:2], *call.kwargs.values()):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
@@ -185,7 +185,7 @@ def _weight(call: TorchCall) -> bool:
 
 
 def _is_weight(value: Any) -> bool:
-    """One number for each channel. Converted weights (`weight.float()`) are no parameters any more."""
+    """One number for each channel. Converted weights (`weight.float()`) are not parameters any more."""
     return isinstance(value, torch.Tensor) and value.dim() == 1 and value.is_floating_point() and len(value) > 1
 
 

@@ -43,7 +43,7 @@ def assert_parity(
     seed: both sides draw random numbers from it.
 
     Raises ValueError (`UncomparableError`) where there is nothing to judge by: a reference that does not run in
-    float64, an output that is no tensor, an output without a finite number, zeros made of zeros.
+    float64, an output that is not a tensor, an output without a finite number, zeros made of zeros.
     """
     __tracebackhide__ = True
     from harness.testing import running

@@ -36,7 +36,7 @@ def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.litertlm").write_bytes(b"\0" * 100)
     done = CliRunner().invoke(app, ["bundle", str(tmp_path / "a.litertlm"), "--check", "smollm2"])
     assert isinstance(done.exception, UsageError)
-    assert "is no bundle" in str(done.exception)
+    assert "is not a bundle" in str(done.exception)
 
 
 def test_extract_is_of_bundles_and_writes_over_nothing(tmp_path: Path) -> None:

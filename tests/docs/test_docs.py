@@ -272,3 +272,16 @@ def violations(value: Any, schema: dict[str, Any], parts: dict[str, Any], where:
 @pytest.mark.parametrize("page", PAGES, ids=page_ids)
 def test_no_page_names_a_path_of_one_machine(page: Path) -> None:
     assert re.findall(r"(?<![\w.~-])/(?:home|root|work|tmp|mnt)/\S*", page.read_text(encoding="utf-8")) == []
+
+
+def test_no_sentence_says_is_no_for_is_not_a() -> None:
+    """A reader whose first language it is not stops at "42 is no time". What there is no more of may be said so."""
+    after = "longer|more|lower|worse|better|larger|nearer|such|other"
+    said = re.compile(rf"([Tt]here )?\b(is|are|was|were) no (?!{after})[a-z]+")
+    found = {
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in [*PAGES, *(ROOT / "harness").rglob("*.py"), *(ROOT / "harness").rglob("*.j2")]
+        for match in said.finditer(path.read_text(encoding="utf-8"))
+        if not match[1]
+    }
+    assert found == set()

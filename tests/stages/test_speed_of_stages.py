@@ -1,4 +1,4 @@
-"""Speed is measured on the stages as they are: each kind of driver gives every figure. What they are is no test."""
+"""Speed is measured on the stages as they are: each kind of driver gives every figure. What they are is not a test."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def cut(file: Path, size: int) -> Path:
 
 
 _DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "empty": (lambda folder: cut(litertlm(folder), 0), "is no bundle"),
+    "empty": (lambda folder: cut(litertlm(folder), 0), "is not a bundle"),
     "cut in the header": (lambda folder: cut(litertlm(folder), 20), "ends after 20 bytes, within its header"),
     "cut in the tables": (lambda folder: cut(litertlm(folder), 100), "its header ends at byte"),
     "cut in a section": (lambda folder: cut(litertlm(folder), 3 * _BLOCK + 10), "the file is cut short"),
@@ -75,7 +75,7 @@ _DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: with_bytes(litertlm(folder), 24, b"\xff" * 8),
         "its header ends at byte 18,446,744,073,709,551,615",
     ),
-    "a header that is no table": (lambda folder: with_bytes(litertlm(folder), 32, b"\xff" * 4), "is no table"),
+    "a header that is not a table": (lambda folder: with_bytes(litertlm(folder), 32, b"\xff" * 4), "is not a table"),
     "a section past the end": (lambda folder: with_place(litertlm(folder), 2, end=1 << 40), "1,099,511,627,776"),
     "a section that ends before it begins": (
         lambda folder: with_place(litertlm(folder), 1, end=2 * _BLOCK - 1),
@@ -89,9 +89,9 @@ _DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no section": (lambda folder: litertlm(folder, []), "lists no section"),
     "metadata that is none": (
         lambda folder: litertlm(folder, [Part(5, b"\x0a\xff\x01"), *parts_of(folder)[1:]]),
-        "its metadata is no message",
+        "its metadata is not a message",
     ),
-    "a task cut short": (lambda folder: cut(task(folder), 5000), "is no whole zip"),
+    "a task cut short": (lambda folder: cut(task(folder), 5000), "is not a whole zip"),
 }
 
 

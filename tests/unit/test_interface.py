@@ -50,7 +50,7 @@ def test_a_trace_is_mapped_and_what_is_not_there_is_told(folder: Path) -> None:
     assert list(trace) == ["block.0.attn.q", "logits"]
     assert isinstance(trace["block.0.attn.q"], np.memmap)
     assert trace["block.0.attn.q"].shape == (1, 3, 2)
-    with pytest.raises(UsageError, match=r"logits\.npy is no array"):
+    with pytest.raises(UsageError, match=r"logits\.npy is not an array"):
         _ = trace["logits"]
     with pytest.raises(KeyError, match="no tap 'other'"):
         _ = trace["other"]

@@ -52,7 +52,7 @@ def test_another_number_is_told(tmp_path: Path, kind: str) -> None:
     wrong = NUMBERS.copy()
     wrong[3] += np.float32(0.01)
     said = told(tmp_path, wrong.astype(np.float16 if kind == "FLOAT16" else np.float32), kind)
-    assert any("in the mine flatbuffer is no constant of the float32 one" in one for one in said)
+    assert any("in the mine flatbuffer is not a constant of the float32 one" in one for one in said)
     assert any("is not in the mine one" in one for one in said)
 
 

@@ -83,7 +83,7 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     (escaping / "manifest.json").write_text(json.dumps({"format": "edge-parity-traces/1", "inputs": [entry]}))
     for folder, words in (
         (tmp_path / "empty", "has no manifest.json"),
-        (written(tmp_path / "older", format="other"), "is no manifest of 'edge-parity-traces/1'"),
+        (written(tmp_path / "older", format="other"), "is not a manifest of 'edge-parity-traces/1'"),
         (written(tmp_path / "tokens", tokens=[9, *TOKENS[1:]]), "has other tokens"),
         (written(tmp_path / "short", tokens=[1, 2]), "the input has 2 tokens"),
         (pickled, "holds no arrays"),

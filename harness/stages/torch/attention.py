@@ -49,7 +49,7 @@ def query_rows(query: torch.Tensor) -> list[slice | None]:
 
     query: `[1, heads, time, head_dim]`.
     """
-    with torch._C.DisableTorchFunction():  # to ask for a size is no call of the model's
+    with torch._C.DisableTorchFunction():  # to ask for a size is not a call of the model's
         heads, time = query.shape[1:3]
     if time <= _WHOLE:
         return [None]

@@ -93,7 +93,7 @@ class LayerNumbers:
 
     @classmethod
     def of(cls, held: Held) -> LayerNumbers:
-        """Blocks share a scale within a row, so that their sums are no whole numbers; floats have none."""
+        """Blocks share a scale within a row, so that their sums are not whole numbers; floats have none."""
         rows = held.scale.ndim == 2 and held.scale.shape[1] == 1 and not held.grid.block
         if not rows:
             return cls(torch.from_numpy(held.values).to(torch.float32), None)
