@@ -14,9 +14,10 @@ from harness.record.record import HopResult, Record, Worst
 from harness.render.console import cells, new_table, verdict_cell
 from harness.render.numbers import compared, number, percent, ratio_text, worst_excess
 from harness.render.recipes import hop_groups, short_name
-from harness.render.sentences import snr_figure
+from harness.render.sentences import breach_words, snr_figure
 from harness.render.speed import SPEED_COLUMNS, speed_rows
 from harness.render.text import first_perplexity, perplexity_of
+from harness.render.words import fault_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,6 +76,8 @@ def hop_table(record: Record) -> Table:
     def row(hop: HopResult, name: str) -> Cells:
         coverage = f"{percent(hop.coverage)}\n{hop.taps_compared}/{hop.taps_compared + hop.taps_missing}"
         worst = _where_snr(hop) if hop.lowest_snr is not None else _where(hop.worst)
+        breach = breach_words(hop, fault_of(record, hop))
+        worst = f"{worst}\n{breach}" if breach else worst
         return name, verdict_cell(hop.verdict), worst, _where(hop.worst_position), coverage
 
     _add_groups(table, record, row)

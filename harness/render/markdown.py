@@ -17,6 +17,7 @@ from harness.render.laws import law_words
 from harness.render.numbers import compared, percent, worst_excess
 from harness.render.recipes import recipe_groups, recipe_words
 from harness.render.sentences import (
+    breach_words,
     defect_words,
     excess_words,
     further_faults,
@@ -89,7 +90,7 @@ def _hop(record: Record, hop: HopResult) -> Sequence[str]:
     return (
         code(hop.name),
         verdict,
-        plain(worst_excess(hop.worst)) if hop.lowest_snr is None else f"SNR {snr_figure(hop)} dB",
+        f"SNR {snr_figure(hop)} dB" if hop.lowest_snr else plain(breach_words(hop, fault) or worst_excess(hop.worst)),
         code(tap) if tap else "-",
         plain(fault.owner) if fault and fault.owner else "-",
         f"{percent(hop.coverage)} ({hop.taps_compared} of {hop.taps_compared + hop.taps_missing})",

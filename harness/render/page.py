@@ -29,7 +29,7 @@ from harness.render.numbers import (
 )
 from harness.render.recipes import bar, brief_words, kernel_name, recipe_groups, short_name
 from harness.render.sensitivity import table_rows
-from harness.render.sentences import defect_words, sequence_words, snr_figure, snr_words
+from harness.render.sentences import breach_words, defect_words, sequence_words, snr_figure, snr_words
 from harness.render.text import perplexity_of
 from harness.render.words import tap_words
 
@@ -147,6 +147,7 @@ def page_environment() -> Environment:
         "perplexity_of": perplexity_of,
         "ratio_text": ratio_text,
         "short_name": short_name,
+        "breach_words": breach_words,
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,
         "tap_words": tap_words,

@@ -21,7 +21,7 @@ from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import DecodeSteps, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
-from harness.render.numbers import floor_text, number, worst_excess, worst_of
+from harness.render.numbers import floor_text, number, share_of, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 # A word of a sentence, and not a name, which has underscores, dots or a colon.
@@ -169,6 +169,16 @@ def excess_words(fault: Fault, short: bool = False) -> str:
         return fault.reason or "no figure"
     excess = f"excess {number(math.nan if fault.excess is None else fault.excess)}"
     return excess if short else f"{excess}, at its worst position {number(fault.position_excess)}: {fault.reason}"
+
+
+def breach_words(hop: HopResult, fault: Fault | None) -> str:
+    """The first limit that a hop's fault breaks, where the hop's worst excess would say that none is; else empty.
+
+    A mistake that errors from before hide shows in the local pass alone.
+    """
+    if hop.verdict != "fail" or fault is None or (hop.worst is not None and share_of(hop.worst) > 1.0):
+        return ""
+    return fault.reason.partition(";")[0].replace("_", " ")
 
 
 def fault_words(record: Record, row: TapRow | None) -> str:

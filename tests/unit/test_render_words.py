@@ -8,7 +8,7 @@ import pytest
 from record_factory import FAULTY_TAP, make_run
 
 from harness.record.record import Diagnosis, EarlierLikelihood, Fault, Finding, HopResult, KnownDefect, Record
-from harness.render.sentences import headline
+from harness.render.sentences import breach_words, headline
 from harness.render.words import model_words, reach_words, tap_words, text_words, verdict_words
 
 FAITHFUL = "TFLite is faithful to the re-authored model"
@@ -153,3 +153,17 @@ def test_how_well_the_reference_predicts_text_and_how_far_it_reaches_is_said_in_
 
 def test_a_quantised_stage_keeps_its_recipe() -> None:
     assert model_words("tflite-xnnpack[dynamic_int8]") == "TFLite on XNNPACK (dynamic_int8)"
+
+
+def test_a_hop_that_fails_in_its_local_pass_alone_does_not_show_a_figure_within_its_limit() -> None:
+    """`FAIL excess 0.512 of 4` looks like a mistake of the report."""
+    record, _ = make_run("fail")
+    hop = next(hop for hop in record.hops if hop.verdict == "fail")
+    fault = next(fault for fault in record.faults if fault.hop == hop.name)
+    assert hop.worst is not None
+    within = hop.model_copy(update={"worst": hop.worst.model_copy(update={"excess": 0.5})})
+    local = fault.model_copy(update={"reason": "local_excess 2.67e+04 > 4; local_position_excess 3.04e+05 > 16"})
+    assert breach_words(within, local) == "local excess 2.67e+04 > 4"
+    assert breach_words(hop, local) == ""  # the worst excess is past its limit and says so itself
+    assert breach_words(within.model_copy(update={"verdict": "pass"}), local) == ""
+    assert breach_words(within, None) == ""
