@@ -12,11 +12,12 @@ if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
 from harness.spec.model import Model, WheelGGUF
 from harness.stages.keras.declaration import KerasModel
 from harness.stages.litert_torch.declaration import GenerativeModel
+from harness.stages.litert_torch.export_hf.declaration import ExportHFModel
 
 if TYPE_CHECKING:
     from harness.interface.runs import Run, run
 
-__all__ = ["GenerativeModel", "KerasModel", "Model", "Run", "WheelGGUF", "run"]
+__all__ = ["ExportHFModel", "GenerativeModel", "KerasModel", "Model", "Run", "WheelGGUF", "run"]
 __version__ = "0.1.0"
 
 

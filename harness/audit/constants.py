@@ -11,6 +11,8 @@ tensor.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,17 @@ from harness.weights.parameters import ParameterSource
 _HEAD = 32  # numbers that are compared before the whole is
 _SAMPLE = 1 << 16  # numbers by which the nearest parameter is told
 _TRANSPOSED = 1  # of the forms of a matrix
+_BLOCK = re.compile(r"(?:\w+\.)+?(\d+)\.")  # transformer_blocks.3., and as a published model calls it model.layers.3.
+_NO_BLOCK = "no block"
+# The final norm and the head, of a re-authored model and of published ones that are exported themselves.
+_AFTER_BLOCKS = (
+    "final_norm.",
+    "lm_head.",
+    "model.norm.",
+    "model.embedding_norm.",
+    "model.final_layernorm.",
+    "transformer.ln_f.",
+)
 RELATED = 0.5  # a constant that shares this much with a parameter was made of it
 
 
@@ -60,10 +73,11 @@ class _Audit:
     flags: Sequence[NamedConstant]
     signatures: dict[str, bool]
 
-    @property
+    @functools.cached_property
     def last_block(self) -> str:
-        numbers = [int(source.parameter.split(".")[1]) for source in self.sources if _in_block(source)]
-        return f"transformer_blocks.{max(numbers, default=-1)}."
+        """The beginning of its parameters' names, whatever a list of blocks is called."""
+        found = [match for source in self.sources if (match := _BLOCK.match(source.parameter))]
+        return max(found, key=lambda match: int(match[1]))[0] if found else _NO_BLOCK
 
     @property
     def parts(self) -> list[ParameterSource]:
@@ -254,7 +268,7 @@ def _lost_of(
 
 def _must_read(audit: _Audit, signature: str, source: ParameterSource) -> bool:
     """Without logits nothing reads the head, the final norm, and what comes after the last block's keys and values."""
-    at_the_end = source.parameter.startswith((audit.last_block, "final_norm.", "lm_head."))
+    at_the_end = source.parameter.startswith((audit.last_block, *_AFTER_BLOCKS))
     return audit.signatures[signature] or not at_the_end
 
 
@@ -366,7 +380,3 @@ def _not(audit: _Audit, constant: NamedConstant, source: ParameterSource, differ
     code = FindingCode.CONSTANT_DIFFERS if audit.all_read(constant) else FindingCode.CONSTANT_DIFFERS_IN_PART
     what = f"constant {constant}{audit.readers(constant)} is not {source.parameter}: {difference}"
     return weights_finding(code, what, source.parameter)
-
-
-def _in_block(source: ParameterSource) -> bool:
-    return source.parameter.startswith("transformer_blocks.")

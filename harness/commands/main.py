@@ -35,6 +35,7 @@ from harness.commands.options import (
     NoCache,
     OutFolder,
     Prefill,
+    RouteName,
     RunName,
     Seed,
     Spec,
@@ -83,6 +84,7 @@ def list_models(as_json: JsonFlag = False, debug: Debug = False) -> None:
 def run(
     models: Models = None,
     every: EveryModel = False,
+    route: RouteName = None,
     checkpoint: Checkpoint = None,
     tflite: Annotated[Path | None, file_option(help="Gate this flatbuffer instead of converting.")] = None,
     miniature: Miniature = False,
@@ -133,6 +135,10 @@ def run(
     from harness.pipeline.options import Options
 
     names = _chosen(models or [], every)
+    if route is not None:
+        from harness.spec.folder import declared_folder
+
+        names, checkpoint = declared_folder(names, route, checkpoint, miniature=miniature)
     if len(names) > 1 and (checkpoint or tflite):
         raise UsageError("--checkpoint and --tflite belong to one model; name one model")
     chosen, recipes = stages_asked(stages), recipes_named(quantize)

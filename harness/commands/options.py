@@ -75,6 +75,10 @@ Spec = Annotated[
 ]
 
 Checkpoint = Annotated[str | None, typer.Option(help="Folder in Hugging Face format, or a hub id.")]
+RouteName = Annotated[
+    str | None,
+    typer.Option("--route", metavar="NAME", help="MODEL is a folder in Hugging Face format: export-hf exports it."),
+]
 Miniature = Annotated[bool, typer.Option("--miniature", help="Small seeded random weights.")]
 Layers = Annotated[
     int | None, typer.Option(help="Only the first N layers, at full width; with --miniature, layers of the miniature.")

@@ -76,6 +76,12 @@ _WEIGHTS_AT: Mapping[str, Mapping[str, str]] = {
         "attn.k_rope": "transformer_blocks.{}.atten_func.key_norm",
     },
     KERAS: {"embed": "token_embedding position_embedding", "logits": "token_embedding"},
+    HF: {
+        "embed": "model.embed_tokens",
+        "logits": "lm_head model.embed_tokens",
+        "attn.q_rope": "model.layers.{}.self_attn.q_norm",
+        "attn.k_rope": "model.layers.{}.self_attn.k_norm",
+    },
 }
 
 
@@ -272,7 +278,8 @@ def _of_device(
         return Ownership(converter_or_kernels_of(candidate), (apart,))
     if others:
         return Ownership(
-            kernels_of(candidate), (f"{others[0]} runs the same file, and agrees with the re-authored model there",)
+            kernels_of(candidate),
+            (f"{others[0]} runs the same file, and agrees with {stage_named(fault.between.reference).words} there",),
         )
     return Ownership(converter_or_kernels_of(candidate), (f"no other runtime compared {fault.tap}",))
 
@@ -288,7 +295,7 @@ def taps_at(tap: str) -> tuple[str, ...]:
 def _about_weights(fault: Fault, findings: Sequence[Finding], codes: Collection[FindingCode]) -> Finding | None:
     """An error in weights by value of the fault's module, in the flatbuffer or in the re-authored model."""
     block, point = split_tap(fault.tap)
-    stage = next((name for name in own_stages() if name in fault.modules), REAUTHORED)
+    stage = next((name for name in (*own_stages(), HF) if name in fault.modules), REAUTHORED)
     at = _WEIGHTS_AT.get(stage, {}).get(point)
     modules = (at.format(block) if at else fault.modules.get(stage) or "").split()
     errors = (finding for finding in findings if finding.code in codes and finding.severity == "error")

@@ -6,10 +6,16 @@ finds the object. A declaration names its route itself; those here are known bef
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _REGISTRY: list[str] = [
     "harness.stages.litert_torch.route:ROUTE",
     "harness.stages.keras.route:ROUTE",
+    "harness.stages.litert_torch.export_hf.route:ROUTE",
 ]
+
+# Routes that need no declaration beside a checkpoint folder, as `--route` names them -> the class that declares one.
+OF_FOLDERS: Mapping[str, str] = {"export-hf": "ExportHFModel"}
 
 
 def known_routes() -> tuple[str, ...]:

@@ -413,22 +413,36 @@ def having_the_place(name: str) -> tuple[str, ...]:
 
 
 def own_stages() -> tuple[str, ...]:
-    """The stages that run a route's own version of the published model; a run has that of its route alone."""
+    """The stages that run a route's own version of the published model; a run has that of its route alone, and none
+    where the published model itself is exported.
+    """
     return having_the_place(REAUTHORED)
 
 
 def present(name: str, stages: Collection[str]) -> str:
-    """The one of `stages` that has a stage's place; the name itself where there is none, or it has a recipe."""
-    return next((one for one in having_the_place(name) if one in stages), name)
+    """The one of `stages` that has a stage's place; the name itself where there is none, or it has a recipe.
+
+    The published model stands in for a version of its own where it is exported itself.
+    """
+    places = (*having_the_place(name), *((HF,) if name == REAUTHORED else ()))
+    return next((one for one in places if one in stages), name)
+
+
+def local_reference(stage: Stage, stages: Collection[str]) -> str:
+    """The one of `stages` whose values a stage's local pass puts in place of its own: the exact one, where that is the
+    published model.
+    """
+    reference = present(stage.local_reference, stages)
+    return _REGISTRY[HF].exact if reference == HF else reference
 
 
 def standard_hops() -> tuple[Hop, ...]:
-    """The hops whose errors are measured in float32's noise."""
+    """The hops whose errors are measured in float32's noise, by every route."""
     return tuple(
         Hop(reference, stage.name)
         for stage in every_stage()
         if stage.reference
-        for reference in having_the_place(stage.reference)
+        for reference in (*having_the_place(stage.reference), *((HF,) if stage.reference == REAUTHORED else ()))
     )
 
 
@@ -453,4 +467,9 @@ def hops_of(stages: tuple[str, ...]) -> tuple[Hop, ...]:
     """The hops of a run of these stages."""
     recipes = dict.fromkeys(recipe for _, recipe in map(split, stages) if recipe != FLOAT)
     every = (*standard_hops(), *quantised_hops(recipes))
-    return tuple(hop for hop in every if set(hop.stages) <= set(stages))
+    return tuple(hop for hop in every if set(hop.stages) <= set(stages) and not _goes_round(hop, stages))
+
+
+def _goes_round(hop: Hop, stages: tuple[str, ...]) -> bool:
+    """Whether a hop leaves out the version that its file was converted of."""
+    return hop.reference == HF and hop.candidate in file_stages() and any(own in stages for own in own_stages())

@@ -90,6 +90,7 @@ def check(options: Options) -> SpecRef:
     if missing:
         raise UsageError(f"{ref.name}: {missing}")
     load_rules(options.tolerances)
+    _check_priced(options, ref)
     refuse_other_modes(options.quantize, stage_of_route(ref), ref.name)
     _check_sensitivity(options, ref)
     stages_of(options, stage_of_route(ref))
@@ -100,6 +101,17 @@ def check(options: Options) -> SpecRef:
 
         check_read(options.quantize, ref)
     return ref
+
+
+def _check_priced(options: Options, ref: SpecRef) -> None:
+    """Raises UsageError for a recipe of a route that has no stage with the numbers of a quantised file."""
+    if on_route(stage_named(FAKEQUANT), stage_of_route(ref)).opens:
+        return
+    if options.quantize or recipe_of_file(options) != FLOAT:
+        given = "--quantize" if options.quantize else f"--tflite {options.tflite} is quantised, and"
+        raise UsageError(
+            f"{ref.name}: {given}: what a recipe costs an exported model is not judged yet; run its float32 file"
+        )
 
 
 def _check_sensitivity(options: Options, ref: SpecRef) -> None:
@@ -191,9 +203,9 @@ def _check_compared(asked: Sequence[str], stages: tuple[str, ...], own_stage: st
     """Raises UsageError where no hop has a stage that was asked for, or there is no hop at all."""
     compared = {name for hop in hops_of(stages) for name in hop.stages}
     for stage in map(stage_named, asked):
-        if stage.reference and stage.name not in compared:
+        needed = present(stage.reference, (own_stage,))
+        if stage.reference and (stage.name not in compared or needed not in stages):
             given = ",".join(asked)
-            needed = present(stage.reference, (own_stage,))
             raise UsageError(
                 f"--stages {given}: nothing is compared with {stage.name}, whose hop needs '{needed}'; add it"
             )

@@ -274,7 +274,7 @@ def _device_shape(request: Request, model: Model, dims: Dimensions, longest: int
                 f"a prefill of {prefill[-1]} does not fit the KV cache of {cache} positions; give shorter lengths "
                 "with --prefill, or a longer cache with --kv-cache-len"
             )
-        return DeviceShape(prefill, cache), variant
+        return DeviceShape(prefill, cache, prefill_logits=model.prefill_logits), variant
     file = FlatbufferModel(Path(request.tflite))
     shape = device_shape(file, dims.blocks, dims.kv_heads, dims.head_dim, dims.vocab, model.name)
     check_width(file, dims.hidden, dims.vocab, model.name)

@@ -16,7 +16,7 @@ from harness.jobs.prepared import ConvertRequest, ModelRequest, Prepared, Quanti
 from harness.jobs.results import Audited, Converted, Descended, Tapped, facts_of
 from harness.names.memory import Long
 from harness.names.recipes import widened_by
-from harness.names.stages import FLOAT, ORACLE, Hop, Stage, named, on_route, present, runs_file, stage_named
+from harness.names.stages import FLOAT, ORACLE, Hop, Stage, local_reference, named, on_route, runs_file, stage_named
 from harness.names.taps import LOCAL_SUFFIX
 from harness.pipeline.conversions import is_kept, key_of_recipe
 from harness.pipeline.hop_groups import HopGroup
@@ -124,7 +124,7 @@ def local_tasks(place: RunPaths, prepared: Prepared, stages: tuple[str, ...], in
     """Local passes of the stages over some inputs, by id: each needs the stage itself and its reference."""
     tasks = []
     for stage in map(stage_named, stages):
-        reference = present(stage.local_reference, stages)
+        reference = local_reference(stage, stages)
         if reference in stages:
             memory_mb, seconds = load_of(stage, prepared)
             tasks.append(

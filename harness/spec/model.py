@@ -35,6 +35,7 @@ class Model:
     """What the engine needs of any decoder-only language model, whatever way it takes to a flatbuffer.
 
     route: "module:object" of the `Route` that answers for the declaration, see `harness/spec/route.py`.
+    prefill_logits: whether what the route converts gives logits on prefill too.
     name: what `edge-parity run NAME` calls it; also the name of its run folders.
     hf_id: the published checkpoint on the Hugging Face hub, for `--checkpoint`.
     published: factory of the published Hugging Face config, which needs no network.
@@ -50,6 +51,7 @@ class Model:
     """
 
     route: ClassVar[str] = ""
+    prefill_logits: ClassVar[bool] = True
 
     name: str
     hf_id: str

@@ -42,6 +42,8 @@ def made_by(model: Model, field: str, attribute: str, what: str) -> Any:
 def _from_factory(model: Model, field: str) -> Any:
     try:
         return getattr(model, field)()
+    except UsageError:  # it names its remedy itself
+        raise
     except Exception as error:
         raise UsageError(
             f"{model.name}: '{field}' fails with {type(error).__name__}: {error}; fix the model's spec file"

@@ -20,9 +20,11 @@ from harness.names.stages import (
     float32_stages,
     hops_of,
     known_stage,
+    local_reference,
     present,
     quantised_hops,
     register,
+    route_stages,
     runs_file,
     stage_named,
     standard_hops,
@@ -73,8 +75,10 @@ def test_errors_against_hf_are_taken_against_the_oracle() -> None:
 
 
 def test_a_run_has_the_hops_both_of_whose_stages_it_has() -> None:
-    assert hops_of(("oracle", "hf", "tflite-builtin")) == ()
-    assert hops_of(float32_stages()) == standard_hops()
+    assert hops_of(("oracle", "tflite-builtin")) == ()
+    exported = [hop for hop in standard_hops() if hop.stages in (("hf", "tflite-xnnpack"), ("hf", "tflite-builtin"))]
+    assert hops_of(("oracle", "hf", "tflite-builtin")) == tuple(exported[1:])
+    assert set(hops_of(float32_stages())) == set(standard_hops()) - set(exported)
     assert [hop.name for hop in hops_of(("hf", "reauthored", "tflite-xnnpack"))] == [
         "hf->reauthored",
         "reauthored->tflite-xnnpack",
@@ -107,7 +111,16 @@ def test_a_quantised_stage_is_the_same_one_on_another_file() -> None:
 def test_a_stage_without_a_reference_has_none_whatever_runs_beside_it() -> None:
     assert present("", float32_stages()) == ""
     assert present(REAUTHORED, float32_stages()) == REAUTHORED
-    assert present(REAUTHORED, ("hf",)) == REAUTHORED
+    assert present(REAUTHORED, ("oracle",)) == REAUTHORED
+
+
+def test_where_the_published_model_is_exported_itself_the_file_is_held_against_it_and_its_exact_values() -> None:
+    stages = route_stages("hf")
+    assert stages == ("oracle", "hf", "tflite-xnnpack", "tflite-builtin")
+    assert [hop.name for hop in hops_of(stages)] == ["hf->tflite-xnnpack", "hf->tflite-builtin"]
+    assert {hop.judged_against for hop in hops_of(stages)} == {"oracle"}
+    assert local_reference(stage_named("tflite-xnnpack"), stages) == "oracle"
+    assert local_reference(stage_named("tflite-xnnpack"), float32_stages()) == REAUTHORED
 
 
 def test_a_name_from_elsewhere_is_no_stage_and_runs_no_file() -> None:

@@ -162,7 +162,7 @@ def fed_values(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step
     input that the reference does not hold."""
     taps = {}
     for source in (plan[tap] for tap in feed.taps):
-        values = reference.load(source.tap)
+        values = _in_float32(reference, source.tap)
         if is_cache(source.tap):
             rows = _rows(values, 0, step.start + step.valid, job.kv_cache_len)
         else:
@@ -174,6 +174,11 @@ def fed_values(feed: Feed, plan: Mapping[str, TapSource], reference: Trace, step
     block, _ = split_tap(feed.taps[0])
     layout = job.dimensions.layout_of(block or 0)
     return tensor_of(taps, plan[feed.taps[0]], feed.shape, layout, job.variant.kv_layout)
+
+
+def _in_float32(reference: Trace, tap: str) -> Array:
+    """What a file can be given of a reference: the exact one has float64."""
+    return np.asarray(reference.load(tap), np.float32)
 
 
 def _rows(values: Array, start: int, count: int, size: int) -> Array:
@@ -202,6 +207,6 @@ def keep_cache(
         kept = caches.setdefault(tap, np.zeros_like(after))
         stop = step.start + step.valid
         kept[:, step.start : stop] = after[:, step.start : stop]
-        before = reference.load(tap)[:, : step.start]
+        before = _in_float32(reference, tap)[:, : step.start]
         changed = np.any(after[:, : step.start] != before, axis=(0, 2, 3))
         kept[:, : step.start][:, changed] = after[:, : step.start][:, changed]
