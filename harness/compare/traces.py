@@ -33,7 +33,7 @@ from harness.judge.rules import Judgement, Rule, judge
 from harness.names.codes import TapCode
 from harness.names.coverage import SAMPLED_POSITIONS, Absence, checked
 from harness.names.sample import Sample
-from harness.names.stages import HF, ORACLE, Hop, recipe_of_hop, standard_hops
+from harness.names.stages import HF, ORACLE, Floor, Hop, hops_of, recipe_of_hop
 from harness.names.taps import LOGITS, split_tap
 from harness.record.record import Logits
 from harness.record.steps import DecodeSteps
@@ -103,7 +103,8 @@ def compare_traces(
     comes from text. families: of each recipe's file, see `harness/names/recipe_families.py`. decoded: where in each
     input decode begins. samples: the positions that a stage has to keep of each input of which it keeps some.
     """
-    present = [hop for hop in (standard_hops() if hops is None else hops) if set(hop.stages) <= stages]
+    standard = [hop for hop in hops_of(tuple(stages)) if hop.floor is Floor.NOISE]
+    present = standard if hops is None else [hop for hop in hops if set(hop.stages) <= stages]
     tallies, steps = {hop: LogitTally(answers) for hop in present}, StepTally(decoded)
     rows: list[TapRow] = []
     beside = {*FLOAT32_RUNS, *(hop.unrounded for hop in present if hop.unrounded)}

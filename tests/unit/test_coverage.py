@@ -134,7 +134,7 @@ def test_of_a_tap_that_several_signatures_lack_a_reason_that_is_not_listed_count
     ("declared", "says"),
     [
         ({"reauthored->tflite": 0.9}, "'reauthored->tflite', which there is not"),
-        ({"hf->tflite-xnnpack": 0.9}, "the hops are hf->reauthored"),
+        ({"oracle->tflite-xnnpack": 0.9}, "the hops are hf->reauthored"),
         ({"hf->reauthored ": 0.9}, "which there is not"),
         ({XNNPACK: 1.01}, "a share from 0 to 1"),
         ({XNNPACK: -0.5}, "a share from 0 to 1"),
