@@ -136,7 +136,7 @@ def run(
 
     names = _chosen(models or [], every)
     if route is not None:
-        from harness.spec.folder import declared_folder
+        from harness.weights.folder_spec import declared_folder
 
         names, checkpoint = declared_folder(names, route, checkpoint, miniature=miniature)
     if len(names) > 1 and (checkpoint or tflite):

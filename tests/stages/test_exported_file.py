@@ -29,9 +29,9 @@ from harness.names.variant import Variant
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
 from harness.record.record import Record
-from harness.spec.folder import declared_folder
 from harness.stages.litert_torch.convert import conversion_key
 from harness.store.cache import Cache, key_of
+from harness.weights.folder_spec import declared_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.further]
 

@@ -14,8 +14,8 @@ from harness.errors import UsageError
 from harness.names.recipes import Recipe
 from harness.pipeline.options import Options, check
 from harness.spec.find import find_spec, own_stage
-from harness.spec.folder import declared_folder
 from harness.stages.litert_torch.export_hf.naming import fuses_gate, names_of
+from harness.weights.folder_spec import declared_folder
 
 
 class Network:
@@ -103,7 +103,7 @@ def test_what_a_recipe_costs_an_exported_model_is_refused_and_not_left_out(folde
         (["FOLDER"], "keras", None, "the routes of a folder are export-hf"),
         (["FOLDER", "smollm2"], "export-hf", None, "takes one folder"),
         (["FOLDER"], "export-hf", "other", "leave --checkpoint out"),
-        (["nowhere"], "export-hf", None, "there is no folder nowhere"),
+        (["nowhere"], "export-hf", None, "there is no folder .?nowhere"),
         (["EMPTY"], "export-hf", None, "has no config.json"),
     ],
 )
