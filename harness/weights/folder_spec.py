@@ -38,7 +38,7 @@ def declared_folder(
 ) -> tuple[list[str], str | None]:
     """MODEL, and the checkpoint that it is run with: the folder, or none for a miniature of its config.
 
-    models: what the command was given. Raises UsageError for an unknown route, and for what is no folder.
+    models: what the command was given. Raises UsageError for an unknown route, and for what is not a folder.
     """
     called = OF_FOLDERS.get(route)
     if called is None:
