@@ -113,7 +113,9 @@ def _epsilon(eps: float) -> Change:
                 args, kwargs = call.args[:place], {k: v for k, v in call.kwargs.items() if k != "eps"}
                 return call.func(*args, **kwargs, eps=eps)
         if _is(call, "add", "__add__", "__radd__", "add_") and _scalar(call) is not None and 0 < _scalar(call) <= _TINY:  # type: ignore[operator]
-            return _tensor(call) + eps
+            held = _tensor(call)
+            # An epsilon keeps off zero what is a size: a variance, a norm. Added to other numbers it is a constant.
+            return held + eps if not held.is_complex() and bool((held >= 0).all()) else NotImplemented
         if _is(call, "clamp", "clamp_min") and _scalar(call) is not None and 0 < _scalar(call) <= _TINY:  # type: ignore[operator]
             return _tensor(call).clamp(min=eps)
         return NotImplemented

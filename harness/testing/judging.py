@@ -106,7 +106,8 @@ class Reach:
         return self._measure(self.candidate.values, np.asarray(change(self.exact.values)), runs)
 
     def noise(self, sample: Output) -> Array:
-        return np.asarray(sample.values.astype(np.float64) - self.exact.values)
+        with np.errstate(invalid="ignore"):  # the same infinity on both sides is NaN, and is not measured
+            return np.asarray(sample.values.astype(np.float64) - self.exact.values)
 
     def _measure(self, given: Array, expected: Array, runs: Sequence[Array]) -> Measured | None:
         shapes = {given.shape, expected.shape, *(run.shape for run in runs)}
@@ -130,15 +131,24 @@ class Reach:
         return not before.passes() and all(now <= _SHARE * then for then, now, limit in left if then > limit)
 
     def whereabouts(self) -> list[str]:
-        """Where the error lies, if it lies in a part of some axis alone."""
+        """Where the error lies, if it lies in a part of some axis alone: what is left elsewhere is noise."""
         if self.before() is None:
             return []
-        gap = np.square(self.candidate.values.astype(np.float64) - self.exact.values)
+        given = self.candidate.values.astype(np.float64)
+        gap = np.square(given - self.exact.values)
+        noise = np.max([np.square(self.noise(sample)) for sample in self.samples], axis=0)
         found = []
         for axis in range(gap.ndim):
-            along = gap.sum(tuple(other for other in range(gap.ndim) if other != axis))
-            wrong = np.flatnonzero(along > 1e-6 * along.max(initial=0.0))
-            if 0 < len(wrong) <= len(along) // 2:
+            others = tuple(other for other in range(gap.ndim) if other != axis)
+            along = gap.sum(others)
+            usual = LIMIT**2 * noise.sum(others).max(initial=0.0)
+            wrong = np.flatnonzero(along > max(usual, 1e-6 * along.max(initial=0.0)))
+            if not 0 < len(wrong) <= len(along) // 2:
+                continue
+            right = self.exact.values.copy()
+            place = (slice(None),) * axis + (wrong,)
+            right[place] = given[place]
+            if self.explains(self.after(right)):
                 shown = ", ".join(map(str, wrong[:4])) + (" ..." if len(wrong) > 4 else "")
                 found.append(f"all of the error lies at {shown} of axis {axis} ({len(wrong)} of {len(along)})")
         return found

@@ -13,7 +13,7 @@ from harness.testing.outputs import Output, UncomparableError
 
 if TYPE_CHECKING:
     from harness.testing.judging import OutputResult
-    from harness.testing.running import Call
+    from harness.testing.running import Call, Truth
 
 _HALVES = ("bfloat16", "float16")
 
@@ -43,7 +43,8 @@ def assert_parity(
     seed: both sides draw random numbers from it.
 
     Raises ValueError (`UncomparableError`) where there is nothing to judge by: a reference that does not run in
-    float64, an output that is not a tensor, an output without a finite number, zeros made of zeros.
+    float64, an output that is not a tensor, an output without a finite number, zeros made of zeros,
+    inputs that show nothing of what is done to them.
     """
     __tracebackhide__ = True
     from harness.testing import running
@@ -66,6 +67,7 @@ def assert_parity(
     failed = any(not finding.passed and not finding.empty for finding in findings)
     if not failed and not absent and not extra:
         _check_compared(findings, call, [*truth.exact.values(), *made.values()])
+        _check_tested(reference, call, truth)
         return
     raise AssertionError(
         message(findings, absent, extra, running.Sides(candidate, reference, call, numpy, truth, made, name))
@@ -87,6 +89,18 @@ def _check_compared(results: Sequence[OutputResult], call: Call, outputs: Sequen
         raise UncomparableError(
             "nothing to compare: the inputs are all zero, so are the outputs, and nothing is tested; give other "
             "inputs, e.g. torch.randn"
+        )
+
+
+def _check_tested(reference: Callable[..., Any], call: Call, truth: Truth) -> None:
+    """Raises UncomparableError where the inputs show nothing of what is done to them: zeros to a linear layer."""
+    from harness.testing.degenerate import shows_nothing
+
+    if shows_nothing(reference, call, truth.exact):
+        what = "all zero" if call.only_zeros() else "one number throughout each row"
+        raise UncomparableError(
+            f"nothing to compare: the inputs are {what}, and what the reference gives there does not depend on them, "
+            "as it does elsewhere; give other inputs, e.g. torch.randn"
         )
 
 

@@ -42,7 +42,7 @@ class Call:
     def only_zeros(self) -> bool:
         """Whether there are numbers in the inputs, and all are zero: those of float tensors, if there are any, for
         positions and the like say nothing of them; else those of the whole ones."""
-        tensors = list(_tensors(mapped((self.inputs, dict(self.keywords)), _as_tensor)))
+        tensors = list(tensors_of(mapped((self.inputs, dict(self.keywords)), as_tensor)))
         counted = [one for one in tensors if one.is_floating_point() or one.is_complex()]
         counted = counted or [one for one in tensors if one.dtype != torch.bool]
         return any(one.numel() for one in counted) and not any(bool(one.any()) for one in counted)
@@ -73,7 +73,7 @@ class Sides:
 
     def given_arrays(self) -> dict[str, Array]:
         """The inputs that are float tensors or arrays, by how they are called in messages."""
-        tensors = _tensors(mapped((self.call.inputs, dict(self.call.keywords)), _as_tensor))
+        tensors = tensors_of(mapped((self.call.inputs, dict(self.call.keywords)), as_tensor))
         floats = (tensor for tensor in tensors if tensor.is_floating_point())
         return {f"input {number}": tensor.double().numpy() for number, tensor in enumerate(floats)}
 
@@ -83,7 +83,7 @@ def candidate_outputs(candidate: Callable[..., Any], call: Call, numpy: bool, mo
     with _undone(candidate), _seeded(call.seed), torch.no_grad(), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
-        convert = _as_array if numpy else _as_tensor
+        convert = _as_array if numpy else as_tensor
         given = candidate(*mapped(call.inputs, convert), **mapped(dict(call.keywords), convert))
         return outputs_of(given, call.only)
 
@@ -108,7 +108,7 @@ def reference_outputs(reference: Callable[..., Any], call: Call, modes: Modes = 
     with _undone(reference), _seeded(call.seed), torch.no_grad(), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
-        given = reference(*mapped(call.inputs, _as_tensor), **mapped(dict(call.keywords), _as_tensor))
+        given = reference(*mapped(call.inputs, as_tensor), **mapped(dict(call.keywords), as_tensor))
     return outputs_of(given, call.only)
 
 
@@ -117,7 +117,7 @@ def exact_outputs(reference: Callable[..., Any], call: Call, modes: Modes = ()) 
     halves = _of_halves(reference, call)
 
     def convert(value: Any) -> Any:
-        tensor = _as_tensor(value)
+        tensor = as_tensor(value)
         return widened(tensor, halves) if isinstance(tensor, torch.Tensor) else tensor
 
     inputs, keywords = mapped(call.inputs, convert), mapped(dict(call.keywords), convert)
@@ -153,7 +153,7 @@ def active_dropout(sides: Sides) -> str:
 def _of_halves(reference: Callable[..., Any], call: Call) -> bool:
     """Whether the reference itself is of float16 or bfloat16: its weights, or what it is given."""
     weights = reference.parameters() if isinstance(reference, torch.nn.Module) else ()
-    return any(tensor.dtype in _HALVES for tensor in [*weights, *_tensors((call.inputs, dict(call.keywords)))])
+    return any(tensor.dtype in _HALVES for tensor in [*weights, *tensors_of((call.inputs, dict(call.keywords)))])
 
 
 class _Reordered(OtherSummation):
@@ -271,13 +271,13 @@ def mapped(value: Any, convert: Callable[[Any], Any]) -> Any:
     return convert(value)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     found: list[torch.Tensor] = []
     mapped(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
     yield from found
 
 
-def _as_tensor(value: Any) -> Any:
+def as_tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.array(value))
     return value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -7,6 +7,7 @@ import math
 import re
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,8 +141,71 @@ def test_an_error_near_the_limit_is_not_explained_by_what_moves_it(at_one: float
 
 
 def test_an_epsilon_is_named_only_as_closely_as_it_is_known() -> None:
-    text = failure(lambda x: torch.softmax(x, -1) + 1e-7, lambda x: torch.softmax(x, -1), X)
-    assert "with an epsilon of at most 1e-12 the candidate gives what the reference gives" in text
+    text = failure(lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-4), lambda x: x / x.norm(dim=-1, keepdim=True), X)
+    assert "with an epsilon of at most 1e-08 the candidate gives what the reference gives" in text
+
+
+def test_a_constant_that_is_added_is_not_called_an_epsilon() -> None:
+    for function in (functional.tanh, partial(torch.softmax, dim=-1)):
+        text = failure(lambda x, function=function: function(x) + 1e-6, function, X)
+        assert "larger by 1e-06 everywhere" in text
+        assert "epsilon" not in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_number_that_is_off_is_found_on_every_axis_and_infinities_warn_of_nothing() -> None:
+    layer = nn.Linear(64, 64)
+    given = torch.randn(2, 10, 64, generator=torch.Generator().manual_seed(1))
+
+    def off(x: torch.Tensor) -> torch.Tensor:
+        made = layer(x)
+        made[1, 9, 63] += 1e-3
+        return made
+
+    text = failure(off, layer, given)
+    for axis, (place, extent) in enumerate(((1, 2), (9, 10), (63, 64))):
+        assert f"all of the error lies at {place} of axis {axis} (1 of {extent})" in text
+    masked = given.masked_fill(given > 0, -math.inf)
+    assert "excess" in failure(lambda x: x * 1.001, lambda x: x, masked)
+
+
+_LAYER, _NORM = nn.Linear(4, 4), nn.LayerNorm(4)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "given"),
+    [
+        (lambda x: functional.linear(x, _LAYER.weight * 2, _LAYER.bias), _LAYER, torch.zeros(2, 4)),
+        (lambda x: x * 3 + 1, lambda x: x + 1, torch.zeros(3, 4)),
+        (lambda x: _NORM(x) * 2, _NORM, torch.full((2, 4), 0.3)),
+        (lambda x: torch.softmax(2 * x, -1), lambda x: torch.softmax(x, -1), torch.ones(2, 4)),
+        (lambda x: (x * 3 + 1, torch.ones(2)), lambda x: (x + 1, torch.ones(2)), torch.zeros(3, 4)),
+    ],
+)
+def test_inputs_that_show_nothing_of_what_is_done_to_them_are_refused(
+    candidate: Any, reference: Any, given: torch.Tensor
+) -> None:
+    with pytest.raises(UncomparableError, match=r"^nothing to compare: the inputs are [^\n]+give other inputs"):
+        assert_parity(candidate, reference, given)
+
+
+_TABLE = nn.Embedding(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [
+        (lambda x: torch.ones(x.shape[1], x.shape[1]).tril(), (torch.zeros(2, 4),)),  # a mask made of a shape
+        (lambda ids, mask: _TABLE(ids) + mask, (torch.tensor([3, 5]), torch.zeros(2, 4))),
+        (lambda ids, mask: _TABLE(ids) + mask, (torch.tensor([0, 0]), torch.zeros(2, 4))),
+        (lambda x: functional.relu(x), (torch.full((2, 4), -1.0),)),
+        (lambda x: functional.rms_norm(x, (4,)), (torch.ones(2, 4),)),
+        (lambda x, y: x @ y, (torch.zeros(2, 4), torch.randn(4, 4))),
+        (lambda x: x.exp(), (torch.tensor(2.0),)),
+    ],
+)
+def test_flat_inputs_that_a_reference_tells_from_zeros_are_no_alarm(function: Any, given: tuple[Any, ...]) -> None:
+    assert_parity(function, lambda *inputs: function(*inputs), *given)
 
 
 def test_the_cause_of_a_large_error_is_looked_for_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +345,6 @@ def test_what_was_not_compared_is_no_parity(candidate: Any, reference: Any, give
 
 def test_zeros_made_of_something_are_an_output_like_another() -> None:
     assert_parity(lambda x: x * 0, lambda x: 0 * x, X)
-    assert_parity(lambda x: x + 1, lambda x: 1 + x, torch.zeros(3, 4))
     late = nn.Linear(32, 8, bias=False)
     nn.init.zeros_(late.weight)
     assert_parity(lambda x: x @ late.weight.T, late, X)
