@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.compare.metrics import logit_stats
 from harness.names.loops import Loop
-from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, present, split, stage_named
+from harness.names.stages import FAKEQUANT, FLOAT, HF, ORACLE, Floor, Hop, named, present, split, stage_named
 from harness.record.generation import Difference, GeneratedToken, Kind, StageGeneration, Stopped
 
 Array = np.ndarray[Any, Any]
@@ -92,6 +92,32 @@ class Steps:
             same=same,
             steps=len(self.tokens),
             differences=[first] if first is not None else [],
+            runtime=runtime,
+        )
+
+    def engine(self, loop: Loop, own: OwnWay, followed: Sequence[int], runtime: str) -> StageGeneration:
+        """What an engine gave that runs the file of a stage: it gives tokens and no logits, but says what comes after
+        each of the reference's tokens (`followed`). It is held against that stage at each step.
+
+        Both run the same file, so what lies between them is what float32 costs and, where the runtime quantises the
+        inputs of layers, one step of that grid; nobody knows that where the stage with the file's numbers did not run.
+        """
+        recipe = split(loop.name)[1]
+        against = Hop(loop.stage if loop.stage in self.logits else HF, loop.name, Floor.RUNTIME)
+        numbers = named(FAKEQUANT, recipe)
+        unknown = recipe != FLOAT and numbers not in self.logits
+        noise = None if unknown else self._noise(Hop(numbers, loop.name, Floor.RUNTIME))
+        found = [
+            self._difference(against, step, token, None if noise is None else noise[step])
+            for step, token in enumerate(followed)
+        ]
+        return StageGeneration(
+            stage=loop.name,
+            tokens=list(own.tokens),
+            stopped=own.stopped,
+            same=self._same(own),
+            steps=len(followed),
+            differences=[one for one in found if one is not None],
             runtime=runtime,
         )
 

@@ -1,6 +1,6 @@
-"""What a process is told that runs a file which generates by itself, and what it says.
+"""What a process is told that runs what generates by itself, and what it says.
 
-In: nothing. Out: `LoopJob` and `LoopSaid`, which cross process borders as JSON.
+In: nothing. Out: `LoopJob`, `EngineJob` and `LoopSaid`, which cross process borders as JSON.
 """
 
 from __future__ import annotations
@@ -23,12 +23,28 @@ class LoopJob(BaseModel):
     python: str = ""
 
 
+class EngineJob(BaseModel):
+    """flatbuffer: its path. vocabulary: how many logits it gives. context: length of its KV cache. tokens: how many to
+    generate. prompts, follow: by input, ids of the prompt, fewer than the context has places, and of what the reference
+    says after it.
+    """
+
+    flatbuffer: str
+    vocabulary: int
+    context: int
+    prompts: dict[str, list[int]]
+    follow: dict[str, list[int]]
+    tokens: int
+
+
 class LoopSaid(BaseModel):
-    """By input. tokens: all that the file generated, whatever stop token is among them. prompt_tokens, texts: of a file
-    of text, what its own tokenizer made of the prompt, and of what came after. runtime: what ran it, with versions.
+    """By input. tokens: all that was generated, whatever stop token is among them. prompt_tokens, texts: of a file
+    of text, what its own tokenizer made of the prompt, and of what came after. followed: of what follows the reference,
+    what it says after each of that one's tokens. runtime: what ran it, with versions.
     """
 
     tokens: dict[str, list[int]]
+    followed: dict[str, list[int]] = Field(default_factory=dict)
     prompt_tokens: dict[str, list[int]] = Field(default_factory=dict)
     texts: dict[str, str] = Field(default_factory=dict)
     runtime: str

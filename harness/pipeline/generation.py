@@ -21,8 +21,8 @@ from harness.jobs.job import JobInput
 from harness.jobs.loops import LoopSaid
 from harness.jobs.prepared import Prepared
 from harness.names.codes import FindingCode
-from harness.names.loops import Loop, loops_of
-from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, Stage, device_order, split, stage_named
+from harness.names.loops import Loop, loops_named
+from harness.names.stages import FLOAT, HF, ORACLE, Floor, Hop, Stage, device_order, known_stage, stage_named
 from harness.names.taps import LOGITS
 from harness.pipeline.loops import loop_findings, own_way, with_own_text, with_prompt
 from harness.pipeline.tasks import RunPaths, job_payload, load_of, twin_of
@@ -124,9 +124,9 @@ def generation_of(
 ) -> Generation | None:
     """What the stages generated; None where the reference did not end.
 
-    not_run: files that generate by themselves and were not run, and why.
+    not_run: what generates by itself and was not run, and why.
     """
-    loops = {loop: ended[task_of(loop.name)] for loop in loops_of(prepared.own_stage) if task_of(loop.name) in ended}
+    loops = {loop: ended[task_of(loop.name)] for loop in loops_named(name.removesuffix(".generate") for name in ended)}
     names = {loop.name for loop in loops}
     stages = sorted({name.removesuffix(".generate") for name in ended} - names, key=device_order)
     made = {stage: ended[task_of(stage)].gave(Generated) for stage in stages}
@@ -178,7 +178,11 @@ def _prompt(
     ]
     for loop, said in loops.items():
         if item.id in said.tokens:
-            found = steps.loop(loop, own_way(said, item, prepared, asked.tokens), said.runtime)
+            own = own_way(said, item, prepared, asked.tokens)
+            if loop.follows:
+                stages.append(steps.engine(loop, own, said.followed[item.id], said.runtime))
+                continue
+            found = steps.loop(loop, own, said.runtime)
             stages.append(with_prompt(found, said.prompt_tokens[item.id], item.tokens) if loop.text else found)
     prompt = GeneratedPrompt(
         input=item.id,
@@ -243,7 +247,8 @@ def generation_findings(found: Generation | None, results: Results) -> list[Find
 def _lost(found: Generation, stage: str, why: str) -> Finding:
     """A stage whose process did not end, and the stages that are held against it, of which nothing can be said."""
     made = dict.fromkeys(one.stage for prompt in found.prompts for one in prompt.stages)
-    heirs = [name for name in made if split(name)[1] != FLOAT and stage_named(name).reference == stage]
+    known = [one for name in made if (one := known_stage(name)) is not None]
+    heirs = [one.name for one in known if one.recipe != FLOAT and one.reference == stage]
     so = f"; so {' and '.join(heirs)} {'is' if len(heirs) == 1 else 'are'} not judged by what is generated"
     what = f"{stage} generated nothing: {why}{so if heirs else ''}"
     return _error(FindingCode.GENERATION_NOT_RUN, what)

@@ -181,6 +181,7 @@ def generated(
     """What stages generate, what is wrong with it, and how the processes ended. results: of the tasks that made the
     files that they read.
     """
+    from harness.pipeline.engine import engine_tasks
     from harness.pipeline.generation import (
         Asked,
         generate_tasks,
@@ -194,10 +195,12 @@ def generated(
 
     place, asked = place_of(state), Asked(state.options.generate, state.options.chat)
     tasks = generate_tasks(place, prepared, stages, results, asked.tokens)
-    loops = loop_tasks(place, prepared, stages, prompts_of(prepared), asked.tokens, asked.chat, task_of)
-    ended = processes(state, prepared, [*tasks, *loops.tasks.values()])
+    prompts = prompts_of(prepared)
+    loops = loop_tasks(place, prepared, stages, prompts, asked.tokens, asked.chat, task_of)
+    engine = engine_tasks(place, prepared, stages, prompts, asked.tokens, results, task_of)
+    ended = processes(state, prepared, [*tasks, *loops.tasks.values(), *engine.tasks.values()])
     whole = with_twins(ended, stages, results)
-    found = generation_of(place, prepared, whole, asked, loops.not_run)
+    found = generation_of(place, prepared, whole, asked, {**loops.not_run, **engine.not_run})
     return found, generation_findings(found, whole), ended
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from harness.bundle.identity import ids_of, text_of
 from harness.errors import UsageError
 from harness.system.extras import LITERT_LM, why_not
 
@@ -54,13 +55,24 @@ class Engine:
 
     def prefilled(self, text: str) -> int:
         """How many tokens a prompt becomes in the KV cache. Raises EngineError."""
-        with self._refusals():
-            session = self._session(1)
-            try:
-                session.run_prefill([text])
-                return int(session.get_benchmark_info().last_prefill_token_count)
-            finally:
-                session.close()
+        with self._refusals(), closing(self._session(1)) as session:
+            session.run_prefill([text])
+            return int(session.get_benchmark_info().last_prefill_token_count)
+
+    def generate(self, prompt: Sequence[int], count: int) -> list[int]:
+        """So many tokens after a prompt, greedily, in a session of their own. The bundle's tokenizer is one of ids.
+
+        Raises EngineError, also where it gives another number of tokens or takes another number of them.
+        """
+        with self._refusals(), closing(self._session(count)) as session:
+            session.run_prefill([text_of(prompt)])
+            taken = int(session.get_benchmark_info().last_prefill_token_count)
+            said = ids_of("".join(session.run_decode().texts))
+        if taken != len(prompt) or len(said) != count:
+            raise EngineError(
+                f"it took {taken} of {len(prompt)} tokens of a prompt, and gave {len(said)} of {count} asked for"
+            )
+        return said
 
     def render(self, messages: Sequence[Message]) -> str:
         """What the template makes of a conversation, the answer's beginning included. Raises EngineError.
@@ -87,7 +99,7 @@ class Engine:
     def _refusals(self) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, UnicodeError) as error:
+        except (RuntimeError, ValueError) as error:
             raise EngineError(self._said() or str(error)) from None
 
     def _said(self) -> str:
