@@ -115,6 +115,7 @@ _KINDS: Mapping[str, Kind] = {
     "chat": _FLAG,
     "text": _PATH,
     "quantize": ("recipes, e.g. ['dynamic_int8']", _recipes),
+    "route": ("a name, e.g. 'export-hf'", _words),
     "sensitivity": _FLAG,
     "speed": _FLAG,
     "speed_threads": _WHOLE,
@@ -139,11 +140,15 @@ def options_of(model: Any, given: Mapping[str, Any]) -> Options:
     if unknown:
         raise UsageError(f"no option {unknown[0]!r}; a run has {', '.join(sorted(_KINDS))}")
     values = {name: _value(name, _KINDS[name], value) for name, value in given.items() if value is not None}
+    place = _value("model", ("the name of a model or of its file", _place), model)
+    if (route := values.pop("route", None)) is not None:
+        from harness.weights.folder_spec import declared_folder
+
+        miniature = values.get("miniature", False)
+        (place,), values["checkpoint"] = declared_folder([place], route, values.get("checkpoint"), miniature=miniature)
     variant = VariantOptions(**{name: values.pop(name) for name in _VARIANT if name in values})
     named = {_FIELDS.get(name, name): value for name, value in values.items()}
-    return Options(
-        model=_value("model", ("the name of a model or of its file", _place), model), variant=variant, **named
-    )
+    return Options(model=place, variant=variant, **named)
 
 
 def _value(name: str, kind: Kind, value: Any) -> Any:

@@ -20,7 +20,7 @@ from harness.jobs.prepared import Prepared
 from harness.jobs.results import Converted, Tapped
 from harness.judge.known_defects import load_defects
 from harness.judge.rules import Rule, check_all_judged, load_rules
-from harness.names.stages import Stage, hops_of, on_route, stage_named
+from harness.names.stages import HF, Stage, hops_of, on_route, stage_named
 from harness.pipeline.background import StillWanted, in_background
 from harness.pipeline.early import check_room
 from harness.pipeline.hop_groups import HopGroup, hop_groups
@@ -323,6 +323,10 @@ def _explained(state: Work, record: Record, frame: Any, prepared: Prepared, resu
     from harness.pipeline.comparison import plans_of
     from harness.pipeline.operators import descent_tasks, with_operators
 
+    if prepared.own_stage == HF:  # causes and operators are looked for between two versions in PyTorch and the file
+        why = "causes are not looked for in models that are exported as they are"
+        said = [f"{fault.hop} at {fault.tap}: {why}" for fault in record.faults]
+        return record.model_copy(update={"unexplained": said})
     spec = (str(state.ref.file.resolve()), state.ref.variable)
     converted, tapped = results.get("convert"), results.get("tap")
     made = converted.gave(Converted) if converted is not None else None

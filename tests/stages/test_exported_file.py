@@ -28,8 +28,10 @@ from harness.flatbuffer.signatures import device_shape
 from harness.names.variant import Variant
 from harness.pipeline.options import Options
 from harness.pipeline.run import run
+from harness.record.record import Record
 from harness.stages.litert_torch.convert import conversion_key
 from harness.store.cache import Cache, key_of
+from harness.weights.folder_spec import declared_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.further]
 
@@ -78,6 +80,42 @@ def test_a_file_of_the_newer_exporter_passes_and_every_tap_is_compared(exported:
     assert [finding for finding in record.findings if finding.kind == "weights"] == []
     tapped = next(stage for stage in record.stages if stage.name == "tap")
     assert tapped.facts["constants_matched"] == 21  # the queries, keys and values of two blocks, one by one
+
+
+def of_folder(llama: Bench, file: Path, out: Path) -> Record:
+    """The miniature's own folder on the route `export_hf`, with a file that was exported of it."""
+    (model,), checkpoint = declared_folder([str(llama.checkpoint)], "export-hf", None, miniature=False)
+    with PlainProgress() as progress:
+        return run(Options(model=model, checkpoint=checkpoint, tflite=file, out=out), progress)[1]
+
+
+def test_the_folder_itself_is_compared_with_hugging_face_without_a_re_authored_model(
+    llama: Bench, exported: Path, tmp_path: Path
+) -> None:
+    record = of_folder(llama, exported, tmp_path)
+    assert record.verdict == "pass", [hop.reasons for hop in record.hops]
+    assert [hop.name for hop in record.hops] == ["hf->tflite-xnnpack", "hf->tflite-builtin"]
+    assert {hop.coverage for hop in record.hops} == {1.0}
+    assert [
+        finding.what for finding in record.findings if finding.severity == "error" or finding.kind == "weights"
+    ] == []
+
+
+def test_a_constant_of_an_exported_file_that_is_off_is_the_first_fault_and_the_weights_own_it(
+    llama: Bench, exported: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.tflite"
+    shutil.copyfile(exported, file)
+    values = ExpectedValues(llama.checkpoint).values("model.layers.1.mlp.up_proj.weight")
+    patch(file, values, np.asarray(values * np.float32(1.01), np.float32))
+    record = of_folder(llama, file, tmp_path)
+    assert record.verdict == "fail"
+    fault = record.first_fault
+    assert fault is not None
+    assert (fault.tap, fault.owner) == ("block.1.mlp.up", "converter"), fault.evidence  # on both kernels
+    assert record.unexplained
+    assert all(stage.status == "ok" for stage in record.stages)
+    assert {each.tap for each in record.faults} == {"block.1.mlp.up"}
 
 
 def audited(llama: Bench, file: Path) -> ConstantAudit:

@@ -84,6 +84,15 @@ def test_an_option_that_there_is_not_is_refused_in_one_line() -> None:
     assert not hasattr(harness, "other")
 
 
+@pytest.mark.files
+def test_a_folder_of_another_route_is_declared_as_the_command_line_declares_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    found = options_of(str(tmp_path), {"route": "export-hf"})
+    assert (found.checkpoint, found.model.endswith("spec.py:MODEL")) == (str(tmp_path.resolve()), True)
+    with pytest.raises(UsageError, match="the routes of a folder are export-hf"):
+        options_of(str(tmp_path), {"route": "keras"})
+
+
 def test_the_options_are_those_of_the_command_line() -> None:
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     typed = {option.name for option in command.params}
