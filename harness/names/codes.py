@@ -85,7 +85,7 @@ class FindingCode(StrEnum):
     GENERATION_NOT_RUN = "generation-not-run"  # a stage was to generate tokens, and did not end
     GENERATES_ANOTHER_TOKEN = "generates-another-token"  # a stage does, where the margin is above the noise
     GENERATES_OTHER_TEXT = "generates-other-text"  # a file of text is wrong about the prompt's tokens, or its text
-    LOOP_NOT_RUN = "loop-not-run"  # a file that generates by itself could not be run here
+    LOOP_NOT_RUN = "loop-not-run"  # a file that generates by itself, or the engine that apps use, could not be run
     OPERATOR_NOT_FOUND = "operator-not-found"  # the search for a fault's operator did not end
     FAULT_NOT_EXPLAINED = "fault-not-explained"  # the explanation did not end
     RUNTIME_NOT_JUDGED = "runtime-not-judged"  # what runtimes compute with a recipe's file, and what that rests on
