@@ -33,6 +33,14 @@ def one_line(text: object, limit: int = 0) -> str:
     return line[: limit - 3] + "..." if limit and len(line) > limit else line
 
 
+def tail(name: str, limit: int = 90) -> str:
+    """The end of a flatbuffer's tensor name, a path of classes of several hundred characters."""
+    if len(name) <= limit:
+        return name
+    kept = name[-limit:]
+    return f".../{kept.split('/', 1)[-1]}"
+
+
 def shown(text: object) -> str:
     """One line as a terminal or a log of GitHub Actions may have it; its spaces stay."""
     return _COMMAND_AT_START.sub(r"\1: ", without_commands(_BREAKS.sub(" ", clean(text))))

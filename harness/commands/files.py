@@ -5,6 +5,7 @@ In: the command line's words. Out: exit codes, as `main.py` lists them.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,7 +126,7 @@ def compare(
 
     from harness.commands.progress import watcher
     from harness.pairs.compare import FileOptions
-    from harness.pairs.mixed import RUN, compare_any, given
+    from harness.pairs.mixed import RUN, TRACES, compare_any, given
     from harness.render.pair import print_pair, write_pair
     from harness.store.run_folder import check_target
     from harness.system.temporary import use_own_temporary_folder
@@ -142,6 +143,11 @@ def compare(
     exports = _exports(explorer, repro)
     with watcher() as progress:
         found = compare_any(*sides, FileOptions(inputs, seed, tuple(signature or ()), timeout), progress, exports)
+    found.command = _compare_words(a, b, inputs, signature or [], seed)
+    if found.first_fault is not None and all(side.kind != TRACES for side in sides):
+        script = repro / "repro.py" if repro is not None else None
+        written = script is not None and script.is_file()
+        found.shows = shlex.join(["python", str(script)]) if written else f"{found.command} --repro DIR"
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_pair(html, found)
@@ -154,6 +160,13 @@ def compare(
         for export in exports:
             print(shown(export.said))
     raise typer.Exit(found.exit_code)
+
+
+def _compare_words(a: str, b: str, inputs: Path | None, signatures: list[str], seed: int) -> str:
+    """The command that compares them again, as a shell takes it."""
+    words = ["edge-parity", "compare", a, b, *(["--inputs", str(inputs)] if inputs is not None else [])]
+    words += [word for name in signatures for word in ("--signature", name)]
+    return shlex.join([*words, *(["--seed", str(seed)] if seed else [])])
 
 
 def _exports(explorer: Path | None, repro: Path | None) -> list[Exports]:

@@ -93,7 +93,8 @@ def _schema() -> Any:
 
 
 @cache
-def _enum_names(enum: str) -> dict[int, str]:
+def enum_names(enum: str) -> dict[int, str]:
+    """Of an enumeration of the schema: number -> name."""
     members = vars(getattr(_schema(), enum))
     return {value: name for name, value in members.items() if isinstance(value, int)}
 
@@ -119,7 +120,7 @@ class FlatbufferModel:
             ) from None
 
     def _operator_codes(self) -> list[str]:
-        names = _enum_names("BuiltinOperator")
+        names = enum_names("BuiltinOperator")
         codes = (self._root.OperatorCodes(i) for i in range(self._root.OperatorCodesLength()))
         return [names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
 
@@ -216,7 +217,7 @@ class FlatbufferModel:
 
     def _read_subgraph(self, index: int) -> Subgraph:
         graph = self._root.Subgraphs(index)
-        types = _enum_names("TensorType")
+        types = enum_names("TensorType")
         tensors = []
         for i in range(graph.TensorsLength()):
             tensor = graph.Tensors(i)
@@ -258,6 +259,15 @@ class FlatbufferModel:
         op = _schema().OperatorT.InitFromObj(self._root.Subgraphs(subgraph).Operators(operator))
         return {} if op.builtinOptions is None else dict(vars(op.builtinOptions))
 
+    def all_options(self, subgraph: int, operator: int) -> dict[str, Any]:
+        """As `options`, with those of newer operators, a composite's attributes and a custom operator's bytes."""
+        op = _schema().OperatorT.InitFromObj(self._root.Subgraphs(subgraph).Operators(operator))
+        tables = [vars(each) for each in (op.builtinOptions, op.builtinOptions2) if each is not None]
+        found = {name: value for table in tables for name, value in table.items()}
+        content = found.pop("compositeAttributes", None)
+        found |= {} if content is None else _flexible(content)
+        return found if op.customOptions is None else found | _flexible(op.customOptions)
+
     def quantization(self, subgraph: int, tensor: int) -> Any:
         """A tensor's quantisation in the schema's object form, or None."""
         return _schema().TensorT.InitFromObj(self._root.Subgraphs(subgraph).Tensors(tensor)).quantization
@@ -272,6 +282,18 @@ class FlatbufferModel:
         table = op.BuiltinOptions2()
         options.Init(table.Bytes, table.Pos)
         return Operator(index, kind, inputs, outputs, options.Name().decode(), options.DecompositionSubgraphIndex())
+
+
+def _flexible(content: Any) -> dict[str, Any]:
+    """A table of names, or the bytes of what is not one. They may be a stranger's."""
+    from flatbuffers import flexbuffers
+
+    held = bytes(np.asarray(content, np.uint8))
+    try:
+        table = flexbuffers.Loads(held)
+    except Exception:  # it raises whatever garbage leads it to
+        table = None
+    return table if isinstance(table, dict) else {"bytes": held.hex()}
 
 
 def _map_file(path: Path) -> mmap.mmap:

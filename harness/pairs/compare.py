@@ -18,8 +18,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.flatbuffer.integrity import check_integrity
-from harness.flatbuffer.quantised import constant
-from harness.flatbuffer.reader import FlatbufferModel, Operator, Signature
+from harness.flatbuffer.reader import FlatbufferModel, Signature
 from harness.inspection.contents import Graphs
 from harness.inspection.inspect import refuse_bundle
 from harness.names.stages import BUILTIN
@@ -28,8 +27,9 @@ from harness.pairs.floor import in_float64
 from harness.pairs.judging import LIMIT, Difference, difference, first_fault, output
 from harness.pairs.matching import match
 from harness.pairs.running import STAGES, Side, is_narrow, run_chain
+from harness.pairs.static import Found, Static
 from harness.processes.scheduler import Watcher
-from harness.record.pair import Floor, PairComparison, PairFault, PairOutput, PairSignature
+from harness.record.pair import Floor, PairComparison, PairFault, PairOutput, PairSignature, PairStatic
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +50,7 @@ class Compared:
     differences: Mapping[int, Difference]
     entry: PairSignature
     fault: PairFault | None
+    static: Sequence[PairStatic] = ()
 
 
 class Exports(Protocol):
@@ -80,7 +81,7 @@ def compare_files(
     pairs, problems = _shared(models[0], models[1], options.signatures)
     found = PairComparison(a=str(a), b=str(b), verdict="fail", exit_code=1, quantised=quantised, problems=problems)
     found.runtime = f"ai-edge-litert {version('ai-edge-litert')}"
-    crashed = False
+    crashed, static = False, Static(models[0], models[1], bool(quantised))
     for feeds in chains(models[0], pairs, options.inputs, options.seed):
         with tempfile.TemporaryDirectory(prefix="edge-parity-") as name:
             sides, lost = run_chain(dict(zip("AB", models, strict=True)), feeds, Path(name), watcher, options.timeout)
@@ -89,7 +90,8 @@ def compare_files(
                 found.problems += [f"{task}: {what}" for task, what in lost.items()]
                 continue
             for feed, one, other in zip(feeds, sides["A"], sides["B"], strict=True):
-                compared = _compared((one, other), feed, bool(quantised))
+                compared = _compared((one, other), feed, static)
+                found.static += [each for each in compared.static if each not in found.static]
                 found.signatures.append(compared.entry)
                 found.first_fault = found.first_fault or compared.fault
                 for export in exports:
@@ -100,7 +102,8 @@ def compare_files(
 def concluded(found: PairComparison, crashed: bool = False) -> PairComparison:
     """With the verdict that its parts come to: nothing compared, or a problem, is not a pass."""
     failed = any(each.verdict == "fail" for entry in found.signatures for each in entry.outputs)
-    over = any(entry.over for entry in found.signatures) and not found.quantised
+    over = any(entry.over and entry.floor != "price" for entry in found.signatures)
+    over = over or any(each.severity == "error" for each in found.static)
     nothing = not any(entry.outputs for entry in found.signatures)
     code = 3 if crashed else int(failed or over or nothing or bool(found.problems))
     verdict = "fail" if code else "pass"
@@ -139,45 +142,81 @@ def named(signatures: Mapping[str, Signature]) -> str:
     return ", ".join(name or "one without a name" for name in signatures) or "none"
 
 
-def _compared(sides: tuple[Side, Side], feed: Feed, priced: bool) -> Compared:
+def _compared(sides: tuple[Side, Side], feed: Feed, static: Static) -> Compared:
     a, b = sides
     held_a, held_b = a.tensors(), b.tensors()
-    exact, undefined = ({}, []) if priced else in_float64(a.model, a.signature.subgraph, a.inputs(), held_a)
-    names = dict(zip(b.signature.inputs, a.signature.inputs, strict=False))
-    known = {b.signature.inputs[there]: a.signature.inputs[names[there]] for there in names}
-    known |= {index: a.signature.outputs[n] for n, index in b.signature.outputs.items() if n in a.signature.outputs}
-    matched = match(a.graph, b.graph, known, held_a, held_b)
+    matched = match(a.graph, b.graph, _known(a.signature, b.signature), held_a, held_b)
+    read = static.of(a.signature, b.signature, matched.pairs)
+    # A narrow file has no floor: kernels of narrow numbers round otherwise than their float64 definition.
+    exact, undefined = ({}, []) if static.narrow else in_float64(a.model, a.signature.subgraph, a.inputs(), held_a)
     pairs = {
         there: here
         for there, here in matched.pairs.items()
         if there in held_b and here in held_a and (held_a[here].size or held_b[there].size)
     }
     differences = {there: difference(held_a[here], held_b[there], exact.get(here)) for there, here in pairs.items()}
-    outputs = list(_outputs(sides, exact, priced))
-    if not priced and all(one.verdict == "pass" for one in outputs if one.stage == BUILTIN):
+    outputs = list(_outputs(sides, exact, read.priced))
+    told = list(read.differences)
+    if not read.priced and all(one.verdict == "pass" for one in outputs if one.stage == BUILTIN):
         # What differs on the way to outputs that agree is not a difference of the files: it is another tensor.
+        others = {
+            op.index for op in b.graph.operators for at in op.outputs if at in pairs and not differences[at].passed
+        }
+        told = [each for each in told if each.severity == "error" or each.b.index not in others]
         pairs = {there: here for there, here in pairs.items() if differences[there].passed}
         differences = {there: found for there, found in differences.items() if found.passed}
-    worst = max(differences, key=lambda index: differences[index].excess, default=None)
-    fault = None if priced else first_fault(a.signature.name, (a.graph, b.graph), pairs, differences, (held_a, held_b))
+    fault = None if read.priced else _fault(sides, (held_a, held_b), pairs, differences, feed, read)
+    floor: Floor = "price" if read.priced else "rounding" if undefined or static.narrow else "float64"
+    entry = _entry(sides, feed, differences, outputs, floor)
+    entry.matched, entry.undefined = dict(Counter(matched.how[there] for there in pairs)), undefined
+    return Compared(sides, (held_a, held_b), exact, pairs, matched.how, differences, entry, fault, told)
+
+
+def _known(a: Signature, b: Signature) -> dict[int, int]:
+    """Inputs and outputs, tensors of B -> of A: the same by their names there."""
+    names = list(a.inputs) if set(a.inputs) == set(b.inputs) else list(b.inputs)
+    found = {b.inputs[there]: a.inputs[here] for there, here in zip(names, a.inputs, strict=False)}
+    return found | {index: a.outputs[name] for name, index in b.outputs.items() if name in a.outputs}
+
+
+def _fault(
+    sides: tuple[Side, Side],
+    held: tuple[dict[int, Array], dict[int, Array]],
+    pairs: Mapping[int, int],
+    differences: Mapping[int, Difference],
+    feed: Feed,
+    read: Found,
+) -> PairFault | None:
+    a, b = sides
+    fault = first_fault(a.signature.name, (a.graph, b.graph), pairs, differences, held)
     if fault is not None:
         fault.inputs = feed.told
-        fault.why = fault.why or _why(sides, fault)
-    floor: Floor = "price" if priced else "rounding" if undefined else "float64"
-    entry = PairSignature(
+        kinds = f"{fault.a.kind} in A is {fault.b.kind} in B" if fault.a.kind != fault.b.kind else ""
+        fault.why = "; ".join(filter(None, (fault.why, read.why(fault.b.index) or kinds)))
+    return fault
+
+
+def _entry(
+    sides: tuple[Side, Side],
+    feed: Feed,
+    differences: Mapping[int, Difference],
+    outputs: list[PairOutput],
+    floor: Floor,
+) -> PairSignature:
+    a, b = sides
+    worst = max(differences, key=lambda index: differences[index].excess, default=None)
+    return PairSignature(
         name=a.signature.name,
         other_name=b.signature.name,
         inputs=feed.told,
         floor=floor,
         tensors=len(b.of_inputs()),
-        matched=dict(Counter(matched.how[there] for there in pairs)),
+        matched={},
         over=sum(not found.passed for found in differences.values()),
         worst=differences[worst].excess if worst is not None else None,
         worst_tensor=b.graph.tensors[worst].name if worst is not None else "",
         outputs=outputs,
-        undefined=undefined,
     )
-    return Compared(sides, (held_a, held_b), exact, pairs, matched.how, differences, entry, fault)
 
 
 def _outputs(sides: tuple[Side, Side], exact: Mapping[int, Array], priced: bool) -> Iterator[PairOutput]:
@@ -193,41 +232,6 @@ def _outputs(sides: tuple[Side, Side], exact: Mapping[int, Array], priced: bool)
                 continue
             index = a.signature.outputs.get(name)
             yield output(name, stage, left[name], right[name], None if index is None else exact.get(index), priced)
-
-
-def _why(sides: tuple[Side, Side], fault: PairFault) -> str:
-    """What differs in the operator itself: its kind, its options, its constants."""
-    a, b = (
-        next((op for op in side.graph.operators if op.index == place.index), None)
-        for side, place in zip(sides, (fault.a, fault.b), strict=True)
-    )
-    if a is None or b is None:
-        return ""
-    if a.kind != b.kind:
-        return f"{a.kind} in A is {b.kind} in B"
-    options = [side.model.options(side.signature.subgraph, op.index) for side, op in zip(sides, (a, b), strict=True)]
-    for key in options[0]:
-        if str(options[0][key]) != str(options[1].get(key)):
-            return f"its option {key} is {options[0][key]} in A and {options[1].get(key)} in B"
-    return next(_constants(sides, a, b), "")
-
-
-def _constants(sides: tuple[Side, Side], a: Operator, b: Operator) -> Iterator[str]:
-    for place, (here, there) in enumerate(zip(a.inputs, b.inputs, strict=False)):
-        values = [
-            constant(side.model, side.graph, index) if index >= 0 else None
-            for side, index in zip(sides, (here, there), strict=True)
-        ]
-        one, other = values
-        if one is None or other is None:
-            continue
-        what = f"its constant {place} ({sides[0].graph.tensors[here].name[-60:]})"
-        if one.shape != other.shape:
-            yield f"{what} is {list(one.shape)} in A and {list(other.shape)} in B"
-        elif not np.array_equal(one, other):
-            wrong = int((one != other).sum())
-            gap = float(np.abs(one.astype(np.float64) - other).max())
-            yield f"{what} differs in {wrong} of {one.size} numbers, by up to {gap:.3g}"
 
 
 __all__ = ["LIMIT", "Compared", "Exports", "FileOptions", "compare_files"]

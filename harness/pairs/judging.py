@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.compare.rows import LIMIT, Measured, measure, rows_of
-from harness.flatbuffer.reader import Operator, Subgraph
-from harness.record.pair import PairFault, PairOperator, PairOutput
+from harness.flatbuffer.reader import Subgraph
+from harness.pairs.static import operator_of
+from harness.record.pair import PairFault, PairOutput
 
 Array = np.ndarray[Any, Any]
 _UNKNOWN = 16.0  # roundings that a tensor may be off by whose float64 value is not known
@@ -43,13 +44,15 @@ def difference(a: Array, b: Array, exact: Array | None) -> Difference:
     b = b.reshape(a.shape)
     if a.dtype.kind != "f" or b.dtype.kind != "f":
         wrong = int((a != b).sum())
-        words = f"{wrong} of {a.size} numbers differ" if wrong else ""
+        words = f"{wrong} of {a.size} numbers {'differs' if wrong == 1 else 'differ'}" if wrong else ""
         # There is no noise to count whole numbers in: one that differs is past any limit.
         return Difference(math.inf if wrong else 0.0, wrong / max(a.size, 1), 0, words, not wrong)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     odd = ~(np.isfinite(a) & np.isfinite(b)) & ~same
     if odd.any():
-        return Difference(math.inf, math.inf, 0, f"{int(odd.sum())} numbers are not finite in one file alone", False)
+        count = int(odd.sum())
+        words = f"{count} {'number is' if count == 1 else 'numbers are'} not finite in one file alone"
+        return Difference(math.inf, math.inf, 0, words, False)
     if same.all():
         return Difference()
     finite = np.isfinite(a) & np.isfinite(b)
@@ -130,8 +133,8 @@ def first_fault(
                 excess=found.excess,
                 relative=found.relative,
                 **worst_number(values[0][pairs[index]], values[1][index], found.row),
-                a=_operator(a, other, pairs[index]),
-                b=_operator(b, op, index),
+                a=operator_of(a, other, pairs[index]),
+                b=operator_of(b, op, index),
                 why=found.problem,
             )
     return None
@@ -139,11 +142,6 @@ def first_fault(
 
 def _differs(differences: Mapping[int, Difference], index: int) -> bool:
     return index in differences and not differences[index].passed
-
-
-def _operator(graph: Subgraph, op: Operator | None, tensor: int) -> PairOperator:
-    name = graph.tensors[tensor].name
-    return PairOperator(kind=(op.composite or op.kind) if op else "input", index=op.index if op else -1, tensor=name)
 
 
 def worst_number(a: Array, b: Array, row: int) -> dict[str, Any]:

@@ -39,6 +39,21 @@ class PairFault(Part):
     """What differs in the operator itself, in words: its options, its constants; empty where nothing does."""
 
 
+class PairStatic(Part):
+    """What the files themselves hold otherwise in operators that match, whether or not the inputs reach it."""
+
+    signature: str
+    severity: Literal["error", "warning"]
+    """An error where numbers of one type on one kind of grid differ in quantised files: that is not a price."""
+    what: Literal["operator", "option", "constant", "scale"]
+    name: str
+    """Of the option, or of the constant or tensor in B; empty for an operator of another kind."""
+    a: PairOperator
+    b: PairOperator
+    words: str
+    """What A and B have there."""
+
+
 class PairOutput(Part):
     """An output of a signature, on one set of kernels."""
 
@@ -65,7 +80,7 @@ class PairSignature(Part):
     """Where its inputs come from: a file, or a seed."""
     floor: Floor
     """What errors are counted in: float32's noise by the operators' float64 definitions, the rounding of one number
-    where an operator has none, or nothing, where a file is quantised and the difference is its price."""
+    where an operator has none, or nothing, where types or grids differ and the difference is the price of that."""
     tensors: int
     """That B computes."""
     matched: dict[str, int]
@@ -87,11 +102,17 @@ class PairComparison(Part):
     verdict: Verdict
     exit_code: int
     quantised: list[str] = Field(default_factory=list)
-    """Which of them holds narrow numbers; then the difference is a price and no fault."""
+    """Which of them holds narrow numbers; where types or grids differ, the difference is then a price and no fault."""
     signatures: list[PairSignature] = Field(default_factory=list)
     first_fault: PairFault | None = None
     problems: list[str] = Field(default_factory=list)
     """What forbids a pass, in words: a signature that is in one file alone, an output that is not finite."""
+    static: list[PairStatic] = Field(default_factory=list)
+    """What differs in the operators, options and constants of the two files, in the order of B."""
     warnings: list[str] = Field(default_factory=list)
     """What was not compared and need not have been, in words: inputs of a run that the other side has no traces of."""
     runtime: str = ""
+    command: str = ""
+    """That compares them, as a shell takes it."""
+    shows: str = ""
+    """The command that shows the first fault with nothing but the runtime, or that writes a script which does."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.plain import clean
+from harness.plain import clean, tail
 from harness.render.numbers import (
     compared,
     is_nothing,
@@ -109,14 +109,6 @@ def _words(value: object) -> str:
     return ", ".join(_words(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _tail(name: str, limit: int = 90) -> str:
-    """The end of a flatbuffer's tensor name, a path of classes of several hundred characters."""
-    if len(name) <= limit:
-        return name
-    kept = name[-limit:]
-    return f".../{kept.split('/', 1)[-1]}"
-
-
 @functools.cache
 def page_environment() -> Environment:
     """Templates and filters of all pages."""
@@ -151,7 +143,7 @@ def page_environment() -> Environment:
         "worst_excess": worst_excess,
         "tap_figure": tap_figure,
         "tap_words": tap_words,
-        "tail": _tail,
+        "tail": tail,
         "defect_words": defect_words,
         "sequence_words": sequence_words,
         "worst_of": worst_of,

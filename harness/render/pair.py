@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.names.stages import BUILTIN, XNNPACK
-from harness.plain import one_line
-from harness.record.pair import PairComparison, PairFault, PairOutput, PairSignature
+from harness.plain import one_line, tail
+from harness.record.pair import PairComparison, PairFault, PairOutput, PairSignature, PairStatic
 from harness.record.record import write_text
 from harness.render.console import STYLES, cells, line, new_table, verdict_cell, wrapped
 from harness.render.numbers import compared, number
@@ -26,14 +27,22 @@ def pair_headline(found: PairComparison) -> str:
     """What came of it, in a sentence."""
     matched = sum(sum(entry.matched.values()) for entry in found.signatures)
     tensors = sum(entry.tensors for entry in found.signatures)
-    over = sum(entry.over for entry in found.signatures)
+    over = sum(entry.over for entry in found.signatures if entry.floor != "price")
     if found.exit_code == 3:
         return "A file could not be run."
-    if found.quantised:
-        files = " and ".join(found.quantised)
-        return f"{files} holds narrow numbers: what differs is the price of that and no fault."
     if found.verdict == "pass":
-        return f"They agree to float32 accuracy on every output and on all {matched} of {tensors} tensors that match."
+        beside = _beside(found)
+        if any(entry.floor == "price" for entry in found.signatures):
+            hold = "A and B hold" if len(found.quantised) > 1 else f"{' and '.join(found.quantised)} holds"
+            return f"{hold} narrow numbers: what differs is the price of that and no fault{beside}."
+        where = "on these inputs, " if beside else ""
+        return (
+            f"They agree to float32 accuracy {where}on every output and on all {matched} of {tensors} tensors that "
+            f"match{beside}."
+        )
+    if wrong := [each for each in found.static if each.severity == "error"]:
+        more = f", and {len(wrong) - 1} more of that sort" if len(wrong) > 1 else ""
+        return f"Numbers of one type on one kind of grid differ, which is not a price: {_where(wrong[0])}{more}."
     failing = [one for entry in found.signatures for one in entry.outputs if one.verdict == "fail"]
     if not over and failing and all(one.stage == XNNPACK for one in failing):
         return "They agree on builtin kernels, and differ on XNNPACK, which ships: one of the two runs otherwise there."
@@ -44,11 +53,50 @@ def pair_headline(found: PairComparison) -> str:
     return found.problems[0][:1].upper() + found.problems[0][1:] + "." if found.problems else "An output differs."
 
 
+def _beside(found: PairComparison) -> str:
+    """What differs in the files though it shows in no number, for the end of a sentence; empty where nothing does."""
+    if not found.static:
+        return ""
+    more = f", and so do {len(found.static) - 1} more places" if len(found.static) > 1 else ""
+    return f"; but the files differ where these inputs do not show it: {_where(found.static[0])}{more}"
+
+
+_WHAT = {"operator": "is of another kind", "constant": "has another constant", "scale": "has another scale"}
+
+
+def _where(one: PairStatic) -> str:
+    what = f"has another option {one.name}" if one.what == "option" else _WHAT[one.what]
+    return f"{_operator(one)} {what}"
+
+
+def _operator(one: PairStatic) -> str:
+    signature = f"{one_line(one.signature)} of " if one.signature else ""
+    return f"operator {one.b.index} ({one_line(one.b.kind)}) of {signature}B"
+
+
+def static_lines(found: PairComparison) -> Iterator[tuple[str, str]]:
+    """What differs in the files themselves, those at the first fault aside, which tells them: style and sentence."""
+    fault = found.first_fault
+    left = [
+        each
+        for each in found.static
+        if fault is None or (each.signature, each.b.index) != (fault.signature, fault.b.index)
+    ]
+    for each in left[:_TAPS]:
+        yield STYLES["fail"] if each.severity == "error" else "", f"{each.severity}: {static_sentence(each)}"
+    if len(left) > _TAPS:
+        yield "", f"and {len(left) - _TAPS} more places where the files differ; --json has all"
+
+
+def static_sentence(one: PairStatic) -> str:
+    return f"{_operator(one)}: {one_line(one.words)}"
+
+
 def fault_sentence(fault: PairFault) -> str:
     """Where the difference comes in."""
     why = f": {fault.why}" if fault.why else ""
     if fault.b.kind == "tap":
-        return f"First at {one_line(fault.b.tensor)} of input {fault.signature}{why}.{_furthest(fault)}"
+        return f"First at {tail(one_line(fault.b.tensor))} of input {fault.signature}{why}.{_furthest(fault)}"
     where = f"operator {fault.b.index} ({fault.b.kind}) of {f'{fault.signature} of ' if fault.signature else ''}B"
     other = f", which is operator {fault.a.index} ({fault.a.kind}) in A" if fault.a.index != fault.b.index else ""
     return f"First at {where}{other}: what it reads agrees, and what it gives does not{why}.{_furthest(fault)}"
@@ -88,7 +136,7 @@ def output_cells(one: PairOutput) -> list[str]:
     kl = "-" if one.kl_mean is None else number(one.kl_mean)
     return [
         _KERNELS[one.stage],
-        one_line(one.name),
+        tail(one_line(one.name)),
         one.verdict,
         "-" if one.excess is None else compared(one.excess),
         snr,
@@ -126,15 +174,19 @@ def print_pair(found: PairComparison, console: Console) -> None:
     wrapped(console, pair_headline(found), indent=0)
     if found.first_fault is not None:
         wrapped(console, fault_sentence(found.first_fault), indent=2, style=STYLES["fail"])
+    for style, said in static_lines(found):
+        wrapped(console, said, style=style)
     for problem in found.problems:
         wrapped(console, problem, style=STYLES["fail"])
     for warning in found.warnings:
         wrapped(console, f"not compared: {warning}")
     for entry in found.signatures:
         wrapped(console, signature_sentence(entry))
-        if entry.over and not found.quantised:
+        if entry.over and entry.floor != "price":
             wrapped(
-                console, f"worst tensor {one_line(entry.worst_tensor)}: excess {compared(entry.worst)} of 4", indent=4
+                console,
+                f"worst tensor {tail(one_line(entry.worst_tensor))}: excess {compared(entry.worst)} of 4",
+                indent=4,
             )
         table = new_table("", [(heading, heading in HEADINGS[3:6]) for heading in HEADINGS])
         table.title = None
@@ -145,6 +197,11 @@ def print_pair(found: PairComparison, console: Console) -> None:
             wrapped(console, said)
 
 
+def _name(path: str) -> str:
+    """Of a file or a folder, for a title."""
+    return one_line(Path(path).name or path, 60)
+
+
 def write_pair(path: Path, found: PairComparison) -> None:
     """The same as a page, one file that needs no network."""
     page = render_page(
@@ -152,6 +209,8 @@ def write_pair(path: Path, found: PairComparison) -> None:
         found=found,
         headline=pair_headline(found),
         fault=fault_sentence(found.first_fault) if found.first_fault else "",
+        names=[_name(each) for each in (found.a, found.b)],
+        static=[(each.severity, static_sentence(each)) for each in found.static],
         headings=HEADINGS,
         signatures=[
             {"words": signature_sentence(entry), "rows": [output_cells(one) for one in entry.outputs], "entry": entry}

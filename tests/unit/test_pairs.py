@@ -61,12 +61,12 @@ def test_an_error_is_counted_in_what_float32_costs() -> None:
 def test_what_is_not_finite_in_one_file_alone_is_a_difference_and_what_is_in_both_is_not() -> None:
     a, b = (np.ones((2, 8), np.float32) for _ in range(2))
     b[1, 3] = math.nan
-    assert difference(a, b, None).problem == "1 numbers are not finite in one file alone"
+    assert difference(a, b, None).problem == "1 number is not finite in one file alone"
     a[1, 3] = math.nan
     assert difference(a, b, None).passed
     assert difference(a, b[:1], None).problem == "its shape is [2, 8] in A and [1, 8] in B"
     whole = difference(np.arange(4), np.array([0, 1, 2, 5]), None)
-    assert (whole.passed, whole.problem) == (False, "1 of 4 numbers differ")
+    assert (whole.passed, whole.problem) == (False, "1 of 4 numbers differs")
 
 
 @pytest.mark.parametrize("priced", [False, True])
