@@ -6,6 +6,7 @@ In: the command line's words. Out: exit codes, as `main.py` lists them.
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,12 +37,18 @@ def inspect(
     """
     from rich.console import Console
 
+    from harness.bundle.naming import ending_word
+
+    word = ending_word(file)  # before anything heavy is imported
+
     from harness.bundle.reader import form_of
     from harness.commands.progress import watcher
     from harness.inspection.inspect import ask_runtimes, read_contents
     from harness.render.contents import print_contents, print_delegated
     from harness.system.temporary import use_own_temporary_folder
 
+    if word:
+        print(shown(f"edge-parity: {file}: {word}"), file=sys.stderr)
     if form_of(file) is not None:
         _inspect_bundle(file, runtimes, extract, as_json)
         return
@@ -193,20 +200,29 @@ def import_traces(
     run: Annotated[
         str, typer.Option("--run", metavar="RUN", help="Run that kept its traces: folder, MODEL, MODEL@ID.")
     ],
-    out: OutFolder = REPORTS,
+    out: Annotated[
+        Path | None,
+        file_option("--out", metavar="FOLDER", help="Folder of the runs; else the run's own, for a MODEL reports/."),
+    ] = None,
     as_json: JsonFlag = False,
     debug: Debug = False,
 ) -> None:
     """Make traces from outside stages of a run: checked, compared, judged, and written as a new run beside it."""
+    from harness.pairs.trace_folder import TraceFolder
+
+    given_folders = [TraceFolder.parse(folder) for folder in folders]
+    for each in given_folders:  # before anything heavy is imported
+        each.check()
+
     from harness.commands.run import refresh_index
-    from harness.pairs.importing import TraceFolder
     from harness.pairs.importing import import_traces as import_into
     from harness.record.record import read_run
     from harness.record.runs import find_run
     from harness.render.terminal import print_summary
 
-    found = find_run(_run_called(run, out), out)
-    written, record = import_into([TraceFolder.parse(folder) for folder in folders], found)
+    runs = REPORTS if out is None else out
+    found = find_run(_run_called(run, runs), runs)
+    written, record = import_into(given_folders, found, out)
     refresh_index(written.parent.parent)
     if as_json:
         print(json_for_a_log(record.to_json()))

@@ -17,6 +17,7 @@ from harness.judge.globs import no_such_family, no_such_hop, no_such_tap, only_p
 from harness.judge.limits import blind, looser, useless, whole
 from harness.names.codes import TapCode
 from harness.names.figures import (
+    COUNTS,
     FILE_MB,
     FLOOR,
     LOCAL_FIGURES,
@@ -307,6 +308,11 @@ def _judgement(rule: Rule, limits: Mapping[str, float], said: Mapping[str, str])
 
 def _break(name: str, limit: float, value: float) -> str:
     """How a figure breaks its limit, in words; empty when it does not. Written so that NaN breaks every limit."""
+    if math.isnan(value):
+        return f"{name} has no value"
+    if name in COUNTS and value > limit:
+        kind = "NaN" if name.startswith("nan") else "infinite"
+        return f"{value:g} {'value is' if value == 1 else 'values are'} {kind} ({name} {value:g} > {limit:g})"
     if name in LOWER:
         return "" if value >= limit else f"{name} {value:.3g} < {limit:g}"
     return "" if value <= limit else f"{name} {value:.3g} > {limit:g}"

@@ -18,7 +18,7 @@ import pandas as pd
 from harness.judge.rules import floor_alone
 from harness.names.codes import ReasonCode
 from harness.names.coverage import LISTED
-from harness.names.stages import Hop, runs_file
+from harness.names.stages import Hop, known_stage, runs_file
 from harness.names.taps import block_tap, reaching, split_tap
 from harness.record.record import Case, Fault, HopResult, Logits, LowestSnr, MissingTap, Worst
 from harness.record.tap_row import TapRow, rows_in
@@ -49,6 +49,11 @@ def summarise_hop(
     failing = rows[rows["verdict"] == "fail"]
     compared = len(taps) - len(missing)
     reasons = _reasons(rows, compared / len(taps), required_coverage, blocked)
+    if ReasonCode.COVERAGE_LOW in reasons and known_stage(hop.candidate) is None:
+        reasons[ReasonCode.COVERAGE_LOW] = (
+            f"{compared} of {len(taps)} taps are compared, and {round(required_coverage * len(taps))} have to be: "
+            "those that the imported traces name, or give on some input"
+        )
     reasons |= {ReasonCode.OVER_BUDGET: over_budget} if over_budget and not blocked else {}
     return HopResult(
         from_=hop.reference,

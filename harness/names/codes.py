@@ -60,6 +60,7 @@ class FindingCode(StrEnum):
     WINDOW_NOT_TESTED = "window-not-tested"  # no input is longer than the sliding window
     POSITIONS_SAMPLED = "positions-sampled"  # inputs so long that most taps were compared at some positions only
     INPUTS_NOT_IMPORTED = "inputs-not-imported"  # inputs of the run on which imported traces give nothing
+    IMPORTED_IN_NARROW = "imported-in-narrow"  # imported traces hold numbers of float16 or bfloat16 alone
     EDGES_NOT_RUN = "edges-not-run"  # edges of the context that lie past the end of the KV cache
     VALUE_BEYOND_FLOAT16 = "value-beyond-float16"  # a tap holds what float16 cannot
     SQUARE_BEYOND_FLOAT16 = "square-beyond-float16"  # a norm's input does when it is squared

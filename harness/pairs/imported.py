@@ -9,7 +9,7 @@ Raises UsageError of one line for what cannot be compared: a wrong value is a fa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import numpy as np
 
 from harness.compare.traces import FLOAT32_RUNS
 from harness.errors import UsageError
+from harness.explain.functions import to_bfloat16, to_float16
 from harness.names.sample import Sample
 from harness.names.stages import FLOAT, HF, ORACLE, REAUTHORED, Hop, known_stage, present, split
 from harness.names.taps import LOGITS
 from harness.pairs.folders import TracedInput, read_folder
+from harness.pairs.trace_folder import TraceFolder
 from harness.plain import brief
 from harness.record.record import Record
 from harness.store.trace import MANIFEST, StoredTap, TraceWriter
@@ -30,6 +32,7 @@ from harness.system.reading import MB, check_file, read_json
 Array = np.ndarray[Any, Any]
 STAGE = "device"
 _REMEDY = "docs/traces.md has the format"
+_NARROW = {"float16": to_float16, "bfloat16": to_bfloat16}
 _AGAIN = "run the model again with --keep-traces"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _LARGEST = 20_000 * MB
@@ -46,12 +49,22 @@ class Imported:
     given: list[str]
     inputs: Mapping[str, TracedInput]
 
+    def narrow(self) -> str:
+        """The narrow type that holds every number of it, if one does; empty where none does, or all are whole."""
+        given = [values for item in self.inputs.values() for values in item.taps.values()]
+        if all(np.array_equal(np.rint(values), values) for values in given):
+            return ""
+        return next((name for name, rounded in _NARROW.items() if all(_held(values, rounded) for values in given)), "")
+
+
+def _held(values: Array, rounded: Callable[[Array], Array]) -> bool:
+    return bool(np.array_equal(rounded(values), values, equal_nan=True))
+
 
 def read_imported(folder: Path, record: Record, name: str | None = None) -> Imported:
     """The traces of a folder, held against the inputs, taps and stages of a run. name: of the new stage, in place of
     what the folder says."""
-    if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} has no {MANIFEST}; {_REMEDY}")
+    TraceFolder(folder).check()
     inputs = read_folder(folder)
     manifest: Any = read_json(folder / MANIFEST, _REMEDY)
     where = folder / MANIFEST

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from harness.names.sample import Sample
 from harness.names.stages import HF, ORACLE, Hop
 from harness.names.taps import BLOCK_INPUT, EMBED, FINAL_NORM, LOGITS, SOURCES, block_tap, split_tap
 from harness.pairs.imported import Imported, read_imported, write_compared
-from harness.plain import brief
+from harness.pairs.trace_folder import TraceFolder
 from harness.record.details import read_details, write_details
 from harness.record.record import Fault, Finding, Record, StageResult, read_run, write_record
 from harness.record.runs import next_run_id
@@ -37,31 +37,16 @@ if TYPE_CHECKING:
 _SHARED = "stages of the run fail at this tap too, or float32 cannot compute it: it need not be the imported stage"
 
 
-@dataclass(frozen=True)
-class TraceFolder:
-    """A folder of traces, and what its stage is called; None for what its manifest says."""
+def import_traces(folders: Sequence[TraceFolder], run: Path, out: Path | None = None) -> tuple[Path, Record]:
+    """Write a run with the traces of each folder as one more stage. Raises UsageError, before anything is left.
 
-    folder: Path
-    stage: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> TraceFolder:
-        """`FOLDER`, or `NAME=FOLDER`; a folder that is there may have a `=` in its name."""
-        name, sign, folder = text.partition("=")
-        if not sign or Path(text).exists():
-            return cls(Path(text))
-        if not folder:
-            raise UsageError(f"{brief(text)} names no folder; give NAME=FOLDER")
-        return cls(Path(folder), name)
-
-
-def import_traces(folders: Sequence[TraceFolder], run: Path) -> tuple[Path, Record]:
-    """Write a run with the traces of each folder as one more stage. Raises UsageError, before anything is left."""
+    out: the folder of the runs where it goes; None for that of `run`.
+    """
     from harness.render.files import render_all
 
     record, frame = read_run(run)
     own = frame
-    parent = run.resolve().parent
+    parent = run.resolve().parent if out is None else out / record.model
     run_id = next_run_id(parent.parent, datetime.datetime.now(datetime.UTC))
     with working_folder(parent, run_id) as working:
         for each in folders:
@@ -137,8 +122,9 @@ def _with_stage(
     # It has to bring what it says it gives, where the reference has that: rows that are missing then say so.
     required = len({row.tap for row in compared.rows if row.absence != NOT_GIVEN}) / len(taps)
     result = summarise_hop(hop, new, taps, compared.logits.get(hop.name), required)
-    faults = [_owned(fault, own, new, hop) for fault in locate([result], new, record.taps, {})]
-    findings = [*record.findings, *_not_imported(record, inputs, hop.candidate)]
+    narrow = imported.narrow()
+    faults = [_owned(fault, own, new, hop, narrow) for fault in locate([result], new, record.taps, {})]
+    findings = [*record.findings, *_not_imported(record, inputs, hop.candidate), *_in_narrow(narrow, hop.candidate)]
     facts = {"traces": str(folder), "imported_into": run}
     failed = record.verdict != "pass" or result.verdict != "pass"
     content = record.model_copy(
@@ -169,8 +155,26 @@ def _not_imported(record: Record, inputs: list[str], stage: str) -> list[Finding
     return [Finding(kind="runtime", code=FindingCode.INPUTS_NOT_IMPORTED, severity="warning", what=what)]
 
 
-def _owned(fault: Fault, frame: pd.DataFrame, new: pd.DataFrame, hop: Hop) -> Fault:
+def _in_narrow(narrow: str, stage: str) -> list[Finding]:
+    """A warning of traces that are rounded: a stage that stores or computes so cannot pass float32's limits."""
+    if not narrow:
+        return []
+    return [
+        Finding(kind="runtime", code=FindingCode.IMPORTED_IN_NARROW, severity="warning", what=_rounded(narrow, stage))
+    ]
+
+
+def _rounded(narrow: str, stage: str) -> str:
+    return (
+        f"every number that {stage} gives is one that {narrow} holds: its traces were stored in it, or it computes in "
+        "it. Either is far above float32's limits; store float32 to tell which"
+    )
+
+
+def _owned(fault: Fault, frame: pd.DataFrame, new: pd.DataFrame, hop: Hop, narrow: str) -> Fault:
     """A fault with whose it is: the new stage's, unless the run's own stages differ there too.
+
+    narrow: the type that holds all of its numbers.
 
     Traces from outside have no local pass and lack taps: where one that the fault is computed from was not compared,
     the error may be introduced before it, and the evidence says so.
@@ -186,6 +190,8 @@ def _owned(fault: Fault, frame: pd.DataFrame, new: pd.DataFrame, hop: Hop) -> Fa
             f"{', '.join(unknown)}, which it is computed from, was not compared: the error may be introduced before it"
         )
         evidence.append(said)
+    if narrow:
+        evidence.append(_rounded(narrow, hop.candidate))
     return fault.model_copy(update={"owner": hop.candidate, "evidence": evidence})
 
 

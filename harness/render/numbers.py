@@ -87,7 +87,9 @@ def sort_key(row: TapRow) -> float:
 
 
 def of_limit(value: str, limit: float | None) -> str:
-    """`3.20 of 4`: a figure beside its limit, where it has one."""
+    """`3.20 of 4`: a figure beside its limit, where it has one; `not finite` of what has no figure."""
+    if value == "NaN":
+        return "not finite"
     return value if is_nothing(limit) else f"{value} of {number(limit)}"
 
 

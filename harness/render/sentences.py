@@ -21,7 +21,7 @@ from harness.names.taps import split_tap
 from harness.plain import clean, one_line
 from harness.record.record import DecodeSteps, Fault, HopResult, KnownDefect, Record
 from harness.record.tap_row import TapRow
-from harness.render.numbers import floor_text, number, share_of, worst_excess, worst_of
+from harness.render.numbers import floor_text, number, of_limit, share_of, worst_excess, worst_of
 
 _ENDED = {"crashed": "crashed", "timeout": "timed out"}
 # A word of a sentence, and not a name, which has underscores, dots or a colon.
@@ -198,7 +198,7 @@ def fault_words(record: Record, row: TapRow | None) -> str:
     module = fault.modules.get(_version(target))
     where = f" ({module})" if module and not runs_file(target) else ""
     if math.isnan(figure.value) or math.isinf(figure.value):
-        return clean(f"{fault.tap} of {target}{where} holds NaN or Inf, or cannot be compared with {source}.")
+        return clean(f"{fault.tap} of {target}{where} cannot be compared with {source}: {_not_finite(row)}.")
     at = f" at token position {row.worst_position}" if figure.column == "position_excess" else ""
     at = " at its worst token position" if figure.column == "local_position_excess" else at
     alone = f", computed from what {source} has before it," if figure.column in LOCAL_FIGURES else ""
@@ -206,6 +206,13 @@ def fault_words(record: Record, row: TapRow | None) -> str:
         f"{fault.tap} of {target}{where}{alone} is off from {source} by {number(figure.value)} times what float32 "
         f"itself costs there{at}; the limit is {number(figure.limit)}."
     )
+
+
+def _not_finite(row: TapRow) -> str:
+    """How many values of either side are not finite."""
+    counts = {"NaN": row.nan_count, "infinite": row.inf_count}
+    said = [f"{count} {'value is' if count == 1 else 'values are'} {kind}" for kind, count in counts.items() if count]
+    return " and ".join(said) or "its error has no value"
 
 
 def further_faults(record: Record) -> list[tuple[str, list[str]]]:
@@ -241,7 +248,7 @@ def steps_words(steps: Sequence[DecodeSteps]) -> str:
     one = steps[most]
     first, at = one.first_over or 1, max(range(len(one.used)), key=lambda i: one.used[i])
     worst, limit = one.worst[at], one.limits[at]
-    figure = f"{number(math.nan if worst is None else worst)}{'' if limit is None else f' of {number(limit)}'}"
+    figure = of_limit(number(math.nan if worst is None else worst), limit)
     where = f"from step {first} (position {one.positions[first - 1]})"
     counted = f"{over[most]} of {len(one.used)} decode steps of input {one_line(one.input, 40)}"
     return clean(f"over a limit in {counted}, {where}; worst is {one.taps[at]} {figure} at step {at + 1}")

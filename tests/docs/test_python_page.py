@@ -76,7 +76,8 @@ def test_a_device_s_program_writes_traces_that_are_read(tmp_path: Path) -> None:
         ("block.1.cache.k", "traces"),
     }
 
-    from harness.pairs.importing import TraceFolder, import_traces
+    from harness.pairs.importing import import_traces
+    from harness.pairs.trace_folder import TraceFolder
 
     run_folder, tokens = kept_run(model(), tmp_path / "reports" / "tiny_llama" / "20261114-093012-a1b2")
     namespace["trace"](str(model().flatbuffer), tokens, tmp_path / "device")

@@ -94,7 +94,7 @@ def run_with(*steps: DecodeSteps) -> tuple[Record, Any]:
 def test_a_line_says_how_many_steps_are_over_from_which_on_and_the_worst() -> None:
     said = steps_words([STEPS])
     assert said.startswith("over a limit in 2 of 3 decode steps of input padded, from step 2 (position 20); ")
-    assert said.endswith("worst is logits NaN of 16 at step 3")
+    assert said.endswith("worst is logits not finite at step 3")
     fine = STEPS.model_copy(update={"worst": [1.0, 2.0, 15.0]})
     assert steps_words([fine]) == steps_words([]) == ""
 

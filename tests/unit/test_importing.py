@@ -12,8 +12,12 @@ import pytest
 from record_factory import make_run
 
 from harness.errors import UsageError
-from harness.pairs.importing import TraceFolder, import_traces
+from harness.pairs.importing import import_traces
+from harness.pairs.trace_folder import TraceFolder
 from harness.record.record import read_run, write_record
+from harness.render.numbers import tap_figure
+from harness.render.sentences import fault_words
+from harness.render.worst import worst_per_tap
 from harness.store.trace import TraceWriter, export_npy
 
 TOKENS = list(range(6))  # of the input "prompt"
@@ -132,8 +136,37 @@ def test_two_folders_of_one_name_are_refused_and_nothing_is_left(run: Path, tmp_
 def test_what_is_not_finite_is_a_fault(run: Path, tmp_path: Path) -> None:
     taps = values(9)
     taps["logits"][2, 3] = np.nan
-    _, record = import_traces([TraceFolder(given(tmp_path / "phone", taps))], run)
+    written, record = import_traces([TraceFolder(given(tmp_path / "phone", taps))], run)
     assert record.hops[-1].first_failing_tap == "logits"
+    assert "1 value is NaN (nan_count 1 > 0); excess has no value" in record.hops[-1].reasons[0]
+    row = worst_per_tap(read_run(written)[1], record.hops[-1].name)["logits"]
+    assert fault_words(record, row).endswith("cannot be compared with reauthored: 1 value is NaN.")
+    assert tap_figure(row, "excess") == "not finite"
+
+
+def test_traces_that_were_rounded_to_float16_say_so(run: Path, tmp_path: Path) -> None:
+    half = {tap: array.astype(np.float16).astype(np.float32) for tap, array in values(9).items()}
+    _, record = import_traces([TraceFolder(given(tmp_path / "half", half))], run)
+    assert record.findings[-1].code == "imported-in-narrow"
+    assert "one that float16 holds" in record.findings[-1].what
+    assert record.first_fault is not None
+    assert "one that float16 holds" in record.first_fault.evidence[-1]
+    one = {**half, "logits": values(9)["logits"]}  # another tap is rounded by itself
+    _, record = import_traces([TraceFolder(given(tmp_path / "one", one))], run)
+    assert record.findings[-1].code != "imported-in-narrow"
+
+
+def test_the_new_run_goes_where_it_is_said(run: Path, tmp_path: Path) -> None:
+    written, record = import_traces([TraceFolder(given(tmp_path / "phone"))], run, tmp_path / "elsewhere")
+    assert written.parent == tmp_path / "elsewhere" / record.model
+    assert read_run(written)[0].stages[-1].name == "device"
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_a_tap_that_one_input_lacks_is_counted_in_words(run: Path, tmp_path: Path) -> None:
+    taps = some("logits")
+    _, record = import_traces([TraceFolder(given(tmp_path / "phone", taps, taps=["embed", "logits"]))], run)
+    assert record.hops[-1].reasons[-1].startswith(f"1 of {len(TAPS)} taps are compared, and 2 have to be")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_file import operator, packed, small, tensor
 
+from harness.bundle.naming import ending_word
 from harness.commands.main import app
 from harness.errors import UsageError
 from harness.flatbuffer.hollow import may_stand_first, write_hollow
@@ -86,6 +87,24 @@ def test_a_bundle_is_told_from_a_damaged_file(start: bytes, kind: str, tmp_path:
     (tmp_path / "b").write_bytes(start + bytes(64))
     with pytest.raises(UsageError, match=rf"is a bundle \({kind}\)"):
         read_contents(tmp_path / "b")
+
+
+def test_a_file_is_held_against_what_it_is_called(tmp_path: Path) -> None:
+    for name, start in (("a.tflite", b"\x08\0\0\0TFL3"), ("a.litertlm", b"LITERTLM"), ("a.task", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(start + bytes(64))
+        assert ending_word(tmp_path / name) == ""
+    (tmp_path / "b.litertlm").write_bytes(b"\x08\0\0\0TFL3" + bytes(64))
+    assert "flatbuffer and not a bundle, though it is called .litertlm" in ending_word(tmp_path / "b.litertlm")
+    refused = {"c.task": b"", "c.litertlm": b"junk" * 8, "c.tflite": b"junk" * 8}
+    said = (
+        "is empty, though it is called .task",
+        "is not a bundle, though it is called .litertlm",
+        "no TFL3 identifier",
+    )
+    for (name, content), words in zip(refused.items(), said, strict=True):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=words):
+            ending_word(tmp_path / name)
 
 
 def test_a_hollow_copy_has_the_length_and_the_tables_and_another_subgraph_first(tmp_path: Path) -> None:

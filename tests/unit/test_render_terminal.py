@@ -140,9 +140,9 @@ def test_a_crashed_stage_is_neither_a_pass_nor_a_zero() -> None:
     assert "SIGSEGV" in explanation("crash")
 
 
-def test_nan_is_shown_as_nan() -> None:
-    assert f"{NAN_TAP} NaN" in summary("nan")
-    assert "NaN" in explanation("nan")
+def test_nan_is_told_as_not_finite() -> None:
+    assert f"{NAN_TAP} not finite" in summary("nan")
+    assert "not finite" in explanation("nan")
 
 
 def test_explain_shows_agreeing_taps_before_the_fault_and_failing_ones_after() -> None:
