@@ -99,7 +99,8 @@ def _for_writing(path: object, _: object, flags: object) -> bool:
     """Python's event has the path, the mode of `open` and the flags of `os.open`; a number is a file open already."""
     if not isinstance(path, str) or not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return False
-    return path != os.devnull and "__pycache__" not in path and _writer() not in _KEEPERS
+    compiled = "__pycache__" in path or ".pyc" in path  # the second where PYTHONPYCACHEPREFIX is set
+    return path != os.devnull and not compiled and _writer() not in _KEEPERS
 
 
 def _writer() -> str:
