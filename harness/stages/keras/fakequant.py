@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from harness.align.family import quantises_input
 from harness.align.plan import AlignmentPlan
@@ -30,12 +29,10 @@ from harness.flatbuffer.quantised import Held, constant, dequantised, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
 from harness.flatbuffer.reads import read_constants
 from harness.flatbuffer.signatures import DECODE
-from harness.jobs.facts import Facts
-from harness.jobs.job import Job, JobInput
-from harness.jobs.reporter import Reporter
+from harness.jobs.job import Job
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.recipes import GIVEN_FILE
-from harness.names.stages import FAKEQUANT, FAKEQUANT_BUILTIN, split
+from harness.names.stages import FAKEQUANT_BUILTIN, split
 from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.record.recipes import QuantisedLayer
 from harness.record.record import Finding
@@ -43,7 +40,7 @@ from harness.stages.keras.capture import layers_of
 from harness.stages.keras.points import BLOCK, EMBEDDING, FINAL, keras_modules
 from harness.stages.keras.stage import KerasSession, opened
 from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, linear
-from harness.store.trace import Trace, unrounded
+from harness.stages.torch.fake_session import FakeQuantisedSession, is_audited_here
 from harness.weights.parameters import ParameterSource
 
 Array = np.ndarray[Any, Any]
@@ -86,7 +83,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
 
     def change(network: Any) -> None:
         found = held_layers(job)
-        if split(job.stage) == (FAKEQUANT, GIVEN_FILE) and job.reference is None:  # nobody else has the weights in hand
+        if is_audited_here(job):
             for layer in found.values():
                 told, fitted = audit_layer(layer.constant, layer.name, layer.held, layer.wanted(network), GIVEN_FILE)
                 findings.extend(told)
@@ -98,45 +95,8 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
         yield FakeQuantised(own, layers, fits, told_once(findings, GIVEN_FILE))
 
 
-class FakeQuantFacts(Facts):
-    """What the stage says beside its traces."""
-
-    layers: int  # how many have the file's numbers
-    inputs_quantised: bool  # whether the file quantises the inputs of any
-    fits: list[QuantisedLayer] = Field(default_factory=list)  # of a file that the user gave: how near each weight is
-
-
-@dataclass
-class FakeQuantised:
+class FakeQuantised(FakeQuantisedSession[KerasSession, FakeLayer]):
     """A `Session`."""
-
-    own: KerasSession
-    layers: list[FakeLayer] = field(default_factory=list)
-    fits: list[QuantisedLayer] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def quantises_inputs(self) -> bool:
-        return any(layer.rows is not RowGrid.NONE for layer in self.layers)
-
-    def check(self, inputs: Sequence[JobInput], report: Reporter) -> int:
-        """Nothing: the weights are the file's, which the audit of the recipe holds against the checkpoint's."""
-        return 0
-
-    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
-        self.own.trace(item, reference)
-        if self.quantises_inputs and reference is None and not item.logits_only:
-            with self.inputs_as_they_are():
-                self.own.trace_into(unrounded(self.own.job.traces), item)
-
-    def facts(self) -> FakeQuantFacts:
-        said = FakeQuantFacts(
-            absent_modules=self.own.absent, layers=len(self.layers), inputs_quantised=self.quantises_inputs, fits=[]
-        )
-        told: dict[str, object] = {"fits": self.fits, "findings": self.findings}
-        if not self.quantises_inputs:  # how kernels do that is all that the two stages differ in
-            told["twins"] = {FAKEQUANT_BUILTIN: said.as_dict()} if split(self.own.job.stage)[0] == FAKEQUANT else {}
-        return said.model_copy(update=told)
 
     @contextmanager
     def inputs_as_they_are(self) -> Iterator[None]:

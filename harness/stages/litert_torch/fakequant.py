@@ -14,12 +14,10 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 
 from harness.align.family import quantises_input
 from harness.align.modules import ModuleMap
@@ -30,12 +28,10 @@ from harness.audit.vectors import held_vectors
 from harness.errors import UsageError
 from harness.flatbuffer.quantised import Held, held
 from harness.flatbuffer.reader import FlatbufferModel, Subgraph, Tensor
-from harness.jobs.facts import Facts
-from harness.jobs.job import Job, JobInput
-from harness.jobs.reporter import Reporter
+from harness.jobs.job import Job
 from harness.jobs.session import AS_NAMED, Given
 from harness.names.recipes import GIVEN_FILE
-from harness.names.stages import FAKEQUANT, FAKEQUANT_BUILTIN, split
+from harness.names.stages import FAKEQUANT_BUILTIN, split
 from harness.names.taps import EMBED, LOGITS, block_tap, split_tap
 from harness.record.recipes import QuantisedLayer
 from harness.record.record import Finding
@@ -44,7 +40,7 @@ from harness.stages.litert_torch.modules import own_modules
 from harness.stages.litert_torch.stage import Reauthored
 from harness.stages.litert_torch.stage import open_session as open_reauthored
 from harness.stages.torch.fake_quantised import LayerNumbers, RowGrid, linear
-from harness.store.trace import Trace, unrounded
+from harness.stages.torch.fake_session import FakeQuantisedSession, is_audited_here
 from harness.system.attributes import set_within
 
 EMBEDDING, HEAD = "tok_embedding", "lm_head"
@@ -96,7 +92,7 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
         findings: list[Finding] = []
         for each in held_layers(job, own):
             layers.append(faked(job, each))
-            if _is_audited_here(job):
+            if is_audited_here(job):
                 told, fitted = audit_layer(each.constant, each.name, each.numbers, each.wanted(own), GIVEN_FILE)
                 findings += told
                 fits.append(fitted)
@@ -107,37 +103,8 @@ def open_session(job: Job, given: Given = AS_NAMED) -> Iterator[FakeQuantised]:
             yield FakeQuantised(own, layers, fits, told_once(findings, GIVEN_FILE))
 
 
-@dataclass
-class FakeQuantised:
+class FakeQuantised(FakeQuantisedSession[Reauthored, FakeLayer]):
     """A `Session`."""
-
-    own: Reauthored
-    layers: list[FakeLayer]
-    fits: list[QuantisedLayer]
-    findings: list[Finding]
-
-    @property
-    def quantises_inputs(self) -> bool:
-        return any(layer.rows is not RowGrid.NONE for layer in self.layers)
-
-    def check(self, inputs: Any, report: Reporter) -> int:
-        """Nothing: the weights are the file's, which the audit of the recipe holds against the checkpoint's."""
-        return 0
-
-    def trace(self, item: JobInput, reference: Trace | None = None) -> None:
-        self.own.trace(item, reference)
-        if self.quantises_inputs and reference is None and not item.logits_only:
-            with self.inputs_as_they_are():
-                self.own.trace_into(unrounded(self.own.job.traces), item)
-
-    def facts(self) -> FakeQuantFacts:
-        own = FakeQuantFacts(
-            absent_modules=self.own.absent, layers=len(self.layers), inputs_quantised=self.quantises_inputs, fits=[]
-        )
-        told: dict[str, object] = {"fits": self.fits, "findings": self.findings}
-        if not self.quantises_inputs:  # how kernels do that is all that the two stages differ in
-            told["twins"] = {FAKEQUANT_BUILTIN: own.as_dict()} if split(self.own.job.stage)[0] == FAKEQUANT else {}
-        return own.model_copy(update=told)
 
     @contextmanager
     def inputs_as_they_are(self) -> Iterator[None]:
@@ -149,19 +116,6 @@ class FakeQuantised:
                     plain = partial(linear, numbers=layer.numbers, bias=layer.bias, rows=RowGrid.NONE)
                     replaced.enter_context(set_within(module, "forward", plain))
             yield
-
-
-class FakeQuantFacts(Facts):
-    """What the stage says beside its traces."""
-
-    layers: int  # how many have the file's numbers
-    inputs_quantised: bool  # whether the file quantises the inputs of any
-    fits: list[QuantisedLayer] = Field(default_factory=list)  # of a file that the user gave: how near each weight is
-
-
-def _is_audited_here(job: Job) -> bool:
-    """Of a file that the user gave: the weights of the checkpoint, which it is held against, are in hand here alone."""
-    return split(job.stage) == (FAKEQUANT, GIVEN_FILE) and job.reference is None
 
 
 def _put_vectors(job: Job, own: Reauthored, layers: Collection[str], replaced: ExitStack) -> None:
